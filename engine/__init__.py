@@ -1,0 +1,1 @@
+"""Data, recipes, the training loop and its files. Knows no net: it is handed one."""

@@ -1,0 +1,176 @@
+"""Checkpoints: one `.params` file that MXNet reads as it stands, with all that a run needs to go on behind the weights.
+
+The archive behind the weights (support/params_file.py) holds `settings.json` and, for training to go on,
+`optimizer/<array>.<i>.npy` (i counts NAG's states of an array; device 0, all are equal) and, with several devices,
+`running/<device>/<array>.npy` (BatchNorm statistics, which differ between devices). The random state is the seed and
+the position: the order of an epoch and the crops of a step are functions of them, and nothing else is drawn.
+Nothing is pickled.
+"""
+import io
+import json
+
+from support import runtime
+
+runtime.prepare()  # before MXNet loads
+
+import mxnet as mx
+import numpy as np
+
+from support import params_file
+from support.errors import InputError
+
+from .loop import Diverged
+
+SETTINGS = "settings.json"
+FORMAT = 1
+
+
+def save(path, net, settings, trainer=None):
+    """Write weights, settings (JSON-able) and, with a trainer, its optimizer's state; path is whole or untouched.
+
+    Raises Diverged, and writes nothing, when a weight is not finite; InputError when the disk refuses.
+    """
+    parameters = net._collect_params_with_prefix()
+    weights = {name: _mean(parameter) for name, parameter in parameters.items()}
+    for name, weight in weights.items():
+        if not np.isfinite(weight.asnumpy()).all():
+            raise Diverged(f"{name} is no longer finite")
+    attachments = {SETTINGS: json.dumps({"format": FORMAT, **settings}, indent=1, sort_keys=True).encode()}
+    if trainer is not None:
+        for name, states in _states(net, trainer).items():
+            for index, state in enumerate(states):
+                attachments[f"optimizer/{name}.{index}.npy"] = _npy(state.asnumpy())
+        for name, parameter in parameters.items():
+            if parameter.grad_req == "null" and len(parameter.list_ctx()) > 1:
+                for device, copy in enumerate(parameter.list_data()):
+                    attachments[f"running/{device}/{name}.npy"] = _npy(copy.asnumpy())
+    params_file.write(path, weights, attachments)
+
+
+def read_settings(path, required=True):
+    """The settings in a file of ours. A file without any gives None, or InputError where they are required."""
+    return _settings(path, params_file.read(path)[1], required)
+
+
+def _settings(path, attachments, required):
+    if SETTINGS not in attachments:
+        if required:
+            raise InputError(f"{path} holds weights only, not a run of ours to go on from; "
+                             "use --resume-params to start a new run from its weights")
+        return None
+    try:
+        settings = json.loads(attachments[SETTINGS])
+        if not isinstance(settings, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise InputError(f"{path}: its settings cannot be read ({error}); use another checkpoint") from error
+    if settings.get("format") != FORMAT:
+        raise InputError(f"{path} has format {settings.get('format')!r}, this version reads {FORMAT}")
+    return settings
+
+
+def restore(path, net, trainer):
+    """Bring an initialized net and its trainer back to the state of a checkpoint; returns its settings.
+
+    Everything is checked before anything changes. Raises InputError when the file is damaged, is of another net or
+    was written with another number of devices.
+    """
+    arrays, attachments = params_file.read(path)
+    settings = _settings(path, attachments, required=True)
+    parameters = net._collect_params_with_prefix()
+    if {name: array.shape for name, array in arrays.items()} \
+            != {name: parameter.shape for name, parameter in parameters.items()}:
+        raise InputError(f"{path} is a checkpoint of another net; give the settings that it was trained with")
+
+    optimizer = {}
+    for name, states in _states(net, trainer).items():
+        for index, state in enumerate(states):
+            value = _member(path, attachments, f"optimizer/{name}.{index}.npy")
+            if value.shape != state.shape:
+                raise InputError(f"{path}: the optimizer's state of {name} has the shape {value.shape}, "
+                                 f"not {state.shape}; use another checkpoint")
+            optimizer[name, index] = value
+    own = {}
+    devices = len(next(iter(parameters.values())).list_ctx())
+    recorded = {member.split("/")[1] for member in attachments if member.startswith("running/")}
+    if (len(recorded) or 1) != devices:
+        raise InputError(f"{path} was written by a run on {len(recorded) or 1} device(s), this one has {devices}; "
+                         "resume with as many")
+    if recorded:
+        for name, parameter in parameters.items():
+            if parameter.grad_req == "null":
+                for device in range(devices):
+                    own[name, device] = _member(path, attachments, f"running/{device}/{name}.npy")
+                    if own[name, device].shape != parameter.shape:
+                        raise InputError(f"{path}: {name} of device {device} has a wrong shape; use another checkpoint")
+
+    for name, parameter in parameters.items():
+        parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))
+        for device, copy in enumerate(parameter.list_data()):
+            if (name, device) in own:
+                copy[:] = own[name, device]
+    for device in range(devices):
+        for name, states in _states(net, trainer, device).items():
+            for index, state in enumerate(states):
+                state[:] = optimizer[name, index]
+    return settings
+
+
+def _mean(parameter):
+    """One device's copy, or the mean of several (equal but for running statistics), on the CPU."""
+    copies = [copy.as_in_context(mx.cpu()) for copy in parameter.list_data()]
+    return copies[0] if len(copies) == 1 or parameter.grad_req != "null" else mx.nd.add_n(*copies) / len(copies)
+
+
+def _states(net, trainer, device=0):
+    """The optimizer's arrays on one device, by structural name; created, as zeros, where no step has been made yet.
+
+    Trainer offers its states only as a pickle, which would run code from a crafted file when it is read.
+    """
+    if not trainer._kv_initialized:
+        trainer._init_kvstore()
+    if trainer._params_to_init:  # or the first step would copy device 0's statistics over all
+        trainer._init_params()
+    updater = trainer._updaters[device]
+    found = {}
+    for name, parameter in net._collect_params_with_prefix().items():
+        if parameter.grad_req == "null":
+            continue
+        index = trainer._param2idx[parameter.name]
+        if index not in updater.states:
+            updater.states[index] = trainer._optimizer.create_state_multi_precision(
+                index, parameter.list_data()[device])
+            updater.states_synced[index] = True
+        found[name] = _flat(updater.states[index])
+    return found
+
+
+def _flat(state):
+    """The arrays in an optimizer's state, which is None, an array or a tuple of states."""
+    if state is None:
+        return []
+    if isinstance(state, (tuple, list)):
+        return [array for part in state for array in _flat(part)]
+    return [state]
+
+
+def _npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _member(path, attachments, name):
+    if name not in attachments:
+        raise InputError(f"{path} holds no {name}: it is not a checkpoint to go on from, or one of another net")
+    try:
+        return np.load(io.BytesIO(attachments[name]), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path}: {name} cannot be read ({error}); use another checkpoint") from error
+
+
+def load_weights(path, net):
+    """Give net, on all its devices, the weights of a checkpoint of its own run."""
+    arrays, _ = params_file.read(path)
+    for name, parameter in net._collect_params_with_prefix().items():
+        parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))

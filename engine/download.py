@@ -1,0 +1,264 @@
+"""Fetch one file from the network: resumed, checked, and put in its place only when whole."""
+
+import hashlib
+import http.client
+import os
+import re
+import socket
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Optional
+from urllib.parse import urlsplit
+
+from support.errors import InputError
+
+CHUNK = 1 << 18  # bytes; small enough for a progress bar that moves on a slow line
+USER_AGENT = "atac-reproduction"  # some servers refuse urllib's own name
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+def fetch(
+    url: str,
+    path,
+    md5: Optional[str] = None,
+    sha256: Optional[str] = None,
+    size: Optional[int] = None,
+    progress: bool = True,
+    allow_http: bool = False,
+    timeout: float = 30.0,
+    attempts: int = 4,
+    pause: float = 1.0,
+) -> Path:
+    """Bring `url` to `path` and return the path; a file that is there already and right is kept as it is.
+
+    The bytes arrive in `path`.part, which a later call continues after an interruption, and are compared
+    with size (bytes), md5 and sha256 (hexadecimal), where given, before they replace `path` in one step.
+    With none of the three, any existing file counts as right.
+
+    url: https://, file://, or http:// (this machine only, unless allow_http; then redirects to it too).
+    timeout: seconds of silence allowed; attempts: tries in all after lost connections and server faults;
+    pause: seconds before the second try, doubled before each further one.
+    Raises InputError when the file cannot be had: wrong address or bytes, no connection, no room to write.
+    """
+    path = Path(path).expanduser()
+    _check_address(url, allow_http, schemes=("https", "http", "file"))
+    if path.is_file() and _mismatch(path, md5, sha256, size) is None:
+        return path
+
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source = _Source(url, part, size, progress, allow_http, timeout)
+        resumed = _size(part) > 0
+        source.receive_patiently(attempts, pause)
+        problem = _mismatch(part, md5, sha256, size)
+        if problem and resumed:  # the older half may come from other bytes: once more, from nothing
+            part.unlink()
+            source.receive_patiently(attempts, pause)
+            problem = _mismatch(part, md5, sha256, size)
+        if problem:
+            part.unlink()
+            raise InputError(f"{url} holds other bytes than expected ({problem}); they were removed, try a mirror")
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {part}: {error.strerror or error}; make room or choose another folder"
+        ) from None
+    return path
+
+
+class _Retry(Exception):
+    """A fault that may be gone a moment later."""
+
+
+class _Source:
+    """One address being received into one partial file."""
+
+    def __init__(self, url, part, size, progress, allow_http, timeout):
+        self.url, self.part, self.size = url, part, size
+        self.progress, self.timeout = progress, timeout
+        # Only these protocols: the usual opener also knows ftp and data.
+        self.opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler(),
+            urllib.request.HTTPHandler(),
+            urllib.request.HTTPSHandler(),
+            urllib.request.FileHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            _CheckedRedirects(allow_http),
+        ):
+            self.opener.add_handler(handler)
+
+    def receive_patiently(self, attempts, pause):
+        for attempt in range(1, attempts + 1):
+            try:
+                return self.receive()
+            except _Retry as fault:
+                if attempt == attempts:
+                    kept = f"; run again to continue {self.part}" if _size(self.part) else ""
+                    raise InputError(f"{self.url}: {fault} (attempt {attempt} of {attempts}){kept}") from None
+                time.sleep(pause * 2 ** (attempt - 1))
+
+    def receive(self):
+        """Add what is missing to the partial file. OSError means that the file cannot be written."""
+        have = _size(self.part)
+        if self.size is not None and have == self.size:
+            return
+        if self.size is not None and have > self.size:
+            self.part.unlink()
+            have = 0
+        response = self.open(have)
+        if response is None:  # the partial file was whole already
+            return
+        with response:
+            if have and getattr(response, "status", None) == 206:
+                if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                    self.part.unlink()
+                    raise _Retry("the server sent another part than the one asked for")
+            else:
+                have = 0  # the whole file comes, whether asked for or not
+            length = response.headers.get("Content-Length", "")
+            total = have + int(length) if length.isdigit() else self.size
+            with open(self.part, "ab" if have else "wb") as out:
+                have = self.copy(response, out, have, total)
+        if total is not None and have < total:
+            raise _Retry(f"the connection ended after {have:,} of {total:,} bytes")
+
+    def copy(self, response, out, have, total):
+        with _Progress(self.part.name[: -len(".part")], have, total, self.progress) as progress:
+            while self.size is None or have <= self.size:
+                try:
+                    chunk = response.read(CHUNK)
+                except (OSError, http.client.HTTPException) as error:
+                    out.flush()
+                    raise _Retry(f"the connection was lost after {have:,} bytes ({_words(error)})") from None
+                if not chunk:
+                    break
+                out.write(chunk)
+                have += len(chunk)
+                progress.advance(len(chunk))
+        return have
+
+    def open(self, have):
+        """The response to a request for everything from byte `have` on, None if there is nothing more."""
+        headers = {"User-Agent": USER_AGENT}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+        try:
+            return self.opener.open(urllib.request.Request(self.url, headers=headers), timeout=self.timeout)
+        except urllib.error.HTTPError as error:
+            with error:
+                answer = " ".join(f"{error.code} {error.reason}".split())[:200]  # the server's words, on one line
+                if error.code == 416 and have:
+                    if error.headers.get("Content-Range", "") == f"bytes */{have}":
+                        return None
+                    self.part.unlink()  # longer than the file, so of another one
+                    return self.open(0)
+                if error.code >= 500 or error.code in (408, 429):
+                    raise _Retry(f"the server answers {answer}") from None
+                raise InputError(
+                    f"{self.url}: the server answers {answer}; check the address or use a mirror"
+                ) from None
+        except urllib.error.URLError as error:
+            reason = error.reason
+            if isinstance(reason, socket.gaierror):
+                host = urlsplit(self.url).hostname
+                raise InputError(
+                    f"{self.url}: the host {host} cannot be found; check the network or use a mirror"
+                ) from None
+            if isinstance(reason, ssl.SSLCertVerificationError) or self.url.startswith("file:"):
+                raise InputError(f"{self.url}: {_words(reason)}; check the address or use a mirror") from None
+            raise _Retry(_words(reason)) from None
+        except http.client.InvalidURL as error:
+            raise InputError(f"{self.url!r} is no usable address: {_words(error)}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise _Retry(_words(error)) from None
+
+
+class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
+    def __init__(self, allow_http):
+        self.allow_http = allow_http
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        _check_address(newurl, self.allow_http, schemes=("https", "http"))
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check_address(url, allow_http, schemes):
+    try:
+        address = urlsplit(url)
+        scheme, host = address.scheme, address.hostname
+    except ValueError as error:
+        raise InputError(f"{url!r} is no usable address: {error}") from None
+    if scheme not in schemes or (scheme != "file" and not host):
+        raise InputError(f"{url!r} is no usable address: it must begin with {', '.join(s + '://' for s in schemes)}")
+    if scheme == "http" and not allow_http and host not in LOCAL_HOSTS:
+        raise InputError(f"{url} is not encrypted: use its https:// address")
+
+
+def _mismatch(path, md5, sha256, size) -> Optional[str]:
+    """What is wrong with a file, None if it is as expected."""
+    found = path.stat().st_size
+    if size is not None and found != size:
+        return f"{found:,} bytes instead of {size:,}"
+    wanted = {"md5": md5, "sha256": sha256}
+    digests = {name: hashlib.new(name) for name, value in wanted.items() if value}
+    if digests:
+        with open(path, "rb") as file:
+            for chunk in iter(lambda: file.read(1 << 20), b""):
+                for digest in digests.values():
+                    digest.update(chunk)
+    for name, digest in digests.items():
+        if digest.hexdigest() != wanted[name].lower():
+            return f"{name} {digest.hexdigest()} instead of {wanted[name].lower()}"
+    return None
+
+
+def _size(path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _words(error) -> str:
+    """An exception as a few words without the "[Errno 111]" in front."""
+    if isinstance(error, socket.timeout):
+        return "no answer in time"
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+
+
+class _Progress:
+    """A bar on a terminal, a line every tenth in a log; on stderr either way."""
+
+    def __init__(self, name, have, total, shown):
+        self.name, self.have, self.total, self.shown = name, have, total, shown
+        self.tenth = have * 10 // total if total else 0
+        self.bar = None
+        if shown and sys.stderr.isatty():
+            try:
+                from tqdm import tqdm
+            except ImportError:  # lines will do
+                return
+            self.bar = tqdm(desc=name, initial=have, total=total, unit="B", unit_scale=True, unit_divisor=1024)
+
+    def __enter__(self):
+        return self
+
+    def advance(self, count):
+        self.have += count
+        if self.bar is not None:
+            self.bar.update(count)
+        elif self.shown and self.total and self.have * 10 // self.total > self.tenth:
+            self.tenth = self.have * 10 // self.total
+            print(
+                f"{self.name}: {100 * self.have // self.total}% of {self.total / 2**20:.1f} MiB",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def __exit__(self, *_):
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,180 @@
+"""Flags that the scripts share. Imports neither MXNet nor data, so that a wrong flag is answered at once."""
+import argparse
+import dataclasses
+import sys
+
+from support.errors import InputError
+
+UNIT_FLAGS = ("reduction", "alpha", "beta", "kernel_size", "layers", "variant", "replaced_sites", "replace_from",
+              "act_layers", "act_order", "replace_act")
+SHORT_NAMES = ("atac", "nin", "localsenet", "senet", "genet")
+AUTHORS_UNITS = ("relu", "prelu", "elu", "selu", "gelu", "swish", "xunit")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-sentence errors: no usage text, exit status 2, no guessing of shortened flags."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+
+
+def number(kind, least=None, above=None):
+    """A type for argparse: a finite int or float, at least `least`, or greater than `above`."""
+    def parse(text):
+        try:
+            value = kind(text)
+            if not abs(value) < float("inf"):
+                raise ValueError
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not {'a whole' if kind is int else 'a finite'} number") from None
+        if least is not None and value < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        if above is not None and value <= above:
+            raise argparse.ArgumentTypeError(f"{text} is not greater than {above}")
+        return value
+    return parse
+
+
+def numbers(text):
+    """A type for argparse: whole numbers between commas, perhaps none."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 300,350") from None
+
+
+def words(text):
+    """A type for argparse: a text that is not empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def add_net_flags(parser):
+    """The net: zoo names with their arguments, and the authors' spelling of them."""
+    group = parser.add_argument_group("network")
+    group.add_argument("--model", type=words, metavar="NAME",
+                       help="a name of model.list_models(), or atac, nin, localsenet, senet, genet in short")
+    group.add_argument("--blocks", type=number(int, 1), metavar="B", help="blocks a stage (default 3)")
+    group.add_argument("--classes", type=number(int, 1), metavar="K",
+                       help="length of the output (default 10 for CIFAR-10, 100 for CIFAR-100 in both label modes)")
+    group.add_argument("--r", "--reduction", dest="reduction", type=number(int, 1), metavar="R",
+                       help="channel reduction ratio (ATAC, SEActivation, NiN: 2; LocalSENet: 1; SENet, GENet: 16)")
+    group.add_argument("--act-layers", type=number(int, 0), metavar="N",
+                       help="stage-wise replacement: 1 head, 2 + stage 3, 3 + stage 2, 4 everything")
+    group.add_argument("--act-order", choices=("bac", "pre"), help="stage-wise replacement from the back or the front")
+    group.add_argument("--replace-act", metavar="UNIT", help="unit of the sites that are not replaced (default relu)")
+    group.add_argument("--replaced-sites", type=number(int, 0), metavar="K",
+                       help="layer-wise replacement of K of the 6b+1 sites")
+    group.add_argument("--replace-from", choices=("last", "first"), help="where layer-wise replacement starts")
+    group.add_argument("--alpha", type=number(float), help="slope of leakyrelu, scale of elu")
+    group.add_argument("--beta", type=number(float), help="beta of swish")
+    group.add_argument("--kernel-size", type=number(int, 1), metavar="K", help="depthwise kernel of xunit (default 9)")
+    group.add_argument("--layers", type=number(int, 1), help="1x1 convolutions of nin: 2 or 1")
+    group.add_argument("--variant", choices=("theta_minus", "theta", "theta_plus"), help="which genet")
+    authors = parser.add_argument_group("network, as the authors' script spells it (with --model atac)")
+    authors.add_argument("--act-type", metavar="TYPE", help=f"ChaATAC, {', '.join(AUTHORS_UNITS)}")
+    authors.add_argument("--useReLU", action="store_true", help="ReLU inside the ATAC unit, as in the paper")
+    authors.add_argument("--useGlobal", action="store_true", help="global average pool first: SEActivation")
+
+
+def net_arguments(args):
+    """Turn the network flags into (name, keyword arguments without classes, remarks for the log).
+
+    name is None when --model is absent. Raises InputError for flags that contradict each other.
+    """
+    given = {name: getattr(args, name) for name in UNIT_FLAGS if getattr(args, name) is not None}
+    if args.blocks is not None:
+        given["blocks"] = args.blocks
+    if args.model is None:
+        if given or args.act_type or args.useReLU or args.useGlobal:
+            raise InputError("flags of the network need --model")
+        return None, {}, []
+    if args.act_type is None and not (args.model == "atac" and (args.useReLU or args.useGlobal)):
+        if args.useReLU or args.useGlobal:
+            raise InputError("--useReLU and --useGlobal belong to --model atac; name the net that you want in --model")
+        name = f"{args.model}_resnet20_v2" if args.model in SHORT_NAMES else args.model.lower()
+        return name, given, []
+    return _authors_net(args, given)
+
+
+def _authors_net(args, given):
+    """The authors' --model atac with --act-type, --useReLU and --useGlobal."""
+    if args.model != "atac":
+        raise InputError(f"--act-type belongs to --model atac, not to --model {args.model}")
+    unit = (args.act_type or "ChaATAC").lower()
+    remarks = []
+    if unit == "chaatac":
+        if not args.useReLU:
+            remarks.append("no ReLU inside the unit: the authors' code has none without --useReLU; the paper has it")
+            given["inner_relu"] = False
+        return ("seactivation" if args.useGlobal else "atac") + "_resnet20_v2", given, remarks
+    if unit not in AUTHORS_UNITS:
+        raise InputError(f"unknown --act-type {args.act_type!r}; the types are ChaATAC, {', '.join(AUTHORS_UNITS)}")
+    without_effect = [flag for flag, is_set in (("--r", given.pop("reduction", None) is not None),
+                                                ("--useReLU", args.useReLU), ("--useGlobal", args.useGlobal)) if is_set]
+    if without_effect:
+        remarks.append(f"{', '.join(without_effect)}: no effect with --act-type {args.act_type}")
+    return ("" if unit == "relu" else f"{unit}_") + "resnet20_v2", given, remarks
+
+
+def add_data_flags(parser, default_dataset):
+    """The data: which set, where, with which labels."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", choices=("cifar10", "cifar100"), default=default_dataset)
+    group.add_argument("--data-dir", type=words, metavar="DIR", help="default ~/.mxnet/datasets/DATASET; "
+                       "the official archive is downloaded to it when there is none")
+    group.add_argument("--mirror", type=words, metavar="URL", help="folder to download the archive from")
+    group.add_argument("--label-mode", choices=("fine", "coarse"),
+                       help="CIFAR-100: 100 classes, or the 20 superclasses that the authors trained on (default)")
+    group.add_argument("-j", "--num-data-workers", type=number(int, 0), default=1, metavar="N",
+                       help="threads that prepare batches ahead, as many as the cores at the most; 0: none (default 1)")
+
+
+def add_device_flags(parser):
+    """Where the net runs."""
+    parser.add_argument("--gpus", type=numbers, default=(0,), metavar="N,N",
+                        help="GPU numbers; where the machine has none, as many CPU contexts; '' for the CPU "
+                        "(default 0)")
+    parser.add_argument("--mode", choices=("hybrid", "imperative"), default="hybrid",
+                        help="compile the net, or run it operator by operator")
+
+
+def add_recipe_flags(parser):
+    """Every number of a recipe; a flag that is not given takes the recipe's value."""
+    group = parser.add_argument_group("recipe")
+    group.add_argument("--num-epochs", dest="epochs", type=number(int, 1), metavar="N", help="400 in the paper")
+    group.add_argument("--batch-size", type=number(int, 1), metavar="N", help="per device; 128 in the paper")
+    group.add_argument("--lr", type=number(float, 0), help="learning rate; 0.2 in the paper")
+    group.add_argument("--momentum", type=number(float, 0), help="of NAG; 0.9 in the authors' code")
+    group.add_argument("--wd", type=number(float, 0), help="weight decay; 1e-4 in the paper")
+    group.add_argument("--no-wd", action="store_true", default=None, help="none on gamma, beta and bias")
+    group.add_argument("--lr-mode", choices=("step", "cosine"), help="shape of the schedule (default step)")
+    group.add_argument("--lr-decay", type=number(float, 0), metavar="X", help="factor of a decay; 0.1 in the paper")
+    group.add_argument("--lr-decay-epoch", dest="lr_decay_epochs", type=numbers, metavar="E,E",
+                       help="epochs, from 0, at whose start the rate decays; 300,350 in the paper")
+    group.add_argument("--lr-decay-period", type=number(int, 0), metavar="N", help="decay every N epochs instead")
+    group.add_argument("--warmup-epochs", type=number(int, 0), metavar="N", help="straight rise from --warmup-lr")
+    group.add_argument("--warmup-lr", type=number(float, 0), metavar="X", help="rate at the start of the warmup")
+
+
+def recipe_changes(args, recipe_class):
+    """The recipe fields that the command line sets, as a dict."""
+    return {field.name: getattr(args, field.name) for field in dataclasses.fields(recipe_class)
+            if getattr(args, field.name) is not None}
+
+
+def run_script(main):
+    """Run a script's main(): an InputError becomes one sentence on standard error and exit status 1."""
+    try:
+        status = main()
+    except InputError as error:
+        sys.exit(f"{sys.argv[0].rpartition('/')[2]}: {error}")
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        sys.stderr.close()
+        status = 1
+    sys.exit(status)

@@ -1,0 +1,182 @@
+"""What a run leaves behind: args.json, metrics.jsonl, train.log, result.json, history.png; and its progress bar."""
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from support.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def write_json(path, record):
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def write_text(path, text):
+    """Write a text file atomically; InputError when the disk refuses."""
+    temporary = f"{path}.{os.getpid()}.part"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; free space or choose another folder") from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def environment():
+    """Versions, hardware and revision that a result depends on, as a JSON-able dict."""
+    import mxnet
+    import numpy
+
+    return {
+        "python": platform.python_version(), "mxnet": mxnet.__version__, "numpy": numpy.__version__,
+        "processor": _processor(), "threads": os.environ.get("OMP_NUM_THREADS"), "git_revision": git_revision(),
+    }
+
+
+def _processor():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def git_revision():
+    """Commit of the checkout, with '+changes' where files differ from it; None outside a git checkout."""
+    def git(*words):
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=20, check=True)
+    try:
+        revision = git("rev-parse", "HEAD").stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=no").stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision + ("+changes" if changed else "")
+
+
+class _BarHandler(logging.Handler):
+    """Writes log lines above a running progress bar."""
+
+    def emit(self, record):
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def start_logging(path=None):
+    """Send the log to standard error, and to a file when path is given (appended)."""
+    logger = logging.getLogger()
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    handlers = [_BarHandler()]
+    if path is not None:
+        try:
+            handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
+        handlers[1].setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    for handler in handlers:
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+
+
+def progress_bar(total, description, initial=0):
+    """A bar over steps on a terminal; in a file or pipe it stays silent, the log has plain lines there."""
+    return tqdm(total=total, desc=description, initial=initial, unit="step", leave=False, dynamic_ncols=True,
+                disable=not sys.stderr.isatty())
+
+
+class Metrics:
+    """metrics.jsonl: one JSON object a line and epoch, in the order of the epochs."""
+
+    def __init__(self, path, keep_epochs=None):
+        """Open for appending. keep_epochs drops the lines of later epochs, which a resumed run will write again."""
+        self.path = Path(path)
+        self.records = []
+        if keep_epochs is not None and self.path.exists():
+            self.records = [record for record in read_metrics(self.path) if record["epoch"] < keep_epochs]
+        write_text(self.path, "".join(_line(record) for record in self.records))
+
+    def append(self, record):
+        self.records.append(record)
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(_line(record))
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error.strerror}; free space and resume") from error
+
+
+def _line(record):
+    return json.dumps(record, sort_keys=True) + "\n"
+
+
+def read_metrics(path):
+    """The records of a metrics.jsonl; a last line that was cut off is left out."""
+    records = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+    return records
+
+
+def plot_history(records, path, title, scored_on):
+    """Draw error (percent) and loss over the epochs, with the learning rate, as a PNG.
+
+    records as in metrics.jsonl; scored_on names the images behind val_accuracy ('test' or 'held-out').
+    """
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    epochs = [record["epoch"] + 1 for record in records]
+    figure, (error_axes, loss_axes) = pyplot.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+    curves = [("train", "training (augmented)", "tab:gray"), ("val", scored_on, "tab:blue")]
+    for key, label, color in curves:
+        errors = [100 * (1 - record[f"{key}_accuracy"]) for record in records]
+        error_axes.plot(epochs, errors, color=color, label=label, marker="." if len(epochs) < 40 else None)
+        loss_axes.plot(epochs, [record[f"{key}_loss"] for record in records], color=color, label=label,
+                       marker="." if len(epochs) < 40 else None)
+    last = 100 * (1 - records[-1]["val_accuracy"])
+    error_axes.annotate(f"{last:.2f}%", (epochs[-1], last), textcoords="offset points", xytext=(-4, 8), ha="right",
+                        color="tab:blue")
+    error_axes.set(xlabel="epoch", ylabel="top-1 error (%)", ylim=(0, None), title="error")
+    loss_axes.set(xlabel="epoch", ylabel="cross entropy (nats)", ylim=(0, None), title="loss and learning rate")
+    rate_axes = loss_axes.twinx()
+    rate_axes.step(epochs, [record["lr"] for record in records], where="mid", color="tab:orange", linewidth=1,
+                   alpha=.7, label="learning rate")
+    rate_axes.set(ylabel="learning rate", ylim=(0, None))
+    for axes in (error_axes, loss_axes):
+        axes.grid(alpha=.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    error_axes.legend(frameon=False)
+    handles = [axes.get_legend_handles_labels() for axes in (loss_axes, rate_axes)]
+    loss_axes.legend(*(sum(parts, []) for parts in zip(*handles)), frameon=False)
+    figure.suptitle(title, fontsize=11)
+    temporary = f"{path}.{os.getpid()}.part"
+    try:
+        figure.savefig(temporary, format="png", dpi=120)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
+    finally:
+        pyplot.close(figure)
+        if os.path.exists(temporary):
+            os.remove(temporary)

@@ -1,0 +1,22 @@
+"""The learning rate as a pure function of the recipe and the step."""
+import math
+
+
+def learning_rate(recipe, epoch, step, steps):
+    """Learning rate of step `step` (from 0) of epoch `epoch` (from 0), `steps` steps an epoch.
+
+    Warmup rises in a straight line from warmup_lr and reaches lr at its last step; cosine falls from lr at the first
+    step after it and reaches 0 at the last one of the run, both as GluonCV's LRScheduler counts them.
+    """
+    warmup = recipe.warmup_epochs * steps
+    done = epoch * steps + step
+    if done < warmup:
+        return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * done / max(warmup - 1, 1)
+    if recipe.lr_mode == "cosine":
+        last = recipe.epochs * steps - warmup - 1
+        return recipe.lr * (1 + math.cos(math.pi * min(done - warmup, last) / max(last, 1))) / 2
+    if recipe.lr_decay_period:
+        decays = epoch // recipe.lr_decay_period
+    else:
+        decays = sum(decay <= epoch for decay in recipe.lr_decay_epochs)
+    return recipe.lr * recipe.lr_decay ** decays

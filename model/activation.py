@@ -1,0 +1,193 @@
+"""Everything that stands where a ReLU stood.
+
+Every unit is built as ``unit(channels, ...)`` and maps an array (N, C, H, W) to one of the same shape. The paper's
+view (Section III-A) is that all of them are gates, X' = G(X) * X (Equation 1): a scalar activation computes G from
+one number, the attentional ones from the channels around it.
+"""
+import math
+from numbers import Integral, Real
+
+from mxnet import initializer
+from mxnet.gluon import HybridBlock, nn
+
+from support.errors import InputError
+
+
+def whole(name, value, least=1):
+    """Return value as an int; InputError unless it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return int(value)
+
+
+def finite(name, value, least=-math.inf):
+    """Return value as a float; InputError unless it is a finite number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < least:
+        bound = "" if least == -math.inf else f" of at least {least:g}"
+        raise InputError(f"{name} must be a finite number{bound}, got {value!r}")
+    return float(value)
+
+
+def reduced(channels, reduction):
+    """Return C/r; InputError unless r is a whole number of at least 1 that divides C."""
+    channels, reduction = whole("channels", channels), whole("reduction", reduction)
+    if channels % reduction:
+        divisors = ", ".join(str(r) for r in range(1, channels + 1) if channels % r == 0)
+        raise InputError(f"reduction={reduction} does not divide channels={channels}; "
+                         f"allowed here are {divisors}")
+    return channels // reduction
+
+
+# Scalar activations. They act on each number alone and take `channels` only so that all units are built alike.
+
+class ReLU(nn.Activation):
+    """max(x, 0) [Nair and Hinton 2010]."""
+
+    def __init__(self, channels, **kwargs):
+        super().__init__("relu", **kwargs)
+
+
+class LeakyReLU(nn.LeakyReLU):
+    """x where x > 0, else alpha x; alpha = 0.1 is the paper's example (Section II-A)."""
+
+    def __init__(self, channels, alpha=0.1, **kwargs):
+        super().__init__(finite("alpha", alpha, least=0), **kwargs)
+
+
+class PReLU(HybridBlock):
+    """Leaky ReLU with one learned slope for all channels, 0.25 at the start [He et al. 2015].
+
+    Not MXNet's own PReLU: within a hybridized net that one works in place and multiplies the gradient of the slope by
+    the slope (1.9.1).
+    """
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.alpha = self.params.get("alpha", shape=(1,), init=initializer.Constant(0.25))
+
+    def hybrid_forward(self, F, x, alpha):
+        return F.relu(x) - F.broadcast_mul(F.relu(-x), F.reshape(alpha, (1, 1, 1, 1)))
+
+
+class ELU(nn.ELU):
+    """x where x > 0, else alpha (e^x - 1) [Clevert et al. 2016]."""
+
+    def __init__(self, channels, alpha=1.0, **kwargs):
+        super().__init__(finite("alpha", alpha), **kwargs)
+
+
+class SELU(HybridBlock):
+    """1.0507 ELU(x, alpha=1.6733), the self-normalizing ELU [Klambauer et al. 2017].
+
+    Not MXNet's own SELU: its gradient is wrong for x < 0, lambda (alpha + y) instead of lambda alpha + y (1.9.1).
+    """
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+
+    def hybrid_forward(self, F, x):
+        return 1.0507009873554805 * F.LeakyReLU(x, act_type="elu", slope=1.6732632423543772)
+
+
+class GELU(nn.GELU):
+    """x Phi(x) with the exact Gaussian distribution function (erf) [Hendrycks and Gimpel 2016]."""
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+
+
+class Swish(nn.Swish):
+    """x sigmoid(beta x) [Ramachandran et al. 2018]; the paper uses beta = 1."""
+
+    def __init__(self, channels, beta=1.0, **kwargs):
+        super().__init__(finite("beta", beta), **kwargs)
+
+
+class Sine(HybridBlock):
+    """sin(x), the SIREN unit: the gate sin(x)/x times x [Sitzmann et al. 2020]."""
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+
+    def hybrid_forward(self, F, x):
+        return F.sin(x)
+
+
+# Learned gates.
+
+class Gated(HybridBlock):
+    """G(X) * X (Equation 1): subclasses fill `gate`, whose output (N, C, H, W) or (N, C, 1, 1) weighs the input."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.gate = nn.HybridSequential(prefix="gate_")
+
+    def hybrid_forward(self, F, x):
+        return F.broadcast_mul(x, self.gate(x))
+
+
+def pointwise(channels, in_channels, use_bias=False):
+    """1x1 convolution from in_channels to channels."""
+    return nn.Conv2D(channels, kernel_size=1, use_bias=use_bias, in_channels=in_channels)
+
+
+class ATAC(Gated):
+    """1x1 C->C/r, BN, ReLU, 1x1 C/r->C, BN, sigmoid, times the input (Equations 4 and 5).
+
+    Parameters: reduction r must divide channels. ``inner_relu=False`` leaves the ReLU out, as the authors' code does
+    without its flag --useReLU; the paper always has it. Adds (2/r) C^2 + (4/r + 4) C numbers, of which
+    (2/r + 2) C are BatchNorm's running statistics.
+    """
+
+    def __init__(self, channels, reduction=2, inner_relu=True, **kwargs):
+        super().__init__(**kwargs)
+        inner = reduced(channels, reduction)
+        if not isinstance(inner_relu, bool):
+            raise InputError(f"inner_relu must be True or False, got {inner_relu!r}")
+        with self.gate.name_scope():
+            self._pool()
+            self.gate.add(pointwise(inner, channels), nn.BatchNorm(in_channels=inner))
+            if inner_relu:
+                self.gate.add(nn.Activation("relu"))
+            self.gate.add(pointwise(channels, inner), nn.BatchNorm(in_channels=channels),
+                          nn.Activation("sigmoid"))
+
+    def _pool(self):
+        """What the attention sees: each position by itself (Table I, point-wise)."""
+
+
+class SEActivation(ATAC):
+    """Global average pool, 1x1 C->C/r, BN, ReLU, 1x1 C/r->C, BN, sigmoid, times the input (Figure 3).
+
+    ATAC without its locality: one weight per channel for the whole map. Parameters as ATAC.
+    """
+
+    def _pool(self):
+        self.gate.add(nn.GlobalAvgPool2D())
+
+
+class Gaussian(HybridBlock):
+    """exp(-x^2)."""
+
+    def hybrid_forward(self, F, x):
+        return F.exp(-F.square(x))
+
+
+class XUnit(Gated):
+    """BN, ReLU, depthwise k x k with bias, BN, exp(-d^2), times the input [Kligvasser et al. 2018].
+
+    The paper names no kernel size: k = 9 is the one of the xUnit paper (docs/FIDELITY.md).
+    """
+
+    def __init__(self, channels, kernel_size=9, **kwargs):
+        super().__init__(**kwargs)
+        whole("channels", channels)
+        if whole("kernel_size", kernel_size) % 2 == 0:
+            raise InputError(f"kernel_size must be odd so that the map keeps its size, got {kernel_size}")
+        with self.gate.name_scope():
+            self.gate.add(nn.BatchNorm(in_channels=channels), nn.Activation("relu"),
+                          nn.Conv2D(channels, kernel_size, padding=kernel_size // 2, groups=channels,
+                                    in_channels=channels),
+                          nn.BatchNorm(in_channels=channels), Gaussian())

@@ -1,0 +1,235 @@
+"""Names to networks, weights to networks, the authors' array names to ours."""
+import functools
+import hashlib
+import inspect
+import json
+import os
+import re
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+
+from support import params_file
+from support.errors import InputError
+
+from . import activation, refine
+from .cifar_resnet import CIFARResNetV2, replace_sites, replace_stages
+
+UNITS = {
+    "relu": activation.ReLU, "leakyrelu": activation.LeakyReLU, "prelu": activation.PReLU,
+    "elu": activation.ELU, "selu": activation.SELU, "gelu": activation.GELU, "swish": activation.Swish,
+    "sine": activation.Sine, "xunit": activation.XUnit, "atac": activation.ATAC,
+    "seactivation": activation.SEActivation, "nin": refine.NiN,
+}
+GATHER_EXCITE = {"theta_minus": refine.GEThetaMinus, "theta": refine.GETheta, "theta_plus": refine.GEThetaPlus}
+SHIPPED = Path(__file__).resolve().parent.parent / "params"
+
+
+def settings_of(constructor):
+    """Names of the keyword arguments a unit's or refinement's constructor has beside channels and size."""
+    return [name for name, parameter in inspect.signature(constructor).parameters.items()
+            if name not in ("channels", "size") and parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+
+
+def configured(constructor, settings):
+    """The constructor with its settings bound; TypeError, naming those it has, for one that it does not have."""
+    known = settings_of(constructor)
+    for name in settings:
+        if name not in known:
+            raise TypeError(f"{constructor.__name__} has no argument {name!r}; "
+                            f"it has {', '.join(known) if known else 'none'}")
+    return functools.partial(constructor, **settings) if settings else constructor
+
+
+def unit_by_name(name):
+    """The constructor of an activation unit; InputError listing the names for an unknown one."""
+    if str(name).lower() not in UNITS:
+        raise InputError(f"unknown unit {name!r}; the units are {', '.join(UNITS)}")
+    return UNITS[str(name).lower()]
+
+
+def _activated(unit, blocks=3, classes=10, replaced_sites=None, replace_from="last", act_layers=None,
+               act_order="bac", replace_act="relu", **settings):
+    """ResNet-20-v2 with a unit at every site, or at some and `replace_act` at the others."""
+    constructor, rest = configured(UNITS[unit], settings), unit_by_name(replace_act)
+    if replaced_sites is not None and act_layers is not None:
+        raise InputError("replaced_sites (layer by layer) and act_layers (stage by stage) exclude each other")
+    if replaced_sites is not None:
+        constructor = replace_sites(blocks, constructor, replaced_sites, replace_from, rest)
+    elif act_layers is not None:
+        constructor = replace_stages(blocks, constructor, act_layers, act_order, rest)
+    return CIFARResNetV2(blocks, classes, constructor)
+
+
+def _refined(refinement, blocks=3, classes=10, **settings):
+    """ResNet-20-v2 with ReLU everywhere and a module on every residual branch."""
+    return CIFARResNetV2(blocks, classes, refinement=configured(refinement, settings))
+
+
+def _gather_excite(blocks=3, classes=10, variant="theta", input_size=32, **settings):
+    if variant not in list(GATHER_EXCITE):
+        raise InputError(f"unknown gather-excite variant {variant!r}; the variants are {', '.join(GATHER_EXCITE)}")
+    return CIFARResNetV2(blocks, classes, refinement=configured(GATHER_EXCITE[variant], settings),
+                         input_size=input_size)
+
+
+MODELS = {
+    "resnet20_v2": functools.partial(_activated, "relu"),
+    **{f"{unit}_resnet20_v2": functools.partial(_activated, unit) for unit in UNITS if unit != "relu"},
+    "localsenet_resnet20_v2": functools.partial(_refined, refine.LocalSE),
+    "senet_resnet20_v2": functools.partial(_refined, refine.SE),
+    "genet_resnet20_v2": _gather_excite,
+}
+
+
+def list_models():
+    """The names that get_model knows."""
+    return sorted(MODELS)
+
+
+def get_model(name, pretrained=False, classes=10, ctx=mx.cpu(), root=SHIPPED, **kwargs):
+    """Build a network by name.
+
+    Parameters
+    ----------
+    name : one of `list_models()`, upper or lower case.
+    pretrained : load the weights that root/manifest.json lists for this very net; False leaves it uninitialized.
+    classes : length of the logits.
+    ctx : device or devices of the pretrained weights.
+    root : folder of manifest.json and the weights; the repository's params/ by default.
+    kwargs : blocks (default 3) and the settings of the unit: reduction and inner_relu (atac, seactivation; nin,
+        localsenet, senet and genet have reduction), alpha (leakyrelu, elu), beta (swish), kernel_size (xunit),
+        layers (nin), variant and input_size (genet). The units also take replaced_sites with replace_from, or
+        act_layers with act_order, for partial replacement, and replace_act, the unit of the other sites.
+
+    Raises InputError (a ValueError) for an unknown name, listing those there are, and for a value that is not
+    allowed; TypeError for an argument that the net does not have.
+    """
+    if str(name).lower() not in MODELS:
+        raise InputError(f"unknown model {name!r}; the models are {', '.join(list_models())}")
+    name = str(name).lower()
+    net = MODELS[name](classes=classes, **kwargs)
+    if pretrained:
+        load_params(net, _pretrained_file(Path(root).expanduser(), name, {"classes": classes, **kwargs}), ctx)
+    return net
+
+
+def _complete(name, arguments):
+    """A model's arguments with every default filled in, those of its unit or refinement too."""
+    bound = inspect.signature(MODELS[name]).bind_partial(**arguments)
+    bound.apply_defaults()
+    complete = {**bound.arguments, **bound.arguments.get("settings", {})}
+    complete.pop("settings", None)
+    if name == "genet_resnet20_v2":
+        constructor = GATHER_EXCITE[complete["variant"]]
+    else:
+        first, = MODELS[name].args
+        constructor = UNITS.get(first, first)
+    defaults = inspect.signature(constructor).parameters
+    return {**{setting: defaults[setting].default for setting in settings_of(constructor)}, **complete}
+
+
+def _pretrained_file(root, name, arguments):
+    """Path of the checkpoint whose manifest entry describes this net, its checksum compared."""
+    manifest = root / "manifest.json"
+    try:
+        entries = json.loads(manifest.read_text(encoding="utf-8"))["models"]
+        offered = "; ".join(f"{entry['model']} {entry['arguments']}" for entry in entries) or "none"
+        fitting = [(os.path.basename(entry["file"]), entry["sha256"]) for entry in entries if entry["model"] == name
+                   and _complete(name, entry["arguments"]) == _complete(name, arguments)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{manifest} cannot be read ({error!r}); restore it from the repository") from error
+    if not fitting:
+        raise InputError(f"no pretrained weights for {name} with {arguments}; {manifest} has: {offered}")
+    file, digest = fitting[0]
+    if not (root / file).is_file() or hashlib.sha256((root / file).read_bytes()).hexdigest() != digest:
+        raise InputError(f"{root / file} is missing or is not the file that {manifest} describes; restore it")
+    return root / file
+
+
+# The authors' attribute names and ours (specification of the released files: docs/FIDELITY.md).
+# Scalar activations without parameters leave no trace in a file, so a ReLU net has the same names in both.
+_FROM_AUTHORS = (
+    (re.compile(r"\.(?:msAA|relu)([12])\.module\."), r".act\1.gate."),  # CIFAR: msAA, ImageNet: relu
+    (re.compile(r"\.msAA([12])\.alpha$"), r".act\1.alpha"),
+    (re.compile(r"^features\.6\.module\."), "features.6.gate."),
+)
+_TO_AUTHORS = (
+    (re.compile(r"^(features\..*)\.act([12])\.gate\."), r"\1.msAA\2.module."),
+    (re.compile(r"^(layer\d\..*)\.act([12])\.gate\."), r"\1.relu\2.module."),
+    (re.compile(r"\.act([12])\.alpha$"), r".msAA\1.alpha"),
+    (re.compile(r"^features\.6\.gate\."), "features.6.module."),
+)
+
+
+def _renamed(name, rules):
+    for pattern, replacement in rules:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def from_authors(name):
+    """Our name of an array in a file that the authors' code wrote; our own names come back unchanged."""
+    return _renamed(name, _FROM_AUTHORS)
+
+
+def to_authors(name):
+    """The name that the authors' code gives to one of our arrays."""
+    return _renamed(name, _TO_AUTHORS)
+
+
+def load_params(net, path, ctx=mx.cpu()):
+    """Load a parameter file of ours or of the authors' code into net, recognised by the names in it.
+
+    Everything is checked before anything changes: a file that does not fit leaves net as it was. Numbers are cast to
+    the net's type (the released ImageNet file is float16). Afterwards the parameters lie on ctx, a device or a list.
+    Returns net. Raises InputError when the file is damaged or holds another net, naming the first differences.
+    """
+    arrays, _ = params_file.read(path)
+    ctx = [ctx] if isinstance(ctx, mx.Context) else list(ctx)
+    set_params(net, {from_authors(name): value for name, value in arrays.items()}, path, ctx)
+    return net
+
+
+def set_params(net, arrays, source, ctx):
+    """Set all parameters of net from a dict of structural name to numpy array, or none: InputError names why."""
+    parameters = net._collect_params_with_prefix()
+    problems = []
+    missing = sorted(set(parameters) - set(arrays))
+    extra = sorted(set(arrays) - set(parameters))
+    if missing:
+        problems.append(f"it lacks {len(missing)} arrays ({', '.join(missing[:2])}{', ...' * (len(missing) > 2)})")
+    if extra:
+        problems.append(f"it has {len(extra)} that the net does not ({', '.join(extra[:2])}"
+                        f"{', ...' * (len(extra) > 2)})")
+    wrong = [name for name in parameters if name in arrays and parameters[name].shape != arrays[name].shape]
+    if wrong:
+        problems.append(f"{len(wrong)} differ in shape ({wrong[0]} is {arrays[wrong[0]].shape} in the file and "
+                        f"{parameters[wrong[0]].shape} in the net)")
+    if problems:
+        raise InputError(f"{source} does not fit this net: {'; '.join(problems)}{_description(arrays)}")
+    bad = [name for name in parameters if np.isnan(arrays[name]).any()]
+    if bad:
+        raise InputError(f"{source} holds NaN in {bad[0]}; use another checkpoint")
+    for name, parameter in parameters.items():
+        if parameter._data is None:
+            parameter.initialize(mx.init.Zero(), ctx)  # overwritten below; draws no random numbers
+        elif parameter.list_ctx() != ctx:
+            parameter.reset_ctx(ctx)
+        parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))
+
+
+def _description(arrays):
+    """What the arrays of a CIFAR net say of it, as a clause for an error message; empty for other nets."""
+    blocks = {int(match.group(1)) for match in (re.match(r"features\.2\.(\d+)\.", name) for name in arrays) if match}
+    if not blocks or "output.bias" not in arrays:
+        return ""
+    gates = [int(match.group(1)) for match in
+             (re.match(r"features\.6\.gate\.(\d+)\.weight", name) for name in arrays) if match]
+    head = "a unit without arrays"
+    if gates:
+        weight = arrays[f"features.6.gate.{min(gates)}.weight"]
+        head = {0: "ATAC", 1: "SEActivation"}.get(min(gates), "a gated unit")
+        head += f" with r={weight.shape[1] // max(weight.shape[0], 1)}" if weight.ndim == 4 else ""
+    return f"; the file looks like blocks={max(blocks) + 1}, classes={arrays['output.bias'].shape[0]}, head {head}"

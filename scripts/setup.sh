@@ -1,0 +1,262 @@
+#!/usr/bin/env bash
+# Makes .venv in the repository's root and installs what the project needs into it; see usage below and docs/INSTALL.md.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+usage: bash scripts/setup.sh [--cpu | --gpu | --auto] [--dev] [--dry-run] [--quiet]
+
+Makes .venv and installs MXNet 1.9.1, GluonCV, NumPy and matplotlib into it. A second run changes nothing.
+
+  --cpu      the CPU build (requirements-cpu.txt)
+  --gpu      the build for NVIDIA GPUs with the CUDA libraries it needs (requirements.txt, about 2.4 GB to download)
+  --auto     the GPU build if the NVIDIA driver shows GPUs that it can use, else the CPU build. The default, but an
+             earlier --cpu or --gpu is kept until this flag
+  --dev      also pytest and ruff (requirements-dev.txt)
+  --dry-run  say what would be installed and why, and install nothing
+  --quiet    say nothing when there is nothing to do
+
+PYTHON=python3.10 bash scripts/setup.sh takes that Python (3.8 to 3.12); otherwise the first of python3, python3.12,
+..., python3.8 that will do.
+END
+}
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+mode="" dev="" dry_run="" quiet=""
+for argument in "$@"; do
+    case $argument in
+        --cpu | --gpu | --auto) mode=${argument#--} ;;
+        --dev) dev=yes ;;
+        --dry-run) dry_run=yes ;;
+        --quiet) quiet=yes ;;
+        -h | --help) usage && exit 0 ;;
+        *)
+            printf "error: unknown argument '%s'; the flags are --cpu, --gpu, --auto, --dev, --dry-run, --quiet and --help\n" \
+                "$argument" >&2
+            exit 2
+            ;;
+    esac
+done
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+PATH=${PATH//"$root/.venv/bin:"/} # an activated .venv must not be what a new .venv is made from
+unset PYTHONHOME PYTHONPATH PYTHONSAFEPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
+
+venv_python=.venv/bin/python
+marker=.venv/made-by-setup # a .venv without it is somebody else's and stays as it is
+stamp=.venv/setup-stamp    # what was installed, in full; there only while the installation is complete
+dev_stamp=.venv/setup-stamp-dev
+choice=.venv/setup-mode    # cpu or gpu if a flag asked for it
+log=.venv/setup.log
+
+# A line for every start of .venv's Python, which lets a bare `import mxnet` work (support/import_hook.py). It finds the
+# repository as the folder that .venv is in, does nothing if that is gone, and loads nothing before MXNet is asked for.
+hook="import os, sys; root = os.path.dirname(sys.prefix); \
+os.path.isfile(os.path.join(root, 'support', 'import_hook.py')) and (sys.path.append(root), \
+sys.meta_path.insert(0, type('MXNetFinder', (), {'find_spec': staticmethod(lambda name, path=None, target=None: \
+__import__('support.import_hook', fromlist=['find_spec']).find_spec(name, path, target) if name == 'mxnet' else None)})))"
+
+# ---- Which Python, which build
+
+version_of() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
+}
+
+supported() {
+    [[ $1 =~ ^3\.(8|9|10|11|12)$ ]]
+}
+
+find_python() {
+    local candidate
+    if [ -n "${PYTHON:-}" ]; then
+        version=$(version_of "$PYTHON")
+        [ -n "$version" ] || fail "PYTHON=$PYTHON does not run: give the name or path of a Python 3.8 to 3.12"
+        supported "$version" || fail "PYTHON=$PYTHON is Python $version, and MXNet 1.9.1 runs on Python 3.8 to 3.12 only"
+        python=$PYTHON
+        return
+    fi
+    for candidate in "$venv_python" python3 python3.12 python3.11 python3.10 python3.9 python3.8; do
+        version=$(version_of "$candidate")
+        if supported "$version"; then
+            python=$candidate
+            return
+        fi
+    done
+    fail "no Python 3.8 to 3.12 found (python3 is $(version_of python3 | grep . || echo missing)): install one, as with" \
+        "\`apt-get install python3.11 python3.11-venv\`, or name it: \`PYTHON=/path/to/python3.11 bash scripts/setup.sh\`"
+}
+
+find_python
+
+kept=""
+if [ -z "$mode" ]; then
+    mode=auto
+    if [ -f "$choice" ]; then
+        mode=$(cat "$choice")
+        kept="as in an earlier run (--auto decides anew), "
+    fi
+fi
+answer=$("$python" -m support.runtime choose "$mode") || exit 1
+build=${answer%%$'\n'*}
+why=${answer#*$'\n'}
+case $build in
+    gpu) requirements=requirements.txt ;;
+    *) requirements=requirements-cpu.txt ;;
+esac
+summary="MXNet's ${build^^} build ($requirements) for Python $version: $kept$why"
+
+if [ -n "$dry_run" ]; then
+    printf '%s\n' "$summary"
+    exit 0
+fi
+
+# ---- One setup at a time
+
+if command -v flock >/dev/null; then
+    exec 9<scripts/setup.sh
+    if ! flock -n 9; then
+        printf 'another setup is running here; waiting for it\n'
+        flock 9
+    fi
+fi
+
+# ---- Steps
+
+make_venv() {
+    # Not from .venv's own Python, which is about to go.
+    if [ "$python" = "$venv_python" ]; then
+        PYTHON=$("$venv_python" -c 'import os, sys; print(os.path.realpath(sys.executable))')
+        find_python
+    fi
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        fail "$python cannot make virtual environments: run \`apt-get install python$version-venv\` (Debian, Ubuntu), or name" \
+            "another Python: \`PYTHON=/path/to/python3.11 bash scripts/setup.sh\`"
+    printf 'making .venv with Python %s\n' "$version"
+    rm -rf .venv
+    mkdir .venv
+    touch "$marker"
+    local output
+    output=$("$python" -m venv .venv 2>&1) || fail "$python could not make .venv: $(tail -n 1 <<<"$output")"
+}
+
+# Pip's talk goes to the log; of it only the large downloads and the unpacking are shown.
+show_progress() {
+    local line large='(Downloading|Using cached) ([^ -]+-[^ -]+)[^ ]*\.whl \(([0-9]{2,}(\.[0-9]+)? [MG]B)\)'
+    while IFS= read -r line; do
+        printf '%s\n' "$line" >>"$log"
+        if [[ $line =~ $large ]]; then
+            printf '  %s (%s)\n' "${BASH_REMATCH[2]}" "${BASH_REMATCH[3]}"
+        elif [[ $line == "Installing collected packages"* ]]; then
+            printf '  unpacking\n'
+        fi
+    done
+}
+
+pip_install() {
+    local hint
+    printf 'installing %s (everything pip says is in %s)\n' "$1" "$log"
+    if ! "$venv_python" -m pip install --disable-pip-version-check --no-input --only-binary :all: -r "$1" 2>&1 |
+        show_progress; then
+        hint=$(grep -E '^ERROR' "$log" | tail -n 1 || true)
+        if grep -qE 'Retrying|NewConnectionError|ProxyError' "$log"; then
+            hint="the package index cannot be reached (check the network or the proxy)"
+        fi
+        # Most often nothing was touched yet; if it was, the next run sees that it does not work.
+        [ -z "$installed" ] || printf '%s\n' "$installed" >"$stamp"
+        fail "pip could not install $1: ${hint:-see $log}; the whole story is in $log"
+    fi
+}
+
+install() {
+    local packages
+    rm -f "$stamp"
+    : >"$log"
+    if [ -n "$other_build" ]; then
+        printf 'removing the other build of MXNet\n'
+        mapfile -t packages < <(sed -nE 's/^((mxnet|nvidia-)[^= ]*)==.*/\1/p' requirements.txt requirements-cpu.txt)
+        "$venv_python" -m pip uninstall --yes "${packages[@]}" >>"$log" 2>&1 || fail "pip could not: see $log"
+    fi
+    pip_install "$requirements"
+    printf '%s\n' "$hook" >"$("$venv_python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project-root.pth"
+}
+
+works() {
+    local code=0
+    state=$("$venv_python" -m support.runtime check 2>.venv/setup-check.log) || code=$?
+    if [ "$code" != 0 ]; then
+        state=$(grep '^error: ' .venv/setup-check.log | tail -n 1 || true)
+        state=${state:-error: Python ended with code $code as it imported MXNet}
+    fi
+    return "$code"
+}
+
+# ---- The work
+
+wanted="Python $version, $build build"$'\n'"$hook"$'\n'"$(cat "$requirements")"
+wanted_dev=$(cat requirements-dev.txt)
+[ ! -f "$dev_stamp" ] || dev=yes # what is there stays there
+installed=$(cat "$stamp" 2>/dev/null || true)
+installed_dev=$(cat "$dev_stamp" 2>/dev/null || true)
+other_build=""
+
+if [ -e .venv ] && [ ! -e "$marker" ] && [ -n "$(ls -A .venv 2>/dev/null)" ]; then
+    fail ".venv is there, but this script did not make it: move it away or delete it, then run this again"
+fi
+
+warning=$("$python" -m support.runtime libraries) || exit 1
+
+up_to_date=yes
+if [ "$installed" != "$wanted" ]; then
+    up_to_date=""
+elif ! works; then
+    printf '%s\nrepairing .venv\n' "${state#error: }"
+    installed="" up_to_date=""
+elif [ -n "$dev" ] && [ "$installed_dev" != "$wanted_dev" ]; then
+    up_to_date=""
+fi
+
+if [ -z "$up_to_date" ] || [ -z "$quiet" ]; then
+    printf '%s\n' "$summary"
+    [ -z "$warning" ] || printf 'warning: %s\n' "$warning"
+fi
+
+if [ "$installed" != "$wanted" ]; then
+    # Without its stamp, or with another Python, nothing about what lies there is certain: it is made anew.
+    fresh=""
+    case $installed in
+        "Python $version, $build build"*) ;;
+        "Python $version, "*) other_build=yes ;;
+        *) make_venv && fresh=yes ;;
+    esac
+    install
+    if ! works && [ -z "$fresh" ]; then
+        printf '%s\nmaking .venv anew\n' "${state#error: }"
+        installed="" other_build=""
+        make_venv
+        install
+        works || true
+    fi
+    case $state in error:*) fail "${state#error: }" ;; esac
+    printf '%s\n' "$wanted" >"$stamp"
+fi
+
+if [ -n "$dev" ] && [ "$(cat "$dev_stamp" 2>/dev/null || true)" != "$wanted_dev" ]; then
+    pip_install requirements-dev.txt
+    printf '%s\n' "$wanted_dev" >"$dev_stamp"
+fi
+
+if [ "$mode" = auto ]; then
+    rm -f "$choice"
+else
+    printf '%s\n' "$mode" >"$choice"
+fi
+
+if [ -z "$up_to_date" ] || [ -z "$quiet" ]; then
+    printf 'ready%s: %s\n' "${up_to_date:+, nothing to do}" "$state"
+    printf 'next: bash scripts/quickstart.sh\n'
+fi

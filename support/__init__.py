@@ -1,0 +1,1 @@
+"""What model/ and engine/ both stand on: the process before MXNet loads, errors for people, parameter files."""

@@ -1,0 +1,162 @@
+"""Parameter files: MXNet's own format, read strictly, with a ZIP archive behind it.
+
+A file that this project writes is an MXNet `.params` file to MXNet (`net.load_parameters` reads it as it stands),
+followed by an ordinary ZIP archive, which MXNet's reader ignores and `unzip -l` lists. The archive carries what has
+to travel with the weights: settings, and for a checkpoint the optimizer's state. Its member `weights.sha256` is
+the digest of all bytes before the archive, so that a flipped bit is noticed.
+
+The reader is our own because MXNet's aborts the process, allocates without bound or silently accepts garbage on a
+damaged file.
+
+Layout of MXNet's part, little endian [ndarray.cc of MXNet 1.9.1]: uint64 0x112, uint64 0, uint64 count, the arrays,
+uint64 count, the names (uint64 length, bytes). An array: uint32 magic, int32 storage type (0, dense), int32 number of
+axes, int64 each axis, int32 device type, int32 device id, int32 type code, the numbers.
+"""
+import hashlib
+import io
+import os
+import struct
+import zipfile
+
+import numpy as np
+
+from .errors import InputError
+
+LIST_MAGIC = 0x112
+ARRAY_MAGICS = (0xF993FAC9, 0xF993FACA)  # MXNet >= 0.12 and the same with NumPy's shape semantics
+DTYPES = {0: np.float32, 1: np.float64, 2: np.float16, 3: np.uint8, 4: np.int32, 5: np.int8, 6: np.int64, 7: np.bool_}
+DIGEST = "weights.sha256"
+
+
+class _Reader:
+    """A cursor over the bytes of a file; every step is checked against the end."""
+
+    def __init__(self, path, data):
+        self.path, self.data, self.offset = path, data, 0
+
+    def fail(self, reason, offset=None):
+        offset = self.offset if offset is None else offset
+        raise InputError(f"{self.path} is not a usable parameter file: {reason} (byte {offset:,} of "
+                         f"{len(self.data):,}); fetch or save it again")
+
+    def take(self, size, what):
+        if size > len(self.data) - self.offset:
+            self.fail(f"it ends within {what}")
+        start, self.offset = self.offset, self.offset + size
+        return self.data[start:self.offset]
+
+    def numbers(self, layout, what):
+        return struct.unpack("<" + layout, self.take(struct.calcsize("<" + layout), what))
+
+    def array(self, index):
+        what = f"array {index}"
+        start = self.offset
+        magic, storage = self.numbers("Ii", what)
+        if magic not in ARRAY_MAGICS:
+            self.fail(f"{what} does not start with an array's mark", start)
+        if storage != 0:
+            self.fail(f"{what} is sparse (storage type {storage})", start)
+        axes, = self.numbers("i", what)
+        if not 0 <= axes <= 32:
+            self.fail(f"{what} claims {axes} axes", start)
+        if axes == 0 and magic == ARRAY_MAGICS[0]:
+            self.fail(f"{what} is empty", start)  # to MXNet no axes are a scalar only with the other mark
+        shape = self.numbers(f"{axes}q", what)
+        if any(length < 0 for length in shape):
+            self.fail(f"{what} claims the shape {shape}", start)
+        *_, code = self.numbers("iii", what)
+        if code not in DTYPES:
+            self.fail(f"{what} has the unknown type code {code}", start)
+        dtype, count = np.dtype(DTYPES[code]), 1
+        for length in shape:  # Python's integers do not overflow
+            count *= length
+        data = self.take(count * dtype.itemsize, what)
+        try:
+            return np.frombuffer(data, dtype).reshape(shape)
+        except ValueError:  # no numbers, but lengths beyond any array's
+            self.fail(f"{what} claims the shape {shape}", start)
+
+
+def read(path):
+    """Read a parameter file.
+
+    Returns (arrays, attachments): a dict of name to read-only numpy array and a dict of archive member to bytes,
+    empty for a file of MXNet's own. Raises InputError, naming the offset, for anything that is not wholly sound.
+    """
+    path = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            data = memoryview(file.read())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
+    reader = _Reader(path, data)
+    if len(data) < 24 or reader.numbers("QQ", "the header")[0] != LIST_MAGIC:
+        reader.fail("it does not start with MXNet's mark", 0)
+    count, = reader.numbers("Q", "the header")
+    if count > len(data):
+        reader.fail(f"it claims {count} arrays")
+    values = [reader.array(index) for index in range(count)]
+    named, = reader.numbers("Q", "the number of names")
+    if named != count:
+        reader.fail(f"{named} names for {count} arrays")
+    arrays = {}
+    for value in values:
+        start = reader.offset
+        length, = reader.numbers("Q", "a name")
+        try:
+            name = str(reader.take(length, "a name"), "utf-8")
+        except UnicodeDecodeError:
+            reader.fail("a name is not text", start)
+        if name in arrays:
+            reader.fail(f"the name {name!r} stands twice", start)
+        arrays[name] = value
+    return arrays, _read_archive(reader) if reader.offset < len(data) else {}
+
+
+def _read_archive(reader):
+    """The members of the ZIP archive that fills the rest of the file, checked against their checksums."""
+    start = reader.offset
+    try:
+        with zipfile.ZipFile(io.BytesIO(reader.data)) as archive:
+            members = archive.infolist()
+            # Each member has a local header (30 bytes), a central one (46) and its name in both; 22 bytes end it all.
+            # No byte more: a damaged central directory could otherwise hide a member.
+            expected = 22 + sum(76 + 2 * len(member.filename.encode()) + member.compress_size for member in members)
+            if any(member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size
+                   for member in members) or expected != len(reader.data) - start \
+                    or min((member.header_offset for member in members), default=-1) != start:
+                reader.fail("the archive behind the weights is not one that this project writes", start)
+            attachments = {member.filename: archive.read(member) for member in members}
+    except (zipfile.BadZipFile, EOFError, OSError, struct.error, UnicodeDecodeError, NotImplementedError,
+            RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reader.fail(f"what follows the weights is not a sound archive ({error})", start)
+    digest = hashlib.sha256(reader.data[:start]).hexdigest()
+    if attachments.get(DIGEST, b"").decode("ascii", "replace").strip() != digest:
+        reader.fail("the weights do not match the checksum that was saved with them", start)
+    return attachments
+
+
+def write(path, arrays, attachments):
+    """Write a dict of MXNet arrays and a dict of archive member to bytes, atomically: path is whole or untouched."""
+    import mxnet as mx
+
+    path = os.fspath(path)
+    temporary = f"{path}.{os.getpid()}.part"
+    try:
+        mx.nd.save(temporary, arrays)
+        with open(temporary, "rb+") as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
+            with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
+                for name, content in {DIGEST: digest.encode(), **attachments}.items():
+                    archive.writestr(zipfile.ZipInfo(name), content)  # ZipInfo: a fixed date, repeatable bytes
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, mx.MXNetError) as error:
+        reason = str(error).strip().splitlines()[-1]  # of MXNet's errors, which begin with a C++ trace
+        raise InputError(f"{path} cannot be written: {reason}; free space or choose another folder") from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)

@@ -1,0 +1,512 @@
+"""Installation: the requirement files, what support/runtime.py demands of a process, and scripts/setup.sh.
+
+Nothing here is downloaded. Other machines (their libraries, GPUs, control groups) are folders and loaders made up here,
+or the stub driver of tests/tools/make_stub_libcuda.sh.
+"""
+import importlib.machinery
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from support import import_hook, runtime
+from support.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONS = ("3.8", "3.9", "3.10", "3.11", "3.12")
+Spec = namedtuple("Spec", "origin")
+
+
+def read_requirements(name):
+    lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+def loader(missing=(), broken=(), log=None):
+    """A stand-in for load_library on a machine that lacks some libraries, or has broken ones."""
+
+    def load(name):
+        if log is not None:
+            log.append(name)
+        if os.path.basename(name) in missing:
+            raise OSError(f"{name}: cannot open shared object file")
+        if os.path.basename(name) in broken:
+            raise OSError("file too short")
+
+    return load
+
+
+def sentence(raised):
+    text = str(raised.value)
+    assert "\n" not in text
+    return text
+
+
+# ---- Requirement files
+
+
+def test_cpu_and_gpu_requirements_differ_only_in_mxnet_and_cuda():
+    gpu, cpu = ([str(line) for line in read_requirements(name)] for name in ("requirements.txt", "requirements-cpu.txt"))
+    assert "mxnet-cu112==1.9.1" in gpu and "mxnet==1.9.1" in cpu
+    assert [line for line in gpu if not line.startswith(("nvidia-", "mxnet"))] == [
+        line for line in cpu if not line.startswith("mxnet")
+    ]
+
+
+def test_every_cuda_library_has_its_wheel():
+    wheels = {line.name for line in read_requirements("requirements.txt") if line.name.startswith("nvidia-")}
+    assert wheels == {f"nvidia-{folder.replace('_', '-')}-cu11" for _, folder in runtime.CUDA_LIBRARIES}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-cpu.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("python", PYTHONS)
+def test_each_python_gets_each_package_once(name, python):
+    chosen = [
+        line for line in read_requirements(name) if not line.marker or line.marker.evaluate({"python_version": python})
+    ]
+    names = [line.name for line in chosen]
+    assert len(names) == len(set(names))
+    pins = {line.name: str(line.specifier) for line in chosen}
+    if name != "requirements-dev.txt":
+        assert {"gluoncv", "numpy", "matplotlib"} <= {key for key, pin in pins.items() if pin.startswith("==")}
+        assert ("setuptools" in pins) == (python == "3.12")  # distutils
+        assert pins["numpy"] == ("==1.26.4" if python == "3.12" else "==1.23.5")
+
+
+# ---- Python and its packages
+
+
+@pytest.mark.parametrize("version", [(2, 7, 18), (3, 7, 16), (3, 13, 0)])
+def test_other_pythons_are_refused(version):
+    with pytest.raises(InputError) as raised:
+        runtime.check_python(version)
+    assert f"Python {version[0]}.{version[1]} " in sentence(raised) and "scripts/setup.sh" in sentence(raised)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_supported_pythons_pass(python):
+    runtime.check_python(tuple(int(part) for part in python.split(".")))
+
+
+@pytest.mark.parametrize(
+    "installed, spec, expected",
+    [
+        (["mxnet"], Spec("mxnet/__init__.py"), "mxnet"),
+        (["mxnet-cu112"], Spec("mxnet/__init__.py"), "mxnet-cu112"),
+        ([], Spec("mxnet/__init__.py"), ""),
+        ([], None, "MXNet is not installed"),
+        ([], Spec(None), "MXNet is not installed"),
+        (["mxnet"], None, "mxnet is installed without its files"),
+        (["mxnet", "mxnet-cu112"], Spec("mxnet/__init__.py"), "both installed"),
+    ],
+)
+def test_installed_build(installed, spec, expected):
+    def ask():
+        return runtime.installed_build(lambda name: "1.9.1" if name in installed else None, lambda name: spec)
+
+    if " " not in expected:
+        assert ask() == expected
+    else:
+        with pytest.raises(InputError) as raised:
+            ask()
+        assert expected in sentence(raised) and "bash scripts/setup.sh" in sentence(raised)
+
+
+def test_numpy_2_is_refused():
+    with pytest.raises(InputError, match=r"NumPy 2\.1\.0 is too new .* 'numpy<2'"):
+        runtime.check_numpy("2.1.0")
+
+
+def test_missing_numpy_is_refused(monkeypatch):
+    monkeypatch.setattr(runtime, "version_of", lambda name: None)
+    with pytest.raises(InputError, match="NumPy is not installed .* bash scripts/setup.sh"):
+        runtime.check_numpy()
+
+
+def test_newer_numpy_gets_its_old_names_back(monkeypatch):
+    import numpy
+
+    for name in runtime.ALIASES:
+        monkeypatch.delitem(vars(numpy), name, raising=False)  # undone at the end, like what check_numpy then sets
+    runtime.check_numpy("1.26.4", find_spec=lambda name: Spec("there"))
+    assert {name: vars(numpy)[name] for name in runtime.ALIASES} == runtime.ALIASES
+
+
+def test_python_312_without_distutils_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
+    with pytest.raises(InputError) as raised:
+        runtime.check_numpy("1.26.4", find_spec=lambda name: None)
+    (pin,) = [line for line in read_requirements("requirements.txt") if line.name == "setuptools"]
+    assert f"pip install setuptools{pin.specifier}" in sentence(raised)
+
+
+# ---- Threads
+
+
+def machine(root, siblings=(), files=()):
+    """A root folder with the CPU topology and control group files given."""
+    for cpu, group in enumerate(siblings):
+        write(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", group)
+    for path, text in dict(files).items():
+        write(root / path, text)
+    return str(root)
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+@pytest.mark.parametrize(
+    "siblings, cpus, cores",
+    [
+        (["0,2", "1,3", "0,2", "1,3"], range(4), 2),
+        (["0-1", "0-1", "2-3", "2-3"], [0, 1], 1),
+        (["0-1", "0-1", "2-3", "2-3"], [1, 2], 2),
+        (["0", "1", "2"], range(3), 3),
+        ([], range(5), 5),  # no topology to read
+        ([], [7], 1),
+    ],
+)
+def test_hyperthreads_and_affinity(tmp_path, siblings, cpus, cores):
+    assert runtime.usable_cores(machine(tmp_path, siblings), cpus) == cores
+
+
+V1, V2 = "4:cpu,cpuacct:{}", "0::{}"
+GROUPS = "sys/fs/cgroup"
+
+
+@pytest.mark.parametrize(
+    "files, quota",
+    [
+        ({}, math.inf),
+        ({"proc/self/cgroup": V2.format("/")}, math.inf),
+        ({"proc/self/cgroup": V2.format("/"), f"{GROUPS}/cpu.max": "max 100000"}, math.inf),
+        ({"proc/self/cgroup": V2.format("/"), f"{GROUPS}/cpu.max": "250000 100000"}, 2.5),
+        ({"proc/self/cgroup": V2.format("/a/b"), f"{GROUPS}/a/b/cpu.max": "50000 100000"}, 0.5),
+        ({"proc/self/cgroup": V2.format("/a/b"), f"{GROUPS}/a/cpu.max": "300000 100000"}, 3),  # the group above
+        ({"proc/self/cgroup": V2.format("/on/the/host"), f"{GROUPS}/cpu.max": "400000 100000"}, 4),  # in a container
+        ({"proc/self/cgroup": V2.format("/"), f"{GROUPS}/cpu.max": "garbage"}, math.inf),
+        (
+            {
+                "proc/self/cgroup": V1.format("/job"),
+                f"{GROUPS}/cpu,cpuacct/job/cpu.cfs_quota_us": "200000",
+                f"{GROUPS}/cpu,cpuacct/job/cpu.cfs_period_us": "100000",
+            },
+            2,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:memory:/x\n" + V1.format("/docker/id"),
+                f"{GROUPS}/cpu/cpu.cfs_quota_us": "150000",
+                f"{GROUPS}/cpu/cpu.cfs_period_us": "100000",
+            },
+            1.5,
+        ),
+        (
+            {
+                "proc/self/cgroup": V1.format("/"),
+                f"{GROUPS}/cpu/cpu.cfs_quota_us": "-1",
+                f"{GROUPS}/cpu/cpu.cfs_period_us": "100000",
+            },
+            math.inf,
+        ),
+    ],
+)
+def test_control_group_quota(tmp_path, files, quota):
+    root = machine(tmp_path, files=files)
+    assert runtime.cpu_quota(root) == quota
+    assert runtime.usable_cores(root, range(8)) == max(1, min(8, math.floor(quota) if quota < math.inf else 8))
+
+
+def test_this_machine_has_a_sensible_count():
+    assert 1 <= runtime.usable_cores() <= os.cpu_count()
+
+
+def test_environment_is_set_once_and_the_users_stays():
+    environment = {}
+    runtime.set_environment(environment)
+    assert environment == {"OMP_NUM_THREADS": str(runtime.usable_cores()), "MXNET_CPU_PARALLEL_SIZE": "2000000000"}
+    users = {"OMP_NUM_THREADS": "7", "MXNET_CPU_PARALLEL_SIZE": "5"}
+    environment = dict(users)
+    runtime.set_environment(environment)
+    assert environment == users
+
+
+# ---- System libraries
+
+
+def test_present_libraries_pass():
+    runtime.check_libraries(loader())
+    assert runtime.check_opencv(loader()) is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux wheels use the system's libraries")
+def test_missing_libraries_are_named_with_their_packages():
+    names = [name for name, _, _ in runtime.MXNET_LIBRARIES]
+    with pytest.raises(InputError) as raised:
+        runtime.check_libraries(loader(missing=names))
+    for word in [*names, "apt-get install libgomp1", "dnf install libgomp"]:
+        assert word in sentence(raised)
+    with pytest.raises(InputError) as raised:
+        runtime.check_libraries(loader(missing=["libgomp.so.1"]))
+    assert "quadmath" not in sentence(raised)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux wheels use the system's libraries")
+def test_opencv_libraries_only_warn():
+    warning = runtime.check_opencv(loader(missing=["libGL.so.1"]))
+    assert "libGL.so.1" in warning and "apt-get install libgl1" in warning and "glib" not in warning
+
+
+# ---- CUDA
+
+ORDER = [
+    "libcuda.so.1", "libcudart.so.11.0", "libnvrtc.so.11.2", "libnvToolsExt.so.1", "libcublasLt.so.11", "libcublas.so.11",
+    "libcufft.so.10", "libcurand.so.10", "libcusparse.so.11", "libcusolver.so.11", "libcudnn.so.8", "libnccl.so.2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def wheels(tmp_path):
+    """A site-packages folder that holds the CUDA wheels' files, all empty."""
+    for name, package in runtime.CUDA_LIBRARIES:
+        write(tmp_path / "site" / "nvidia" / package / "lib" / name, "")
+    return tmp_path / "site"
+
+
+@pytest.fixture
+def no_driver_answer(monkeypatch):
+    monkeypatch.setattr(runtime, "ask_driver", lambda driver: (12040, []))
+
+
+def test_cuda_is_loaded_from_the_wheels_in_order(wheels, no_driver_answer):
+    log = []
+    runtime.load_cuda(["/nowhere", str(wheels)], loader(log=log))
+    assert [os.path.basename(name) for name in log] == ORDER
+    assert all(name.startswith(f"{wheels}{os.sep}nvidia") for name in log[1:])
+
+
+def test_cuda_without_wheels_is_taken_from_the_system(no_driver_answer):
+    log = []
+    runtime.load_cuda([], loader(log=log))
+    assert log == ORDER
+
+
+def test_missing_driver(wheels):
+    with pytest.raises(InputError) as raised:
+        runtime.load_cuda([str(wheels)], loader(missing=["libcuda.so.1"]))
+    assert "NVIDIA driver" in sentence(raised) and "bash scripts/setup.sh --cpu" in sentence(raised)
+
+
+@pytest.mark.parametrize("name, package", runtime.CUDA_LIBRARIES)
+def test_missing_or_broken_wheel_is_named(wheels, no_driver_answer, name, package):
+    wheel = f"nvidia-{package.replace('_', '-')}-cu11"
+    with pytest.raises(InputError) as raised:
+        runtime.load_cuda([str(wheels)], loader(broken=[name]))
+    assert f"{name}, which" in sentence(raised) and "file too short" in sentence(raised) and wheel in sentence(raised)
+    (wheels / "nvidia" / package / "lib" / name).unlink()
+    with pytest.raises(InputError) as raised:
+        runtime.load_cuda([str(wheels)], loader(missing=[name]))
+    assert sentence(raised).startswith(f"{name}, which") and f"the wheel {wheel} holds it" in sentence(raised)
+    assert "bash scripts/setup.sh --gpu" in sentence(raised) and "requirements.txt" in sentence(raised)
+
+
+@pytest.mark.parametrize("capability, usable", [((5, 0), True), ((6, 1), True), ((8, 9), True), ((3, 7), False), ((9, 0), False)])
+def test_capabilities(capability, usable):
+    assert (runtime.gpu_fault(12040, [("GPU", 7, 5), ("Other", *capability)]) is None) == usable
+
+
+def test_old_driver():
+    assert "CUDA 11.4" in runtime.gpu_fault(11040, [("GPU", 7, 5)])
+    assert runtime.gpu_fault(11040, []) is None
+
+
+@pytest.fixture(scope="session")
+def stub(tmp_path_factory):
+    """A folder with a libcuda.so.1 that shows the GPUs named in STUB_CUDA_GPUS."""
+    if not (shutil.which("gcc") and shutil.which("bash")):
+        pytest.skip("gcc, which builds the stub driver, is not installed")
+    folder = tmp_path_factory.mktemp("driver")
+    subprocess.run(["bash", ROOT / "tests/tools/make_stub_libcuda.sh", folder], check=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "gpus, expected",
+    [
+        ("", []),
+        ("7.5", [("Stub GPU 0", 7, 5)]),
+        ("8.6,9.0", [("Stub GPU 0", 8, 6), ("Stub GPU 1", 9, 0)]),
+    ],
+)
+def test_capabilities_are_read_from_the_driver(stub, monkeypatch, gpus, expected):
+    monkeypatch.setenv("STUB_CUDA_GPUS", gpus)
+    monkeypatch.setenv("STUB_CUDA_VERSION", "11080")
+    assert runtime.gpu_capabilities(str(stub / "libcuda.so.1")) == expected
+    assert runtime.ask_driver(runtime.load_library(str(stub / "libcuda.so.1"))) == (11080, expected)
+
+
+def test_no_driver_and_no_answers_mean_no_gpus():
+    assert runtime.gpu_capabilities("libcuda-that-is-nowhere.so.1") == []
+    assert runtime.ask_driver(object()) == (0, [])
+
+
+def test_the_stub_has_all_that_mxnet_links_to(stub):
+    driver = runtime.load_library(str(stub / "libcuda.so.1"))
+    for name in ["cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuGetErrorString", "cuGraphKernelNodeGetParams",
+                 "cuGraphNodeGetType", "cuLaunchKernel", "cuModuleGetFunction", "cuModuleLoadData",
+                 "cuModuleLoadDataEx", "cuModuleUnload"]:  # fmt: skip
+        assert hasattr(driver, name), name
+
+
+# ---- The import hook
+
+
+def test_hook_prepares_at_loading_only_and_raises_import_errors(tmp_path, monkeypatch):
+    write(tmp_path / "mxnet.py", "loaded = True")
+    calls = []
+    monkeypatch.setattr(runtime, "prepare", lambda: calls.append(1))
+    spec = import_hook.find_spec("mxnet", [str(tmp_path)])
+    assert calls == []
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert calls == [1] and module.loaded
+
+    def refuse():
+        raise InputError("no driver")
+
+    monkeypatch.setattr(runtime, "prepare", refuse)
+    with pytest.raises(ImportError, match="no driver"):
+        spec.loader.exec_module(module)
+    assert import_hook.find_spec("mxnet", [str(tmp_path / "empty")]) is None
+
+
+# ---- scripts/setup.sh
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of what setup.sh needs, in a path with a space, so that the real .venv stays out of it."""
+    folder = tmp_path / "a checkout"
+    folder.mkdir()
+    for name in ("support", "scripts"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ROOT.glob("requirements*.txt"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def setup(checkout, *flags, **environment):
+    environment = {**os.environ, "PYTHON": sys.executable, "PIP_NO_INDEX": "1", **environment}
+    for name in ("PIP_FIND_LINKS", "PIP_CONFIG_FILE"):
+        environment.pop(name, None)
+    command = ["bash", str(checkout / "scripts/setup.sh"), *flags]
+    done = subprocess.run(command, env=environment, cwd="/", universal_newlines=True, stdout=-1, stderr=-1, timeout=100)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    "flags, gpus, requirements, why",
+    [
+        ([], "7.5", "requirements.txt", "Stub GPU 0 (7.5)"),
+        ([], "5.0,8.6", "requirements.txt", "Stub GPU 1 (8.6)"),
+        ([], "9.0", "requirements-cpu.txt", "capability 9.0, but mxnet-cu112 1.9.1 holds code for sm_50 to sm_86 only"),
+        ([], "8.6,9.0", "requirements-cpu.txt", "Stub GPU 1 has compute capability 9.0"),
+        ([], "", "requirements-cpu.txt", "shows no GPU"),
+        (["--cpu"], "7.5", "requirements-cpu.txt", "--cpu"),
+        (["--gpu"], "8.6", "requirements.txt", "--gpu"),
+        (["--gpu"], "", "requirements.txt", "--gpu"),
+    ],
+)
+def test_setup_chooses_the_build(checkout, stub, flags, gpus, requirements, why):
+    done = setup(checkout, "--dry-run", *flags, LD_LIBRARY_PATH=str(stub), STUB_CUDA_GPUS=gpus)
+    assert done.returncode == 0 and f"({requirements})" in done.stdout and why in done.stdout
+    assert not (checkout / ".venv").exists()
+
+
+def test_setup_refuses_gpus_that_cannot_run(checkout, stub):
+    done = setup(checkout, "--dry-run", "--gpu", LD_LIBRARY_PATH=str(stub), STUB_CUDA_GPUS="9.0")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "scripts/setup.sh --cpu" in done.stderr
+
+
+def test_setup_flags(checkout):
+    done = setup(checkout, "--tpu")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'--tpu'" in done.stderr
+    done = setup(checkout, "--help")
+    assert done.returncode == 0 and "--dry-run" in done.stdout
+
+
+def fake_python(folder, version):
+    """A program that answers like a Python of that version."""
+    write(folder / "python3", f"#!/bin/sh\necho {version}")
+    (folder / "python3").chmod(0o755)
+    return folder / "python3"
+
+
+def test_setup_wants_a_python_that_fits(checkout, tmp_path):
+    done = setup(checkout, PYTHON=str(fake_python(tmp_path / "bin", "3.13")))
+    assert done.returncode == 1 and "is Python 3.13, and MXNet 1.9.1 runs on Python 3.8 to 3.12 only" in done.stderr
+    done = setup(checkout, PYTHON="no-such-python")
+    assert done.returncode == 1 and "PYTHON=no-such-python does not run" in done.stderr
+    for tool in ("bash", "dirname", "grep"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    done = setup(checkout, PYTHON="", PATH=str(tmp_path / "bin"))
+    assert done.returncode == 1 and "no Python 3.8 to 3.12 found (python3 is 3.13)" in done.stderr
+
+
+def test_setup_leaves_a_foreign_venv_alone(checkout):
+    write(checkout / ".venv/precious", "mine")
+    done = setup(checkout)
+    assert done.returncode == 1 and "this script did not make it" in done.stderr
+    assert (checkout / ".venv/precious").exists()
+
+
+def test_setup_makes_keeps_and_repairs_venv(checkout, tmp_path):
+    """The whole of setup.sh offline: its new .venv borrows the packages that run this test, so pip has nothing to do."""
+    if runtime.installed_build() != runtime.CPU_BUILD:
+        pytest.skip("these tests do not run with the CPU build")
+    packages = Path(sys.modules["pytest"].__file__).resolve().parent.parent
+    borrower = tmp_path / "borrower"
+    write(borrower, f"""#!/bin/sh
+set -e
+'{sys.executable}' "$@"
+if [ "$1 $2" = '-m venv' ]; then echo '{packages}' > "$(echo "$3"/lib/python3*/site-packages)/borrowed.pth"; fi""")
+    borrower.chmod(0o755)
+    venv, stamp = checkout / ".venv", checkout / ".venv/setup-stamp"
+
+    done = setup(checkout, PYTHON=str(sys.executable))  # without an index, an empty .venv stays empty
+    assert done.returncode == 1 and re.fullmatch("error: pip could not install requirements-cpu.txt: .*\n", done.stderr)
+    assert venv.is_dir() and not stamp.exists()
+
+    done = setup(checkout, PYTHON=str(borrower))  # what is left of that is made anew
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "making .venv" in done.stdout and done.stdout.endswith("next: bash scripts/quickstart.sh\n")
+
+    def python(code):
+        environment = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "PYTHONPATH")}
+        command = [str(venv / "bin/python"), "-c", code]
+        done = subprocess.run(command, cwd="/", env=environment, universal_newlines=True, stdout=-1, stderr=-1)
+        return done.stdout.strip() + done.stderr.strip()
+
+    look = "import importlib.util, os; importlib.util.find_spec('mxnet'); print(os.environ.get('OMP_NUM_THREADS'), end=' ')"
+    assert python(f"{look}; import mxnet; print(os.environ['OMP_NUM_THREADS'])") == f"None {runtime.usable_cores()}"
+    (checkout / "support/import_hook.py").rename(checkout / "hidden")
+    assert python("print('silent')") == "silent"  # the repository has moved
+    (checkout / "hidden").rename(checkout / "support/import_hook.py")
+
+    before = stamp.stat().st_mtime_ns
+    assert setup(checkout, "--quiet", PYTHON="").stdout == ""
+    assert stamp.stat().st_mtime_ns == before
+
+    (venv / "lib").joinpath(f"python3.{sys.version_info[1]}", "site-packages/borrowed.pth").unlink()
+    done = setup(checkout, PYTHON=str(borrower))
+    assert done.returncode == 0 and "repairing .venv" in done.stdout and stamp.exists()

@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""Train a network of the paper on CIFAR-10 or CIFAR-100.
+
+The paper's recipe is the default: NAG, learning rate 0.2, 400 epochs, x0.1 at 300 and 350, weight decay 1e-4, batch
+128 (Section IV-A). The authors' own command line runs as it is:
+
+    python train_cifar.py --gpus 0 --num-epochs 400 --mode hybrid -j 32 --batch-size 128 --wd 0.0001 --lr 0.2 \\
+        --lr-decay 0.1 --lr-decay-epoch 300,350 --dataset cifar100 --model atac --act-type ChaATAC --useReLU \\
+        --r 2 --blocks 3
+
+Published accuracy of that net (Table III): 0.936 on CIFAR-10, 0.812 on the 20 superclasses of CIFAR-100.
+A short run on a CPU (README.md has its result):
+
+    python train_cifar.py --model atac_resnet20_v2 --blocks 1 --recipe scaled --num-epochs 24 --gpus ''
+
+A run leaves args.json, metrics.jsonl, train.log, result.json, history.png and the checkpoints last.params and
+best.params in its folder; --resume continues it to the bit, also after a stop by SIGTERM or Ctrl-C.
+"""
+import dataclasses
+import logging
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from engine import flags
+from engine.recipe import CIFAR_PAPER, Recipe
+from support.errors import InputError
+
+log = logging.getLogger("engine.train_cifar")
+
+DEFAULTS = {"model": "atac_resnet20_v2", "arguments": {"blocks": 3}, "dataset": "cifar10", "seed": 0, "val_split": 0}
+
+
+def parse(argv=None):
+    parser = flags.Parser(prog="train_cifar.py", description=__doc__)
+    flags.add_net_flags(parser)
+    flags.add_data_flags(parser, default_dataset=None)
+    parser.add_argument("--val-split", type=flags.number(int, 0), metavar="N",
+                        help="hold N training images back and choose the best epoch on them; the test images are then "
+                        "scored once, at the end (default 0: score the test images after every epoch, as the authors do)")
+    parser.add_argument("--recipe", choices=("paper", "scaled"), help="paper (default), or scaled: the paper's with "
+                        "its decays moved in proportion to --num-epochs")
+    flags.add_recipe_flags(parser)
+    group = parser.add_argument_group("run")
+    flags.add_device_flags(group)
+    group.add_argument("--kvstore", choices=("device", "local", "nccl"), default="device",
+                       help="how several devices add their gradients (default device)")
+    group.add_argument("--seed", type=flags.number(int, 0), help="of initialization, order and augmentation (default 0)")
+    group.add_argument("--save-dir", type=flags.words, metavar="DIR", help="folder of the run (default runs/NAME)")
+    group.add_argument("--save-period", "--save-frequency", type=flags.number(int, 0), default=0, metavar="N",
+                       help="also keep the checkpoint of every Nth epoch")
+    group.add_argument("--save-plot-dir", type=flags.words, metavar="DIR", help="put a copy of history.png there")
+    group.add_argument("--resume", nargs="?", const="", metavar="PATH", help="go on with the run in folder PATH, or "
+                       "from the checkpoint PATH; without PATH with the run in --save-dir or the newest of this name")
+    group.add_argument("--resume-params", "--resume-from", type=flags.words, metavar="FILE",
+                       help="start from the weights in FILE, ours or the authors'")
+    group.add_argument("--log-interval", type=flags.number(int, 1), default=100, metavar="N",
+                       help="steps between two lines of the log (default 100)")
+    group.add_argument("--logging-file", type=flags.words, metavar="FILE", help="default train.log in the run's folder")
+    group.add_argument("--summary", action="store_true", help="print the table of layers first")
+    args = parser.parse_args(argv)
+    try:
+        args.net_name, args.net_arguments, args.remarks = flags.net_arguments(args)
+        args.changes = flags.recipe_changes(args, Recipe)
+        if args.resume is not None and args.resume_params:
+            raise InputError("--resume and --resume-params exclude each other")
+        if args.resume is None or args.recipe is not None:
+            base = CIFAR_PAPER
+            if args.recipe == "scaled":
+                base = base.scaled(args.changes.get("epochs", base.epochs))
+            args.fresh_recipe = dataclasses.replace(base, **args.changes)
+        else:
+            args.fresh_recipe = None
+    except InputError as error:
+        parser.error(str(error))
+    return parser, args
+
+
+def spec_of(args, stored):
+    """What decides the run: from the command line, and where that is silent from a checkpoint or the defaults.
+
+    A resumed run may get more epochs; any other difference from its checkpoint is refused.
+    """
+    base = dict(DEFAULTS) if stored is None else stored
+    spec = {"model": args.net_name or base["model"]}
+    spec["arguments"] = dict(args.net_arguments) if args.net_name else dict(base["arguments"])
+    spec["dataset"] = args.dataset or base["dataset"]
+    mode = args.label_mode or (base["label_mode"] if stored else None)
+    if mode is None and spec["dataset"] == "cifar100":
+        mode = "coarse"
+    spec["label_mode"] = mode
+    spec["arguments"].setdefault("blocks", 3)
+    classes = args.classes or spec["arguments"].get("classes") or (10 if spec["dataset"] == "cifar10" else 100)
+    spec["arguments"]["classes"] = classes
+    for name in ("seed", "val_split"):
+        spec[name] = getattr(args, name) if getattr(args, name) is not None else base[name]
+    if args.fresh_recipe is not None:
+        spec["recipe"] = dataclasses.asdict(args.fresh_recipe)
+    else:
+        spec["recipe"] = dataclasses.asdict(
+            dataclasses.replace(Recipe(**(stored["recipe"] if stored else dataclasses.asdict(CIFAR_PAPER))),
+                                **args.changes))
+    if stored is not None:
+        recipes = [{**recipe, "epochs": None, "lr_decay_epochs": list(recipe["lr_decay_epochs"])}
+                   for recipe in (spec["recipe"], stored["recipe"])]
+        for name, new, old in [("recipe", *recipes)] + [(name, spec[name], stored[name]) for name in spec
+                                                        if name != "recipe"]:
+            if new != old:
+                raise InputError(f"--resume: the command asks for {name} {_difference(new, old)}; "
+                                 "only --num-epochs may change when a run goes on")
+    return spec
+
+
+def _difference(new, old):
+    if isinstance(new, dict) and isinstance(old, dict):
+        name = next(name for name in {**old, **new} if new.get(name) != old.get(name))
+        return f"{name}={new.get(name)} but the checkpoint has {name}={old.get(name)}"
+    return f"{new} but the checkpoint has {old}"
+
+
+def run_name(spec):
+    labels = f"-{spec['label_mode']}" if spec["label_mode"] else ""
+    return f"{spec['dataset']}{labels}_{spec['model']}_b{spec['arguments']['blocks']}_seed{spec['seed']}"
+
+
+def main():
+    parser, args = parse()
+    from engine import checkpoint, cifar, loop, run, runlog
+    from model import get_model, load_params
+    from model.complexity import count, table
+
+    resume, directory = None, None
+    if args.resume is not None:
+        place = args.resume or args.save_dir or run.newest_directory(run_name(spec_of(args, None)))
+        if place and (args.resume or (Path(place) / run.LAST).exists()):
+            resume = run.checkpoint_to_resume(place)
+            directory = resume.parent
+            if args.save_dir and Path(args.save_dir).resolve() != directory.resolve():
+                raise InputError(f"--resume goes on in {directory}; leave --save-dir out")
+    stored = checkpoint.read_settings(resume) if resume else None
+    spec = spec_of(args, stored)
+    recipe = Recipe(**spec["recipe"])
+    try:
+        net = get_model(spec["model"], **spec["arguments"])
+    except (InputError, TypeError) as error:
+        parser.error(str(error))
+    directory = directory or run.new_directory(args.save_dir, run_name(spec))
+    runlog.start_logging(args.logging_file or directory / "train.log")
+    command = " ".join(map(shlex.quote, ["python"] + sys.argv))
+    log.info("%s", command)
+    for remark in args.remarks:
+        log.info("%s", remark)
+
+    data = cifar.load_or_download(spec["dataset"], args.data_dir, spec["label_mode"], args.mirror)
+    if spec["arguments"]["classes"] < len(data.class_names):
+        raise InputError(f"--classes {spec['arguments']['classes']} is too few for the {len(data.class_names)} "
+                         f"labels of {_data_name(spec)}")
+    if stored is not None and stored["data"]["sha256"] != data.provenance["sha256"]:
+        raise InputError("--resume: the data are not those of the checkpoint "
+                         f"(now {data.variant}; then {stored['data']['variant']}); give the same --data-dir")
+    log.info("data: %s, %s training and %s test images, sha256 %s", _data_name(spec), f"{len(data.train):,}",
+             f"{len(data.test):,}", data.provenance["sha256"])
+    train_split, held_out = data.train, None
+    if spec["val_split"]:
+        train_split, held_out = cifar.hold_out(data.train, spec["val_split"], spec["seed"])
+    contexts, sentence = loop.devices(args.gpus)
+    log.info("%s", sentence)
+    global_batch = recipe.batch_size * len(contexts)
+    batches = cifar.TrainBatches(train_split, global_batch, spec["seed"])
+    log.info("recipe: %s", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(recipe).items()))
+    log.info("global batch %d (%d on each of %d), %d steps an epoch, seed %d", global_batch, recipe.batch_size,
+             len(contexts), batches.steps, spec["seed"])
+    late = [epoch for epoch in recipe.lr_decay_epochs if epoch >= recipe.epochs]
+    if late and recipe.lr_mode == "step" and not recipe.lr_decay_period:
+        log.warning("the decays at %s lie behind the last of the %d epochs; --recipe scaled moves them in proportion",
+                    ", ".join(map(str, late)), recipe.epochs)
+
+    loop.initialize(net, spec["seed"], contexts)
+    complexity = count(net)
+    log.info("%s %s: %s parameters (%s trainable), %.3fM multiply-adds", spec["model"], spec["arguments"],
+             f"{complexity.total:,}", f"{complexity.trainable:,}", complexity.macs / 1e6)
+    if args.summary:
+        print(table(complexity))
+    if args.resume_params:
+        load_params(net, args.resume_params, contexts)
+        log.info("weights from %s", args.resume_params)
+    loop.set_mode(net, args.mode)
+
+    settings = {**spec, "data": {"variant": data.variant, "sha256": data.provenance["sha256"],
+                                 "official": data.provenance["official"], "class_names": list(data.class_names)},
+                "devices": len(contexts), "started_from": args.resume_params, "command": command}
+    runlog.write_json(directory / "args.json", {**settings, "provenance": data.provenance,
+                                                "environment": runlog.environment(), "contexts": str(contexts)})
+    score_batch = min(max(recipe.batch_size, 250), 1000)
+    job = run.Job(
+        net=net, recipe=recipe, batches=batches,
+        score_batches=cifar.EvalBatches(held_out or data.test, score_batch), labels=len(data.class_names),
+        scored_on="held-out" if held_out else "test",
+        test_batches=cifar.EvalBatches(data.test, score_batch) if held_out else None,
+        contexts=contexts, directory=directory, settings=settings, workers=args.num_data_workers,
+        kvstore=args.kvstore, save_period=args.save_period, log_interval=args.log_interval)
+    try:
+        result = run.train(job, resume)
+    except run.Stopped as stop:
+        log.warning("%s", stop)
+        return stop.status
+    if args.save_plot_dir:
+        Path(args.save_plot_dir).mkdir(parents=True, exist_ok=True)
+        shutil.copy(directory / "history.png", Path(args.save_plot_dir) / f"{run_name(spec)}_history.png")
+    log.info("%s: accuracy %.4f after the last of %d epochs; best %.4f (epoch %d), chosen on the %s images; data %s",
+             _data_name(spec), result["last"]["accuracy"], result["epochs"], result["best"]["accuracy"],
+             result["best"]["epoch"], result["scored_on"], data.variant)
+    log.info("checkpoints, metrics and history.png are in %s", directory)
+    return 0
+
+
+def _data_name(spec):
+    return spec["dataset"] + (f" ({spec['label_mode']} labels)" if spec["label_mode"] else "")
+
+
+if __name__ == "__main__":
+    flags.run_script(main)

@@ -29,16 +29,16 @@ from support.errors import InputError
 
 log = logging.getLogger("engine.train_cifar")
 
-DEFAULTS = {"model": "atac_resnet20_v2", "arguments": {"blocks": 3}, "dataset": "cifar10", "seed": 0, "val_split": 0}
+DEFAULTS = {"model": "atac_resnet20_v2", "arguments": {}, "dataset": "cifar10", "seed": 0, "val_split": 0}
 
 
 def parse(argv=None):
     parser = flags.Parser(prog="train_cifar.py", description=__doc__)
     flags.add_net_flags(parser)
-    flags.add_data_flags(parser, default_dataset=None)
+    flags.add_data_flags(parser, "default cifar10")
     parser.add_argument("--val-split", type=flags.number(int, 0), metavar="N",
-                        help="hold N training images back and choose the best epoch on them; the test images are then "
-                        "scored once, at the end (default 0: score the test images after every epoch, as the authors do)")
+                        help="hold N training images back and choose the best epoch on them; the test images are "
+                        "scored once, at the end (default 0: score the test images after every epoch, as the authors)")
     parser.add_argument("--recipe", choices=("paper", "scaled"), help="paper (default), or scaled: the paper's with "
                         "its decays moved in proportion to --num-epochs")
     flags.add_recipe_flags(parser)
@@ -46,7 +46,10 @@ def parse(argv=None):
     flags.add_device_flags(group)
     group.add_argument("--kvstore", choices=("device", "local", "nccl"), default="device",
                        help="how several devices add their gradients (default device)")
-    group.add_argument("--seed", type=flags.number(int, 0), help="of initialization, order and augmentation (default 0)")
+    group.add_argument("-j", "--num-data-workers", type=flags.number(int, 0), default=1, metavar="N",
+                       help="threads that prepare batches ahead, no more than there are cores; 0: none (default 1)")
+    group.add_argument("--seed", type=flags.number(int, 0), metavar="N",
+                       help="of initialization, order and augmentation (default 0)")
     group.add_argument("--save-dir", type=flags.words, metavar="DIR", help="folder of the run (default runs/NAME)")
     group.add_argument("--save-period", "--save-frequency", type=flags.number(int, 0), default=0, metavar="N",
                        help="also keep the checkpoint of every Nth epoch")
@@ -82,17 +85,18 @@ def spec_of(args, stored):
 
     A resumed run may get more epochs; any other difference from its checkpoint is refused.
     """
+    from model import complete_arguments
+
     base = dict(DEFAULTS) if stored is None else stored
     spec = {"model": args.net_name or base["model"]}
-    spec["arguments"] = dict(args.net_arguments) if args.net_name else dict(base["arguments"])
+    arguments = dict(args.net_arguments) if args.net_name else dict(base["arguments"])
     spec["dataset"] = args.dataset or base["dataset"]
     mode = args.label_mode or (base["label_mode"] if stored else None)
     if mode is None and spec["dataset"] == "cifar100":
         mode = "coarse"
     spec["label_mode"] = mode
-    spec["arguments"].setdefault("blocks", 3)
-    classes = args.classes or spec["arguments"].get("classes") or (10 if spec["dataset"] == "cifar10" else 100)
-    spec["arguments"]["classes"] = classes
+    arguments["classes"] = args.classes or arguments.get("classes") or (10 if spec["dataset"] == "cifar10" else 100)
+    spec["arguments"] = complete_arguments(spec["model"], arguments)
     for name in ("seed", "val_split"):
         spec[name] = getattr(args, name) if getattr(args, name) is not None else base[name]
     if args.fresh_recipe is not None:
@@ -102,6 +106,7 @@ def spec_of(args, stored):
             dataclasses.replace(Recipe(**(stored["recipe"] if stored else dataclasses.asdict(CIFAR_PAPER))),
                                 **args.changes))
     if stored is not None:
+        stored = {**stored, "arguments": complete_arguments(stored["model"], stored["arguments"])}
         recipes = [{**recipe, "epochs": None, "lr_decay_epochs": list(recipe["lr_decay_epochs"])}
                    for recipe in (spec["recipe"], stored["recipe"])]
         for name, new, old in [("recipe", *recipes)] + [(name, spec[name], stored[name]) for name in spec
@@ -119,6 +124,21 @@ def _difference(new, old):
     return f"{new} but the checkpoint has {old}"
 
 
+def checkpoint_of(args, name):
+    """The checkpoint that --resume asks for; None without --resume, or where no run of that name has saved one yet."""
+    from engine import run
+
+    if args.resume is None:
+        return None
+    if args.resume:
+        path = run.checkpoint_to_resume(args.resume)
+        if args.save_dir and Path(args.save_dir).resolve() != path.parent.resolve():
+            raise InputError(f"--resume goes on in {path.parent}; leave --save-dir out")
+        return path
+    place = args.save_dir or run.newest_directory(name)
+    return run.checkpoint_to_resume(place) if place and (Path(place) / run.LAST).exists() else None
+
+
 def run_name(spec):
     labels = f"-{spec['label_mode']}" if spec["label_mode"] else ""
     return f"{spec['dataset']}{labels}_{spec['model']}_b{spec['arguments']['blocks']}_seed{spec['seed']}"
@@ -130,22 +150,18 @@ def main():
     from model import get_model, load_params
     from model.complexity import count, table
 
-    resume, directory = None, None
-    if args.resume is not None:
-        place = args.resume or args.save_dir or run.newest_directory(run_name(spec_of(args, None)))
-        if place and (args.resume or (Path(place) / run.LAST).exists()):
-            resume = run.checkpoint_to_resume(place)
-            directory = resume.parent
-            if args.save_dir and Path(args.save_dir).resolve() != directory.resolve():
-                raise InputError(f"--resume goes on in {directory}; leave --save-dir out")
-    stored = checkpoint.read_settings(resume) if resume else None
-    spec = spec_of(args, stored)
-    recipe = Recipe(**spec["recipe"])
     try:
+        spec = spec_of(args, None)
         net = get_model(spec["model"], **spec["arguments"])
     except (InputError, TypeError) as error:
         parser.error(str(error))
-    directory = directory or run.new_directory(args.save_dir, run_name(spec))
+    resume = checkpoint_of(args, run_name(spec))
+    stored = checkpoint.read_settings(resume) if resume else None
+    if stored is not None:
+        spec = spec_of(args, stored)
+        net = get_model(spec["model"], **spec["arguments"])
+    recipe = Recipe(**spec["recipe"])
+    directory = resume.parent if resume else run.new_directory(args.save_dir, run_name(spec))
     runlog.start_logging(args.logging_file or directory / "train.log")
     command = " ".join(map(shlex.quote, ["python"] + sys.argv))
     log.info("%s", command)

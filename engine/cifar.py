@@ -329,6 +329,12 @@ def _label_column(dataset, label_mode) -> int:
     return dataset.label_modes.index(label_mode)
 
 
+def class_names(name: str, label_mode: Optional[str] = None) -> Tuple[str, ...]:
+    """The class names of a data set by label, without its data; arguments as `load`."""
+    dataset = _dataset(name)
+    return dataset.labels[_label_column(dataset, label_mode)][1]
+
+
 def _advice(dataset) -> str:
     return f"get the official files with: bash scripts/download_cifar.sh {dataset.name}"
 

@@ -122,17 +122,15 @@ def _authors_net(args, given):
     return ("" if unit == "relu" else f"{unit}_") + "resnet20_v2", given, remarks
 
 
-def add_data_flags(parser, default_dataset):
+def add_data_flags(parser, dataset_help):
     """The data: which set, where, with which labels."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=("cifar10", "cifar100"), default=default_dataset)
+    group.add_argument("--dataset", choices=("cifar10", "cifar100"), help=dataset_help)
     group.add_argument("--data-dir", type=words, metavar="DIR", help="default ~/.mxnet/datasets/DATASET; "
                        "the official archive is downloaded to it when there is none")
     group.add_argument("--mirror", type=words, metavar="URL", help="folder to download the archive from")
     group.add_argument("--label-mode", choices=("fine", "coarse"),
                        help="CIFAR-100: 100 classes, or the 20 superclasses that the authors trained on (default)")
-    group.add_argument("-j", "--num-data-workers", type=number(int, 0), default=1, metavar="N",
-                       help="threads that prepare batches ahead, as many as the cores at the most; 0: none (default 1)")
 
 
 def add_device_flags(parser):

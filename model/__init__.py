@@ -23,10 +23,10 @@ from .activation import (
 )
 from .cifar_resnet import CIFARResNetV2, replace_sites, replace_stages, sites
 from .refine import SE, GETheta, GEThetaMinus, GEThetaPlus, LocalSE, NiN
-from .zoo import get_model, list_models, load_params
+from .zoo import complete_arguments, get_model, list_models, load_params
 
 __all__ = [
     "ATAC", "CIFARResNetV2", "ELU", "GELU", "GETheta", "GEThetaMinus", "GEThetaPlus", "Gated", "LeakyReLU",
-    "LocalSE", "NiN", "PReLU", "ReLU", "SE", "SEActivation", "SELU", "Sine", "Swish", "XUnit", "get_model",
-    "list_models", "load_params", "replace_sites", "replace_stages", "sites",
+    "LocalSE", "NiN", "PReLU", "ReLU", "SE", "SEActivation", "SELU", "Sine", "Swish", "XUnit", "complete_arguments",
+    "get_model", "list_models", "load_params", "replace_sites", "replace_stages", "sites",
 ]

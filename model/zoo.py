@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Callable, NamedTuple
 
 import mxnet as mx
 import numpy as np
@@ -26,20 +27,10 @@ GATHER_EXCITE = {"theta_minus": refine.GEThetaMinus, "theta": refine.GETheta, "t
 SHIPPED = Path(__file__).resolve().parent.parent / "params"
 
 
-def settings_of(constructor):
-    """Names of the keyword arguments a unit's or refinement's constructor has beside channels and size."""
-    return [name for name, parameter in inspect.signature(constructor).parameters.items()
-            if name not in ("channels", "size") and parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-
-
-def configured(constructor, settings):
-    """The constructor with its settings bound; TypeError, naming those it has, for one that it does not have."""
-    known = settings_of(constructor)
-    for name in settings:
-        if name not in known:
-            raise TypeError(f"{constructor.__name__} has no argument {name!r}; "
-                            f"it has {', '.join(known) if known else 'none'}")
-    return functools.partial(constructor, **settings) if settings else constructor
+def defaults_of(constructor):
+    """The keyword arguments of a constructor beside channels and size, with their defaults."""
+    return {name: parameter.default for name, parameter in inspect.signature(constructor).parameters.items()
+            if name not in ("channels", "size") and parameter.kind is parameter.POSITIONAL_OR_KEYWORD}
 
 
 def unit_by_name(name):
@@ -49,43 +40,77 @@ def unit_by_name(name):
     return UNITS[str(name).lower()]
 
 
-def _activated(unit, blocks=3, classes=10, replaced_sites=None, replace_from="last", act_layers=None,
-               act_order="bac", replace_act="relu", **settings):
+def _activated(unit, blocks=3, classes=10, replaced_sites=None, replace_from=None, act_layers=None, act_order=None,
+               replace_act=None, **settings):
     """ResNet-20-v2 with a unit at every site, or at some and `replace_act` at the others."""
-    constructor, rest = configured(UNITS[unit], settings), unit_by_name(replace_act)
+    unit = functools.partial(unit, **settings)
+    rest = unit_by_name(replace_act or "relu")
     if replaced_sites is not None and act_layers is not None:
         raise InputError("replaced_sites (layer by layer) and act_layers (stage by stage) exclude each other")
+    for name, value, needs in (("replace_from", replace_from, replaced_sites), ("act_order", act_order, act_layers)):
+        if value is not None and needs is None:
+            raise InputError(f"{name} needs {'replaced_sites' if name == 'replace_from' else 'act_layers'}")
     if replaced_sites is not None:
-        constructor = replace_sites(blocks, constructor, replaced_sites, replace_from, rest)
+        unit = replace_sites(blocks, unit, replaced_sites, replace_from or "last", rest)
     elif act_layers is not None:
-        constructor = replace_stages(blocks, constructor, act_layers, act_order, rest)
-    return CIFARResNetV2(blocks, classes, constructor)
+        unit = replace_stages(blocks, unit, act_layers, act_order or "bac", rest)
+    elif replace_act is not None:
+        raise InputError("replace_act needs replaced_sites or act_layers: without them every site has the unit")
+    return CIFARResNetV2(blocks, classes, unit)
 
 
 def _refined(refinement, blocks=3, classes=10, **settings):
     """ResNet-20-v2 with ReLU everywhere and a module on every residual branch."""
-    return CIFARResNetV2(blocks, classes, refinement=configured(refinement, settings))
+    return CIFARResNetV2(blocks, classes, refinement=functools.partial(refinement, **settings))
 
 
 def _gather_excite(blocks=3, classes=10, variant="theta", input_size=32, **settings):
-    if variant not in list(GATHER_EXCITE):
-        raise InputError(f"unknown gather-excite variant {variant!r}; the variants are {', '.join(GATHER_EXCITE)}")
-    return CIFARResNetV2(blocks, classes, refinement=configured(GATHER_EXCITE[variant], settings),
+    return CIFARResNetV2(blocks, classes, refinement=functools.partial(_gather_excite_variant(variant), **settings),
                          input_size=input_size)
 
 
+def _gather_excite_variant(variant):
+    if variant not in list(GATHER_EXCITE):
+        raise InputError(f"unknown gather-excite variant {variant!r}; the variants are {', '.join(GATHER_EXCITE)}")
+    return GATHER_EXCITE[variant]
+
+
+class Model(NamedTuple):
+    """A name's builder, and a function of its arguments that returns the unit or refinement it repeats."""
+
+    build: Callable
+    module: Callable
+
+
 MODELS = {
-    "resnet20_v2": functools.partial(_activated, "relu"),
-    **{f"{unit}_resnet20_v2": functools.partial(_activated, unit) for unit in UNITS if unit != "relu"},
-    "localsenet_resnet20_v2": functools.partial(_refined, refine.LocalSE),
-    "senet_resnet20_v2": functools.partial(_refined, refine.SE),
-    "genet_resnet20_v2": _gather_excite,
+    **{"resnet20_v2" if name == "relu" else f"{name}_resnet20_v2":
+       Model(functools.partial(_activated, unit), lambda arguments, unit=unit: unit) for name, unit in UNITS.items()},
+    "localsenet_resnet20_v2": Model(functools.partial(_refined, refine.LocalSE), lambda arguments: refine.LocalSE),
+    "senet_resnet20_v2": Model(functools.partial(_refined, refine.SE), lambda arguments: refine.SE),
+    "genet_resnet20_v2": Model(_gather_excite, lambda arguments: _gather_excite_variant(arguments["variant"])),
 }
 
 
 def list_models():
     """The names that get_model knows."""
     return sorted(MODELS)
+
+
+def complete_arguments(name, arguments):
+    """A model's keyword arguments with every default filled in: what the net is, whatever the defaults become.
+
+    Raises InputError for an unknown name, TypeError, naming the arguments there are, for one that the net does not
+    have.
+    """
+    if str(name).lower() not in MODELS:
+        raise InputError(f"unknown model {name!r}; the models are {', '.join(list_models())}")
+    model = MODELS[str(name).lower()]
+    host = defaults_of(model.build)
+    known = {**host, **defaults_of(model.module({**host, **arguments}))}
+    for argument in arguments:
+        if argument not in known:
+            raise TypeError(f"{name} has no argument {argument!r}; it has {', '.join(known)}")
+    return {**known, **arguments}
 
 
 def get_model(name, pretrained=False, classes=10, ctx=mx.cpu(), root=SHIPPED, **kwargs):
@@ -100,44 +125,28 @@ def get_model(name, pretrained=False, classes=10, ctx=mx.cpu(), root=SHIPPED, **
     root : folder of manifest.json and the weights; the repository's params/ by default.
     kwargs : blocks (default 3) and the settings of the unit: reduction and inner_relu (atac, seactivation; nin,
         localsenet, senet and genet have reduction), alpha (leakyrelu, elu), beta (swish), kernel_size (xunit),
-        layers (nin), variant and input_size (genet). The units also take replaced_sites with replace_from, or
-        act_layers with act_order, for partial replacement, and replace_act, the unit of the other sites.
+        layers (nin), variant and input_size (genet). The units also take replaced_sites with replace_from ('last' or
+        'first'), or act_layers (0 to 4) with act_order ('bac' or 'pre'), for partial replacement, and replace_act,
+        the unit of the other sites ('relu').
 
     Raises InputError (a ValueError) for an unknown name, listing those there are, and for a value that is not
     allowed; TypeError for an argument that the net does not have.
     """
-    if str(name).lower() not in MODELS:
-        raise InputError(f"unknown model {name!r}; the models are {', '.join(list_models())}")
-    name = str(name).lower()
-    net = MODELS[name](classes=classes, **kwargs)
+    arguments = complete_arguments(name, {"classes": classes, **kwargs})
+    net = MODELS[str(name).lower()].build(**arguments)
     if pretrained:
-        load_params(net, _pretrained_file(Path(root).expanduser(), name, {"classes": classes, **kwargs}), ctx)
+        load_params(net, _pretrained_file(Path(root).expanduser(), str(name).lower(), arguments), ctx)
     return net
 
 
-def _complete(name, arguments):
-    """A model's arguments with every default filled in, those of its unit or refinement too."""
-    bound = inspect.signature(MODELS[name]).bind_partial(**arguments)
-    bound.apply_defaults()
-    complete = {**bound.arguments, **bound.arguments.get("settings", {})}
-    complete.pop("settings", None)
-    if name == "genet_resnet20_v2":
-        constructor = GATHER_EXCITE[complete["variant"]]
-    else:
-        first, = MODELS[name].args
-        constructor = UNITS.get(first, first)
-    defaults = inspect.signature(constructor).parameters
-    return {**{setting: defaults[setting].default for setting in settings_of(constructor)}, **complete}
-
-
 def _pretrained_file(root, name, arguments):
-    """Path of the checkpoint whose manifest entry describes this net, its checksum compared."""
+    """Path of the checkpoint whose manifest entry describes the net of complete arguments, its checksum compared."""
     manifest = root / "manifest.json"
     try:
         entries = json.loads(manifest.read_text(encoding="utf-8"))["models"]
         offered = "; ".join(f"{entry['model']} {entry['arguments']}" for entry in entries) or "none"
         fitting = [(os.path.basename(entry["file"]), entry["sha256"]) for entry in entries if entry["model"] == name
-                   and _complete(name, entry["arguments"]) == _complete(name, arguments)]
+                   and complete_arguments(name, entry["arguments"]) == arguments]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{manifest} cannot be read ({error!r}); restore it from the repository") from error
     if not fitting:

@@ -179,7 +179,8 @@ install() {
     if [ -n "$other_build" ]; then
         printf 'removing the other build of MXNet\n'
         mapfile -t packages < <(sed -nE 's/^((mxnet|nvidia-)[^= ]*)==.*/\1/p' requirements.txt requirements-cpu.txt)
-        "$venv_python" -m pip uninstall --yes "${packages[@]}" >>"$log" 2>&1 || fail "pip could not: see $log"
+        "$venv_python" -m pip uninstall --yes "${packages[@]}" >>"$log" 2>&1 ||
+            fail "pip could not remove it: see $log"
     fi
     pip_install "$requirements"
     printf '%s\n' "$hook" >"$("$venv_python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project-root.pth"
@@ -231,7 +232,10 @@ if [ "$installed" != "$wanted" ]; then
     case $installed in
         "Python $version, $build build"*) ;;
         "Python $version, "*) other_build=yes ;;
-        *) make_venv && fresh=yes ;;
+        *)
+            make_venv
+            fresh=yes
+            ;;
     esac
     install
     if ! works && [ -z "$fresh" ]; then
@@ -246,6 +250,7 @@ if [ "$installed" != "$wanted" ]; then
 fi
 
 if [ -n "$dev" ] && [ "$(cat "$dev_stamp" 2>/dev/null || true)" != "$wanted_dev" ]; then
+    [ "$installed" != "$wanted" ] || : >"$log"
     pip_install requirements-dev.txt
     printf '%s\n' "$wanted_dev" >"$dev_stamp"
 fi

@@ -211,7 +211,7 @@ def test_the_command_counts_at_the_nets_own_image_size(capsys):
     (["atac_resnet20_v2", "--reduction", "3"], "reduction=3 does not divide channels=16"),
     (["atac_resnet20_v2", "--inner-relu", "no"], "inner_relu must be True or False"),
     (["leakyrelu_resnet20_v2", "--alpha", "-1"], "alpha must be a finite number of at least 0"),
-    (["resnet20_v2", "--reduction", "2"], "ReLU has no argument 'reduction'"),
+    (["resnet20_v2", "--reduction", "2"], "resnet20_v2 has no argument 'reduction'"),
     (["genet_resnet20_v2", "--variant", "theta_zero"], "the variants are theta_minus, theta, theta_plus"),
     (["genet_resnet20_v2", "--variant", "[1]"], "the variants are theta_minus, theta, theta_plus"),
     (["atac_resnet20_v2", "--replace-act", "gate"], "unknown unit 'gate'; the units are relu, "),

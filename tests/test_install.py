@@ -53,7 +53,8 @@ def sentence(raised):
 
 
 def test_cpu_and_gpu_requirements_differ_only_in_mxnet_and_cuda():
-    gpu, cpu = ([str(line) for line in read_requirements(name)] for name in ("requirements.txt", "requirements-cpu.txt"))
+    gpu = [str(line) for line in read_requirements("requirements.txt")]
+    cpu = [str(line) for line in read_requirements("requirements-cpu.txt")]
     assert "mxnet-cu112==1.9.1" in gpu and "mxnet==1.9.1" in cpu
     assert [line for line in gpu if not line.startswith(("nvidia-", "mxnet"))] == [
         line for line in cpu if not line.startswith("mxnet")
@@ -126,7 +127,7 @@ def test_numpy_2_is_refused():
 
 def test_missing_numpy_is_refused(monkeypatch):
     monkeypatch.setattr(runtime, "version_of", lambda name: None)
-    with pytest.raises(InputError, match="NumPy is not installed .* bash scripts/setup.sh"):
+    with pytest.raises(InputError, match="NumPy is not installed .*bash scripts/setup.sh"):
         runtime.check_numpy()
 
 
@@ -269,8 +270,9 @@ def test_opencv_libraries_only_warn():
 # ---- CUDA
 
 ORDER = [
-    "libcuda.so.1", "libcudart.so.11.0", "libnvrtc.so.11.2", "libnvToolsExt.so.1", "libcublasLt.so.11", "libcublas.so.11",
-    "libcufft.so.10", "libcurand.so.10", "libcusparse.so.11", "libcusolver.so.11", "libcudnn.so.8", "libnccl.so.2",
+    "libcuda.so.1", "libcudart.so.11.0", "libnvrtc.so.11.2", "libnvToolsExt.so.1", "libcublasLt.so.11",
+    "libcublas.so.11", "libcufft.so.10", "libcurand.so.10", "libcusparse.so.11",
+    "libcusolver.so.11", "libcudnn.so.8", "libnccl.so.2",
 ]  # fmt: skip
 
 
@@ -319,9 +321,18 @@ def test_missing_or_broken_wheel_is_named(wheels, no_driver_answer, name, packag
     assert "bash scripts/setup.sh --gpu" in sentence(raised) and "requirements.txt" in sentence(raised)
 
 
-@pytest.mark.parametrize("capability, usable", [((5, 0), True), ((6, 1), True), ((8, 9), True), ((3, 7), False), ((9, 0), False)])
-def test_capabilities(capability, usable):
-    assert (runtime.gpu_fault(12040, [("GPU", 7, 5), ("Other", *capability)]) is None) == usable
+@pytest.mark.parametrize("capability", [(5, 0), (6, 1), (7, 5), (8, 9)])
+def test_usable_gpus(capability):
+    assert runtime.gpu_fault(12040, [("GPU", 7, 5), ("Other", *capability)]) is None
+
+
+@pytest.mark.parametrize("capability", [(3, 7), (9, 0), (12, 0)])
+def test_unusable_gpus(wheels, monkeypatch, capability):
+    monkeypatch.setattr(runtime, "ask_driver", lambda driver: (12040, [("GPU", 7, 5), ("Other", *capability)]))
+    with pytest.raises(InputError) as raised:
+        runtime.load_cuda([str(wheels)], loader())
+    assert "Other has compute capability {}.{}".format(*capability) in sentence(raised)
+    assert "bash scripts/setup.sh --cpu" in sentence(raised) and "CUDA_VISIBLE_DEVICES" in sentence(raised)
 
 
 def test_old_driver():
@@ -409,7 +420,7 @@ def setup(checkout, *flags, **environment):
     for name in ("PIP_FIND_LINKS", "PIP_CONFIG_FILE"):
         environment.pop(name, None)
     command = ["bash", str(checkout / "scripts/setup.sh"), *flags]
-    done = subprocess.run(command, env=environment, cwd="/", universal_newlines=True, stdout=-1, stderr=-1, timeout=100)
+    done = subprocess.run(command, env=environment, cwd="/", text=True, stdout=-1, stderr=-1, timeout=100)
     assert "Traceback" not in done.stdout + done.stderr
     return done
 
@@ -471,7 +482,7 @@ def test_setup_leaves_a_foreign_venv_alone(checkout):
 
 
 def test_setup_makes_keeps_and_repairs_venv(checkout, tmp_path):
-    """The whole of setup.sh offline: its new .venv borrows the packages that run this test, so pip has nothing to do."""
+    """The whole of setup.sh offline: its .venv borrows the packages that run this test, so pip has nothing to do."""
     if runtime.installed_build() != runtime.CPU_BUILD:
         pytest.skip("these tests do not run with the CPU build")
     packages = Path(sys.modules["pytest"].__file__).resolve().parent.parent
@@ -479,7 +490,9 @@ def test_setup_makes_keeps_and_repairs_venv(checkout, tmp_path):
     write(borrower, f"""#!/bin/sh
 set -e
 '{sys.executable}' "$@"
-if [ "$1 $2" = '-m venv' ]; then echo '{packages}' > "$(echo "$3"/lib/python3*/site-packages)/borrowed.pth"; fi""")
+if [ "$1 $2" = '-m venv' ]; then
+    echo "import site; site.addsitedir('{packages}')" > "$(echo "$3"/lib/python3*/site-packages)/borrowed.pth"
+fi""")
     borrower.chmod(0o755)
     venv, stamp = checkout / ".venv", checkout / ".venv/setup-stamp"
 
@@ -494,11 +507,12 @@ if [ "$1 $2" = '-m venv' ]; then echo '{packages}' > "$(echo "$3"/lib/python3*/s
     def python(code):
         environment = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "PYTHONPATH")}
         command = [str(venv / "bin/python"), "-c", code]
-        done = subprocess.run(command, cwd="/", env=environment, universal_newlines=True, stdout=-1, stderr=-1)
+        done = subprocess.run(command, cwd="/", env=environment, text=True, stdout=-1, stderr=-1)
         return done.stdout.strip() + done.stderr.strip()
 
-    look = "import importlib.util, os; importlib.util.find_spec('mxnet'); print(os.environ.get('OMP_NUM_THREADS'), end=' ')"
-    assert python(f"{look}; import mxnet; print(os.environ['OMP_NUM_THREADS'])") == f"None {runtime.usable_cores()}"
+    look = "import importlib.util, os; importlib.util.find_spec('mxnet')"
+    show = "print(os.environ.get('OMP_NUM_THREADS'))"
+    assert python(f"{look}; {show}; import mxnet; {show}").split() == ["None", str(runtime.usable_cores())]
     (checkout / "support/import_hook.py").rename(checkout / "hidden")
     assert python("print('silent')") == "silent"  # the repository has moved
     (checkout / "hidden").rename(checkout / "support/import_hook.py")

@@ -47,12 +47,14 @@ class Recipe:
             raise InputError(f"warmup_epochs={self.warmup_epochs} leaves nothing of {self.epochs} epochs")
 
     def scaled(self, epochs):
-        """The same recipe in another number of epochs, its decays and warmup moved in proportion."""
-        factor = epochs / self.epochs
-        decays = sorted({max(1, int(epoch * factor)) for epoch in self.lr_decay_epochs})
+        """The same recipe in another number of epochs, its decays and warmup moved in proportion.
+
+        Decays that fall together or behind the end, as they do in very few epochs, are lost.
+        """
+        decays = sorted({max(1, epoch * epochs // self.epochs) for epoch in self.lr_decay_epochs} - {epochs})
         return dataclasses.replace(self, epochs=epochs, lr_decay_epochs=tuple(decays),
-                                   lr_decay_period=math.ceil(self.lr_decay_period * factor),
-                                   warmup_epochs=round(self.warmup_epochs * factor))
+                                   lr_decay_period=math.ceil(self.lr_decay_period * epochs / self.epochs),
+                                   warmup_epochs=self.warmup_epochs * epochs // self.epochs)
 
 
 # Section IV-A of the paper; momentum, and weight decay on all parameters, from the authors' code.

@@ -1,0 +1,69 @@
+"""Put a finished run into the repository: its weights, its record and an entry in params/manifest.json."""
+import contextlib
+import hashlib
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import evaluate
+from engine import checkpoint, runlog
+from model import get_model, load_params
+from support.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+MANIFEST = ROOT / "params" / "manifest.json"
+SETTINGS = ("model", "arguments", "dataset", "label_mode", "seed", "recipe", "val_split", "scored_on")
+
+
+def publish(run, name, data_dir, also=(), remark=None):
+    """Publish the last epoch of the run in folder `run` as `name`. Returns a sentence.
+
+    The weights are evaluated again, from the very file that is published, on the data in data_dir, which must give
+    the accuracy that the run recorded, and on the folders of `also`. Raises InputError where they disagree, or when
+    the run has not ended.
+    """
+    run = Path(run)
+    if not re.fullmatch(r"[a-z0-9_.-]+", name):
+        raise InputError(f"--name {name!r}: use small letters, digits, '_', '-' and '.'")
+    try:
+        result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run} is not a finished run: its result.json cannot be read ({error})") from error
+
+    file = MANIFEST.parent / f"{name}.params"
+    settings = checkpoint.read_settings(run / "last.params")
+    net = load_params(get_model(settings["model"], **settings["arguments"]), run / "last.params")
+    # Without the optimizer's state: half the size, and nobody trains on from here.
+    checkpoint.save(file, net, settings)
+    again = score(file, data_dir)
+    if (again["top1"], again["images"]) != (result["last"]["accuracy"], result["last"]["images"]):
+        raise InputError(f"{file} scores {again['top1']} on {data_dir}, but the run recorded "
+                         f"{result['last']['accuracy']}: is that the run's data?")
+
+    record = ROOT / "results" / "runs" / name
+    record.mkdir(parents=True, exist_ok=True)
+    for kept in ("args.json", "metrics.jsonl", "result.json", "train.log", "history.png"):
+        shutil.copy(run / kept, record / kept)
+    runlog.write_json(record / "evaluations.json", [again] + [score(file, folder) for folder in also])
+    entry = {
+        "name": name, "file": file.name, "sha256": again["sha256"], "size": file.stat().st_size,
+        **{key: result[key] for key in SETTINGS}, "command": result["command"],
+        "data": {**{key: result["data"][key] for key in ("variant", "sha256")}, "remark": remark},
+        "last": result["last"], "best": result["best"], "git_revision": result["environment"]["git_revision"],
+        "record": str(record.relative_to(ROOT)),
+        "log_sha256": hashlib.sha256((record / "train.log").read_bytes()).hexdigest(),
+    }
+    entries = json.loads(MANIFEST.read_text(encoding="utf-8"))["models"] if MANIFEST.exists() else []
+    entries = [other for other in entries if other["name"] != name] + [entry]
+    runlog.write_json(MANIFEST, {"models": entries})
+    return f"{name}: accuracy {again['top1']:.4f} as recorded, {file.relative_to(ROOT)} ({entry['size']:,} bytes)"
+
+
+def score(file, data_dir):
+    """What evaluate.py says of a file on the test images in a folder, as its JSON line."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        evaluate.main(["--params", str(file), "--data-dir", str(data_dir), "--gpus", ""])
+    return json.loads(printed.getvalue().splitlines()[-1])

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# The first thing to run: install, evaluate the shipped network on real CIFAR-10 images, train a small one, plot it.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+usage: bash scripts/quickstart.sh [--offline] [--data-dir DIR]
+
+Installs into .venv (scripts/setup.sh), evaluates params/' ATAC network on the CIFAR-10 test images, trains a network
+from scratch for a few minutes and evaluates it. Its log, checkpoints and history.png go to a folder in runs/.
+
+  --offline       do not try to download CIFAR-10; without it the official archive (162 MB) is fetched where it can be
+                  reached, and the real sample in data/cifar10-sample serves where it cannot
+  --data-dir DIR  where CIFAR-10 is, or is to go (default ~/.mxnet/datasets/cifar10)
+END
+}
+
+offline="" data_dir="${MXNET_HOME:-$HOME/.mxnet}/datasets/cifar10"
+while [ $# -gt 0 ]; do
+    case $1 in
+        --offline) offline=yes ;;
+        --data-dir)
+            [ -n "${2:-}" ] || { echo "error: --data-dir needs a folder" >&2; exit 2; }
+            data_dir=$(realpath -ms "$2")
+            shift
+            ;;
+        -h | --help) usage && exit 0 ;;
+        *)
+            echo "error: unknown argument '$1'; the flags are --offline, --data-dir and --help" >&2
+            exit 2
+            ;;
+    esac
+    shift
+done
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+say() { printf '\n== %s\n' "$*"; }
+
+say "1/4 Installing"
+bash scripts/setup.sh
+python=.venv/bin/python
+
+say "2/4 CIFAR-10"
+data=data/cifar10-sample
+count() { # of training images in a folder; fails where there are none
+    "$python" -c 'import sys; from engine import cifar; print(len(cifar.load("cifar10", sys.argv[1]).train))' "$1" 2>/dev/null
+}
+if count "$data_dir" >/dev/null || { [ -z "$offline" ] &&
+    bash scripts/download_cifar.sh cifar10 --data-dir "$data_dir" --timeout 10 --attempts 2; }; then
+    data=$data_dir
+    echo "using $data"
+else
+    echo "using the real sample that ships with this repository ($data): the first 3,500 training and 1,017 test images"
+    echo "of CIFAR-10, without loss. Far too few to train a good network, enough to see everything work."
+fi
+# About 50,000 images in all, whatever the data: one epoch of CIFAR-10, ten of the sample.
+images=$(count "$data")
+epochs=$((images >= 50000 ? 1 : images <= 5000 ? 10 : 50000 / images))
+batch=$((images >= 50000 ? 128 : 64))
+
+checkpoint=$("$python" -c 'import json; print(json.load(open("params/manifest.json"))["models"][0]["file"])')
+say "3/4 Evaluating the shipped network (params/$checkpoint)"
+"$python" evaluate.py --params "params/$checkpoint" --data-dir "$data"
+
+run=runs/quickstart
+number=2
+while [ -e "$run" ]; do
+    run=runs/quickstart-$number
+    number=$((number + 1))
+done
+say "4/4 Training an ATAC network with one block a stage, $epochs epoch(s)"
+"$python" train_cifar.py --model atac_resnet20_v2 --blocks 1 --recipe scaled --num-epochs "$epochs" --batch-size "$batch" \
+    --lr 0.1 --data-dir "$data" --save-dir "$run" --log-interval 20
+"$python" evaluate.py --params "$run/last.params" --data-dir "$data"
+
+say "Done"
+echo "the run:           $run (train.log, metrics.jsonl, last.params, best.params)"
+echo "its history plot:  $run/history.png"
+echo "next:              README.md says how to train the paper's networks with the paper's recipe"

@@ -155,8 +155,8 @@ def classify(net, paths, class_names, context):
         print(json.dumps({"image": str(path), "classes": names, "probabilities": [float(chances[i]) for i in best]}))
 
 
-def main(argv=None):
-    parser, args = parse(argv)
+def main():
+    parser, args = parse()
     from engine import checkpoint, cifar, loop, runlog
     from model import get_model, load_params
     from support import params_file

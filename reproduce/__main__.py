@@ -1,7 +1,16 @@
 """python -m reproduce publish RUN --name NAME ... | python -m reproduce report"""
+import argparse
 import sys
 
 from engine import flags
+
+
+def labelled(text):
+    """A type for argparse: LABEL=VALUE as a pair."""
+    label, mark, value = text.partition("=")
+    if not (mark and label.strip() and value.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form LABEL=DIR")
+    return label, value
 
 
 def parse(argv=None):
@@ -11,9 +20,9 @@ def parse(argv=None):
     publish.add_argument("run", type=flags.words, help="folder of the run")
     publish.add_argument("--name", type=flags.words, required=True, help="name of the entry in params/manifest.json")
     publish.add_argument("--data-dir", type=flags.words, required=True, help="the data that the run was trained on")
-    publish.add_argument("--also", type=flags.words, action="append", default=[], metavar="DIR",
-                         help="evaluate on the test images in this folder too")
-    publish.add_argument("--remark", type=flags.words, help="a sentence on the data for the manifest")
+    publish.add_argument("--also", type=labelled, action="append", default=[], metavar="LABEL=DIR",
+                         help="evaluate on the test images in DIR too; the tables call them LABEL")
+    publish.add_argument("--remark", type=flags.words, help="what the tables call the run's data, if not their variant")
     tasks.add_parser("report", help="render the tables in README.md anew")
     return parser.parse_args(argv)
 

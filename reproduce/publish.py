@@ -1,15 +1,14 @@
 """Put a finished run into the repository: its weights, its record and an entry in params/manifest.json."""
-import contextlib
 import hashlib
-import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import evaluate
 from engine import checkpoint, runlog
-from model import get_model, load_params
+from model import complete_arguments, get_model, load_params
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,8 +19,8 @@ SETTINGS = ("model", "arguments", "dataset", "label_mode", "seed", "recipe", "va
 def publish(run, name, data_dir, also=(), remark=None):
     """Publish the last epoch of the run in folder `run` as `name`. Returns a sentence.
 
-    The weights are evaluated again, from the very file that is published, on the data in data_dir, which must give
-    the accuracy that the run recorded, and on the folders of `also`. Raises InputError where they disagree, or when
+    The weights are evaluated again, from the very file that is published, on the data in data_dir, which must give the
+    accuracy that the run recorded, and on the folders of `also`. Raises InputError where they disagree, or when
     the run has not ended.
     """
     run = Path(run)
@@ -34,6 +33,7 @@ def publish(run, name, data_dir, also=(), remark=None):
 
     file = MANIFEST.parent / f"{name}.params"
     settings = checkpoint.read_settings(run / "last.params")
+    settings["arguments"] = result["arguments"] = complete_arguments(settings["model"], settings["arguments"])
     net = load_params(get_model(settings["model"], **settings["arguments"]), run / "last.params")
     # Without the optimizer's state: half the size, and nobody trains on from here.
     checkpoint.save(file, net, settings)
@@ -46,11 +46,12 @@ def publish(run, name, data_dir, also=(), remark=None):
     record.mkdir(parents=True, exist_ok=True)
     for kept in ("args.json", "metrics.jsonl", "result.json", "train.log", "history.png"):
         shutil.copy(run / kept, record / kept)
-    runlog.write_json(record / "evaluations.json", [again] + [score(file, folder) for folder in also])
+    runlog.write_json(record / "evaluations.json", [{**again, "label": remark}] + [
+        {**score(file, folder), "label": label} for label, folder in also])
     entry = {
         "name": name, "file": file.name, "sha256": again["sha256"], "size": file.stat().st_size,
         **{key: result[key] for key in SETTINGS}, "command": result["command"],
-        "data": {**{key: result["data"][key] for key in ("variant", "sha256")}, "remark": remark},
+        "data": {**{key: result["data"][key] for key in ("variant", "sha256")}, "label": remark},
         "last": result["last"], "best": result["best"], "git_revision": result["environment"]["git_revision"],
         "record": str(record.relative_to(ROOT)),
         "log_sha256": hashlib.sha256((record / "train.log").read_bytes()).hexdigest(),
@@ -63,7 +64,8 @@ def publish(run, name, data_dir, also=(), remark=None):
 
 def score(file, data_dir):
     """What evaluate.py says of a file on the test images in a folder, as its JSON line."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        evaluate.main(["--params", str(file), "--data-dir", str(data_dir), "--gpus", ""])
-    return json.loads(printed.getvalue().splitlines()[-1])
+    command = [sys.executable, str(ROOT / "evaluate.py"), "--params", str(file), "--data-dir", str(data_dir), "--gpus", ""]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"evaluate.py failed on {file} and {data_dir}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])

@@ -46,21 +46,22 @@ def nets_table():
 
 def params_table():
     """The shipped weights with their scores, from params/manifest.json and the evaluations in results/."""
-    lines = ["| file in params/ | net | trained on | epochs | scored on | last epoch | best epoch |",
+    lines = ["| file in params/ | net | trained on | epochs | test images | last epoch | best epoch |",
              "|---|---|---|---|---|---|---|"]
     for entry in json.loads((ROOT / "params" / "manifest.json").read_text(encoding="utf-8"))["models"]:
+        evaluations = json.loads((ROOT / entry["record"] / "evaluations.json").read_text(encoding="utf-8"))
         arguments = ", ".join(f"{key} {value}" for key, value in entry["arguments"].items()
                               if key in ("blocks", "reduction"))
-        data = entry["dataset"] + (f" ({entry['label_mode']} labels)" if entry["label_mode"] else "")
-        data += f", {entry['data']['remark'] or entry['data']['variant']}"
-        evaluations = json.loads((ROOT / entry["record"] / "evaluations.json").read_text(encoding="utf-8"))
+        labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
+        first = [f"[{entry['file']}]({entry['record']})", f"{entry['model']}, {arguments}",
+                 f"{entry['dataset']}{labels}, {entry['data']['label'] or entry['data']['variant']}",
+                 str(entry["recipe"]["epochs"])]
         for place, evaluation in enumerate(evaluations):
-            best = f"{entry['best']['accuracy']:.4f} (epoch {entry['best']['epoch']})" if place == 0 else ""
-            start = [f"[{entry['file']}]({entry['record']})", f"{entry['model']}, {arguments}", data,
-                     str(entry["recipe"]["epochs"])] if place == 0 else [""] * 4
-            scored = f"its {evaluation['images']:,} test images" if place == 0 else \
-                f"{evaluation['images']:,} test images: {evaluation['data']}"
-            lines.append(f"| {' | '.join(start)} | {scored} | {evaluation['top1']:.4f} | {best} |")
+            best = "" if place else f"{entry['best']['accuracy']:.4f} (epoch {entry['best']['epoch']})"
+            label = evaluation["label"] or evaluation["data"]
+            cells = [*([""] * 4 if place else first), f"{evaluation['images']:,}, {label}",
+                     f"{evaluation['top1']:.4f}", best]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

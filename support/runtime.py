@@ -29,7 +29,8 @@ OLDEST_PYTHON, NEWEST_PYTHON = (3, 8), (3, 12)
 ALIASES = {"bool": bool, "int": int, "float": float}  # NumPy < 1.24 had these; MXNet and GluonCV use them
 
 DRIVER = "libcuda.so.1"
-OLDEST_CUDA = 11080  # MXNet hands PTX of NVRTC 11.8 to the driver at run time, so that has to know CUDA 11.8
+OLDEST_CUDA = 11000  # drivers of CUDA 11.0 and later run the libraries of any CUDA 11 ("minor version compatibility")
+PTX_CUDA = 11080  # but only these take the PTX that NVRTC 11.8 makes of the operators MXNet fuses at run time
 OTHER_GPU = f"use the CPU build (`{SETUP} --cpu`), or hide this GPU with CUDA_VISIBLE_DEVICES"
 CAPABILITIES = (5, 8)  # the machine code in mxnet-cu112: sm_50, 60, 70, 80 and 86; no PTX for anything newer
 CUDA_LIBRARIES = (  # in the order to load them, each with its folder under site-packages/nvidia
@@ -240,9 +241,12 @@ def load_cuda(folders=None, load=load_library):
             f"{GPU_BUILD} needs an NVIDIA driver, and this machine has none ({DRIVER} not found): run `{SETUP} --cpu` "
             "for the CPU build, or install the driver"
         ) from None
-    fault = gpu_fault(*ask_driver(driver))
+    version, gpus = ask_driver(driver)
+    fault = gpu_fault(version, gpus)
     if fault:
         raise InputError(f"{fault}: {OTHER_GPU}")
+    if gpus and version < PTX_CUDA:
+        os.environ.setdefault("MXNET_USE_FUSION", "0")
     for name, package in CUDA_LIBRARIES:
         wheel = f"nvidia-{package.replace('_', '-')}-cu11"
         path = _wheel_library(name, package, sys.path if folders is None else folders)
@@ -308,7 +312,7 @@ def gpu_fault(version, gpus):
     if gpus and version < OLDEST_CUDA:
         return (
             f"the NVIDIA driver knows CUDA {version // 1000}.{version % 1000 // 10} at most, but the CUDA libraries "
-            f"that {GPU_BUILD} gets here are of 11.8, which needs driver 520 or newer"
+            f"that {GPU_BUILD} links to need 11.0, which is driver 450 or newer"
         )
     return None
 

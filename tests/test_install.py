@@ -336,8 +336,18 @@ def test_unusable_gpus(wheels, monkeypatch, capability):
 
 
 def test_old_driver():
-    assert "CUDA 11.4" in runtime.gpu_fault(11040, [("GPU", 7, 5)])
-    assert runtime.gpu_fault(11040, []) is None
+    assert "CUDA 10.2" in runtime.gpu_fault(10020, [("GPU", 7, 5)])
+    assert runtime.gpu_fault(11000, [("GPU", 7, 5)]) is None
+    assert runtime.gpu_fault(10020, []) is None
+
+
+@pytest.mark.parametrize("version, fusion", [(11040, "0"), (11080, None), (12040, None)])
+def test_drivers_that_cannot_take_newer_ptx_get_no_fusion_at_run_time(wheels, monkeypatch, version, fusion):
+    monkeypatch.setenv("MXNET_USE_FUSION", "kept for monkeypatch to restore")
+    monkeypatch.delenv("MXNET_USE_FUSION")
+    monkeypatch.setattr(runtime, "ask_driver", lambda driver: (version, [("GPU", 7, 5)]))
+    runtime.load_cuda([str(wheels)], loader())
+    assert os.environ.get("MXNET_USE_FUSION") == fusion
 
 
 @pytest.fixture(scope="session")

@@ -184,7 +184,7 @@ def main():
 
     data = cifar.load_or_download(dataset, args.data_dir, mode, args.mirror)
     labels = f" ({mode} labels)" if mode else ""
-    print(f"{model} {json.dumps(arguments)} from {args.params}")
+    print(f"{flags.net_text(model, arguments)}: {args.params}")
     print(f"{dataset}{labels}: {len(data.test):,} test images, data {data.variant}; {sentence}")
     batches = cifar.EvalBatches(data.test, min(args.batch_size, len(data.test)))
     started = time.perf_counter()

@@ -177,6 +177,9 @@ def main():
                          f"(now {data.variant}; then {stored['data']['variant']}); give the same --data-dir")
     log.info("data: %s, %s training and %s test images, sha256 %s", _data_name(spec), f"{len(data.train):,}",
              f"{len(data.test):,}", data.provenance["sha256"])
+    if data.label_mode == "coarse":
+        log.info("labels: the 20 superclasses under an output of %d, as in the authors' runs and the paper's table; "
+                 "--label-mode fine trains the 100 classes", spec["arguments"]["classes"])
     train_split, held_out = data.train, None
     if spec["val_split"]:
         train_split, held_out = cifar.hold_out(data.train, spec["val_split"], spec["seed"])
@@ -194,8 +197,9 @@ def main():
 
     loop.initialize(net, spec["seed"], contexts)
     complexity = count(net)
-    log.info("%s %s: %s parameters (%s trainable), %.3fM multiply-adds", spec["model"], spec["arguments"],
-             f"{complexity.total:,}", f"{complexity.trainable:,}", complexity.macs / 1e6)
+    log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds",
+             flags.net_text(spec["model"], spec["arguments"]), f"{complexity.total:,}",
+             f"{complexity.trainable:,}", complexity.macs / 1e6)
     if args.summary:
         print(table(complexity))
     if args.resume_params:

@@ -122,6 +122,11 @@ def _authors_net(args, given):
     return ("" if unit == "relu" else f"{unit}_") + "resnet20_v2", given, remarks
 
 
+def net_text(name, arguments):
+    """A net in a line of a log: its name and those arguments that have a value."""
+    return ", ".join([name] + [f"{key}={value}" for key, value in arguments.items() if value is not None])
+
+
 def add_data_flags(parser, dataset_help):
     """The data: which set, where, with which labels."""
     group = parser.add_argument_group("data")

@@ -97,8 +97,11 @@ def start_logging(path=None):
 
 def progress_bar(total, description, initial=0):
     """A bar over steps on a terminal; in a file or pipe it stays silent, the log has plain lines there."""
-    return tqdm(total=total, desc=description, initial=initial, unit="step", leave=False, dynamic_ncols=True,
-                disable=not sys.stderr.isatty())
+    terminal = sys.stderr.isatty()
+    size = {"dynamic_ncols": True}
+    if terminal and 0 in os.get_terminal_size(sys.stderr.fileno()):  # of unknown size: tqdm would hide the bar
+        size = {"ncols": 100, "nrows": 24}
+    return tqdm(total=total, desc=description, initial=initial, unit="step", leave=False, disable=not terminal, **size)
 
 
 class Metrics:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from engine import checkpoint, runlog
@@ -31,16 +32,19 @@ def publish(run, name, data_dir, also=(), remark=None):
     except (OSError, ValueError) as error:
         raise InputError(f"{run} is not a finished run: its result.json cannot be read ({error})") from error
 
-    file = MANIFEST.parent / f"{name}.params"
     settings = checkpoint.read_settings(run / "last.params")
     settings["arguments"] = result["arguments"] = complete_arguments(settings["model"], settings["arguments"])
     net = load_params(get_model(settings["model"], **settings["arguments"]), run / "last.params")
-    # Without the optimizer's state: half the size, and nobody trains on from here.
-    checkpoint.save(file, net, settings)
-    again = score(file, data_dir)
-    if (again["top1"], again["images"]) != (result["last"]["accuracy"], result["last"]["images"]):
-        raise InputError(f"{file} scores {again['top1']} on {data_dir}, but the run recorded "
-                         f"{result['last']['accuracy']}: is that the run's data?")
+    file = MANIFEST.parent / f"{name}.params"
+    with tempfile.TemporaryDirectory(dir=MANIFEST.parent) as scratch:
+        # Without the optimizer's state: half the size, and nobody trains on from here.
+        candidate = Path(scratch) / file.name
+        checkpoint.save(candidate, net, settings)
+        again = score(candidate, data_dir)
+        if (again["top1"], again["images"]) != (result["last"]["accuracy"], result["last"]["images"]):
+            raise InputError(f"{run} scores {again['top1']} on {data_dir}, but recorded {result['last']['accuracy']}: "
+                             "is that the run's data?")
+        candidate.replace(file)
 
     record = ROOT / "results" / "runs" / name
     record.mkdir(parents=True, exist_ok=True)
@@ -64,8 +68,8 @@ def publish(run, name, data_dir, also=(), remark=None):
 
 def score(file, data_dir):
     """What evaluate.py says of a file on the test images in a folder, as its JSON line."""
-    command = [sys.executable, str(ROOT / "evaluate.py"), "--params", str(file), "--data-dir", str(data_dir), "--gpus", ""]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [str(ROOT / "evaluate.py"), "--params", str(file), "--data-dir", str(data_dir), "--gpus", ""]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"evaluate.py failed on {file} and {data_dir}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,362 @@
+"""Training steps against NumPy, devices against each other, evaluation against a plain count."""
+import json
+
+import mxnet as mx
+import numpy as np
+import pytest
+import tiny
+from mxnet import autograd, gluon
+from mxnet.gluon import nn
+
+import model
+from engine import checkpoint, cifar, loop
+from support.errors import InputError
+
+RANDOM = np.random.RandomState(3)
+
+
+def batch(count=16, seed=1):
+    generator = np.random.RandomState(seed)
+    return generator.normal(0, 1, (count, 3, 32, 32)).astype("float32"), generator.randint(0, 10, count)
+
+
+def trained(net, batches, contexts=tiny.CPU, trainer=None, lr=.1, **recipe):
+    """Train on a list of batches; returns the meter."""
+    meter = loop.Meter()
+    trainer = trainer or loop.make_trainer(net, tiny.recipe(**recipe))
+    for _ in loop.train_steps(net, trainer, ((lr, *pair) for pair in batches), contexts, meter):
+        pass
+    return meter
+
+
+def gradients_of(net, images, labels, context=None):
+    """Gradients of the mean loss over one batch on one device, by structural name."""
+    with autograd.record():
+        losses = gluon.loss.SoftmaxCrossEntropyLoss()(net(mx.nd.array(images, context)),
+                                                      mx.nd.array(labels, context))
+    losses.backward()
+    return {name: parameter.grad(context).asnumpy() / len(images)
+            for name, parameter in net._collect_params_with_prefix().items() if parameter.grad_req != "null"}
+
+
+def assert_close(found, expected, tolerance=1e-6):
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=tolerance, err_msg=name)
+
+
+# The meter.
+
+def test_an_empty_meter_has_no_rates():
+    assert np.isnan(loop.Meter().loss) and np.isnan(loop.Meter().accuracy)
+
+
+def test_a_meter_adds_up_in_double_precision():
+    meter = loop.Meter()
+    meter.update(np.full(3, 1e8, np.float32), 1)
+    meter.update(np.array([.5], np.float32), np.float32(1))
+    assert (meter.images, meter.loss_sum, meter.correct) == (4, 3e8 + .5, 2)
+    assert (meter.loss, meter.accuracy) == ((3e8 + .5) / 4, .5)
+    json.dumps(vars(meter))  # it travels in a checkpoint
+
+
+# Devices.
+
+def test_without_a_gpu_as_many_cpu_contexts_take_their_place(monkeypatch):
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
+    assert loop.devices(()) == ([mx.cpu()], "running on the CPU, as asked")
+    assert loop.devices((0,)) == ([mx.cpu(0)], "no GPU is present: running on the CPU")
+    assert loop.devices((4, 7)) == ([mx.cpu(0), mx.cpu(1)],
+                                    "no GPU is present: running on 2 CPU contexts in the place of 2 GPUs")
+
+
+def test_with_gpus_the_numbers_are_theirs(monkeypatch):
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 2)
+    assert loop.devices(()) == ([mx.cpu()], "running on the CPU, as asked")
+    assert loop.devices((1, 0)) == ([mx.gpu(1), mx.gpu(0)], "running on GPU 1, 0")
+    with pytest.raises(InputError, match=r"^--gpus 0,2: this machine has 2 GPU\(s\), numbered from 0 to 1$"):
+        loop.devices((0, 2))
+
+
+@pytest.mark.parametrize("numbers", [(0, 0), (-1,)])
+def test_gpu_numbers_are_different_and_not_negative(numbers):
+    with pytest.raises(InputError, match="^--gpus takes different numbers of at least 0, got "):
+        loop.devices(numbers)
+
+
+# Initialization.
+
+def test_initialization_is_he_et_als_with_the_authors_numbers():
+    net = tiny.ready(model.get_model("resnet20_v2", blocks=1))
+    weight = net.features[4][0].conv2.weight.data().asnumpy()  # 64 x 64 x 3 x 3
+    variance = 2 / ((1 + .25 ** 2) * 64 * 9)  # the fans are equal
+    assert weight.var() == pytest.approx(variance, rel=.03) and abs(weight.mean()) < 3 * (variance / weight.size) ** .5
+    kurtosis = ((weight / weight.std()) ** 4).mean()
+    assert kurtosis == pytest.approx(3, abs=.2)  # Gaussian: a uniform one has 1.8
+    assert not net.output.bias.data().asnumpy().any()
+
+
+def test_initialization_follows_the_seed():
+    first, again, other = (tiny.numbers_of(tiny.ready(tiny.net(), seed)) for seed in (5, 5, 6))
+    assert all((first[name] == again[name]).all() for name in first)
+    assert (first["0.weight"] != other["0.weight"]).all()
+
+
+# Steps of training.
+
+def nag(weights, gradients, momenta, lr, momentum, wd):
+    """Nesterov's accelerated gradient as MXNet has it; wd by name. Changes weights and momenta."""
+    for name, gradient in gradients.items():
+        gradient = gradient + wd[name] * weights[name]
+        momenta[name] = momentum * momenta[name] + gradient
+        weights[name] = weights[name] - lr * (gradient + momentum * momenta[name])
+
+
+@pytest.mark.parametrize("no_wd", [False, True])
+@pytest.mark.parametrize("momentum", [.9, 0.])
+def test_steps_are_nag_with_weight_decay_on_everything_or_on_weights_alone(momentum, no_wd):
+    wd = .05  # large, so that a parameter without it is seen
+    net, reference = tiny.ready(tiny.net()), tiny.ready(tiny.net())
+    for made in (net, reference):  # away from 0, where a decay would change nothing
+        for name, parameter in made._collect_params_with_prefix().items():
+            if name.endswith(("gamma", "beta", "bias")):
+                parameter.set_data(mx.nd.array(np.linspace(.5, 1.5, parameter.shape[0])))
+    weights, momenta = tiny.numbers_of(net), {}
+    decays = {name: 0 if no_wd and name.endswith(("gamma", "beta", "bias")) else wd for name in weights}
+    batches, rates = [batch(8, seed) for seed in range(3)], [.1, .1, .01]
+    for (images, labels), lr in zip(batches, rates):
+        for name, parameter in reference._collect_params_with_prefix().items():
+            if parameter.grad_req != "null":
+                parameter.set_data(mx.nd.array(weights[name]))
+        gradients = gradients_of(reference, images, labels)
+        momenta = momenta or dict.fromkeys(gradients, 0)
+        nag(weights, gradients, momenta, lr, momentum, decays)
+
+    trainer = loop.make_trainer(net, tiny.recipe(wd=wd, no_wd=no_wd, momentum=momentum))
+    for _ in loop.train_steps(net, trainer, ((lr, *pair) for lr, pair in zip(rates, batches)), tiny.CPU, loop.Meter()):
+        pass
+    found = tiny.numbers_of(net)
+    assert_close({name: found[name] for name in momenta}, {name: weights[name] for name in momenta}, 2e-6)
+
+
+def test_no_wd_names_every_gamma_beta_and_bias_of_a_real_net_and_nothing_else():
+    net = model.get_model("senet_resnet20_v2", blocks=1)
+    loop.make_trainer(net, tiny.recipe(no_wd=True))
+    for name, parameter in net._collect_params_with_prefix().items():
+        if parameter.grad_req != "null":
+            assert parameter.wd_mult == (0 if name.rpartition(".")[2] in ("gamma", "beta", "bias") else 1), name
+
+
+@pytest.mark.parametrize("kvstore", ["device", "local"])
+def test_two_devices_are_one_on_the_joined_batch(kvstore):
+    batches = [batch(12, seed) for seed in range(3)]
+    one, two = tiny.ready(tiny.net(False)), tiny.ready(tiny.net(False), contexts=tiny.TWO)
+    meter = trained(one, batches)
+    trainer = loop.make_trainer(two, tiny.recipe(), kvstore)
+    again = trained(two, batches, tiny.TWO, trainer)
+    assert_close(tiny.numbers_of(two), tiny.numbers_of(one))
+    assert (again.images, again.correct) == (meter.images, meter.correct) == (36, meter.correct)
+    assert again.loss == pytest.approx(meter.loss, rel=1e-6)
+
+
+def test_two_devices_have_equal_weights_and_the_mean_of_their_shares_gradients():
+    images, labels = batch(12)
+    net = tiny.ready(tiny.net(), contexts=tiny.TWO)
+    before, momenta = tiny.numbers_of(net), {}
+    halves = [gradients_of(tiny.ready(tiny.net()), images[part], labels[part]) for part in (slice(6), slice(6, 12))]
+    mean = {name: (halves[0][name] + halves[1][name]) / 2 for name in halves[0]}
+    whole = gradients_of(tiny.ready(tiny.net()), images, labels)
+    assert np.abs(whole["0.weight"] - mean["0.weight"]).max() > 1e-4  # each share has its own statistics
+    momenta = dict.fromkeys(mean, 0)
+    nag(before, mean, momenta, .1, .9, dict.fromkeys(mean, 1e-3))
+
+    trained(net, [(images, labels)], tiny.TWO)
+    first, second = tiny.numbers_of(net, 0), tiny.numbers_of(net, 1)
+    assert_close({name: first[name] for name in mean}, {name: before[name] for name in mean})
+    for name in first:
+        assert (first[name] == second[name]).all() == ("running" not in name), name
+
+
+def test_devices_stay_bit_equal_over_more_steps_of_a_real_net():
+    net = tiny.ready(model.get_model("atac_resnet20_v2", blocks=1), contexts=tiny.TWO)
+    trained(net, [batch(8, seed) for seed in range(3)], tiny.TWO)
+    first, second = tiny.numbers_of(net, 0), tiny.numbers_of(net, 1)
+    for name in first:
+        assert (first[name] == second[name]).all() == (
+            "running" not in name), name
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "imperative"])
+def test_the_meters_sums_are_an_offline_count(mode, monkeypatch):
+    # With lr 0 the net stands still, so every batch can be counted again afterwards.
+    batches = [batch(8, seed) for seed in range(5)]
+    sums = []
+    for lag in (0, 2, 10):
+        monkeypatch.setattr(loop, "LAG", lag)
+        net = tiny.ready(tiny.net(), mode=mode)
+        meter = trained(net, batches, lr=0.)
+        sums.append((meter.images, meter.loss_sum, meter.correct))
+    assert sums[0] == sums[1] == sums[2]
+    loss_sum = correct = 0
+    for images, labels in batches:
+        with autograd.train_mode():
+            logits = net(mx.nd.array(images)).asnumpy().astype(np.float64)
+        loss_sum += (np.log(np.exp(logits).sum(1)) - logits[np.arange(8), labels]).sum()
+        correct += (logits.argmax(1) == labels).sum()
+    assert sums[0] == (40, pytest.approx(loss_sum, rel=1e-6), correct)
+    assert len({tuple(labels) for _, labels in batches}) == 5  # else an overwritten result would not be seen
+
+
+def test_the_meter_is_complete_when_the_steps_end_early():
+    net = tiny.ready(tiny.net())
+    meter = loop.Meter()
+    steps = loop.train_steps(net, loop.make_trainer(net, tiny.recipe()),
+                             ((.1, *batch(8, seed)) for seed in range(9)), tiny.CPU, meter)
+    for done in steps:
+        if done == 4:
+            assert meter.images == 8 * (4 - loop.LAG)
+            break
+    steps.close()
+    assert meter.images == 32
+
+
+def test_an_error_of_the_data_passes_through():
+    def broken():
+        yield (.1, *batch(8))
+        raise InputError("no more")
+
+    net = tiny.ready(tiny.net())
+    meter = loop.Meter()
+    with pytest.raises(InputError, match="no more"):
+        list(loop.train_steps(net, loop.make_trainer(net, tiny.recipe()), broken(), tiny.CPU, meter))
+    assert meter.images == 8
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_loss_that_is_no_number_stops_within_the_lag(lag, monkeypatch):
+    monkeypatch.setattr(loop, "LAG", lag)
+    images, labels = batch(8)
+    fed = []
+
+    def batches():
+        for step in range(20):
+            fed.append(step)
+            yield .1, np.full_like(images, np.nan) if step == 3 else images, labels
+
+    net = tiny.ready(tiny.net())
+    meter = loop.Meter()
+    with pytest.raises(loop.Diverged, match="^the loss is no longer a finite number$"):
+        list(loop.train_steps(net, loop.make_trainer(net, tiny.recipe()), batches(), tiny.CPU, meter))
+    assert meter.images == 24 and fed[-1] == 3 + lag
+
+
+# Running statistics.
+
+def test_evaluation_within_training_is_that_of_the_saved_file(tmp_path):
+    net = tiny.ready(tiny.net(), contexts=tiny.TWO)
+    trained(net, [batch(12, seed) for seed in range(3)], tiny.TWO)
+    apart = [tiny.numbers_of(net, device)["1.running_mean"] for device in (0, 1)]
+    assert (apart[0] != apart[1]).all()
+    loop.average_running_statistics(net)
+    for device in (0, 1):
+        np.testing.assert_allclose(tiny.numbers_of(net, device)["1.running_mean"], (apart[0] + apart[1]) / 2,
+                                   rtol=1e-6)
+    test = cifar.EvalBatches(tiny.split(30), 7)
+    within = loop.evaluate(net, test, tiny.TWO, 10)
+    checkpoint.save(tmp_path / "x.params", net, {})
+    reloaded = tiny.ready(tiny.net(), seed=1)
+    reloaded.load_parameters(str(tmp_path / "x.params"))
+    again = loop.evaluate(reloaded, test, tiny.CPU, 10)
+    assert within.loss == again.loss and (within.confusion == again.confusion).all()
+
+
+def test_one_devices_statistics_stay_as_they_are():
+    net = tiny.ready(tiny.net())
+    trained(net, [batch()])
+    before = tiny.numbers_of(net)
+    loop.average_running_statistics(net)
+    assert all((before[name] == value).all() for name, value in tiny.numbers_of(net).items())
+
+
+# Evaluation.
+
+class Given(nn.HybridBlock):
+    """Answers with logits that stand in the image: its first numbers."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+
+    def hybrid_forward(self, F, x):
+        return F.slice_axis(F.reshape(x, (0, -1)), axis=1, begin=0, end=self.outputs)
+
+
+def statement(logits, truth, labels):
+    """Scores one image at a time; on a tie the lower class is the answer and the better rank."""
+    confusion = np.zeros((labels, logits.shape[1]), int)
+    loss = top5 = 0
+    for row, label in zip(logits.astype(np.float64), truth):
+        ranking = sorted(range(len(row)), key=lambda index: (-row[index], index))
+        confusion[label, ranking[0]] += 1
+        top5 += label in ranking[:5]
+        loss += np.log(sum(np.exp(row - row[label])))
+    return loss / len(truth), np.trace(confusion) / len(truth), top5 / len(truth), confusion
+
+
+def batches_of(logits, truth, size):
+    """As engine.cifar.EvalBatches: the last batch is filled up with images from the front."""
+    images = np.zeros((len(logits), 3 * 4 * 4), np.float32)
+    images[:, :logits.shape[1]] = logits
+    images = images.reshape(-1, 3, 4, 4)
+    for start in range(0, len(truth), size):
+        chosen = np.arange(start, start + size) % len(truth)
+        yield images[chosen], truth[chosen], min(size, len(truth) - start)
+
+
+@pytest.mark.parametrize("labels, outputs", [(10, 10), (3, 3), (20, 40), (1, 1)])
+@pytest.mark.parametrize("size", [7, 23, 50])
+@pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
+def test_evaluation_is_the_plain_count(labels, outputs, size, contexts):
+    truth = RANDOM.randint(0, labels, 23)
+    logits = RANDOM.randint(-3, 4, (23, outputs)).astype("float32")  # few values: many ties
+    net = Given(outputs)
+    net.hybridize(static_alloc=True, static_shape=True)
+    found = loop.evaluate(net, batches_of(logits, truth, size), contexts, labels)
+    loss, top1, top5, confusion = statement(logits, truth, labels)
+    assert found.images == 23 and found.confusion.sum() == 23
+    assert (found.loss, found.top1, found.top5) == (pytest.approx(loss, rel=1e-12), pytest.approx(top1),
+                                                    pytest.approx(top5))
+    assert (found.confusion == confusion).all()
+
+
+def test_logits_beyond_the_reach_of_exp_are_scored():
+    logits = np.array([[1e4, 0, -1e4]], np.float32)
+    assert loop.evaluate(Given(3), batches_of(logits, np.array([2]), 1), tiny.CPU, 3).loss == 2e4
+    assert loop.evaluate(Given(3), batches_of(logits, np.array([0]), 1), tiny.CPU, 3).loss == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_answers_that_are_no_numbers_are_divergence(value):
+    logits = np.zeros((4, 3), np.float32)
+    logits[3, 1] = value
+    with pytest.raises(loop.Diverged, match="not finite"):
+        loop.evaluate(Given(3), batches_of(logits, np.zeros(4, int), 3), tiny.CPU, 3)
+
+
+def test_nothing_to_evaluate_is_refused():
+    with pytest.raises(InputError, match="^there are no images to evaluate$"):
+        loop.evaluate(Given(3), [], tiny.CPU, 3)
+
+
+def test_training_is_repeatable_to_the_bit_after_an_evaluation():
+    def run():
+        net = tiny.ready(model.get_model("atac_resnet20_v2", blocks=1))
+        trainer = loop.make_trainer(net, tiny.recipe())
+        test = cifar.EvalBatches(tiny.split(20), 20)
+        scores = []
+        for epoch in range(2):
+            trained(net, [batch(8, 10 * epoch + seed) for seed in range(3)], trainer=trainer)
+            scores.append(loop.evaluate(net, test, tiny.CPU, 10).loss)
+        return scores, {name: value.tobytes() for name, value in tiny.numbers_of(net).items()}
+
+    assert run() == run()

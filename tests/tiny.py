@@ -1,0 +1,164 @@
+"""Tiny data sets, nets and runs for the tests of the engine and of the two scripts."""
+import contextlib
+import io
+import json
+import logging
+import os
+import sys
+from types import SimpleNamespace
+
+import mxnet as mx
+import numpy as np
+from cifar_files import binary, random_images
+from mxnet.gluon import nn
+
+from engine import checkpoint, cifar, flags, loop, run, runlog
+from engine.recipe import Recipe
+from support import params_file
+
+CPU = [mx.cpu()]
+TWO = [mx.cpu(0), mx.cpu(1)]
+TINY_NET = ["--model", "resnet20_v2", "--blocks", "1"]
+
+
+# Data.
+
+def split(count, seed=0, classes=10):
+    """Noise in place of images, every class as often as the others."""
+    return cifar.Split(random_images(count, seed), (np.arange(count) % classes).astype(np.int32))
+
+
+def cifar10(folder, train=64, test=40):
+    """A folder with CIFAR-10 in the binary layout; returns it as text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count, seed in (("data_batch_1", train, 0), ("test_batch", test, 1)):
+        (folder / f"{name}.bin").write_bytes(binary(random_images(count, seed), np.arange(count) % 10))
+    return str(folder)
+
+
+def cifar100(folder, train=64, test=40):
+    """The same for CIFAR-100; coarse and fine labels are unrelated to each other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count, seed in (("train", train, 0), ("test", test, 1)):
+        (folder / f"{name}.bin").write_bytes(
+            binary(random_images(count, seed), np.arange(count) % 20, 7 * np.arange(count) % 100))
+    return str(folder)
+
+
+# Nets.
+
+def net(batch_norm=True, classes=10, units=4):
+    """Convolution, BatchNorm, ReLU, average pool, dense; not initialized."""
+    made = nn.HybridSequential()
+    with made.name_scope():
+        made.add(nn.Conv2D(units, 3, strides=4, in_channels=3))
+        if batch_norm:
+            made.add(nn.BatchNorm(in_channels=units))
+        made.add(nn.Activation("relu"), nn.GlobalAvgPool2D(), nn.Flatten(), nn.Dense(classes, in_units=units))
+    return made
+
+
+def ready(made, seed=0, contexts=CPU, mode="hybrid"):
+    """The net, initialized as a run does it."""
+    loop.initialize(made, seed, contexts)
+    loop.set_mode(made, mode)
+    return made
+
+
+def numbers_of(made, device=0):
+    """All parameters of one device by structural name."""
+    return {name: parameter.list_data()[device].asnumpy()
+            for name, parameter in made._collect_params_with_prefix().items()}
+
+
+def state_of(path):
+    """Everything in a checkpoint of which bits are promised: weights, optimizer, statistics, position and sums."""
+    arrays, attachments = params_file.read(path)
+    state = {name: array.tobytes() for name, array in arrays.items()}
+    state.update({name: content for name, content in attachments.items()
+                  if name not in (checkpoint.SETTINGS, params_file.DIGEST)})
+    state["position"] = json.loads(attachments[checkpoint.SETTINGS])["state"]
+    return state
+
+
+def metrics_of(folder):
+    """The records of a run's metrics.jsonl without what the clock decides."""
+    return [{name: value for name, value in record.items() if "second" not in name}
+            for record in runlog.read_metrics(folder / "metrics.jsonl")]
+
+
+# Runs.
+
+def recipe(**changes):
+    return Recipe(**{"epochs": 2, "batch_size": 16, "lr": .1, "momentum": .9, "wd": 1e-3, "lr_decay_epochs": (1,),
+                     **changes})
+
+
+def job(folder, contexts=CPU, images=128, seed=0, batches=None, held_out=None, settings=None, batch_norm=True,
+        **changes):
+    """A run of the tiny net on noise; changes are the recipe's and, by their names, the Job's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {name: changes.pop(name) for name in ("workers", "kvstore", "save_period", "log_interval")
+           if name in changes}
+    made = recipe(**changes)
+    test = cifar.EvalBatches(split(25, 9), 10)
+    return run.Job(
+        net=ready(net(batch_norm), seed, contexts), recipe=made,
+        batches=batches or cifar.TrainBatches(split(images), made.batch_size * len(contexts), seed),
+        score_batches=held_out or test, labels=10, scored_on="held-out" if held_out else "test",
+        test_batches=test if held_out else None, contexts=contexts, directory=folder,
+        settings=settings or {"seed": seed}, **own)
+
+
+class Hooked:
+    """Training batches that call something before one of their steps."""
+
+    def __init__(self, batches, epoch, step, call):
+        self.batches, self.place, self.call, self.steps = batches, (epoch, step), call, batches.steps
+
+    def epoch(self, index, start=0, workers=0):
+        for step, batch in enumerate(self.batches.epoch(index, start, workers), start):
+            if (index, step) == self.place:
+                self.call()
+            yield batch
+
+
+def call(main, *arguments, folder=".", plot=False):
+    """Run a script's main() in this process as its file does it; returns status, out and err.
+
+    plot=False leaves an empty history.png, for the second that drawing takes.
+    """
+    kept = sys.argv, os.getcwd(), runlog.plot_history
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
+    out, err = io.StringIO(), io.StringIO()
+    os.chdir(folder)
+    sys.argv = [f"{main.__module__}.py", *map(str, arguments)]
+    if not plot:
+        runlog.plot_history = lambda records, path, *_: path.touch()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                flags.run_script(main)
+            except SystemExit as end:
+                status = end.code
+                if isinstance(status, str):  # as the interpreter would do it
+                    status = print(status, file=sys.stderr) or 1
+    finally:
+        sys.argv, runlog.plot_history = kept[0], kept[2]
+        os.chdir(kept[1])
+        for handler in list(logging.getLogger().handlers):
+            if handler not in handlers:
+                handler.close()
+        logging.getLogger().handlers[:] = handlers
+        logging.getLogger().setLevel(level)
+    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
+
+
+def one_sentence(result, status, *parts):
+    """Hold a failed call to its status and to one line on standard error that has all parts; returns the line."""
+    assert result.status == status, result.err
+    lines = result.err.strip().splitlines()
+    assert lines and "Traceback" not in result.err, result.err
+    for part in parts:
+        assert part in lines[-1], result.err
+    return lines[-1]

@@ -105,6 +105,11 @@ def train_steps(net, trainer, batches, contexts, meter):
             images, labels = mx.nd.array(images, mx.cpu()), mx.nd.array(labels, mx.cpu())
             shares = list(zip(gluon.utils.split_and_load(images, contexts, even_split=False),
                               gluon.utils.split_and_load(labels, contexts, even_split=False)))
+            for x, _ in shares:
+                # On a CPU, BatchNorm moves its running statistics in the backward pass, and that reaches a BatchNorm
+                # at the very input only if the input wants a gradient. It changes no gradient of a weight.
+                if x.context.device_type == "cpu":
+                    x.attach_grad()
             with autograd.record():
                 outputs = [net(x) for x, _ in shares]
                 losses = [cross_entropy(output, y) for output, (_, y) in zip(outputs, shares)]

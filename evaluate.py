@@ -131,13 +131,16 @@ def classify(net, paths, class_names, context):
     """Print the five likeliest classes of each picture. The middle square of a picture is scaled to 32x32."""
     import mxnet as mx
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     from engine import cifar
 
     for path in paths:
         try:
             with Image.open(path) as picture:
+                picture = ImageOps.exif_transpose(picture)  # upright, as a camera means it
+                if picture.mode in ("I", "I;16", "I;16B"):  # 16 bits of grey, which convert() would cut off at 255
+                    picture = Image.fromarray((np.asarray(picture) // 257).clip(0, 255).astype(np.uint8))
                 picture = picture.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = getattr(error, "strerror", None) or "it is not a picture that Pillow reads"
@@ -188,7 +191,10 @@ def main():
     print(f"{dataset}{labels}: {len(data.test):,} test images, data {data.variant}; {sentence}")
     batches = cifar.EvalBatches(data.test, min(args.batch_size, len(data.test)))
     started = time.perf_counter()
-    evaluation = loop.evaluate(net, batches, contexts, len(names))
+    try:
+        evaluation = loop.evaluate(net, batches, contexts, len(names))
+    except loop.Diverged as error:
+        raise InputError(f"{args.params}: {error}; use another checkpoint") from error
     seconds = time.perf_counter() - started
     if evaluation.images != len(data.test):
         raise InputError(f"evaluated {evaluation.images} of {len(data.test)} images")  # never on whole data

@@ -114,6 +114,10 @@ def spec_of(args, stored):
             if new != old:
                 raise InputError(f"--resume: the command asks for {name} {_difference(new, old)}; "
                                  "only --num-epochs may change when a run goes on")
+        begun = stored["state"]["epoch"] + (stored["state"]["step"] > 0)
+        if spec["recipe"]["epochs"] < begun:
+            raise InputError(f"--resume: the checkpoint is in epoch {begun} already, so --num-epochs "
+                             f"{spec['recipe']['epochs']} is too few")
     return spec
 
 
@@ -132,11 +136,11 @@ def checkpoint_of(args, name):
         return None
     if args.resume:
         path = run.checkpoint_to_resume(args.resume)
-        if args.save_dir and Path(args.save_dir).resolve() != path.parent.resolve():
+        if args.save_dir and Path(args.save_dir).expanduser().resolve() != path.parent.resolve():
             raise InputError(f"--resume goes on in {path.parent}; leave --save-dir out")
         return path
-    place = args.save_dir or run.newest_directory(name)
-    return run.checkpoint_to_resume(place) if place and (Path(place) / run.LAST).exists() else None
+    place = Path(args.save_dir).expanduser() if args.save_dir else run.newest_directory(name)
+    return run.checkpoint_to_resume(place) if place and (place / run.LAST).exists() else None
 
 
 def run_name(spec):
@@ -153,6 +157,7 @@ def main():
     try:
         spec = spec_of(args, None)
         net = get_model(spec["model"], **spec["arguments"])
+        contexts, sentence = loop.devices(args.gpus)
     except (InputError, TypeError) as error:
         parser.error(str(error))
     resume = checkpoint_of(args, run_name(spec))
@@ -160,6 +165,13 @@ def main():
     if stored is not None:
         spec = spec_of(args, stored)
         net = get_model(spec["model"], **spec["arguments"])
+    try:
+        names = cifar.class_names(spec["dataset"], spec["label_mode"])
+        if spec["arguments"]["classes"] < len(names):
+            raise InputError(f"--classes {spec['arguments']['classes']} is too few for the {len(names)} labels of "
+                             f"{_data_name(spec)}")
+    except InputError as error:
+        parser.error(str(error))
     recipe = Recipe(**spec["recipe"])
     directory = resume.parent if resume else run.new_directory(args.save_dir, run_name(spec))
     runlog.start_logging(args.logging_file or directory / "train.log")
@@ -169,9 +181,6 @@ def main():
         log.info("%s", remark)
 
     data = cifar.load_or_download(spec["dataset"], args.data_dir, spec["label_mode"], args.mirror)
-    if spec["arguments"]["classes"] < len(data.class_names):
-        raise InputError(f"--classes {spec['arguments']['classes']} is too few for the {len(data.class_names)} "
-                         f"labels of {_data_name(spec)}")
     if stored is not None and stored["data"]["sha256"] != data.provenance["sha256"]:
         raise InputError("--resume: the data are not those of the checkpoint "
                          f"(now {data.variant}; then {stored['data']['variant']}); give the same --data-dir")
@@ -183,7 +192,6 @@ def main():
     train_split, held_out = data.train, None
     if spec["val_split"]:
         train_split, held_out = cifar.hold_out(data.train, spec["val_split"], spec["seed"])
-    contexts, sentence = loop.devices(args.gpus)
     log.info("%s", sentence)
     global_batch = recipe.batch_size * len(contexts)
     batches = cifar.TrainBatches(train_split, global_batch, spec["seed"])
@@ -209,7 +217,8 @@ def main():
 
     settings = {**spec, "data": {"variant": data.variant, "sha256": data.provenance["sha256"],
                                  "official": data.provenance["official"], "class_names": list(data.class_names)},
-                "devices": len(contexts), "started_from": args.resume_params, "command": command}
+                "devices": len(contexts), "command": command,
+                "started_from": stored["started_from"] if stored else args.resume_params}
     runlog.write_json(directory / "args.json", {**settings, "provenance": data.provenance,
                                                 "environment": runlog.environment(), "contexts": str(contexts)})
     score_batch = min(max(recipe.batch_size, 250), 1000)
@@ -225,14 +234,24 @@ def main():
     except run.Stopped as stop:
         log.warning("%s", stop)
         return stop.status
+    except InputError as error:  # into the log file too
+        log.error("train_cifar.py: %s", error)
+        return 1
     if args.save_plot_dir:
-        Path(args.save_plot_dir).mkdir(parents=True, exist_ok=True)
-        shutil.copy(directory / "history.png", Path(args.save_plot_dir) / f"{run_name(spec)}_history.png")
+        _copy_plot(directory / "history.png", Path(args.save_plot_dir).expanduser(), run_name(spec))
     log.info("%s: accuracy %.4f after the last of %d epochs; best %.4f (epoch %d), chosen on the %s images; data %s",
              _data_name(spec), result["last"]["accuracy"], result["epochs"], result["best"]["accuracy"],
              result["best"]["epoch"], result["scored_on"], data.variant)
     log.info("checkpoints, metrics and history.png are in %s", directory)
     return 0
+
+
+def _copy_plot(plot, folder, name):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(plot, folder / f"{name}_history.png")
+    except OSError as error:
+        raise InputError(f"--save-plot-dir {folder} cannot be written: {error.strerror}; the plot is {plot}") from error
 
 
 def _data_name(spec):

@@ -19,7 +19,7 @@ import numpy as np
 from support import params_file
 from support.errors import InputError
 
-from .loop import Diverged
+from . import loop
 
 SETTINGS = "settings.json"
 FORMAT = 1
@@ -30,11 +30,9 @@ def save(path, net, settings, trainer=None):
 
     Raises Diverged, and writes nothing, when a weight is not finite; InputError when the disk refuses.
     """
+    loop.check_weights(net)
     parameters = net._collect_params_with_prefix()
     weights = {name: _mean(parameter) for name, parameter in parameters.items()}
-    for name, weight in weights.items():
-        if not np.isfinite(weight.asnumpy()).all():
-            raise Diverged(f"{name} is no longer finite")
     attachments = {SETTINGS: json.dumps({"format": FORMAT, **settings}, indent=1, sort_keys=True).encode()}
     if trainer is not None:
         for name, states in _states(net, trainer).items():
@@ -85,11 +83,7 @@ def restore(path, net, trainer):
     optimizer = {}
     for name, states in _states(net, trainer).items():
         for index, state in enumerate(states):
-            value = _member(path, attachments, f"optimizer/{name}.{index}.npy")
-            if value.shape != state.shape:
-                raise InputError(f"{path}: the optimizer's state of {name} has the shape {value.shape}, "
-                                 f"not {state.shape}; use another checkpoint")
-            optimizer[name, index] = value
+            optimizer[name, index] = _member(path, attachments, f"optimizer/{name}.{index}.npy", state)
     own = {}
     devices = len(next(iter(parameters.values())).list_ctx())
     recorded = {member.split("/")[1] for member in attachments if member.startswith("running/")}
@@ -100,9 +94,7 @@ def restore(path, net, trainer):
         for name, parameter in parameters.items():
             if parameter.grad_req == "null":
                 for device in range(devices):
-                    own[name, device] = _member(path, attachments, f"running/{device}/{name}.npy")
-                    if own[name, device].shape != parameter.shape:
-                        raise InputError(f"{path}: {name} of device {device} has a wrong shape; use another checkpoint")
+                    own[name, device] = _member(path, attachments, f"running/{device}/{name}.npy", parameter)
 
     for name, parameter in parameters.items():
         parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))
@@ -127,10 +119,6 @@ def _states(net, trainer, device=0):
 
     Trainer offers its states only as a pickle, which would run code from a crafted file when it is read.
     """
-    if not trainer._kv_initialized:
-        trainer._init_kvstore()
-    if trainer._params_to_init:  # or the first step would copy device 0's statistics over all
-        trainer._init_params()
     updater = trainer._updaters[device]
     found = {}
     for name, parameter in net._collect_params_with_prefix().items():
@@ -160,13 +148,18 @@ def _npy(array):
     return buffer.getvalue()
 
 
-def _member(path, attachments, name):
+def _member(path, attachments, name, like):
+    """An array of the archive, which must have the shape and the type of `like`."""
     if name not in attachments:
         raise InputError(f"{path} holds no {name}: it is not a checkpoint to go on from, or one of another net")
     try:
-        return np.load(io.BytesIO(attachments[name]), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        value = np.lib.format.read_array(io.BytesIO(attachments[name]), allow_pickle=False)
+    except Exception as error:  # a crafted header can break NumPy's reader in many ways
         raise InputError(f"{path}: {name} cannot be read ({error}); use another checkpoint") from error
+    if value.shape != like.shape or value.dtype != like.dtype:
+        raise InputError(f"{path}: {name} is {value.dtype} {value.shape}, not {np.dtype(like.dtype)} {like.shape}; "
+                         "use another checkpoint")
+    return value
 
 
 def load_weights(path, net):

@@ -172,11 +172,13 @@ def recipe_changes(args, recipe_class):
 
 
 def run_script(main):
-    """Run a script's main(): an InputError becomes one sentence on standard error and exit status 1."""
+    """Run a script's main(): an InputError becomes one sentence on standard error and exit status 1, Ctrl-C 130."""
     try:
         status = main()
     except InputError as error:
         sys.exit(f"{sys.argv[0].rpartition('/')[2]}: {error}")
+    except KeyboardInterrupt:
+        status = 130
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         sys.stderr.close()
         status = 1

@@ -85,9 +85,13 @@ def make_trainer(net, recipe, kvstore="device"):
         for name, parameter in parameters.items():
             if name.endswith(("_gamma", "_beta", "_bias")):
                 parameter.wd_mult = 0.0
-    return gluon.Trainer(parameters, "nag",
-                         {"learning_rate": recipe.lr, "momentum": recipe.momentum, "wd": recipe.wd},
-                         kvstore=kvstore, update_on_kvstore=False)
+    trainer = gluon.Trainer(parameters, "nag",
+                            {"learning_rate": recipe.lr, "momentum": recipe.momentum, "wd": recipe.wd},
+                            kvstore=kvstore, update_on_kvstore=False)
+    # Left to the first step, this would copy device 0's running statistics over those of all while they change.
+    trainer._init_kvstore()
+    trainer._init_params()
+    return trainer
 
 
 def train_steps(net, trainer, batches, contexts, meter):
@@ -125,6 +129,9 @@ def train_steps(net, trainer, batches, contexts, meter):
     finally:
         while pending:
             _read(pending.popleft(), meter)
+        # The engine does not know that a compiled net's backward pass writes running statistics, and would let others
+        # read them before it is through.
+        mx.nd.waitall()
 
 
 def _read(results, meter):
@@ -133,6 +140,14 @@ def _read(results, meter):
         if not np.isfinite(losses).all():
             raise Diverged("the loss is no longer a finite number")
         meter.update(losses, correct.asscalar())
+
+
+def check_weights(net):
+    """Raise Diverged when a weight is not finite. A loss need not show it: MXNet's ReLU turns NaN into 0."""
+    for name, parameter in net._collect_params_with_prefix().items():
+        for copy in parameter.list_data():
+            if not np.isfinite(copy.asnumpy()).all():
+                raise Diverged(f"{name} is no longer finite")
 
 
 def average_running_statistics(net):

@@ -112,6 +112,7 @@ def train(job, resume=None):
                 if state.step < job.batches.steps:
                     _save(job, LAST, state, trainer)
                     raise Stopped(_stop_sentence(job, state, stop), stop.received)
+                loop.check_weights(job.net)
                 trained = time.time()
                 loop.average_running_statistics(job.net)
                 score = loop.evaluate(job.net, job.score_batches, job.contexts, job.labels)
@@ -200,6 +201,9 @@ def _divergence_sentence(job, state, error):
 
 def _finish(job, metrics, state):
     """Score the test images where they were kept back, draw the history, write result.json."""
+    if not metrics.records:
+        raise InputError(f"all {state.epoch} epochs are done, but {metrics.path} does not have them; put the run's own "
+                         "metrics.jsonl back")
     last = metrics.records[-1]
     result = {
         **job.settings, "epochs": state.epoch, "scored_on": job.scored_on, "environment": runlog.environment(),
@@ -230,7 +234,9 @@ def new_directory(wanted, name):
     """
     if wanted is not None:
         directory = Path(wanted).expanduser()
-        if any((directory / file).exists() for file in (LAST, BEST, "metrics.jsonl")):
+        # An empty metrics.jsonl is of a run that was killed before it had saved anything.
+        if any((directory / file).exists() and (directory / file).stat().st_size
+               for file in (LAST, BEST, "metrics.jsonl")):
             raise InputError(f"{directory} holds a run already: go on with it by --resume, or give another --save-dir")
     else:
         directory = next(path for path in _numbered(name) if not path.exists())
@@ -252,12 +258,13 @@ def _numbered(name):
 
 
 def newest_directory(name):
-    """The newest of the numbered folders of runs/`name`, or None."""
+    """The newest of the numbered folders of runs/`name` that has a checkpoint to go on from, or None."""
     newest = None
     for path in _numbered(name):
         if not path.exists():
             return newest
-        newest = path
+        if (path / LAST).exists():
+            newest = path
 
 
 def checkpoint_to_resume(path):

@@ -127,7 +127,7 @@ def _read_archive(reader):
                     or min((member.header_offset for member in members), default=-1) != start:
                 reader.fail("the archive behind the weights is not one that this project writes", start)
             attachments = {member.filename: archive.read(member) for member in members}
-    except (zipfile.BadZipFile, EOFError, OSError, struct.error, UnicodeDecodeError, NotImplementedError,
+    except (zipfile.BadZipFile, EOFError, OSError, struct.error, UnicodeDecodeError,
             RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -1,0 +1,320 @@
+"""Checkpoints: what comes back, who else can read them, and what is refused with nothing changed."""
+import io
+import json
+import os
+import zipfile
+
+import mxnet as mx
+import numpy as np
+import pytest
+import tiny
+
+import model
+from engine import checkpoint, loop
+from support import params_file
+from support.errors import InputError
+
+
+def trained(contexts=tiny.CPU, steps=3, net=None, **recipe):
+    """A net with a trainer after some steps on noise."""
+    net = tiny.ready(net or tiny.net(), contexts=contexts)
+    trainer = loop.make_trainer(net, tiny.recipe(**recipe))
+    go_on(net, trainer, contexts, range(steps))
+    return net, trainer
+
+
+def go_on(net, trainer, contexts, seeds):
+    def batches():
+        for seed in seeds:
+            generator = np.random.RandomState(seed)
+            yield .1, generator.normal(0, 1, (8, 3, 32, 32)).astype("float32"), generator.randint(0, 10, 8)
+
+    for _ in loop.train_steps(net, trainer, batches(), contexts, loop.Meter()):
+        pass
+
+
+def everything(net, trainer, devices=1):
+    """The bits of all weights, statistics and optimizer states on every device."""
+    found = {}
+    for device in range(devices):
+        for name, value in tiny.numbers_of(net, device).items():
+            found[device, name] = value.tobytes()
+        for name, states in checkpoint._states(net, trainer, device).items():
+            for index, state in enumerate(states):
+                found[device, name, index] = state.asnumpy().tobytes()
+    return found
+
+
+def rewritten(path, change):
+    """Pass the attachments of a file through change and write it anew, sound checksums included."""
+    arrays, attachments = params_file.read(path)
+    attachments = dict(attachments)
+    change(attachments)
+    attachments.pop(params_file.DIGEST)
+    params_file.write(path, {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()},
+                      attachments)
+
+
+def assert_refused(path, sentence, contexts=tiny.CPU, net=None, **recipe):
+    """restore() raises one sentence and leaves net and trainer as they were, to the bit."""
+    net, trainer = trained(contexts, 2, net, **recipe)
+    before = everything(net, trainer, len(contexts))
+    with pytest.raises(InputError, match=sentence) as caught:
+        checkpoint.restore(path, net, trainer)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert everything(net, trainer, len(contexts)) == before
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "last.params"
+    checkpoint.save(path, *_first(trained(), {"seed": 7, "name": "ünï"}))
+    return path
+
+
+def _first(pair, settings):
+    return pair[0], settings, pair[1]
+
+
+# What comes back.
+
+@pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
+@pytest.mark.parametrize("momentum", [.9, 0.])
+def test_a_restored_run_goes_on_to_the_bit(tmp_path, contexts, momentum):
+    net, trainer = trained(contexts, momentum=momentum)
+    checkpoint.save(tmp_path / "x.params", net, {"seed": 7}, trainer)
+    kept = everything(net, trainer, len(contexts))
+    go_on(net, trainer, contexts, range(10, 13))
+
+    other = tiny.ready(tiny.net(), 5, contexts)
+    again = loop.make_trainer(other, tiny.recipe(momentum=momentum))
+    assert checkpoint.restore(tmp_path / "x.params", other, again) == {"format": 1, "seed": 7}
+    assert everything(other, again, len(contexts)) == kept
+    go_on(other, again, contexts, range(10, 13))
+    assert everything(other, again, len(contexts)) == everything(net, trainer, len(contexts))
+
+
+def test_a_net_that_has_been_trained_already_is_brought_back_too(tmp_path):
+    net, trainer = trained(tiny.TWO)
+    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    kept = everything(net, trainer, 2)
+    go_on(net, trainer, tiny.TWO, range(20, 22))
+    checkpoint.restore(tmp_path / "x.params", net, trainer)
+    assert everything(net, trainer, 2) == kept
+
+
+def test_a_run_that_has_made_no_step_can_be_saved(tmp_path):
+    net = tiny.ready(tiny.net())
+    trainer = loop.make_trainer(net, tiny.recipe())
+    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    again = trained(steps=2)
+    checkpoint.restore(tmp_path / "x.params", *again)
+    assert everything(*again) == everything(net, trainer)
+
+
+def test_devices_keep_their_own_statistics_and_the_file_holds_their_mean(tmp_path):
+    net, trainer = trained(tiny.TWO)
+    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    arrays, attachments = params_file.read(tmp_path / "x.params")
+    first, second = tiny.numbers_of(net, 0), tiny.numbers_of(net, 1)
+    assert (first["1.running_mean"] != second["1.running_mean"]).all()
+    np.testing.assert_allclose(arrays["1.running_mean"], (first["1.running_mean"] + second["1.running_mean"]) / 2)
+    assert {name for name in attachments if name.startswith("running/")} == {
+        f"running/{device}/1.running_{kind}.npy" for device in (0, 1) for kind in ("mean", "var")}
+
+
+def test_saving_changes_nothing(tmp_path):
+    net, trainer = trained(tiny.TWO)
+    before = everything(net, trainer, 2)
+    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    assert everything(net, trainer, 2) == before
+
+
+def test_equal_runs_make_equal_files(tmp_path):
+    for name in ("a", "b"):
+        checkpoint.save(tmp_path / name, *_first(trained(), {"seed": 1}))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_settings_come_back_as_they_were_written(saved):
+    assert checkpoint.read_settings(saved) == {"format": 1, "seed": 7, "name": "ünï"}
+
+
+def test_load_weights_gives_all_devices_the_files_weights(tmp_path):
+    net, trainer = trained(tiny.TWO)
+    loop.average_running_statistics(net)
+    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    other = tiny.ready(tiny.net(), 5, tiny.TWO)
+    checkpoint.load_weights(tmp_path / "x.params", other)
+    for device in (0, 1):
+        for name, value in tiny.numbers_of(net, device).items():
+            assert (tiny.numbers_of(other, device)[name] == value).all(), name
+
+
+# Who else can read them.
+
+def test_gluon_loads_the_file_as_it_stands(saved):
+    net, _ = trained()
+    plain = tiny.net()
+    plain.load_parameters(str(saved))
+    assert all((plain._collect_params_with_prefix()[name].data().asnumpy() == value).all()
+               for name, value in tiny.numbers_of(net).items())
+
+
+def test_model_load_params_reads_it(tmp_path):
+    net, trainer = trained(net=model.get_model("atac_resnet20_v2", blocks=1), steps=1)
+    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    other = model.load_params(model.get_model("atac_resnet20_v2", blocks=1), tmp_path / "x.params")
+    assert all((tiny.numbers_of(other)[name] == value).all() for name, value in tiny.numbers_of(net).items())
+
+
+def test_the_archive_is_a_plain_zip_without_a_pickle(saved):
+    with zipfile.ZipFile(saved) as archive:
+        assert archive.testzip() is None
+        names = set(archive.namelist())
+        assert json.loads(archive.read("settings.json"))["seed"] == 7
+        for name in names - {"settings.json", "weights.sha256"}:
+            assert isinstance(np.load(io.BytesIO(archive.read(name)), allow_pickle=False), np.ndarray)
+    assert names == {"settings.json", "weights.sha256"} | {
+        f"optimizer/{name}.0.npy" for name in ("0.weight", "0.bias", "1.gamma", "1.beta", "5.weight", "5.bias")}
+
+
+# What is refused.
+
+def test_every_truncation_is_refused(saved, tmp_path):
+    content = saved.read_bytes()
+    damaged = tmp_path / "cut.params"
+    net, trainer = trained()
+    before = everything(net, trainer)
+    for end in [0, 1, *range(0, len(content), 97), len(content) - 1]:
+        damaged.write_bytes(content[:end])
+        try:
+            checkpoint.restore(damaged, net, trainer)
+            pytest.fail(f"cut to {end} of {len(content)} bytes, it was taken")
+        except InputError as error:
+            assert str(damaged) in str(error)
+    assert everything(net, trainer) == before
+
+
+def test_a_flipped_bit_anywhere_is_refused(saved, tmp_path):
+    content = saved.read_bytes()
+    damaged = tmp_path / "flipped.params"
+    net, trainer = trained()
+    before = everything(net, trainer)
+    for place in range(5, len(content), 61):
+        damaged.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1:])
+        try:
+            checkpoint.restore(damaged, net, trainer)
+        except InputError as error:
+            assert str(damaged) in str(error)
+        else:  # a bit that says nothing: a ZIP header's attributes
+            arrays, attachments = params_file.read(damaged)
+            whole, members = params_file.read(saved)
+            assert attachments == members and all((arrays[name] == whole[name]).all() for name in whole), place
+    assert everything(net, trainer) == before
+
+
+def test_another_net_is_refused(saved):
+    assert_refused(saved, "is a checkpoint of another net", net=tiny.net(units=5))
+    assert_refused(saved, "is a checkpoint of another net", net=tiny.net(batch_norm=False))
+    assert_refused(saved, "is a checkpoint of another net", net=tiny.net(classes=11))
+
+
+def test_another_number_of_devices_is_refused(saved, tmp_path):
+    assert_refused(saved, r"was written by a run on 1 device\(s\), this one has 2; resume with as many$", tiny.TWO)
+    checkpoint.save(tmp_path / "two.params", *_first(trained(tiny.TWO), {}))
+    assert_refused(tmp_path / "two.params", r"was written by a run on 2 device\(s\), this one has 1")
+
+
+def test_another_optimizer_is_refused(tmp_path):
+    checkpoint.save(tmp_path / "x.params", *_first(trained(momentum=0.), {}))
+    assert_refused(tmp_path / "x.params", r"holds no optimizer/0.weight.0.npy: it is not a checkpoint to go on from")
+
+
+def test_weights_without_settings_are_refused_where_settings_are_needed(tmp_path):
+    net, _ = trained()
+    net.save_parameters(str(tmp_path / "x.params"))
+    assert_refused(tmp_path / "x.params", "holds weights only, not a run of ours to go on from; use --resume-params")
+    with pytest.raises(InputError, match="holds weights only"):
+        checkpoint.read_settings(tmp_path / "x.params")
+    assert checkpoint.read_settings(tmp_path / "x.params", required=False) is None
+
+
+def test_a_file_saved_without_an_optimizer_has_settings_but_is_not_gone_on_from(tmp_path):
+    net, _ = trained()
+    checkpoint.save(tmp_path / "x.params", net, {"seed": 1})
+    assert checkpoint.read_settings(tmp_path / "x.params")["seed"] == 1
+    assert_refused(tmp_path / "x.params", "holds no optimizer/")
+
+
+def test_a_missing_file_is_one_sentence(tmp_path):
+    assert_refused(tmp_path / "none.params", "cannot be read: No such file or directory")
+    assert_refused(tmp_path, "cannot be read: Is a directory")
+
+
+@pytest.mark.parametrize("settings, sentence", [
+    (b"{", "its settings cannot be read"), (b"[1]", "its settings cannot be read"),
+    (b"\xff", "its settings cannot be read"), (b"{}", "has format None, this version reads 1"),
+    (b'{"format": 2}', "has format 2, this version reads 1")])
+def test_settings_that_cannot_be_used_are_refused(saved, settings, sentence):
+    rewritten(saved, lambda attachments: attachments.update({"settings.json": settings}))
+    assert_refused(saved, sentence)
+    with pytest.raises(InputError, match=sentence):
+        checkpoint.read_settings(saved, required=False)
+
+
+def npy(value, **how):
+    buffer = io.BytesIO()
+    np.save(buffer, value, **how)
+    return buffer.getvalue()
+
+
+def huge():
+    """A header that promises more numbers than there is memory."""
+    return npy(np.zeros(4, "float32")).replace(b"(4,)", b"(%d,)" % 10 ** 12).replace(b" " * 12 + b"\n", b"\n")
+
+
+@pytest.mark.parametrize("member", [
+    b"", b"PK\x03\x04", b"PK\x05\x06" + b"\0" * 18, b"cos\nsystem\n(S'true'\ntR.", b"\x93NUMPY\x01\0\x04\0{{{{",
+    npy(np.array([None, 1], object), allow_pickle=True), npy(np.zeros(4, "float32"))[:-1], huge(),
+    npy(np.array(["a", "b", "c", "d"])), npy(np.zeros(5, "float32")), npy(np.zeros((4, 1), "float32")),
+    npy(np.zeros(4, "complex64"))])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_crafted_member_is_refused_and_runs_nothing(tmp_path, member, devices):
+    contexts = tiny.TWO[:devices]
+    path = tmp_path / "x.params"
+    checkpoint.save(path, *_first(trained(contexts), {}))
+    name = "optimizer/1.gamma.0.npy" if devices == 1 else "running/1/1.running_var.npy"
+    rewritten(path, lambda attachments: attachments.update({name: member}))
+    assert_refused(path, "use another checkpoint", contexts)
+
+
+# Writing.
+
+def test_weights_that_are_no_numbers_are_not_written(saved):
+    net, trainer = trained()
+    before = saved.read_bytes()
+    for name in ("0.weight", "1.running_var"):
+        parameter = net._collect_params_with_prefix()[name]
+        kept = parameter.data().asnumpy()
+        for value in (np.nan, np.inf):
+            parameter.set_data(mx.nd.array(np.where(np.arange(kept.size).reshape(kept.shape) == 1, value, kept)))
+            with pytest.raises(loop.Diverged, match=f"^{name} is no longer finite$"):
+                checkpoint.save(saved, net, {}, trainer)
+        parameter.set_data(mx.nd.array(kept))
+    assert saved.read_bytes() == before
+    assert os.listdir(saved.parent) == [saved.name]
+
+
+def test_a_write_that_breaks_off_leaves_the_old_file(saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    net, trainer = trained()
+    with pytest.raises(InputError, match="cannot be written: .*No space left on device"):
+        checkpoint.save(saved, net, {}, trainer)
+    assert saved.read_bytes() == before
+    assert os.listdir(saved.parent) == [saved.name]

@@ -1,0 +1,358 @@
+"""evaluate.py: files of ours, of MXNet and of the authors, everything that does not fit, and pictures."""
+import hashlib
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+import tiny
+from PIL import Image, ImageFile
+
+import evaluate
+import model
+from engine import checkpoint, cifar, loop
+from model import zoo
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = cifar.CIFAR10_CLASSES
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """One folder with both data sets, found by --data-dir either way."""
+    folder = tmp_path_factory.mktemp("data")
+    tiny.cifar10(folder)
+    tiny.cifar100(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with the same ATAC net in a file of ours, of MXNet and of the authors, and some others."""
+    folder = tmp_path_factory.mktemp("files")
+    net = a_net()
+    checkpoint.save(folder / "own.params", net, settings())
+    net.save_parameters(str(folder / "plain.params"))
+    mx.nd.save(str(folder / "authors.params"), {
+        zoo.to_authors(name): parameter.data() for name, parameter in net._collect_params_with_prefix().items()})
+    a_net("resnet20_v2", classes=100).save_parameters(str(folder / "hundred.params"))
+    a_net("resnet20_v2", classes=20).save_parameters(str(folder / "twenty.params"))
+    checkpoint.save(folder / "coarse.params", a_net("resnet20_v2", classes=100),
+                    settings("resnet20_v2", dataset="cifar100", label_mode="coarse", classes=100))
+    (folder / "cut.params").write_bytes((folder / "own.params").read_bytes()[:-100])
+    (folder / "text.params").write_text("no weights\n" * 9)
+    return folder
+
+
+def a_net(name="atac_resnet20_v2", classes=10):
+    net = tiny.ready(model.get_model(name, blocks=1, classes=classes), 3, mode="imperative")
+    for parameter in net.collect_params().values():  # away from the constants of a fresh net
+        if parameter.name.endswith(("running_mean", "bias")):
+            parameter.set_data(mx.nd.array(np.linspace(-.2, .2, parameter.shape[0])))
+    return net
+
+
+def settings(name="atac_resnet20_v2", dataset="cifar10", label_mode=None, classes=10):
+    return {"model": name, "arguments": model.complete_arguments(name, {"blocks": 1, "classes": classes}),
+            "dataset": dataset, "label_mode": label_mode}
+
+
+def run(files, *arguments):
+    return tiny.call(evaluate.main, "--gpus", "", *arguments, folder=files)
+
+
+def record_of(result):
+    """The JSON line, which has to be the last one."""
+    assert result.status == 0, result.err
+    return json.loads(result.out.splitlines()[-1])
+
+
+def refused(result, status, *parts):
+    line = tiny.one_sentence(result, status, *parts)
+    assert line.startswith("evaluate.py: ") and '"top1"' not in result.out
+    return line
+
+
+# What a file is evaluated as.
+
+PLAIN = ["--model", "atac_resnet20_v2", "--blocks", "1", "--dataset", "cifar10"]
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--params", "own.params"], ["--params", "own.params", *PLAIN], ["--params", "plain.params", *PLAIN],
+    ["--params", "authors.params", *PLAIN], ["--params", "own.params", "--batch-size", "7"],
+    ["--params", "own.params", "--batch-size", "1000", "--mode", "imperative"],
+    ["--params", "authors.params", "--model", "atac", "--act-type", "ChaATAC", "--useReLU", "--r", "2", "--blocks", "1",
+     "--dataset", "cifar10", "--classes", "10"]])
+def test_one_net_has_one_score_however_its_file_was_written(files, data, arguments):
+    result = run(files, "--data-dir", data, *arguments)
+    found = record_of(result)
+    test = cifar.load("cifar10", data).test
+    net = a_net()
+    logits = net(mx.nd.array(cifar.normalise(test.images))).asnumpy()
+    answers = logits.argmax(1)
+    assert found["images"] == 40 and found["top1"] == (answers == test.labels).mean()
+    expected = loop.evaluate(net, cifar.EvalBatches(test, 40), tiny.CPU, 10)
+    assert found["top5"] == expected.top5 and found["loss"] == pytest.approx(expected.loss, rel=1e-5)
+    assert found["classes"] == [
+        {"class": name, "images": 4, "right": int(((answers == label) & (test.labels == label)).sum())}
+        for label, name in enumerate(NAMES)]
+
+
+def test_the_report(files, data):
+    result = run(files, "--data-dir", data, "--params", "own.params", "--gpus", "")
+    found = record_of(result)
+    assert (found["params"], found["model"], found["dataset"], found["label_mode"]) \
+        == ("own.params", "atac_resnet20_v2", "cifar10", None)
+    assert found["sha256"] == hashlib.sha256((files / "own.params").read_bytes()).hexdigest()
+    assert found["arguments"] == settings()["arguments"]
+    assert found["data"].startswith("not the official files: data_batch_1.bin (64 images)")
+    assert found["data_sha256"] == cifar.load("cifar10", data).provenance["sha256"]
+    assert found["images_per_second"] == pytest.approx(40 / found["seconds"])
+    lines = result.out.splitlines()
+    assert lines[0] == "atac_resnet20_v2, blocks=1, classes=10, reduction=2, inner_relu=True: own.params"
+    assert "cifar10: 40 test images, data not the official files" in lines[1]
+    assert "running on the CPU, as asked" in lines[1]
+    assert f"top-1 accuracy {found['top1']:.4f} (error {100 - 100 * found['top1']:.2f}%), top-5 accuracy " in lines[2]
+    assert lines[3].startswith("40 images in ") and lines[3].endswith(" images/s")
+    assert [line.split()[0] for line in lines[5:15]] == list(NAMES)
+    for line, row in zip(lines[5:15], found["classes"]):
+        assert line.split()[1:4] == [str(row["images"]), str(row["right"]), f"{row['right'] / row['images']:.4f}"]
+
+
+@pytest.mark.parametrize("arguments, mode, classes", [
+    (["--params", "coarse.params"], "coarse", 20),
+    (["--params", "hundred.params", "--model", "resnet20_v2", "--blocks", "1", "--dataset", "cifar100"], "coarse", 20),
+    (["--params", "twenty.params", "--model", "resnet20_v2", "--blocks", "1", "--dataset", "cifar100"], "coarse", 20),
+    (["--params", "hundred.params", "--model", "resnet20_v2", "--blocks", "1", "--dataset", "cifar100",
+      "--label-mode", "fine"], "fine", 100),
+    (["--params", "hundred.params", "--model", "resnet20_v2", "--blocks", "1", "--dataset", "cifar10",
+      "--classes", "100"], None, 10)])
+def test_labels_of_both_kinds_and_outputs_that_no_label_has(files, data, arguments, mode, classes):
+    result = run(files, "--data-dir", data, *arguments)
+    found = record_of(result)
+    assert found["label_mode"] == mode and len(found["classes"]) == classes and found["images"] == 40
+    assert sum(row["images"] for row in found["classes"]) == 40
+    assert (f"({mode} labels)" in result.out) == (mode is not None)
+
+
+def test_a_report_names_what_a_class_is_mostly_taken_for():
+    confusion = np.array([[3, 2, 0, 0], [0, 0, 1, 4], [0, 0, 0, 0]])
+    scores, table = evaluate.report(loop.Evaluation(10, 1.5, .3, .9, confusion), ("cat", "doggy", "eel"))
+    assert table.splitlines() == [
+        "class  images  right  accuracy  most often taken for",
+        "cat         5      3    0.6000  doggy (2)",
+        "doggy       5      0    0.0000  output 3 (4)",
+        "eel         0      0         -"]
+    assert scores == {"images": 10, "top1": .3, "top5": .9, "loss": 1.5, "classes": [
+        {"class": "cat", "images": 5, "right": 3}, {"class": "doggy", "images": 5, "right": 0},
+        {"class": "eel", "images": 0, "right": 0}]}
+    json.dumps(scores)
+
+
+# What does not fit.
+
+@pytest.mark.parametrize("arguments, status, parts", [
+    ([], 2, ["required: --params"]),
+    (["--params", ""], 2, ["--params: it is empty"]),
+    (["--params", "own.params", "--batch-size", "0"], 2, ["--batch-size: 0 is below 1"]),
+    (["--params", "own.params", "--images", "a.png", "--confusion-matrix", "x.png"], 2, ["exclude each other"]),
+    (["--params", "own.params", "--images"], 2, ["--images: expected at least one argument"]),
+    (["--params", "own.params", "--blocks", "1"], 2, ["flags of the network need --model"]),
+    (["--params", "plain.params", "--model", "x", "--dataset", "cifar10"], 2, ["unknown model 'x'; the models are"]),
+    (["--params", "plain.params", "--model", "nin", "--alpha", "1", "--dataset", "cifar10"], 2, ["argument 'alpha'"]),
+    (["--params", "plain.params", "--model", "atac", "--r", "3", "--dataset", "cifar10"], 2, ["does not divide"]),
+    # a file of ours knows better
+    (["--params", "own.params", "--model", "nin"], 1,
+     ["own.params was trained with --model atac_resnet20_v2, not nin_resnet20_v2; leave --model out"]),
+    (["--params", "own.params", "--dataset", "cifar100"], 1, ["was trained with --dataset cifar10, not cifar100"]),
+    (["--params", "own.params", "--label-mode", "fine"], 1, ["was trained with --label-mode None, not fine"]),
+    (["--params", "coarse.params", "--label-mode", "fine"], 1, ["was trained with --label-mode coarse, not fine"]),
+    (["--params", "own.params", "--classes", "20"], 1, ["own.params holds a net with classes=10, not 20"]),
+    (["--params", "own.params", "--model", "atac", "--blocks", "3"], 1, ["holds a net with blocks=1, not 3"]),
+    (["--params", "own.params", "--model", "atac", "--alpha", "1"], 1, ["holds a net with no alpha, not 1.0"]),
+    (["--params", "own.params", "--model", "atac", "--act-type", "ChaATAC"], 1,
+     ["holds a net with inner_relu=True, not False"]),
+    # of other files the flags say what they are
+    (["--params", "plain.params"], 1, ["plain.params holds weights only: name its net with --model and --blocks"]),
+    (["--params", "plain.params", "--model", "atac"], 1, ["plain.params holds weights only: name its --dataset"]),
+    (["--params", "plain.params", "--model", "atac", "--dataset", "cifar10"], 1,
+     ["plain.params does not fit this net: it lacks", "the file looks like blocks=1, classes=10, head ATAC with r=2"]),
+    (["--params", "plain.params", "--model", "resnet20_v2", "--blocks", "1", "--dataset", "cifar10"], 1,
+     ["does not fit this net: it has 70 that the net does not"]),
+    (["--params", "plain.params", "--model", "atac", "--blocks", "1", "--r", "4", "--dataset", "cifar10"], 1,
+     ["does not fit this net", "differ in shape"]),
+    (["--params", "plain.params", "--model", "atac", "--blocks", "1", "--dataset", "cifar100"], 1,
+     ["plain.params has 10 classes, cifar100 nets have 100: is it another --dataset? (--classes 10 evaluates it all"]),
+    (["--params", "plain.params", "--model", "atac", "--blocks", "1", "--dataset", "cifar100", "--classes", "10"], 1,
+     ["plain.params has 10 classes, too few for the 20 labels of cifar100 (coarse)"]),
+    (["--params", "hundred.params", "--model", "resnet20_v2", "--blocks", "1", "--dataset", "cifar10"], 1,
+     ["hundred.params has 100 classes, cifar10 nets have 10: is it another --dataset?"]),
+    (["--params", "twenty.params", "--model", "resnet20_v2", "--blocks", "1", "--dataset", "cifar100", "--label-mode",
+      "fine"], 1, ["twenty.params has 20 classes, cifar100 nets have 100"]),
+    (["--params", "plain.params", "--model", "atac", "--blocks", "1", "--dataset", "cifar10", "--classes", "12"], 1,
+     ["does not fit this net", "(10, 64) in the file and (12, 64) in the net"]),
+    (["--params", "plain.params", *PLAIN, "--label-mode", "fine"], 1, ["CIFAR-10 has one kind of label"]),
+    # files that are none
+    (["--params", "none.params"], 1, ["none.params cannot be read: No such file or directory"]),
+    (["--params", "."], 1, [". cannot be read: Is a directory"]),
+    (["--params", "cut.params"], 1, ["cut.params is not a usable parameter file: "]),
+    (["--params", "text.params"], 1, ["text.params is not a usable parameter file: it does not start with MXNet's"]),
+    (["--params", "own.params", "--gpus", "0,0"], 1, ["--gpus takes different numbers"])])
+def test_what_does_not_fit_is_one_sentence(files, data, arguments, status, parts):
+    refused(run(files, "--data-dir", data, *arguments), status, *parts)
+
+
+def test_data_that_are_missing_are_one_sentence(files, tmp_path):
+    result = run(files, "--params", "own.params", "--data-dir", tmp_path, "--mirror", "file:///none")
+    refused(result, 1, f"no CIFAR-10 in {tmp_path}", "The download failed")
+
+
+def test_a_net_that_answers_with_no_numbers_is_one_sentence(files, data, tmp_path):
+    net = a_net()
+    net.output.weight.set_data(mx.nd.full((10, 64), 3e38))
+    net.save_parameters(str(tmp_path / "huge.params"))
+    result = run(files, "--data-dir", data, "--params", tmp_path / "huge.params", *PLAIN)
+    refused(result, 1, "huge.params: the net answers with numbers that are not finite; use another checkpoint")
+
+
+def test_no_traceback_and_nothing_but_json_on_the_last_line_of_the_process(files, data):
+    command = [sys.executable, str(ROOT / "evaluate.py"), "--gpus", "", "--data-dir", data, "--params"]
+    done = subprocess.run([*command, "own.params"], cwd=files, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["images"] == 40
+    done = subprocess.run([*command, "cut.params"], cwd=files, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+
+
+# The confusion matrix.
+
+@pytest.mark.parametrize("params", ["own.params", "coarse.params"])
+def test_the_confusion_matrix_is_a_png(files, data, tmp_path, params):
+    result = run(files, "--data-dir", data, "--params", params, "--confusion-matrix", tmp_path / "matrix.png")
+    assert record_of(result)["images"] == 40
+    assert result.out.splitlines()[-2] == f"confusion matrix: {tmp_path / 'matrix.png'}"
+    with Image.open(tmp_path / "matrix.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) > 500 and len(set(picture.convert("RGB").getdata())) > 20
+
+
+def test_a_hundred_classes_and_an_empty_row_can_be_drawn(tmp_path):
+    confusion = np.eye(100, 120, dtype=int)
+    confusion[3] = 0
+    evaluate.draw_confusion(confusion, [f"class {label}" for label in range(100)], tmp_path / "x.png", "title")
+    assert (tmp_path / "x.png").read_bytes().startswith(PNG)
+
+
+def test_a_confusion_matrix_that_cannot_be_written_is_one_sentence(files, data):
+    refused(run(files, "--data-dir", data, "--params", "own.params", "--confusion-matrix", "none/x.png"), 1,
+            "none/x.png cannot be written: No such file or directory")
+
+
+# Pictures.
+
+def answers(result):
+    assert result.status == 0, result.err
+    return [json.loads(line) for line in result.out.splitlines() if line.startswith("{")]
+
+
+def noise(width, height, channels=3, seed=0):
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.RandomState(seed).randint(0, 256, shape).astype(np.uint8)
+
+
+def test_a_picture_of_the_nets_own_size_is_classified_as_the_image_it_is(files, tmp_path):
+    pixels = noise(32, 32)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    result = run(files, "--params", "own.params", "--images", tmp_path / "a.png")
+    logits = a_net()(mx.nd.array(cifar.normalise(pixels.transpose(2, 0, 1)[None]))).asnumpy()[0]
+    chances = np.exp(logits) / np.exp(logits).sum()
+    best = np.argsort(-chances)[:5]
+    found, = answers(result)
+    assert found["image"] == str(tmp_path / "a.png") and found["classes"] == [NAMES[label] for label in best]
+    assert found["probabilities"] == pytest.approx(chances[best], rel=1e-4)
+    assert result.out.startswith(f"{tmp_path / 'a.png'}: {NAMES[best[0]]} {chances[best[0]]:.3f}, ")
+
+
+def test_pictures_of_every_size_and_kind(files, tmp_path):
+    made = {
+        "tiny.png": Image.fromarray(noise(1, 1)), "thin.png": Image.fromarray(noise(1, 300)),
+        "wide.jpg": Image.fromarray(noise(301, 37)), "large.jpg": Image.fromarray(noise(900, 700)),
+        "grey.png": Image.fromarray(noise(40, 50, 1)), "grey.jpg": Image.fromarray(noise(40, 50, 1)),
+        "alpha.png": Image.fromarray(noise(40, 50, 4)), "bits.png": Image.fromarray(noise(40, 50, 1)).convert("1"),
+        "palette.gif": Image.fromarray(noise(40, 50)).convert("P"),
+        "cmyk.jpg": Image.fromarray(noise(40, 50)).convert("CMYK"),
+        "deep.png": Image.fromarray(noise(40, 50, 1).astype(np.uint16) * 257)}
+    for name, picture in made.items():
+        picture.save(tmp_path / name)
+    found = answers(run(files, "--params", "own.params", "--images", *[tmp_path / name for name in made]))
+    assert [Path(record["image"]).name for record in found] == list(made)
+    for record in found:
+        assert len(record["classes"]) == 5 and record["probabilities"] == sorted(record["probabilities"], reverse=True)
+
+
+def test_grey_of_sixteen_bits_is_the_same_picture_as_of_eight(files, tmp_path):
+    pixels = noise(32, 32, 1)
+    Image.fromarray(pixels).save(tmp_path / "eight.png")
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
+    eight, sixteen = answers(run(files, "--params", "own.params", "--images", tmp_path / "eight.png",
+                                 tmp_path / "sixteen.png"))
+    assert eight["probabilities"] == sixteen["probabilities"]
+
+
+def test_the_middle_square_of_a_picture_counts(files, tmp_path):
+    square = noise(32, 32)
+    wide = np.concatenate([noise(9, 32, seed=1), square, noise(10, 32, seed=2)], axis=1)
+    Image.fromarray(square).save(tmp_path / "square.png")
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    one, two = answers(run(files, "--params", "own.params", "--images", tmp_path / "square.png", tmp_path / "wide.png"))
+    assert one["probabilities"] == two["probabilities"]
+
+
+def test_a_picture_is_turned_as_its_camera_says(files, tmp_path):
+    pixels = noise(32, 32)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    Image.fromarray(pixels).save(tmp_path / "upright.png")
+    Image.fromarray(np.rot90(pixels)).save(tmp_path / "camera.png", exif=turned)
+    one, two = answers(run(files, "--params", "own.params", "--images", tmp_path / "upright.png",
+                           tmp_path / "camera.png"))
+    assert one["probabilities"] == two["probabilities"]
+
+
+def chunk(name, content):
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def test_what_is_no_picture_is_one_sentence(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)  # GluonCV turns it on for the whole process
+    Image.fromarray(noise(50, 50)).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    Image.fromarray(noise(50, 50)).save(tmp_path / "whole.jpg")
+    bad = {"text.png": b"no picture", "empty.jpg": b"", "cut.png": whole[:len(whole) // 2], "short.png": whole[:20],
+           "flipped.png": whole[:60] + bytes([whole[60] ^ 255]) + whole[61:],
+           "cut.jpg": (tmp_path / "whole.jpg").read_bytes()[:700],
+           "bomb.png": PNG + chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)) + chunk(b"IEND", b"")}
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+        refused(run(files, "--params", "own.params", "--images", tmp_path / name), 1,
+                f"{tmp_path / name}: it is not a picture that Pillow reads")
+    for name, reason in (("none.png", "No such file or directory"), (".", "Is a directory")):
+        refused(run(files, "--params", "own.params", "--images", tmp_path / name), 1, f"{tmp_path / name}: {reason}")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about broken EXIF data
+def test_every_cut_of_a_picture_is_read_or_one_sentence(tmp_path):
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
+        Image.fromarray(noise(6, 5)).save(tmp_path / "whole", kind)
+        whole = (tmp_path / "whole").read_bytes()
+        for end in range(0, len(whole), max(1, len(whole) // 40)):
+            (tmp_path / "cut").write_bytes(whole[:end])
+            try:
+                evaluate.classify(lambda x: mx.nd.zeros((1, 10)), [tmp_path / "cut"], NAMES, mx.cpu())
+            except evaluate.InputError as error:
+                assert str(error) == f"{tmp_path / 'cut'}: it is not a picture that Pillow reads", (kind, end)

@@ -1,0 +1,215 @@
+"""What the flags of the scripts mean, and what they refuse."""
+import dataclasses
+import sys
+
+import pytest
+
+from engine import flags
+from engine.recipe import CIFAR_PAPER, Recipe
+from support.errors import InputError
+
+
+def parser():
+    made = flags.Parser(prog="script.py", description="100 % of it")
+    flags.add_net_flags(made)
+    flags.add_data_flags(made, "default cifar10")
+    flags.add_recipe_flags(made)
+    flags.add_device_flags(made)
+    return made
+
+
+def net(*arguments):
+    return flags.net_arguments(parser().parse_args(arguments))
+
+
+def refused(capsys, *arguments):
+    """The sentence for a command line that argparse refuses, with status 2."""
+    with pytest.raises(SystemExit) as caught:
+        parser().parse_args([str(argument) for argument in arguments])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.count("\n") == 1
+    assert error.startswith("script.py: ") and error.endswith(" (--help lists the flags)\n")
+    return error
+
+
+# The parser and its types.
+
+def test_help_lists_the_flags(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parser().parse_args(["--help"])
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0 and "--useReLU" in shown and "100 % of it" in shown
+
+
+def test_flags_are_not_guessed_from_a_part_of_them(capsys):
+    assert "unrecognized arguments: --block 3" in refused(capsys, "--block", 3)
+
+
+@pytest.mark.parametrize("flag, value, said", [
+    ("--blocks", "0", "0 is below 1"), ("--blocks", "2.5", "'2.5' is not a whole number"),
+    ("--blocks", "-1", "-1 is below 1"), ("--blocks", "x", "'x' is not a whole number"), ("--blocks", "", "''"),
+    ("--classes", "0", "0 is below 1"), ("--r", "0", "0 is below 1"), ("--reduction", "-1", "-1 is below 1"),
+    ("--act-layers", "-1", "-1 is below 0"), ("--act-order", "front", "invalid choice: 'front'"),
+    ("--replaced-sites", "-1", "-1 is below 0"), ("--replace-from", "middle", "invalid choice: 'middle'"),
+    ("--alpha", "nan", "'nan' is not a finite number"), ("--beta", "inf", "'inf' is not a finite number"),
+    ("--kernel-size", "0", "0 is below 1"), ("--layers", "0", "0 is below 1"),
+    ("--variant", "gamma", "invalid choice: 'gamma'"), ("--model", " ", "it is empty"),
+    ("--dataset", "mnist", "invalid choice: 'mnist'"), ("--data-dir", "", "it is empty"),
+    ("--mirror", "", "it is empty"), ("--label-mode", "rough", "invalid choice: 'rough'"),
+    ("--gpus", "x", "'x' is not a list of whole numbers"), ("--gpus", "0;1", "'0;1' is not a list of whole numbers"),
+    ("--mode", "symbolic", "invalid choice: 'symbolic'"),
+    ("--num-epochs", "0", "0 is below 1"), ("--batch-size", "0", "0 is below 1"),
+    ("--lr", "-0.1", "-0.1 is below 0"), ("--lr", "1e999", "'1e999' is not a finite number"),
+    ("--momentum", "-1", "-1 is below 0"), ("--wd", "-0.5", "-0.5 is below 0"),
+    ("--wd", "none", "'none' is not a finite number"), ("--lr-mode", "poly", "invalid choice: 'poly'"),
+    ("--lr-decay", "-1", "-1 is below 0"), ("--lr-decay-epoch", "1.5", "'1.5' is not a list of whole numbers"),
+    ("--lr-decay-period", "-1", "-1 is below 0"), ("--warmup-epochs", "-1", "-1 is below 0"),
+    ("--warmup-lr", "-1", "-1 is below 0")])
+def test_a_wrong_value_is_one_sentence_that_names_flag_and_value(capsys, flag, value, said):
+    error = refused(capsys, flag, value)
+    assert flag in error and said in error
+
+
+def test_numbers_of_every_kind():
+    whole, above = flags.number(int, 0), flags.number(float, above=0)
+    assert whole("0") == 0 and type(whole("7")) is int and above("1e-9") == 1e-9
+    with pytest.raises(flags.argparse.ArgumentTypeError, match="^0 is not greater than 0$"):
+        above("0")
+
+
+def test_lists_of_numbers():
+    assert flags.numbers("300,350") == (300, 350)
+    assert flags.numbers(" 300 , 350,") == (300, 350)
+    assert flags.numbers("") == ()
+
+
+# The net.
+
+def test_without_a_model_there_is_no_net():
+    assert net() == (None, {}, [])
+    for arguments in (["--blocks", "3"], ["--r", "2"], ["--useReLU"], ["--useGlobal"], ["--act-type", "relu"]):
+        with pytest.raises(InputError, match="^flags of the network need --model$"):
+            net(*arguments)
+
+
+def test_names_of_the_zoo_and_their_short_forms():
+    assert net("--model", "XUnit_ResNet20_v2") == ("xunit_resnet20_v2", {}, [])
+    for name in ("atac", "nin", "localsenet", "senet", "genet"):
+        assert net("--model", name) == (f"{name}_resnet20_v2", {}, [])  # an ATAC of ours has its ReLU
+
+
+def test_every_flag_of_a_net_becomes_an_argument():
+    given = ["--model", "x", "--blocks", "2", "--r", "4", "--alpha", ".2", "--beta", "1.5", "--kernel-size", "5",
+             "--layers", "1", "--variant", "theta_plus", "--replaced-sites", "0", "--replace-from", "first",
+             "--act-layers", "0", "--act-order", "pre", "--replace-act", "elu"]
+    assert net(*given) == ("x", {
+        "blocks": 2, "reduction": 4, "alpha": .2, "beta": 1.5, "kernel_size": 5, "layers": 1, "variant": "theta_plus",
+        "replaced_sites": 0, "replace_from": "first", "act_layers": 0, "act_order": "pre", "replace_act": "elu"}, [])
+
+
+def test_the_authors_attentional_units():
+    with_relu = ["--model", "atac", "--useReLU", "--r", "2", "--blocks", "3"]
+    arguments = {"blocks": 3, "reduction": 2}
+    assert net(*with_relu, "--act-type", "ChaATAC") == ("atac_resnet20_v2", arguments, [])
+    assert net(*with_relu) == ("atac_resnet20_v2", arguments, [])
+    assert net(*with_relu, "--act-type", "chaatac", "--useGlobal") == ("seactivation_resnet20_v2", arguments, [])
+
+    remark = ["no ReLU inside the unit: the authors' code has none without --useReLU; the paper has it"]
+    assert net("--model", "atac", "--act-type", "ChaATAC") == ("atac_resnet20_v2", {"inner_relu": False}, remark)
+    assert net("--model", "atac", "--useGlobal") == ("seactivation_resnet20_v2", {"inner_relu": False}, remark)
+
+
+@pytest.mark.parametrize("unit", ["relu", "prelu", "elu", "selu", "gelu", "swish", "xunit"])
+def test_the_authors_other_units(unit):
+    name = "resnet20_v2" if unit == "relu" else f"{unit}_resnet20_v2"
+    assert net("--model", "atac", "--act-type", unit, "--blocks", "1") == (name, {"blocks": 1}, [])
+    assert net("--model", "atac", "--act-type", unit.upper(), "--r", "2", "--useReLU", "--useGlobal") == (
+        name, {}, [f"--r, --useReLU, --useGlobal: no effect with --act-type {unit.upper()}"])
+
+
+def test_the_authors_gradual_replacement():
+    assert net("--model", "atac", "--act-type", "ChaATAC", "--useReLU", "--r", "2", "--act-layers", "2",
+               "--act-order", "bac", "--replace-act", "relu") == (
+        "atac_resnet20_v2", {"reduction": 2, "act_layers": 2, "act_order": "bac", "replace_act": "relu"}, [])
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["--model", "atac", "--act-type", "SpaATAC"],
+     "unknown --act-type 'SpaATAC'; the types are ChaATAC, relu, prelu, elu, selu, gelu, swish, xunit"),
+    (["--model", "senet", "--act-type", "relu"], "--act-type belongs to --model atac, not to --model senet"),
+    (["--model", "atac_resnet20_v2", "--useReLU"], "--useReLU and --useGlobal belong to --model atac"),
+    (["--model", "nin", "--useGlobal"], "--useReLU and --useGlobal belong to --model atac")])
+def test_flags_that_contradict_each_other(arguments, sentence):
+    with pytest.raises(InputError, match="^" + sentence):
+        net(*arguments)
+
+
+def test_a_net_in_words():
+    assert flags.net_text("x", {"blocks": 3, "act_layers": None, "inner_relu": False, "alpha": 0}) \
+        == "x, blocks=3, inner_relu=False, alpha=0"
+
+
+# Data and devices.
+
+def test_devices():
+    for arguments, gpus in (([], (0,)), (["--gpus", "0,2"], (0, 2)), (["--gpus", ""], ()), (["--gpus="], ())):
+        assert parser().parse_args(arguments).gpus == gpus
+
+
+# The recipe.
+
+def test_a_flag_that_is_not_given_changes_nothing():
+    assert flags.recipe_changes(parser().parse_args([]), Recipe) == {}
+
+
+def test_every_number_of_a_recipe_has_a_flag():
+    given = ["--num-epochs", "7", "--batch-size", "8", "--lr", "0", "--momentum", "0", "--wd", "0", "--no-wd",
+             "--lr-mode", "cosine", "--lr-decay", "0", "--lr-decay-epoch", "", "--lr-decay-period", "0",
+             "--warmup-epochs", "0", "--warmup-lr", "0"]
+    changes = flags.recipe_changes(parser().parse_args(given), Recipe)
+    assert changes == {"epochs": 7, "batch_size": 8, "lr": 0, "momentum": 0, "wd": 0, "no_wd": True,
+                       "lr_mode": "cosine", "lr_decay": 0, "lr_decay_epochs": (), "lr_decay_period": 0,
+                       "warmup_epochs": 0, "warmup_lr": 0}
+    assert set(changes) == {field.name for field in dataclasses.fields(Recipe)}
+    dataclasses.replace(CIFAR_PAPER, **changes)
+
+
+# Running.
+
+@pytest.mark.parametrize("raised, status", [
+    (InputError("one sentence"), "script.py: one sentence"), (KeyboardInterrupt(), 130), (None, 3)])
+def test_a_script_ends_with_its_status_or_a_sentence(monkeypatch, capsys, raised, status):
+    def main():
+        if raised is not None:
+            raise raised
+        return 3
+
+    monkeypatch.setattr(sys, "argv", ["/some/where/script.py"])
+    with pytest.raises(SystemExit) as caught:
+        flags.run_script(main)
+    assert caught.value.code == status and capsys.readouterr().err == ""
+
+
+def test_a_reader_that_has_left_ends_a_script_silently(monkeypatch):
+    class Stream:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    def main():
+        raise BrokenPipeError
+
+    stream = Stream()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with pytest.raises(SystemExit) as caught:
+        flags.run_script(main)
+    assert caught.value.code == 1 and stream.closed
+
+
+def test_an_error_of_the_program_is_not_hidden():
+    def main():
+        raise KeyError("a defect")
+
+    with pytest.raises(KeyError):
+        flags.run_script(main)

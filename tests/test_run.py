@@ -1,0 +1,336 @@
+"""Whole runs: to the end, stopped and gone on with, diverged; and the folders they live in.
+
+The runs here are of a tiny net in this process; test_train_cifar.py has the script as a process of its own.
+"""
+import json
+import logging
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import tiny
+
+from engine import checkpoint, cifar, loop, run, runlog
+from support.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def no_plot(monkeypatch):
+    """Drawing is tested in test_runlog.py and takes a second."""
+    monkeypatch.setattr(runlog, "plot_history", lambda records, path, *_: path.touch())
+
+
+def stopped_at(place, number=signal.SIGTERM, devices=1):
+    """Batches that have the process send itself a signal before step place[1] of epoch place[0]."""
+    batches = cifar.TrainBatches(tiny.split(128 * devices), 16 * devices, 0)
+    return tiny.Hooked(batches, *place, lambda: os.kill(os.getpid(), number))
+
+
+def assert_same_run(folder, other):
+    """Two finished runs are equal: checkpoints to the bit, metrics but for times, results."""
+    for name in (run.LAST, run.BEST):
+        assert tiny.state_of(folder / name) == tiny.state_of(other / name), name
+    assert tiny.metrics_of(folder) == tiny.metrics_of(other)
+    results = [json.loads((path / "result.json").read_text()) for path in (folder, other)]
+    assert [results[0][key] for key in ("last", "best", "epochs")] \
+        == [results[1][key] for key in ("last", "best", "epochs")]
+
+
+# To the end.
+
+def test_a_run_leaves_its_records(tmp_path, caplog):
+    job = tiny.job(tmp_path, save_period=2, epochs=3, log_interval=3)
+    with caplog.at_level(logging.INFO):
+        result = run.train(job)
+    assert sorted(os.listdir(tmp_path)) == ["best.params", "epoch-0002.params", "history.png", "last.params",
+                                            "metrics.jsonl", "result.json"]
+    records = runlog.read_metrics(tmp_path / "metrics.jsonl")
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+    assert [record["lr"] for record in records] == pytest.approx([.1, .01, .01])
+    for record in records:
+        assert (record["train_images"], record["val_images"], record["scored_on"]) == (128, 25, "test")
+        assert record["seconds"] > 0 and record["train_images_per_second"] > 0
+        assert set(record) == {
+            "epoch", "lr", "train_loss", "train_accuracy", "train_images", "val_loss", "val_accuracy", "val_top5",
+            "val_images", "scored_on", "seconds", "train_images_per_second"}
+
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    assert (result["epochs"], result["seed"], result["scored_on"]) == (3, 0, "test")
+    assert result["last"] == {"epoch": 2, "accuracy": records[2]["val_accuracy"], "top5": records[2]["val_top5"],
+                              "loss": records[2]["val_loss"], "images": 25}
+    best = max(records, key=lambda record: record["val_accuracy"])  # the first of equals
+    assert result["best"] == {"epoch": best["epoch"], "accuracy": best["val_accuracy"], "loss": best["val_loss"],
+                              "top5": best["val_top5"]}
+    assert result["environment"]["mxnet"] and result["seconds"] == pytest.approx(sum(r["seconds"] for r in records))
+
+    text = caplog.text
+    assert text.count("Batch [3]\tSpeed: ") == text.count("Batch [6]\tSpeed: ") == 3 and "Batch [8]" not in text
+    assert f"[Epoch 2] validation: err-top1={1 - records[2]['val_accuracy']:f} " in text
+    assert f"[Epoch 0] train={records[0]['train_accuracy']:f} val={records[0]['val_accuracy']:f}" in text
+
+
+def test_the_files_hold_the_epochs_they_are_named_for(tmp_path):
+    result = run.train(tiny.job(tmp_path, save_period=1, epochs=3))
+    states = {name: checkpoint.read_settings(tmp_path / name)["state"] for name in os.listdir(tmp_path)
+              if name.endswith(".params")}
+    assert {name: state["epoch"] for name, state in states.items()} == {
+        "epoch-0001.params": 1, "epoch-0002.params": 2, "epoch-0003.params": 3, "last.params": 3,
+        "best.params": result["best"]["epoch"] + 1}
+    assert tiny.state_of(tmp_path / "last.params") == tiny.state_of(tmp_path / "epoch-0003.params")
+    best = tmp_path / f"epoch-{result['best']['epoch'] + 1:04d}.params"
+    assert tiny.state_of(tmp_path / "best.params") == tiny.state_of(best)
+
+
+def test_of_equal_epochs_the_first_is_the_best(tmp_path):
+    result = run.train(tiny.job(tmp_path, batch_norm=False, lr=0., epochs=3))  # a net that stands still
+    assert result["best"]["epoch"] == 0 and result["best"]["accuracy"] == result["last"]["accuracy"]
+    assert checkpoint.read_settings(tmp_path / run.BEST)["state"]["epoch"] == 1
+
+
+def test_a_checkpoints_score_is_that_of_its_weights(tmp_path):
+    job = tiny.job(tmp_path, tiny.TWO)
+    run.train(job)
+    for name in (run.LAST, run.BEST):
+        net = tiny.ready(tiny.net(), 5)
+        checkpoint.load_weights(tmp_path / name, net)
+        found = loop.evaluate(net, job.score_batches, tiny.CPU, 10)
+        assert checkpoint.read_settings(tmp_path / name)["score"] == {
+            "images": 25, "accuracy": found.top1, "top5": found.top5, "loss": found.loss}
+
+
+def test_the_rates_of_the_schedule_reach_the_optimizer(tmp_path, monkeypatch):
+    rates = []
+    steps = loop.train_steps
+
+    def spied(net, trainer, batches, *others):
+        for done in steps(net, trainer, batches, *others):
+            rates.append(trainer.learning_rate)
+            yield done
+
+    monkeypatch.setattr(loop, "train_steps", spied)
+    run.train(tiny.job(tmp_path, images=64, epochs=3, warmup_epochs=1, lr_decay_epochs=(2,)))
+    assert rates == pytest.approx([0, .1 / 3, .2 / 3, .1] + 4 * [.1] + 4 * [.01])
+
+
+def test_a_held_out_split_chooses_and_the_test_images_are_scored_once(tmp_path, monkeypatch):
+    scored = []
+    evaluate = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda net, batches, *others:
+                        scored.append(batches) or evaluate(net, batches, *others))
+    held_out = cifar.EvalBatches(tiny.split(30, 4), 10)
+    job = tiny.job(tmp_path, held_out=held_out, epochs=3)
+    result = run.train(job)
+    assert scored == [held_out] * 3 + [job.test_batches] * 2
+    assert result["scored_on"] == "held-out" and result["last"]["images"] == 30
+    for name, record in ((run.LAST, "test_of_last"), (run.BEST, "test_of_best")):
+        net = tiny.ready(tiny.net())
+        checkpoint.load_weights(tmp_path / name, net)
+        found = evaluate(net, job.test_batches, tiny.CPU, 10)
+        assert result[record] == {"accuracy": found.top1, "top5": found.top5, "loss": found.loss, "images": 25}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_change_no_bit(tmp_path, workers):
+    run.train(tiny.job(tmp_path / "a"))
+    run.train(tiny.job(tmp_path / "b", workers=workers))
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_another_seed_is_another_run(tmp_path):
+    run.train(tiny.job(tmp_path / "a", seed=0))
+    run.train(tiny.job(tmp_path / "b", seed=1))
+    assert tiny.metrics_of(tmp_path / "a") != tiny.metrics_of(tmp_path / "b")
+
+
+# Stopped and gone on with.
+
+@pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
+def test_n_epochs_and_n_more_are_2n(tmp_path, contexts):
+    run.train(tiny.job(tmp_path / "whole", contexts, epochs=4, lr_decay_epochs=(1, 3)))
+    run.train(tiny.job(tmp_path / "halves", contexts, epochs=2, lr_decay_epochs=(1, 3)))
+    run.train(tiny.job(tmp_path / "halves", contexts, epochs=4, lr_decay_epochs=(1, 3)),
+              tmp_path / "halves" / run.LAST)
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+@pytest.mark.parametrize("place, number, devices", [
+    ((1, 5), signal.SIGTERM, 1), ((1, 5), signal.SIGINT, 2), ((0, 1), signal.SIGTERM, 2), ((1, 1), signal.SIGTERM, 1),
+    ((0, 0), signal.SIGINT, 1)])
+def test_a_stop_within_an_epoch_and_the_rest_are_the_whole(tmp_path, place, number, devices):
+    contexts = tiny.TWO[:devices]
+    how = {"epochs": 3, "images": 128 * devices}
+    run.train(tiny.job(tmp_path / "whole", contexts, **how))
+    with pytest.raises(run.Stopped) as caught:
+        run.train(tiny.job(tmp_path / "parts", contexts, batches=stopped_at(place, number, devices), **how))
+    assert caught.value.status == 128 + number
+    folder = tmp_path / "parts"
+    assert str(caught.value) == (
+        f"stopped by {number.name} in epoch {place[0]} after step {place[1] + 1} of 8; everything is saved in "
+        f"{folder / 'last.params'}: give the same command with --resume {folder} to go on")
+    state = checkpoint.read_settings(folder / run.LAST)["state"]
+    assert (state["epoch"], state["step"]) == (place[0], place[1] + 1)
+    assert state["meter"]["images"] == (place[1] + 1) * 16 * devices
+    assert len(tiny.metrics_of(folder)) == place[0]
+    run.train(tiny.job(folder, contexts, **how), folder / run.LAST)
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def test_a_stop_in_the_last_step_of_an_epoch_scores_it_first(tmp_path):
+    run.train(tiny.job(tmp_path / "whole"))
+    with pytest.raises(run.Stopped, match="^stopped by SIGTERM before epoch 1; everything is saved in "):
+        run.train(tiny.job(tmp_path / "parts", batches=stopped_at((0, 7))))
+    assert len(tiny.metrics_of(tmp_path / "parts")) == 1
+    run.train(tiny.job(tmp_path / "parts"), tmp_path / "parts" / run.LAST)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_stop_at_the_very_end_changes_nothing(tmp_path):
+    run.train(tiny.job(tmp_path / "whole"))
+    run.train(tiny.job(tmp_path / "stopped", batches=stopped_at((1, 7))))
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_two_stops_one_after_the_other(tmp_path):
+    run.train(tiny.job(tmp_path / "whole"))
+    folder = tmp_path / "parts"
+    with pytest.raises(run.Stopped):
+        run.train(tiny.job(folder, batches=stopped_at((0, 2))))
+    with pytest.raises(run.Stopped, match="in epoch 0 after step 6 of 8"):
+        run.train(tiny.job(folder, batches=stopped_at((0, 5))), folder / run.LAST)
+    run.train(tiny.job(folder), folder / run.LAST)
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def test_the_handlers_of_signals_come_back(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    seen = []
+
+    def look():
+        seen.extend(signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT))
+
+    job = tiny.job(tmp_path, epochs=1)
+    job.batches = tiny.Hooked(job.batches, 0, 0, look)
+    run.train(job)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert all(callable(handler) and handler not in before for handler in seen)
+
+
+def test_a_second_signal_is_left_to_the_system(tmp_path):
+    handlers = []
+    job = tiny.job(tmp_path, epochs=1)
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGTERM)
+        handlers.append(signal.getsignal(signal.SIGTERM))
+
+    job.batches = tiny.Hooked(job.batches, 0, 1, twice)
+    with pytest.raises(run.Stopped):
+        run.train(job)
+    assert handlers == [signal.SIG_DFL]
+
+
+def test_a_run_goes_on_from_an_earlier_epoch_and_its_metrics_with_it(tmp_path):
+    run.train(tiny.job(tmp_path / "whole", epochs=3))
+    folder = tmp_path / "again"
+    run.train(tiny.job(folder, epochs=3, save_period=1))
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 3, "cut of')
+    run.train(tiny.job(folder, epochs=3), folder / "epoch-0001.params")
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def test_a_finished_run_that_goes_on_writes_its_result_again(tmp_path):
+    first = run.train(tiny.job(tmp_path))
+    (tmp_path / "result.json").unlink()
+    again = run.train(tiny.job(tmp_path), tmp_path / run.LAST)
+    assert again == {**first, "environment": again["environment"]}
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(InputError, match="^all 2 epochs are done, but .*metrics.jsonl does not have them"):
+        run.train(tiny.job(tmp_path), tmp_path / run.LAST)
+
+
+# Divergence.
+
+def test_divergence_within_an_epoch_keeps_the_last_good_checkpoint(tmp_path):
+    job = tiny.job(tmp_path, epochs=3, lr_decay=1e30, lr_decay_epochs=(1,))
+    with pytest.raises(InputError) as caught:
+        run.train(job)
+    assert str(caught.value) == (
+        "the training diverged in epoch 1: the loss is no longer a finite number; the last good checkpoint is "
+        f"{tmp_path / 'last.params'}. Try a smaller --lr, or a warmup (--warmup-epochs)")
+    assert checkpoint.read_settings(tmp_path / run.LAST)["state"]["epoch"] == 1
+    assert len(tiny.metrics_of(tmp_path)) == 1 and not (tmp_path / "result.json").exists()
+    run.train(tiny.job(tmp_path, epochs=3), tmp_path / run.LAST)  # whole enough to go on from
+    for value in tiny.numbers_of(job.net).values():
+        assert value.dtype == np.float32
+
+
+def test_divergence_before_the_first_checkpoint_says_so(tmp_path):
+    with pytest.raises(InputError, match="^the training diverged in epoch 0: .*; there is no checkpoint yet. Try "):
+        run.train(tiny.job(tmp_path, lr=1e30))
+    assert not (tmp_path / run.LAST).exists()
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_weights_that_break_are_neither_scored_nor_saved(tmp_path, monkeypatch, step):
+    rates = run.learning_rate
+    monkeypatch.setattr(run, "learning_rate", lambda recipe, *place:
+                        math.inf if place == (1, step, 8) else rates(recipe, *place))
+    monkeypatch.setattr(loop, "_read", lambda results, meter: meter.update(np.ones(16), 1))  # no loss shows it
+    with pytest.raises(InputError, match="^the training diverged in epoch 1: .* is no longer finite; the last good "):
+        run.train(tiny.job(tmp_path))
+    assert checkpoint.read_settings(tmp_path / run.LAST)["state"]["epoch"] == 1
+    assert len(tiny.metrics_of(tmp_path)) == 1
+
+
+# Folders.
+
+def test_a_folder_without_a_name_gets_a_free_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = [run.new_directory(None, "x") for _ in range(3)]
+    assert [str(path) for path in made] == ["runs/x", "runs/x-2", "runs/x-3"] and made[2].is_dir()
+
+
+@pytest.mark.parametrize("file", ["last.params", "best.params", "metrics.jsonl"])
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path, file):
+    assert run.new_directory(tmp_path, "x") == tmp_path  # a folder that exists, without a run
+    (tmp_path / file).write_text("1")
+    with pytest.raises(InputError, match="holds a run already: go on with it by --resume, or give another --save-dir"):
+        run.new_directory(tmp_path, "x")
+
+
+def test_a_run_that_was_killed_before_it_saved_anything_does_not_block_its_folder(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "train.log").write_text("going")
+    assert run.new_directory(tmp_path, "x") == tmp_path
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place, reason in (("file", "File exists"), ("file/sub", "Not a directory")):
+        with pytest.raises(InputError, match=f"{place} cannot be made: {reason}; give another --save-dir"):
+            run.new_directory(tmp_path / place, "x")
+
+
+def test_the_newest_run_is_the_last_numbered_one_with_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run.newest_directory("x") is None
+    first, second, _ = (run.new_directory(None, "x") for _ in range(3))
+    assert run.newest_directory("x") is None
+    (first / run.LAST).touch()
+    assert run.newest_directory("x") == first
+    (second / run.LAST).touch()
+    assert run.newest_directory("x") == second  # and not the third, which has saved nothing
+
+
+def test_what_resume_names(tmp_path):
+    with pytest.raises(InputError, match="^--resume: there is no checkpoint .*last.params; name a run's folder"):
+        run.checkpoint_to_resume(tmp_path)
+    with pytest.raises(InputError, match="^--resume: there is no checkpoint .*none"):
+        run.checkpoint_to_resume(tmp_path / "none")
+    for name in ("last.params", "epoch-0002.params"):
+        (tmp_path / name).touch()
+    assert run.checkpoint_to_resume(str(tmp_path)) == tmp_path / "last.params"
+    assert run.checkpoint_to_resume(tmp_path / "epoch-0002.params") == tmp_path / "epoch-0002.params"

@@ -1,0 +1,190 @@
+"""The files that a run leaves behind, and its log."""
+import io
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+
+import matplotlib.image
+import pytest
+
+from engine import runlog
+from support.errors import InputError
+
+
+def records(count):
+    return [{"epoch": epoch, "lr": .2 / (1 + epoch // 2), "train_loss": 2 / (1 + epoch), "val_loss": 2.1 / (1 + epoch),
+             "train_accuracy": .1 * epoch, "val_accuracy": .09 * epoch} for epoch in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def kept_logging():
+    """start_logging() sets up the whole process; what pytest had there comes back."""
+    logger = logging.getLogger()
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    for handler in logger.handlers:
+        if handler not in handlers:
+            handler.close()
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+# JSON.
+
+def test_json_is_written_whole_and_sorted(tmp_path):
+    runlog.write_json(tmp_path / "x.json", {"b": 1, "a": "ü"})
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == {"a": "ü", "b": 1} and text.index('"a"') < text.index('"b"') and text.endswith("}\n")
+
+
+def test_a_write_that_breaks_off_leaves_the_old_text_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "x").write_text("old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="x cannot be written: No space left on device; free space"):
+        runlog.write_text(tmp_path / "x", "new")
+    assert (tmp_path / "x").read_text() == "old" and os.listdir(tmp_path) == ["x"]
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="cannot be written: No such file or directory"):
+        runlog.write_json(tmp_path / "none" / "x.json", {})
+
+
+# Where a result comes from.
+
+def test_the_environment_names_versions_machine_and_revision(monkeypatch):
+    monkeypatch.setattr(runlog, "git_revision", lambda: "abc")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    found = json.loads(json.dumps(runlog.environment()))
+    assert set(found) == {"python", "mxnet", "numpy", "processor", "threads", "git_revision"}
+    assert found["python"] == ".".join(map(str, sys.version_info[:3])) and found["mxnet"].startswith("1.9")
+    assert found["threads"] == "3" and found["git_revision"] == "abc" and found["processor"]
+
+
+def test_the_revision_is_the_commit_and_says_when_files_differ(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org", *words],
+                       check=True, capture_output=True)
+
+    monkeypatch.setattr(runlog, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert runlog.git_revision() is None
+    git("init")
+    assert runlog.git_revision() is None  # no commit yet
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "first")
+    revision = runlog.git_revision()
+    assert re.fullmatch("[0-9a-f]{40}", revision)
+    (tmp_path / "untracked").write_text("1")
+    assert runlog.git_revision() == revision
+    (tmp_path / "file").write_text("2")
+    assert runlog.git_revision() == revision + "+changes"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert runlog.git_revision() is None  # no git at all
+
+
+# The log.
+
+def test_the_log_goes_to_standard_error_and_to_the_file(tmp_path, capsys):
+    for text in ("first", "second"):  # a resumed run appends, and lines come once
+        runlog.start_logging(tmp_path / "train.log")
+        logging.getLogger("engine.x").info("%s", text)
+        logging.getLogger("engine.x").debug("silent")
+    assert capsys.readouterr().err == "first\nsecond\n"
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", "", line) for line in lines] == ["first", "second"]
+
+
+def test_without_a_path_there_is_no_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runlog.start_logging()
+    logging.getLogger().warning("seen")
+    assert capsys.readouterr().err == "seen\n" and not os.listdir(tmp_path)
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="cannot be written: Is a directory; choose another folder"):
+        runlog.start_logging(tmp_path)
+
+
+def test_the_bar_is_silent_where_there_is_no_terminal(capsys):
+    with runlog.progress_bar(3, "epoch 1/2") as bar:
+        bar.update()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", [(80, 24), (0, 0)])
+def test_the_bar_shows_itself_on_a_terminal(monkeypatch, size):
+    terminal = io.StringIO()
+    terminal.isatty, terminal.fileno = lambda: True, lambda: 2
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size(size))
+    with runlog.progress_bar(3, "epoch 1/2", initial=1) as bar:
+        bar.update()
+        bar.refresh()
+    assert "epoch 1/2" in terminal.getvalue() and "2/3" in terminal.getvalue()
+
+
+# metrics.jsonl.
+
+def test_metrics_are_one_line_an_epoch(tmp_path):
+    metrics = runlog.Metrics(tmp_path / "metrics.jsonl")
+    for record in records(3):
+        metrics.append(record)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == records(3) == metrics.records
+    assert runlog.read_metrics(tmp_path / "metrics.jsonl") == records(3)
+
+
+def test_metrics_of_later_epochs_are_dropped_when_a_run_goes_on(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for record in records(4):
+        with open(path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+    metrics = runlog.Metrics(path, keep_epochs=2)
+    assert metrics.records == runlog.read_metrics(path) == records(2)
+    metrics.append({"epoch": 2, "again": True})
+    assert runlog.read_metrics(path) == [*records(2), {"epoch": 2, "again": True}]
+    assert runlog.Metrics(path, keep_epochs=0).records == [] and path.read_text() == ""
+
+
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"epoch": 0}) + "\n" + '{"epoch": 1, "lr"')
+    assert runlog.read_metrics(path) == [{"epoch": 0}]
+    runlog.Metrics(path, keep_epochs=5).append({"epoch": 1})
+    assert runlog.read_metrics(path) == [{"epoch": 0}, {"epoch": 1}]
+
+
+def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
+    metrics = runlog.Metrics(tmp_path / "metrics.jsonl")
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(InputError, match="cannot be written: Is a directory; free space and resume"):
+        metrics.append({"epoch": 0})
+
+
+# The plot.
+
+@pytest.mark.parametrize("epochs", [1, 45])
+def test_the_history_is_a_png(tmp_path, epochs):
+    runlog.plot_history(records(epochs), tmp_path / "history.png", "run", "test images")
+    content = (tmp_path / "history.png").read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    picture = matplotlib.image.imread(tmp_path / "history.png")[..., :3]
+    assert picture.shape[:2] == (480, 1200)
+    assert len(set(map(tuple, picture.reshape(-1, 3)[::7]))) > 20  # curves, not a blank page
+    assert os.listdir(tmp_path) == ["history.png"]
+
+
+def test_a_plot_that_cannot_be_written_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="cannot be written: No such file or directory"):
+        runlog.plot_history(records(2), tmp_path / "none" / "history.png", "run", "test images")

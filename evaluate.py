@@ -167,6 +167,8 @@ def main():
     runlog.start_logging()
     arrays, _ = params_file.read(args.params)
     settings = checkpoint.read_settings(args.params, required=False)
+    if settings is not None:
+        checkpoint.require(settings, ("model", "arguments", "dataset", "label_mode"), args.params)
     model, arguments, dataset, mode = task_of(args, settings, arrays)
     names = cifar.class_names(dataset, mode)
     if arguments["classes"] < len(names):

@@ -48,7 +48,7 @@ def parse(argv=None):
                        help="how several devices add their gradients (default device)")
     group.add_argument("-j", "--num-data-workers", type=flags.number(int, 0), default=1, metavar="N",
                        help="threads that prepare batches ahead, no more than there are cores; 0: none (default 1)")
-    group.add_argument("--seed", type=flags.number(int, 0), metavar="N",
+    group.add_argument("--seed", type=flags.number(int, 0, most=2**32 - 1), metavar="N",
                        help="of initialization, order and augmentation (default 0)")
     group.add_argument("--save-dir", type=flags.words, metavar="DIR", help="folder of the run (default runs/NAME)")
     group.add_argument("--save-period", "--save-frequency", type=flags.number(int, 0), default=0, metavar="N",
@@ -148,77 +148,92 @@ def run_name(spec):
     return f"{spec['dataset']}{labels}_{spec['model']}_b{spec['arguments']['blocks']}_seed{spec['seed']}"
 
 
-def main():
-    parser, args = parse()
-    from engine import checkpoint, cifar, loop, run, runlog
-    from model import get_model, load_params
-    from model.complexity import count, table
+def decide(parser, args):
+    """Everything that the flags and a checkpoint decide: (spec, net, contexts, checkpoint to resume, its settings)."""
+    from engine import checkpoint, cifar, loop
+    from model import get_model
 
     try:
         spec = spec_of(args, None)
         net = get_model(spec["model"], **spec["arguments"])
-        contexts, sentence = loop.devices(args.gpus)
+        contexts = loop.devices(args.gpus)
     except (InputError, TypeError) as error:
         parser.error(str(error))
-    resume = checkpoint_of(args, run_name(spec))
-    stored = checkpoint.read_settings(resume) if resume else None
-    if stored is not None:
+    resume, stored = checkpoint_of(args, run_name(spec)), None
+    if resume is not None:
+        stored = checkpoint.read_settings(resume)
+        checkpoint.require(stored, [*spec, "data", "state"], resume)
         spec = spec_of(args, stored)
         net = get_model(spec["model"], **spec["arguments"])
     try:
-        names = cifar.class_names(spec["dataset"], spec["label_mode"])
-        if spec["arguments"]["classes"] < len(names):
-            raise InputError(f"--classes {spec['arguments']['classes']} is too few for the {len(names)} labels of "
-                             f"{_data_name(spec)}")
+        labels, classes = len(cifar.class_names(spec["dataset"], spec["label_mode"])), spec["arguments"]["classes"]
     except InputError as error:
         parser.error(str(error))
-    recipe = Recipe(**spec["recipe"])
-    directory = resume.parent if resume else run.new_directory(args.save_dir, run_name(spec))
-    runlog.start_logging(args.logging_file or directory / "train.log")
-    command = " ".join(map(shlex.quote, ["python"] + sys.argv))
-    log.info("%s", command)
+    if classes < labels:
+        parser.error(f"--classes {classes} is too few for the {labels} labels of {_data_name(spec)}")
+    return spec, net, contexts, resume, stored
+
+
+def announce(args, spec, recipe, net, data, contexts, batches):
+    """Say in the log what will be trained, on what and how."""
+    from model.complexity import count, table
+
     for remark in args.remarks:
         log.info("%s", remark)
-
-    data = cifar.load_or_download(spec["dataset"], args.data_dir, spec["label_mode"], args.mirror)
-    if stored is not None and stored["data"]["sha256"] != data.provenance["sha256"]:
-        raise InputError("--resume: the data are not those of the checkpoint "
-                         f"(now {data.variant}; then {stored['data']['variant']}); give the same --data-dir")
     log.info("data: %s, %s training and %s test images, sha256 %s", _data_name(spec), f"{len(data.train):,}",
              f"{len(data.test):,}", data.provenance["sha256"])
     if data.label_mode == "coarse":
         log.info("labels: the 20 superclasses under an output of %d, as in the authors' runs and the paper's table; "
                  "--label-mode fine trains the 100 classes", spec["arguments"]["classes"])
-    train_split, held_out = data.train, None
-    if spec["val_split"]:
-        train_split, held_out = cifar.hold_out(data.train, spec["val_split"], spec["seed"])
-    log.info("%s", sentence)
-    global_batch = recipe.batch_size * len(contexts)
-    batches = cifar.TrainBatches(train_split, global_batch, spec["seed"])
     log.info("recipe: %s", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(recipe).items()))
-    log.info("global batch %d (%d on each of %d), %d steps an epoch, seed %d", global_batch, recipe.batch_size,
+    log.info("global batch %d (%d on each of %d), %d steps an epoch, seed %d", batches.batch_size, recipe.batch_size,
              len(contexts), batches.steps, spec["seed"])
     late = [epoch for epoch in recipe.lr_decay_epochs if epoch >= recipe.epochs]
     if late and recipe.lr_mode == "step" and not recipe.lr_decay_period:
         log.warning("the decays at %s lie behind the last of the %d epochs; --recipe scaled moves them in proportion",
                     ", ".join(map(str, late)), recipe.epochs)
-
-    loop.initialize(net, spec["seed"], contexts)
     complexity = count(net)
     log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds",
              flags.net_text(spec["model"], spec["arguments"]), f"{complexity.total:,}",
              f"{complexity.trainable:,}", complexity.macs / 1e6)
+    if args.resume_params:
+        log.info("weights from %s", args.resume_params)
     if args.summary:
         print(table(complexity))
+
+
+def main():
+    parser, args = parse()
+    from engine import cifar, loop, run, runlog
+    from model import load_params
+
+    runlog.start_logging()
+    spec, net, (contexts, sentence), resume, stored = decide(parser, args)
+    recipe = Recipe(**spec["recipe"])
+    command = " ".join(map(shlex.quote, ["python", *sys.argv]))
+    log.info("%s", command)
+    log.info("%s", sentence)
+    data = cifar.load_or_download(spec["dataset"], args.data_dir, spec["label_mode"], args.mirror)
+    if stored is not None and stored["data"]["sha256"] != data.provenance["sha256"]:
+        raise InputError("--resume: the data are not those of the checkpoint "
+                         f"(now {data.variant}; then {stored['data']['variant']}); give the same --data-dir")
+    train_split, held_out = data.train, None
+    if spec["val_split"]:
+        train_split, held_out = cifar.hold_out(data.train, spec["val_split"], spec["seed"])
+    batches = cifar.TrainBatches(train_split, recipe.batch_size * len(contexts), spec["seed"])
+    loop.initialize(net, spec["seed"], contexts)
     if args.resume_params:
         load_params(net, args.resume_params, contexts)
-        log.info("weights from %s", args.resume_params)
     loop.set_mode(net, args.mode)
 
+    # Only now, so that a start that fails leaves no folder behind.
+    directory = resume.parent if resume else run.new_directory(args.save_dir, run_name(spec))
+    runlog.log_to_file(args.logging_file or directory / "train.log")
+    announce(args, spec, recipe, net, data, contexts, batches)
     settings = {**spec, "data": {"variant": data.variant, "sha256": data.provenance["sha256"],
                                  "official": data.provenance["official"], "class_names": list(data.class_names)},
                 "devices": len(contexts), "command": command,
-                "started_from": stored["started_from"] if stored else args.resume_params}
+                "started_from": stored.get("started_from") if stored else args.resume_params}
     runlog.write_json(directory / "args.json", {**settings, "provenance": data.provenance,
                                                 "environment": runlog.environment(), "contexts": str(contexts)})
     score_batch = min(max(recipe.batch_size, 250), 1000)

@@ -67,6 +67,13 @@ def _settings(path, attachments, required):
     return settings
 
 
+def require(settings, names, path):
+    """InputError unless the settings of the file at path have all these names."""
+    for name in names:
+        if name not in settings:
+            raise InputError(f"{path} has no {name!r} among its settings: it is not a checkpoint of a run of ours")
+
+
 def restore(path, net, trainer):
     """Bring an initialized net and its trainer back to the state of a checkpoint; returns its settings.
 

@@ -21,8 +21,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
 
 
-def number(kind, least=None, above=None):
-    """A type for argparse: a finite int or float, at least `least`, or greater than `above`."""
+def number(kind, least=None, most=None):
+    """A type for argparse: a finite int or float, at least `least` and at most `most`."""
     def parse(text):
         try:
             value = kind(text)
@@ -33,8 +33,8 @@ def number(kind, least=None, above=None):
                 f"{text!r} is not {'a whole' if kind is int else 'a finite'} number") from None
         if least is not None and value < least:
             raise argparse.ArgumentTypeError(f"{text} is below {least}")
-        if above is not None and value <= above:
-            raise argparse.ArgumentTypeError(f"{text} is not greater than {above}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"{text} is above {most}")
         return value
     return parse
 

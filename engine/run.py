@@ -232,21 +232,27 @@ def new_directory(wanted, name):
 
     Raises InputError when `wanted` holds a run already: nothing is overwritten.
     """
-    if wanted is not None:
+    try:
+        if wanted is None:
+            return _make_numbered(name)
         directory = Path(wanted).expanduser()
         # An empty metrics.jsonl is of a run that was killed before it had saved anything.
         if any((directory / file).exists() and (directory / file).stat().st_size
                for file in (LAST, BEST, "metrics.jsonl")):
             raise InputError(f"{directory} holds a run already: go on with it by --resume, or give another --save-dir")
-    else:
-        directory = next(path for path in _numbered(name) if not path.exists())
-    try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{directory} cannot be made: {error.strerror}; give another --save-dir") from error
+        raise InputError(f"{wanted or 'runs'} cannot be made: {error.strerror}; give another --save-dir") from error
     if not os.access(directory, os.W_OK):
         raise InputError(f"{directory} cannot be written to; give another --save-dir")
     return directory
+
+
+def _make_numbered(name):
+    for directory in _numbered(name):
+        with contextlib.suppress(FileExistsError):  # two runs may start at once
+            directory.mkdir(parents=True)
+            return directory
 
 
 def _numbered(name):

@@ -1,6 +1,7 @@
 """What a run leaves behind: args.json, metrics.jsonl, train.log, result.json, history.png; and its progress bar."""
 import json
 import logging
+import logging.handlers
 import os
 import platform
 import subprocess
@@ -76,23 +77,35 @@ class _BarHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def start_logging(path=None):
-    """Send the log to standard error, and to a file when path is given (appended)."""
+def start_logging():
+    """Send the log to standard error, and keep it for the file that log_to_file may open."""
     logger = logging.getLogger()
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    handlers = [_BarHandler()]
-    if path is not None:
-        try:
-            handlers.append(logging.FileHandler(path, encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
-        handlers[1].setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    for handler in handlers:
+    console = _BarHandler(logging.INFO)
+    kept = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    for handler in (console, kept):
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    logging.getLogger("engine").setLevel(logging.DEBUG)  # lines that a terminal shows as a bar are for the file
+
+
+def log_to_file(path):
+    """Append the log to a file from now on, what was said since start_logging first."""
+    try:
+        file = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger()
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.handlers.MemoryHandler):
+            handler.setTarget(file)
+            handler.flush()
+            logger.removeHandler(handler)
+            handler.close()
+    logger.addHandler(file)
 
 
 def progress_bar(total, description, initial=0):

@@ -33,6 +33,7 @@ def publish(run, name, data_dir, also=(), remark=None):
         raise InputError(f"{run} is not a finished run: its result.json cannot be read ({error})") from error
 
     settings = checkpoint.read_settings(run / "last.params")
+    del settings["state"]  # of a run that has ended
     settings["arguments"] = result["arguments"] = complete_arguments(settings["model"], settings["arguments"])
     net = load_params(get_model(settings["model"], **settings["arguments"]), run / "last.params")
     file = MANIFEST.parent / f"{name}.params"

@@ -71,10 +71,10 @@ def test_a_wrong_value_is_one_sentence_that_names_flag_and_value(capsys, flag, v
 
 
 def test_numbers_of_every_kind():
-    whole, above = flags.number(int, 0), flags.number(float, above=0)
-    assert whole("0") == 0 and type(whole("7")) is int and above("1e-9") == 1e-9
-    with pytest.raises(flags.argparse.ArgumentTypeError, match="^0 is not greater than 0$"):
-        above("0")
+    whole, below = flags.number(int, 0), flags.number(float, most=1)
+    assert whole("0") == 0 and type(whole("7")) is int and below("1e-9") == 1e-9 and below("1") == 1
+    with pytest.raises(flags.argparse.ArgumentTypeError, match="^1.1 is above 1$"):
+        below("1.1")
 
 
 def test_lists_of_numbers():

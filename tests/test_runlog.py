@@ -95,12 +95,17 @@ def test_the_revision_is_the_commit_and_says_when_files_differ(tmp_path, monkeyp
 
 def test_the_log_goes_to_standard_error_and_to_the_file(tmp_path, capsys):
     for text in ("first", "second"):  # a resumed run appends, and lines come once
-        runlog.start_logging(tmp_path / "train.log")
+        runlog.start_logging()
+        logging.getLogger("engine.x").info("%s before", text)
+        runlog.log_to_file(tmp_path / "train.log")
         logging.getLogger("engine.x").info("%s", text)
-        logging.getLogger("engine.x").debug("silent")
-    assert capsys.readouterr().err == "first\nsecond\n"
+        logging.getLogger("engine.x").debug("where a terminal has the bar")
+        logging.getLogger("other").debug("silent")
+    assert capsys.readouterr().err == "first before\nfirst\nsecond before\nsecond\n"
     lines = (tmp_path / "train.log").read_text().splitlines()
-    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", "", line) for line in lines] == ["first", "second"]
+    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", "", line) for line in lines] == [
+        "first before", "first", "where a terminal has the bar", "second before", "second",
+        "where a terminal has the bar"]
 
 
 def test_without_a_path_there_is_no_file(tmp_path, capsys, monkeypatch):
@@ -112,7 +117,7 @@ def test_without_a_path_there_is_no_file(tmp_path, capsys, monkeypatch):
 
 def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
     with pytest.raises(InputError, match="cannot be written: Is a directory; choose another folder"):
-        runlog.start_logging(tmp_path)
+        runlog.log_to_file(tmp_path)
 
 
 def test_the_bar_is_silent_where_there_is_no_terminal(capsys):

@@ -389,6 +389,24 @@ def test_resume_without_a_run_starts_one_and_the_same_command_then_goes_on(tmp_p
     assert len(tiny.metrics_of(tmp_path / "runs" / "cifar10_resnet20_v2_b1_seed0")) == 2
 
 
+@pytest.mark.parametrize("missing", ["state", "data", "recipe"])
+def test_resume_refuses_a_file_without_a_runs_settings_and_leaves_its_folder_alone(two_epochs, cifar10, tmp_path,
+                                                                                  missing):
+    net = model.load_params(model.get_model("resnet20_v2", blocks=1), two_epochs / "run" / "last.params")
+    settings = checkpoint.read_settings(two_epochs / "run" / "last.params")
+    del settings[missing]
+    checkpoint.save(tmp_path / "published.params", net, settings)
+    tiny.one_sentence(train(tmp_path, cifar10, "--resume", "published.params"), 1, f"has no '{missing}'")
+    assert os.listdir(tmp_path) == ["published.params"]
+
+
+@pytest.mark.parametrize("flags", [["--resume-params", "none.params"], ["--data-dir", "none", "--mirror", "file:///none"],
+                                   ["--batch-size", "10000"], ["--val-split", "10000"]])
+def test_a_start_that_fails_leaves_no_folder_behind(tmp_path, cifar10, flags):
+    assert train(tmp_path, cifar10, *flags).status == 1
+    assert not (tmp_path / "runs").exists()
+
+
 # Divergence.
 
 def test_divergence_ends_in_one_sentence_with_the_last_good_checkpoint_kept(tmp_path, cifar10):

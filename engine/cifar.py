@@ -257,7 +257,7 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
     """
     dataset = _dataset(name)
     column = _label_column(dataset, label_mode)
-    form, contents = _find(dataset, Path(root).expanduser() if root is not None else default_root(name))
+    form, archive, contents = _find(dataset, Path(root).expanduser() if root is not None else default_root(name))
 
     parts, records = {}, {}
     for file, where, content in contents:
@@ -285,6 +285,10 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
         images = np.concatenate([images for images, _ in found]).reshape(-1, 3, SIDE, SIDE)
         splits[split] = Split(images, np.concatenate([labels for _, labels in found]).astype(np.int32))
 
+    # The files' digests are from other projects' lists; the archive's, from the data's own site, outranks them.
+    if archive is not None and not all(record["official"] for record in records.values()) \
+            and hashlib.md5(archive.read_bytes()).hexdigest() == form.archive_md5:
+        records = {file: {**record, "official": True} for file, record in records.items()}
     variant = _variant(form, records)
     if variant != "official":
         log.warning("%s: %s", dataset.title, variant)
@@ -306,7 +310,11 @@ def load_or_download(name: str, root=None, label_mode: Optional[str] = None, bas
         try:
             download(name, root, base_url)
         except InputError as error:
-            raise InputError(f"{missing}. The download failed: {error}") from error
+            sample = ", or --data-dir data/cifar10-sample for the sample that ships" if name == "cifar10" else ""
+            raise InputError(
+                f"there is no {_dataset(name).title} in {root or default_root(name)}, and it could not be downloaded "
+                f"({error}): give its folder with --data-dir, another source with --mirror{sample}"
+            ) from error
         return load(name, root, label_mode)
 
 
@@ -344,17 +352,17 @@ def _refuse(where, offset, reason):
 
 
 def _find(dataset, root):
-    """The first form present, and an iterator of (File, its name for errors, its content)."""
+    """The first form present, the archive it is in or None, and an iterator of (File, name for errors, content)."""
     for folder in (root, root / dataset.name):
         for form in dataset.forms.values():
             if (folder / form.archive).is_file():
-                return form, _archive_contents(folder / form.archive, form)
+                return form, folder / form.archive, _archive_contents(folder / form.archive, form)
         for form in dataset.forms.values():
             for place in (folder, folder / form.folder):
                 spelled = ((file, path) for file in form.files for path in _spellings(place, file))
                 paths = {file: path for file, path in spelled if path.is_file()}
                 if paths:
-                    return form, ((file, str(path), _read(path, file, form)) for file, path in paths.items())
+                    return form, None, ((file, str(path), _read(path, file, form)) for file, path in paths.items())
     wanted = [form.archive for form in dataset.forms.values()]
     wanted += [f"{form.folder}/{form.files[0].name}" for form in dataset.forms.values()]
     raise NotFound(

@@ -143,6 +143,28 @@ def test_nothing_there(tmp_path):
     assert "bash scripts/download_cifar.sh cifar10" in message
 
 
+def test_what_is_not_there_is_downloaded(tmp_path, monkeypatch):
+    fetched = []
+
+    def download(name, root, base_url):
+        fetched.append((name, root, base_url))
+        cifar_files.cifar10_folder(root)
+
+    monkeypatch.setattr(cifar, "download", download)
+    for _ in range(2):  # the second time it is there
+        assert len(cifar.load_or_download("cifar10", tmp_path, base_url="https://mirror").train)
+    assert fetched == [("cifar10", tmp_path, "https://mirror")]
+    (tmp_path / "test_batch.bin").write_bytes(b"damaged")
+    assert "test_batch.bin" in refusal(cifar.load_or_download, "cifar10", tmp_path)  # not replaced
+    assert len(fetched) == 1
+
+
+def test_a_download_that_fails_says_what_to_do(tmp_path):
+    message = refusal(cifar.load_or_download, "cifar10", tmp_path / "data", base_url=(tmp_path / "none").as_uri())
+    assert str(tmp_path / "data") in message and "cifar-10-binary.tar.gz" in message
+    assert "--data-dir" in message and "--mirror" in message and "data/cifar10-sample" in message
+
+
 def test_missing_splits(tmp_path):
     cifar_files.cifar10_folder(tmp_path, train=())
     assert "the train images of CIFAR-10 are missing" in refusal(cifar.load, "cifar10", tmp_path)
@@ -246,6 +268,19 @@ def test_official_files(tmp_path, monkeypatch, caplog):
     (tmp_path / "data_batch_4.bin").unlink()
     data = cifar.load("cifar10", tmp_path)
     assert data.variant == "absent: data_batch_4.bin" and data.provenance["official"] is False
+
+
+@pytest.mark.parametrize("official", [True, False])
+def test_the_official_archive_is_official_whatever_its_files_digests(tmp_path, monkeypatch, official):
+    cifar_files.cifar10_folder(tmp_path / "files", train=(4, 5, 6, 7, 8), test=3)
+    members = {path.name: path.read_bytes() for path in (tmp_path / "files").iterdir()}
+    archive = cifar_files.archive(tmp_path / "cifar-10-binary.tar.gz", members)
+    dataset = cifar.DATASETS["cifar10"]
+    md5 = hashlib.md5(archive.read_bytes()).hexdigest() if official else "0" * 32
+    forms = {**dataset.forms, "binary": dataclasses.replace(dataset.forms["binary"], archive_md5=md5)}
+    monkeypatch.setitem(cifar.DATASETS, "cifar10", dataclasses.replace(dataset, forms=forms))
+    data = cifar.load("cifar10", tmp_path)
+    assert data.provenance["official"] is official and (data.variant == "official") is official
 
 
 def test_variant_names_what_is_not_official(tmp_path, monkeypatch, caplog):

@@ -15,6 +15,7 @@ import sys
 import time
 
 from engine import flags
+from support import runtime
 from support.errors import InputError
 
 
@@ -160,6 +161,7 @@ def classify(net, paths, class_names, context):
 
 def main():
     parser, args = parse()
+    runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     from engine import checkpoint, cifar, loop, runlog
     from model import get_model, load_params
     from support import params_file

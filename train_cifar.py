@@ -25,6 +25,7 @@ from pathlib import Path
 
 from engine import flags
 from engine.recipe import CIFAR_PAPER, Recipe
+from support import runtime
 from support.errors import InputError
 
 log = logging.getLogger("engine.train_cifar")
@@ -204,6 +205,7 @@ def announce(args, spec, recipe, net, data, contexts, batches):
 
 def main():
     parser, args = parse()
+    runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     from engine import cifar, loop, run, runlog
     from model import load_params
 

@@ -7,6 +7,10 @@ set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$repository/.venv/bin/python
 [ -x "$python" ] || python=python3
+"$python" -c 'import numpy, tqdm' 2>/dev/null || {
+    echo "error: $python lacks NumPy or tqdm: run \`bash scripts/setup.sh\` first" >&2
+    exit 1
+}
 
 dataset=cifar10
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then

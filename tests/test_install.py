@@ -534,3 +534,15 @@ fi""")
     (venv / "lib").joinpath(f"python3.{sys.version_info[1]}", "site-packages/borrowed.pth").unlink()
     done = setup(checkout, PYTHON=str(borrower))
     assert done.returncode == 0 and "repairing .venv" in done.stdout and stamp.exists()
+
+
+# ---- The scripts on a Python without packages
+
+
+@pytest.mark.parametrize("script", [["train_cifar.py"], ["evaluate.py", "--params", "x"]])
+def test_scripts_without_packages_end_in_one_sentence(script):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-S", str(ROOT / script[0]), *script[1:]], capture_output=True, text=True,
+                          env=environment)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "MXNet is not installed" in done.stderr and "bash scripts/setup.sh" in done.stderr

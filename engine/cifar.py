@@ -305,8 +305,7 @@ def load_or_download(name: str, root=None, label_mode: Optional[str] = None, bas
     """`load`, after a `download` where there is nothing to load."""
     try:
         return load(name, root, label_mode)
-    except NotFound as missing:
-        log.info("%s", missing)
+    except NotFound:
         try:
             download(name, root, base_url)
         except InputError as error:

@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_one_sentence(files, data, arguments, status, parts
 
 def test_data_that_are_missing_are_one_sentence(files, tmp_path):
     result = run(files, "--params", "own.params", "--data-dir", tmp_path, "--mirror", "file:///none")
-    refused(result, 1, f"no CIFAR-10 in {tmp_path}", "The download failed")
+    refused(result, 1, f"no CIFAR-10 in {tmp_path}", "could not be downloaded")
 
 
 def test_a_net_that_answers_with_no_numbers_is_one_sentence(files, data, tmp_path):

@@ -11,7 +11,6 @@ Every image counts once.
 import hashlib
 import json
 import os
-import sys
 import time
 
 from engine import flags
@@ -32,6 +31,8 @@ def parse(argv=None):
     args = parser.parse_args(argv)
     if args.images and args.confusion_matrix:
         parser.error("--images and --confusion-matrix exclude each other")
+    if args.confusion_matrix and not os.path.isdir(os.path.dirname(os.path.abspath(args.confusion_matrix))):
+        parser.error(f"--confusion-matrix {args.confusion_matrix}: that folder does not exist")
     try:
         args.net_name, args.net_arguments, args.remarks = flags.net_arguments(args)
     except InputError as error:
@@ -51,10 +52,15 @@ def task_of(args, settings, arrays):
         for flag, given, own in (("--model", args.net_name, settings["model"]),
                                  ("--dataset", args.dataset, settings["dataset"]),
                                  ("--label-mode", args.label_mode, settings["label_mode"])):
+            if given is not None and own is None:
+                raise InputError(f"{args.params} was trained on {settings['dataset']}, which has no label mode; "
+                                 f"leave {flag} out")
             if given is not None and given != own:
                 raise InputError(f"{args.params} was trained with {flag} {own}, not {given}; leave {flag} out")
         own = complete_arguments(settings["model"], settings["arguments"])
         for name, value in {**args.net_arguments, **({"classes": args.classes} if args.classes else {})}.items():
+            if name == "inner_relu" and name in own and value != own[name]:
+                raise InputError(f"{args.params} holds a net with ReLU inside its units: add --useReLU")
             if name not in own or value != own[name]:
                 has = f"{name}={own[name]}" if name in own else f"no {name}"
                 raise InputError(f"{args.params} holds a net with {has}, not {value}; leave that flag out")
@@ -140,8 +146,11 @@ def classify(net, paths, class_names, context):
         try:
             with Image.open(path) as picture:
                 picture = ImageOps.exif_transpose(picture)  # upright, as a camera means it
-                if picture.mode in ("I", "I;16", "I;16B"):  # 16 bits of grey, which convert() would cut off at 255
-                    picture = Image.fromarray((np.asarray(picture) // 257).clip(0, 255).astype(np.uint8))
+                if picture.mode.startswith(("I", "F")):  # more than 8 bits of grey, which convert() would cut off
+                    grey = np.asarray(picture, np.float64)
+                    if picture.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+                        raise ValueError("not a range of grey that is known")
+                    picture = Image.fromarray((grey // 257 if grey.max() > 255 else grey).astype(np.uint8))
                 picture = picture.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = getattr(error, "strerror", None) or "it is not a picture that Pillow reads"
@@ -151,6 +160,8 @@ def classify(net, paths, class_names, context):
         picture = picture.resize((32, 32), Image.BICUBIC, box=(left, top, left + side, top + side))
         pixels = np.asarray(picture).transpose(2, 0, 1)[None]
         logits = net(mx.nd.array(cifar.normalise(pixels), context)).asnumpy()[0].astype(np.float64)
+        if not np.isfinite(logits).all():
+            raise InputError(f"the net answers {path} with numbers that are not finite; use another checkpoint")
         chances = np.exp(logits - logits.max())
         chances /= chances.sum()
         best = np.argsort(-chances, kind="stable")[:5]
@@ -218,7 +229,6 @@ def main():
         "params": os.path.basename(args.params), "sha256": digest, "model": model, "arguments": arguments,
         "dataset": dataset, "label_mode": mode, "data": data.variant, "data_sha256": data.provenance["sha256"],
         **scores, "seconds": seconds, "images_per_second": evaluation.images / seconds}))
-    sys.stdout.flush()
     return 0
 
 

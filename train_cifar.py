@@ -11,11 +11,12 @@ The paper's recipe is the default: NAG, learning rate 0.2, 400 epochs, x0.1 at 3
 Published accuracy of that net (Table III): 0.936 on CIFAR-10, 0.812 on the 20 superclasses of CIFAR-100.
 A short run on a CPU (README.md has its result):
 
-    python train_cifar.py --model atac_resnet20_v2 --blocks 1 --recipe scaled --num-epochs 24 --gpus ''
+    python train_cifar.py --model atac_resnet20_v2 --blocks 1 --recipe scaled --num-epochs 20 --gpus ''
 
 A run leaves args.json, metrics.jsonl, train.log, result.json, history.png and the checkpoints last.params and
 best.params in its folder; --resume continues it to the bit, also after a stop by SIGTERM or Ctrl-C.
 """
+import contextlib
 import dataclasses
 import logging
 import shlex
@@ -90,7 +91,7 @@ def spec_of(args, stored):
 
     base = dict(DEFAULTS) if stored is None else stored
     spec = {"model": args.net_name or base["model"]}
-    arguments = dict(args.net_arguments) if args.net_name else dict(base["arguments"])
+    arguments = {**({} if args.net_name else base["arguments"]), **args.net_arguments}
     spec["dataset"] = args.dataset or base["dataset"]
     mode = args.label_mode or (base["label_mode"] if stored else None)
     if mode is None and spec["dataset"] == "cifar100":
@@ -141,7 +142,10 @@ def checkpoint_of(args, name):
             raise InputError(f"--resume goes on in {path.parent}; leave --save-dir out")
         return path
     place = Path(args.save_dir).expanduser() if args.save_dir else run.newest_directory(name)
-    return run.checkpoint_to_resume(place) if place and (place / run.LAST).exists() else None
+    if place and (place / run.LAST).exists():
+        return run.checkpoint_to_resume(place)
+    log.warning("--resume: there is no checkpoint in %s yet; starting a new run", place or f"runs/{name}")
+    return None
 
 
 def run_name(spec):
@@ -151,19 +155,22 @@ def run_name(spec):
 
 def decide(parser, args):
     """Everything that the flags and a checkpoint decide: (spec, net, contexts, checkpoint to resume, its settings)."""
-    from engine import checkpoint, cifar, loop
+    from engine import checkpoint, cifar, loop, run
     from model import get_model
 
     try:
         spec = spec_of(args, None)
         net = get_model(spec["model"], **spec["arguments"])
         contexts = loop.devices(args.gpus)
+        if args.kvstore == "nccl" and contexts[0][0].device_type != "gpu":
+            raise InputError("--kvstore nccl is for GPUs; leave it out here")
     except (InputError, TypeError) as error:
         parser.error(str(error))
     resume, stored = checkpoint_of(args, run_name(spec)), None
     if resume is not None:
         stored = checkpoint.read_settings(resume)
         checkpoint.require(stored, [*spec, "data", "state"], resume)
+        run.refuse_rewinding(resume, stored["state"])
         spec = spec_of(args, stored)
         net = get_model(spec["model"], **spec["arguments"])
     try:
@@ -200,7 +207,8 @@ def announce(args, spec, recipe, net, data, contexts, batches):
     if args.resume_params:
         log.info("weights from %s", args.resume_params)
     if args.summary:
-        print(table(complexity))
+        with contextlib.suppress(BrokenPipeError):  # the reader may have seen enough
+            print(table(complexity), flush=True)
 
 
 def main():
@@ -229,8 +237,11 @@ def main():
     loop.set_mode(net, args.mode)
 
     # Only now, so that a start that fails leaves no folder behind.
+    if args.logging_file:
+        runlog.log_to_file(args.logging_file)
     directory = resume.parent if resume else run.new_directory(args.save_dir, run_name(spec))
-    runlog.log_to_file(args.logging_file or directory / "train.log")
+    if not args.logging_file:
+        runlog.log_to_file(directory / "train.log")
     announce(args, spec, recipe, net, data, contexts, batches)
     settings = {**spec, "data": {"variant": data.variant, "sha256": data.provenance["sha256"],
                                  "official": data.provenance["official"], "class_names": list(data.class_names)},

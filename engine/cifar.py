@@ -282,7 +282,7 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
                 f"the {split} images of {dataset.title} are missing ({wanted}) beside "
                 f"{', '.join(record['name'] for record in records.values())}; {_advice(dataset)}"
             )
-        images = np.concatenate([images for images, _ in found]).reshape(-1, 3, SIDE, SIDE)
+        images = np.ascontiguousarray(np.concatenate([images for images, _ in found])).reshape(-1, 3, SIDE, SIDE)
         splits[split] = Split(images, np.concatenate([labels for _, labels in found]).astype(np.int32))
 
     # The files' digests are from other projects' lists; the archive's, from the data's own site, outranks them.
@@ -758,8 +758,9 @@ def _show(name, arguments):
     for class_name, train, test in zip(cifar.class_names, *counts):
         print(f"  {class_name:32}{train:7,}{test:7,}")
     if arguments.seconds > 0:
-        speed = measure_pipeline(cifar.train, arguments.batch_size, arguments.workers, arguments.seconds)
-        print(f"pipeline alone: {speed:,.0f} images/s (batch {arguments.batch_size}, {arguments.workers} workers)")
+        batch = min(arguments.batch_size, len(cifar.train))
+        speed = measure_pipeline(cifar.train, batch, arguments.workers, arguments.seconds)
+        print(f"pipeline alone: {speed:,.0f} images/s (batch {batch}, {arguments.workers} workers)")
 
 
 def main(argv=None) -> int:

@@ -1,6 +1,8 @@
 """Flags that the scripts share. Imports neither MXNet nor data, so that a wrong flag is answered at once."""
 import argparse
 import dataclasses
+import errno
+import os
 import sys
 
 from support.errors import InputError
@@ -85,19 +87,21 @@ def add_net_flags(parser):
 def net_arguments(args):
     """Turn the network flags into (name, keyword arguments without classes, remarks for the log).
 
-    name is None when --model is absent. Raises InputError for flags that contradict each other.
+    name is None when --model is absent; the arguments are then those of the default net, or of a file's. Raises
+    InputError for flags that contradict each other.
     """
     given = {name: getattr(args, name) for name in UNIT_FLAGS if getattr(args, name) is not None}
     if args.blocks is not None:
         given["blocks"] = args.blocks
     if args.model is None:
-        if given or args.act_type or args.useReLU or args.useGlobal:
-            raise InputError("flags of the network need --model")
-        return None, {}, []
+        if args.act_type or args.useReLU or args.useGlobal:
+            raise InputError("--act-type, --useReLU and --useGlobal need --model atac")
+        return None, given, []
+    args.model = args.model.lower()
     if args.act_type is None and not (args.model == "atac" and (args.useReLU or args.useGlobal)):
         if args.useReLU or args.useGlobal:
             raise InputError("--useReLU and --useGlobal belong to --model atac; name the net that you want in --model")
-        name = f"{args.model}_resnet20_v2" if args.model in SHORT_NAMES else args.model.lower()
+        name = f"{args.model}_resnet20_v2" if args.model in SHORT_NAMES else args.model
         return name, given, []
     return _authors_net(args, given)
 
@@ -171,15 +175,29 @@ def recipe_changes(args, recipe_class):
             if getattr(args, field.name) is not None}
 
 
+def _discard_output():
+    """Let Python flush what is left of standard output into nothing, without a word, when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def run_script(main):
     """Run a script's main(): an InputError becomes one sentence on standard error and exit status 1, Ctrl-C 130."""
+    name = sys.argv[0].rpartition("/")[2]
     try:
         status = main()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except InputError as error:
-        sys.exit(f"{sys.argv[0].rpartition('/')[2]}: {error}")
+        sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
-        sys.stderr.close()
+        _discard_output()
+        status = 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _discard_output()
+        print(f"{name}: the output cannot be written: {error.strerror}", file=sys.stderr)
         status = 1
     sys.exit(status)

@@ -180,7 +180,7 @@ def _follow(content):
             elif name == "STOP":
                 finished = stack.pop()
             elif name not in ("PROTO", "FRAME"):
-                raise _Refusal(offset, f"the pickle opcode {name} is not used by CIFAR files")
+                raise _Refusal(offset, f"the opcode {name} is not used by CIFAR files pickled with protocols 2 to 5")
     except IndexError:
         raise _Refusal(offset, "a pickle opcode takes more values than there are") from None
     except KeyError:

@@ -273,6 +273,23 @@ def newest_directory(name):
             newest = path
 
 
+def refuse_rewinding(path, state):
+    """InputError when the folder of a checkpoint has a sound last.params that is further on.
+
+    Going on from the earlier one would mix two runs: the folder's metrics and best.params are of the later one.
+    """
+    last = path.parent / LAST
+    if path.name == LAST or not last.exists():
+        return
+    try:
+        newest = checkpoint.read_settings(last)["state"]
+    except (InputError, KeyError):  # damaged: then the earlier one is what is left
+        return
+    if (newest["epoch"], newest["step"]) > (state["epoch"], state["step"]):
+        raise InputError(f"--resume: {last} is further on (epoch {newest['epoch']}, step {newest['step']}): resume "
+                         f"{path.parent}, or start a new run with --resume-params {path}")
+
+
 def checkpoint_to_resume(path):
     """The checkpoint file that --resume PATH means: PATH itself, or last.params in the folder PATH."""
     path = Path(path).expanduser()

@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from support.errors import InputError
 
+log = logging.getLogger(__name__)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -126,6 +128,9 @@ class Metrics:
         self.records = []
         if keep_epochs is not None and self.path.exists():
             self.records = [record for record in read_metrics(self.path) if record["epoch"] < keep_epochs]
+        if keep_epochs is not None and len(self.records) < keep_epochs:
+            log.warning("%s has only %d of the %d epochs before the checkpoint: the history will lack the others",
+                        self.path, len(self.records), keep_epochs)
         write_text(self.path, "".join(_line(record) for record in self.records))
 
     def append(self, record):
@@ -142,14 +147,19 @@ def _line(record):
 
 
 def read_metrics(path):
-    """The records of a metrics.jsonl; a last line that was cut off is left out."""
+    """The records of a metrics.jsonl; a last line that was cut off is left out. InputError for any other bad line."""
     records = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = file.readlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            record["epoch"] + 0  # a number
+            records.append(record)
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise InputError(f"{path}: line {number} is damaged; mend it, or move the file away to go on "
+                                 "without the history") from error
     return records
 
 

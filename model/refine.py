@@ -24,6 +24,8 @@ class NiN(nn.HybridSequential):
         super().__init__(**kwargs)
         if not isinstance(layers, Integral) or isinstance(layers, bool) or layers not in (1, 2):
             raise InputError(f"layers must be 1 or 2 (1x1 convolutions in the NiN block), got {layers!r}")
+        if layers == 1 and reduction != 2:
+            raise InputError("the NiN block of one layer has no reduction; leave it out")
         widths = [reduced(channels, reduction), channels] if layers == 2 else [whole("channels", channels)]
         with self.name_scope():
             self.add(nn.Activation("relu"))

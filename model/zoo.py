@@ -135,7 +135,7 @@ def get_model(name, pretrained=False, classes=10, ctx=mx.cpu(), root=SHIPPED, **
     arguments = complete_arguments(name, {"classes": classes, **kwargs})
     net = MODELS[str(name).lower()].build(**arguments)
     if pretrained:
-        load_params(net, _pretrained_file(Path(root).expanduser(), str(name).lower(), arguments), ctx)
+        load_params(net, _pretrained_file(Path(root or SHIPPED).expanduser(), str(name).lower(), arguments), ctx)
     return net
 
 
@@ -197,7 +197,12 @@ def load_params(net, path, ctx=mx.cpu()):
     """
     arrays, _ = params_file.read(path)
     ctx = [ctx] if isinstance(ctx, mx.Context) else list(ctx)
-    set_params(net, {from_authors(name): value for name, value in arrays.items()}, path, ctx)
+    renamed = {from_authors(name): value for name, value in arrays.items()}
+    if len(renamed) < len(arrays):
+        raise InputError(f"{path} has arrays under our names and under the authors' at once; use a file of one kind")
+    if any(name.startswith(("arg:", "aux:")) for name in renamed):
+        raise InputError(f"{path} was written by export(); write it with net.save_parameters()")
+    set_params(net, renamed, path, ctx)
     return net
 
 
@@ -218,9 +223,14 @@ def set_params(net, arrays, source, ctx):
                         f"{parameters[wrong[0]].shape} in the net)")
     if problems:
         raise InputError(f"{source} does not fit this net: {'; '.join(problems)}{_description(arrays)}")
-    bad = [name for name in parameters if np.isnan(arrays[name]).any()]
-    if bad:
-        raise InputError(f"{source} holds NaN in {bad[0]}; use another checkpoint")
+    for name, parameter in parameters.items():
+        if arrays[name].dtype.kind != "f":
+            raise InputError(f"{source} holds {arrays[name].dtype} numbers in {name}, not weights; use another file")
+        with np.errstate(over="ignore"):
+            numbers = arrays[name].astype(parameter.dtype)
+        if not np.isfinite(numbers).all() or name.endswith("running_var") and (numbers < 0).any():
+            raise InputError(f"{source} holds impossible numbers in {name} (NaN, infinite or a variance below 0); "
+                             "use another checkpoint")
     for name, parameter in parameters.items():
         if parameter._data is None:
             parameter.initialize(mx.init.Zero(), ctx)  # overwritten below; draws no random numbers

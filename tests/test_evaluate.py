@@ -164,7 +164,8 @@ def test_a_report_names_what_a_class_is_mostly_taken_for():
     (["--params", "own.params", "--batch-size", "0"], 2, ["--batch-size: 0 is below 1"]),
     (["--params", "own.params", "--images", "a.png", "--confusion-matrix", "x.png"], 2, ["exclude each other"]),
     (["--params", "own.params", "--images"], 2, ["--images: expected at least one argument"]),
-    (["--params", "own.params", "--blocks", "1"], 2, ["flags of the network need --model"]),
+    (["--params", "own.params", "--useReLU"], 2, ["need --model atac"]),
+    (["--params", "own.params", "--confusion-matrix", "none/x.png"], 2, ["none/x.png: that folder does not exist"]),
     (["--params", "plain.params", "--model", "x", "--dataset", "cifar10"], 2, ["unknown model 'x'; the models are"]),
     (["--params", "plain.params", "--model", "nin", "--alpha", "1", "--dataset", "cifar10"], 2, ["argument 'alpha'"]),
     (["--params", "plain.params", "--model", "atac", "--r", "3", "--dataset", "cifar10"], 2, ["does not divide"]),
@@ -172,13 +173,14 @@ def test_a_report_names_what_a_class_is_mostly_taken_for():
     (["--params", "own.params", "--model", "nin"], 1,
      ["own.params was trained with --model atac_resnet20_v2, not nin_resnet20_v2; leave --model out"]),
     (["--params", "own.params", "--dataset", "cifar100"], 1, ["was trained with --dataset cifar10, not cifar100"]),
-    (["--params", "own.params", "--label-mode", "fine"], 1, ["was trained with --label-mode None, not fine"]),
+    (["--params", "own.params", "--label-mode", "fine"], 1, ["cifar10, which has no label mode; leave --label-mode"]),
     (["--params", "coarse.params", "--label-mode", "fine"], 1, ["was trained with --label-mode coarse, not fine"]),
     (["--params", "own.params", "--classes", "20"], 1, ["own.params holds a net with classes=10, not 20"]),
     (["--params", "own.params", "--model", "atac", "--blocks", "3"], 1, ["holds a net with blocks=1, not 3"]),
+    (["--params", "own.params", "--blocks", "3"], 1, ["holds a net with blocks=1, not 3"]),
     (["--params", "own.params", "--model", "atac", "--alpha", "1"], 1, ["holds a net with no alpha, not 1.0"]),
     (["--params", "own.params", "--model", "atac", "--act-type", "ChaATAC"], 1,
-     ["holds a net with inner_relu=True, not False"]),
+     ["holds a net with ReLU inside its units: add --useReLU"]),
     # of other files the flags say what they are
     (["--params", "plain.params"], 1, ["plain.params holds weights only: name its net with --model and --blocks"]),
     (["--params", "plain.params", "--model", "atac"], 1, ["plain.params holds weights only: name its --dataset"]),
@@ -249,8 +251,8 @@ def test_a_hundred_classes_and_an_empty_row_can_be_drawn(tmp_path):
 
 
 def test_a_confusion_matrix_that_cannot_be_written_is_one_sentence(files, data):
-    refused(run(files, "--data-dir", data, "--params", "own.params", "--confusion-matrix", "none/x.png"), 1,
-            "none/x.png cannot be written: No such file or directory")
+    refused(run(files, "--data-dir", data, "--params", "own.params", "--confusion-matrix", "."), 1,
+            ". cannot be written: Is a directory")
 
 
 # Pictures.

@@ -1,12 +1,17 @@
 """What the flags of the scripts mean, and what they refuse."""
 import dataclasses
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from engine import flags
 from engine.recipe import CIFAR_PAPER, Recipe
 from support.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def parser():
@@ -87,13 +92,15 @@ def test_lists_of_numbers():
 
 def test_without_a_model_there_is_no_net():
     assert net() == (None, {}, [])
-    for arguments in (["--blocks", "3"], ["--r", "2"], ["--useReLU"], ["--useGlobal"], ["--act-type", "relu"]):
-        with pytest.raises(InputError, match="^flags of the network need --model$"):
+    assert net("--blocks", "3", "--r", "2") == (None, {"blocks": 3, "reduction": 2}, [])  # of the default or a file's
+    for arguments in (["--useReLU"], ["--useGlobal"], ["--act-type", "relu"]):
+        with pytest.raises(InputError, match="need --model atac$"):
             net(*arguments)
 
 
 def test_names_of_the_zoo_and_their_short_forms():
     assert net("--model", "XUnit_ResNet20_v2") == ("xunit_resnet20_v2", {}, [])
+    assert net("--model", "ATAC") == ("atac_resnet20_v2", {}, [])
     for name in ("atac", "nin", "localsenet", "senet", "genet"):
         assert net("--model", name) == (f"{name}_resnet20_v2", {}, [])  # an ATAC of ours has its ReLU
 
@@ -190,21 +197,25 @@ def test_a_script_ends_with_its_status_or_a_sentence(monkeypatch, capsys, raised
     assert caught.value.code == status and capsys.readouterr().err == ""
 
 
-def test_a_reader_that_has_left_ends_a_script_silently(monkeypatch):
-    class Stream:
-        closed = False
+def printing(stdout):
+    """A script that prints much to stdout, which is then closed if it is a pipe; returns status and standard error."""
+    code = "from engine import flags\ndef main():\n    print('x' * 10**6)\nflags.run_script(main)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE,
+                          text=True) as process:
+        if process.stdout:
+            process.stdout.close()
+        return process.wait(60), process.stderr.read()
 
-        def close(self):
-            self.closed = True
 
-    def main():
-        raise BrokenPipeError
+def test_a_reader_that_has_left_ends_a_script_silently():
+    assert printing(subprocess.PIPE) == (1, "")
 
-    stream = Stream()
-    monkeypatch.setattr(sys, "stderr", stream)
-    with pytest.raises(SystemExit) as caught:
-        flags.run_script(main)
-    assert caught.value.code == 1 and stream.closed
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_output_that_finds_no_room_is_one_sentence():
+    with open("/dev/full", "w") as full:
+        status, error = printing(full)
+    assert status == 1 and error == "-c: the output cannot be written: No space left on device\n"
 
 
 def test_an_error_of_the_program_is_not_hidden():

@@ -116,7 +116,7 @@ def test_the_name_of_a_run():
     (["--model", "atac", "--act-type", "x"], "unknown --act-type 'x'"),
     (["--model", "xunit_resnet20_v2", "--kernel-size", "4"], "kernel_size must be odd"),
     (["--model", "nin", "--layers", "3"], "layers"),
-    (["--blocks", "2"], "flags of the network need --model"),
+    (["--kvstore", "nccl"], "--kvstore nccl is for GPUs"),
     (["--classes", "9"], "--classes 9 is too few for the 10 labels of cifar10"),
     (["--dataset", "cifar100", "--label-mode", "fine", "--classes", "20"], "too few for the 100 labels of cifar100"),
     (["--label-mode", "fine"], "CIFAR-10 has one kind of label"),

@@ -466,7 +466,9 @@ def test_one_array_of_a_wrong_shape_or_with_nan_changes_nothing(tmp_path):
     net = filled(get_model("resnet20_v2", blocks=1), seed=1)
     before = arrays_of(net)
     for wrong, said in ((np.zeros((10, 32), "float32"), "1 differ in shape"),
-                        (np.full((10, 64), np.nan, "float32"), "holds NaN in output.weight")):
+                        (np.full((10, 64), np.nan, "float32"), "impossible numbers in output.weight"),
+                        (np.full((10, 64), np.inf, "float32"), "impossible numbers in output.weight"),
+                        (np.zeros((10, 64), "int32"), "int32 numbers in output.weight")):
         mx.nd.save(str(tmp_path / "wrong.params"),
                    {name: mx.nd.array(value) for name, value in {**arrays, "output.weight": wrong}.items()})
         with pytest.raises(InputError, match=said):

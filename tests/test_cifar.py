@@ -6,6 +6,7 @@ import hashlib
 import json
 import lzma
 import os
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -84,7 +85,13 @@ def test_default_root_and_home(tmp_path, monkeypatch):
     assert len(cifar.load("cifar10", "~/.mxnet/datasets").train) == 40
 
 
+def in_columns(images, labels):
+    """A batch whose pixels are stored column by column."""
+    return pickle.dumps({"data": np.asfortranarray(images.reshape(len(images), -1)), "labels": labels}, 2)
+
+
 def python_forms():
+    yield "in columns", in_columns
     yield "python 2", lambda images, labels: cifar_files.python2(images, labels=labels)
     for protocol in (2, 3, 4, 5):
         yield f"protocol {protocol}", lambda images, labels, p=protocol: cifar_files.python3(images, p, labels=labels)

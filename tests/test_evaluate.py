@@ -301,9 +301,15 @@ def test_grey_of_sixteen_bits_is_the_same_picture_as_of_eight(files, tmp_path):
     pixels = noise(32, 32, 1)
     Image.fromarray(pixels).save(tmp_path / "eight.png")
     Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
-    eight, sixteen = answers(run(files, "--params", "own.params", "--images", tmp_path / "eight.png",
-                                 tmp_path / "sixteen.png"))
-    assert eight["probabilities"] == sixteen["probabilities"]
+    Image.fromarray(pixels.astype(np.int32)).save(tmp_path / "thirty-two.tif")
+    eight, *others = answers(run(files, "--params", "own.params", "--images", tmp_path / "eight.png",
+                                 tmp_path / "sixteen.png", tmp_path / "thirty-two.tif"))
+    assert [other["probabilities"] for other in others] == [eight["probabilities"]] * 2
+
+
+def test_grey_of_an_unknown_range_is_refused(files, tmp_path):
+    Image.fromarray(noise(32, 32, 1).astype(np.float32) / 255).save(tmp_path / "float.tif")
+    refused(run(files, "--params", "own.params", "--images", tmp_path / "float.tif"), 1, "float.tif: ")
 
 
 def test_the_middle_square_of_a_picture_counts(files, tmp_path):

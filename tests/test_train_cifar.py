@@ -407,6 +407,29 @@ def test_a_start_that_fails_leaves_no_folder_behind(tmp_path, cifar10, flags):
     assert not (tmp_path / "runs").exists()
 
 
+def test_resume_refuses_to_go_back_while_the_newest_checkpoint_is_sound(tmp_path, cifar10):
+    folder = trained(tmp_path, cifar10, "--save-period", "1")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    tiny.one_sentence(train(tmp_path, cifar10, "--resume", "run/epoch-0001.params"), 1,
+                      "last.params is further on (epoch 2, step 0): resume run, or start a new run with")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    whole = tiny.state_of(folder / "last.params")
+    (folder / "last.params").write_bytes(before["last.params"][:1000])  # damaged: an earlier one serves
+    assert train(tmp_path, cifar10, "--resume", "run/epoch-0001.params").status == 0
+    assert tiny.state_of(folder / "last.params") == whole
+
+
+def test_resume_says_when_there_is_nothing_to_resume_or_a_history_is_incomplete(tmp_path, cifar10):
+    first = train(tmp_path, cifar10, "--resume", "--save-dir", "run", "--num-epochs", "1")
+    assert first.status == 0 and "--resume: there is no checkpoint in run yet; starting a new run" in first.err
+    (tmp_path / "run" / "metrics.jsonl").write_text("damaged\n{}\n")
+    again = train(tmp_path, cifar10, "--resume", "--save-dir", "run")
+    tiny.one_sentence(again, 1, "metrics.jsonl: line 1 is damaged")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    again = train(tmp_path, cifar10, "--resume", "--save-dir", "run")
+    assert again.status == 0 and "has only 0 of the 1 epochs before the checkpoint" in again.err
+
+
 # Divergence.
 
 def test_divergence_ends_in_one_sentence_with_the_last_good_checkpoint_kept(tmp_path, cifar10):

@@ -470,7 +470,8 @@ def test_one_array_of_a_wrong_shape_or_with_nan_changes_nothing(tmp_path):
                         (np.full((10, 64), np.inf, "float32"), "impossible numbers in output.weight"),
                         (np.zeros((10, 64), "int32"), "int32 numbers in output.weight")):
         mx.nd.save(str(tmp_path / "wrong.params"),
-                   {name: mx.nd.array(value) for name, value in {**arrays, "output.weight": wrong}.items()})
+                   {name: mx.nd.array(value, dtype=value.dtype)
+                    for name, value in {**arrays, "output.weight": wrong}.items()})
         with pytest.raises(InputError, match=said):
             load_params(net, tmp_path / "wrong.params")
         for name, value in arrays_of(net).items():

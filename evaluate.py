@@ -110,6 +110,8 @@ def draw_confusion(confusion, class_names, path, title):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    from engine import runlog
+
     count = len(class_names)
     shares = confusion[:, :count] / confusion.sum(axis=1, keepdims=True).clip(1)
     side = max(5.5, 0.24 * count + 2) if count > 10 else 6.5
@@ -126,12 +128,7 @@ def draw_confusion(confusion, class_names, path, title):
                     axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7,
                               color="white" if shares[row, column] > .5 else "black")
     figure.colorbar(image, ax=axes, shrink=.8, label="share of the class's images")
-    try:
-        figure.savefig(path, format="png", dpi=130)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        pyplot.close(figure)
+    runlog.save_figure(figure, path)
 
 
 def classify(net, paths, class_names, context):
@@ -178,8 +175,8 @@ def main():
     from support import params_file
 
     runlog.start_logging()
-    arrays, _ = params_file.read(args.params)
-    settings = checkpoint.read_settings(args.params, required=False)
+    arrays, attachments = params_file.read(args.params)
+    settings = checkpoint.settings_in(args.params, attachments, required=False)
     if settings is not None:
         checkpoint.require(settings, ("model", "arguments", "dataset", "label_mode"), args.params)
     model, arguments, dataset, mode = task_of(args, settings, arrays)

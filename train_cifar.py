@@ -31,7 +31,8 @@ from support.errors import InputError
 
 log = logging.getLogger("engine.train_cifar")
 
-DEFAULTS = {"model": "atac_resnet20_v2", "arguments": {}, "dataset": "cifar10", "seed": 0, "val_split": 0}
+DEFAULTS = {"model": "atac_resnet20_v2", "arguments": {}, "dataset": "cifar10", "label_mode": None, "seed": 0,
+            "val_split": 0, "recipe": dataclasses.asdict(CIFAR_PAPER)}
 
 
 def parse(argv=None):
@@ -70,13 +71,11 @@ def parse(argv=None):
         args.changes = flags.recipe_changes(args, Recipe)
         if args.resume is not None and args.resume_params:
             raise InputError("--resume and --resume-params exclude each other")
-        if args.resume is None or args.recipe is not None:
-            base = CIFAR_PAPER
-            if args.recipe == "scaled":
-                base = base.scaled(args.changes.get("epochs", base.epochs))
-            args.fresh_recipe = dataclasses.replace(base, **args.changes)
-        else:
-            args.fresh_recipe = None
+        args.preset = CIFAR_PAPER if args.recipe == "paper" else None
+        if args.recipe == "scaled":
+            args.preset = CIFAR_PAPER.scaled(args.changes.get("epochs", CIFAR_PAPER.epochs))
+        if args.preset or args.resume is None:  # without both, the numbers belong to a checkpoint's recipe
+            dataclasses.replace(args.preset or CIFAR_PAPER, **args.changes)  # raises for nonsense, before MXNet loads
     except InputError as error:
         parser.error(str(error))
     return parser, args
@@ -89,24 +88,19 @@ def spec_of(args, stored):
     """
     from model import complete_arguments
 
-    base = dict(DEFAULTS) if stored is None else stored
+    base = DEFAULTS if stored is None else stored
     spec = {"model": args.net_name or base["model"]}
     arguments = {**({} if args.net_name else base["arguments"]), **args.net_arguments}
     spec["dataset"] = args.dataset or base["dataset"]
-    mode = args.label_mode or (base["label_mode"] if stored else None)
-    if mode is None and spec["dataset"] == "cifar100":
-        mode = "coarse"
-    spec["label_mode"] = mode
+    spec["label_mode"] = args.label_mode or base["label_mode"]
+    if spec["label_mode"] is None and spec["dataset"] == "cifar100":
+        spec["label_mode"] = "coarse"
     arguments["classes"] = args.classes or arguments.get("classes") or (10 if spec["dataset"] == "cifar10" else 100)
     spec["arguments"] = complete_arguments(spec["model"], arguments)
     for name in ("seed", "val_split"):
         spec[name] = getattr(args, name) if getattr(args, name) is not None else base[name]
-    if args.fresh_recipe is not None:
-        spec["recipe"] = dataclasses.asdict(args.fresh_recipe)
-    else:
-        spec["recipe"] = dataclasses.asdict(
-            dataclasses.replace(Recipe(**(stored["recipe"] if stored else dataclasses.asdict(CIFAR_PAPER))),
-                                **args.changes))
+    recipe = dataclasses.replace(args.preset or Recipe(**base["recipe"]), **args.changes)
+    spec["recipe"] = dataclasses.asdict(recipe)
     if stored is not None:
         stored = {**stored, "arguments": complete_arguments(stored["model"], stored["arguments"])}
         recipes = [{**recipe, "epochs": None, "lr_decay_epochs": list(recipe["lr_decay_epochs"])}

@@ -47,10 +47,11 @@ def save(path, net, settings, trainer=None):
 
 def read_settings(path, required=True):
     """The settings in a file of ours. A file without any gives None, or InputError where they are required."""
-    return _settings(path, params_file.read(path)[1], required)
+    return settings_in(path, params_file.read(path)[1], required)
 
 
-def _settings(path, attachments, required):
+def settings_in(path, attachments, required=True):
+    """The same for a file whose archive has been read already."""
     if SETTINGS not in attachments:
         if required:
             raise InputError(f"{path} holds weights only, not a run of ours to go on from; "
@@ -81,7 +82,7 @@ def restore(path, net, trainer):
     was written with another number of devices.
     """
     arrays, attachments = params_file.read(path)
-    settings = _settings(path, attachments, required=True)
+    settings = settings_in(path, attachments)
     parameters = net._collect_params_with_prefix()
     if {name: array.shape for name, array in arrays.items()} \
             != {name: parameter.shape for name, parameter in parameters.items()}:

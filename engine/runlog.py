@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from support.errors import InputError
+from support.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -24,18 +25,13 @@ def write_json(path, record):
 
 def write_text(path, text):
     """Write a text file atomically; InputError when the disk refuses."""
-    temporary = f"{path}.{os.getpid()}.part"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}; free space or choose another folder") from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def environment():
@@ -196,13 +192,17 @@ def plot_history(records, path, title, scored_on):
     handles = [axes.get_legend_handles_labels() for axes in (loss_axes, rate_axes)]
     loss_axes.legend(*(sum(parts, []) for parts in zip(*handles)), frameon=False)
     figure.suptitle(title, fontsize=11)
-    temporary = f"{path}.{os.getpid()}.part"
+    save_figure(figure, path)
+
+
+def save_figure(figure, path):
+    """Write a matplotlib figure as a PNG, atomically, and close it; InputError when the disk refuses."""
+    from matplotlib import pyplot
+
     try:
-        figure.savefig(temporary, format="png", dpi=120)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
     finally:
         pyplot.close(figure)
-        if os.path.exists(temporary):
-            os.remove(temporary)

@@ -21,6 +21,7 @@ import zipfile
 import numpy as np
 
 from .errors import InputError
+from .files import replacing
 
 LIST_MAGIC = 0x112
 ARRAY_MAGICS = (0xF993FAC9, 0xF993FACA)  # MXNet >= 0.12 and the same with NumPy's shape semantics
@@ -127,8 +128,7 @@ def _read_archive(reader):
                     or min((member.header_offset for member in members), default=-1) != start:
                 reader.fail("the archive behind the weights is not one that this project writes", start)
             attachments = {member.filename: archive.read(member) for member in members}
-    except (zipfile.BadZipFile, EOFError, OSError, struct.error, UnicodeDecodeError,
-            RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, struct.error, RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         reader.fail(f"what follows the weights is not a sound archive ({error})", start)
@@ -143,20 +143,16 @@ def write(path, arrays, attachments):
     import mxnet as mx
 
     path = os.fspath(path)
-    temporary = f"{path}.{os.getpid()}.part"
     try:
-        mx.nd.save(temporary, arrays)
-        with open(temporary, "rb+") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
-            with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
-                for name, content in {DIGEST: digest.encode(), **attachments}.items():
-                    archive.writestr(zipfile.ZipInfo(name), content)  # ZipInfo: a fixed date, repeatable bytes
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            mx.nd.save(temporary, arrays)
+            with open(temporary, "rb+") as file:
+                digest = hashlib.sha256(file.read()).hexdigest()
+                with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
+                    for name, content in {DIGEST: digest.encode(), **attachments}.items():
+                        archive.writestr(zipfile.ZipInfo(name), content)  # ZipInfo: a fixed date, repeatable bytes
+                file.flush()
+                os.fsync(file.fileno())
     except (OSError, mx.MXNetError) as error:
         reason = str(error).strip().splitlines()[-1]  # of MXNet's errors, which begin with a C++ trace
         raise InputError(f"{path} cannot be written: {reason}; free space or choose another folder") from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)

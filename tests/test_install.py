@@ -3,6 +3,7 @@
 Nothing here is downloaded. Other machines (their libraries, GPUs, control groups) are folders and loaders made up here,
 or the stub driver of tests/tools/make_stub_libcuda.sh.
 """
+import ast
 import importlib.machinery
 import math
 import os
@@ -233,12 +234,264 @@ def test_this_machine_has_a_sensible_count():
 
 def test_environment_is_set_once_and_the_users_stays():
     environment = {}
-    runtime.set_environment(environment)
+    assert runtime.set_environment(environment) == ["OMP_NUM_THREADS", "MXNET_CPU_PARALLEL_SIZE"]
     assert environment == {"OMP_NUM_THREADS": str(runtime.usable_cores()), "MXNET_CPU_PARALLEL_SIZE": "2000000000"}
     users = {"OMP_NUM_THREADS": "7", "MXNET_CPU_PARALLEL_SIZE": "5"}
     environment = dict(users)
-    runtime.set_environment(environment)
+    assert runtime.set_environment(environment) == []
     assert environment == users
+
+
+@pytest.mark.parametrize(
+    "files, memory",
+    [
+        ({}, math.inf),
+        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    2048 kB"}, 2 << 20),
+        ({"proc/meminfo": "MemAvailable:", "proc/self/cgroup": V2.format("/")}, math.inf),
+        ({"proc/self/cgroup": V2.format("/a"), f"{GROUPS}/a/memory.max": "max", f"{GROUPS}/memory.max": "4096"}, 4096),
+        (
+            {
+                "proc/meminfo": "MemAvailable: 1024 kB",
+                "proc/self/cgroup": "5:memory:/x",
+                f"{GROUPS}/memory/x/memory.limit_in_bytes": "9223372036854771712",
+            },
+            1 << 20,
+        ),
+        ({"proc/self/cgroup": "5:memory:/x\n1:cpu:/", f"{GROUPS}/memory/memory.limit_in_bytes": "8192"}, 8192),
+    ],
+)
+def test_usable_memory(tmp_path, files, memory):
+    assert runtime.usable_memory(machine(tmp_path, files=files)) == memory
+
+
+# ---- The scripts' own start
+
+
+def test_the_allocator_takes_less_at_once_where_memory_is_short():
+    assert runtime.top_pad(math.inf) == runtime.top_pad(16 << 30) == 256 << 20
+    assert runtime.top_pad((16 << 30) - 1) == runtime.top_pad(8 << 30) == 128 << 20
+    assert runtime.top_pad(1 << 30) == 16 << 20
+    assert runtime.top_pad(1 << 20) == runtime.top_pad(0) == 2 << 20
+
+
+def test_an_older_glibc_gets_the_threshold_it_takes():
+    asked = []
+    assert runtime.mmap_threshold(lambda *arguments: asked.append(arguments) or 1) == 1 << 32
+    assert runtime.mmap_threshold(lambda *arguments: 0) == 1 << 25
+    assert asked == [(-3, 1 << 30)]
+
+
+ALLOCATOR = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+
+
+@pytest.mark.parametrize(
+    "version, users, expected",
+    [
+        ((2, 36), {}, ALLOCATOR),
+        ((2, 34), {}, {key: ALLOCATOR[key] for key in ALLOCATOR if key != "GLIBC_TUNABLES"}),
+        ((2, 36), ALLOCATOR, {}),
+        ((2, 36), {**ALLOCATOR, "MALLOC_TOP_PAD_": ""}, {}),
+        ((2, 36), {**ALLOCATOR, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0:x=1"}, {}),
+        (
+            (2, 36),
+            {"GLIBC_TUNABLES": "glibc.rtld.nns=5:glibc.malloc.top_pad=1", "MALLOC_MMAP_THRESHOLD_": "7"},
+            {
+                "GLIBC_TUNABLES": "glibc.rtld.nns=5:glibc.malloc.top_pad=1:glibc.malloc.hugetlb=1",
+                "MALLOC_TRIM_THRESHOLD_": "17179869184",
+            },
+        ),
+    ],
+)
+def test_the_allocators_settings_leave_the_users_as_they_are(version, users, expected):
+    assert runtime.allocator_settings(users, version, math.inf, 1 << 32) == expected
+
+
+@pytest.mark.parametrize(
+    "answer, version", [("glibc 2.36", (2, 36)), (None, None), ("musl 1.2", None), (ValueError, None)]
+)
+def test_other_c_libraries_are_left_alone(monkeypatch, answer, version):
+    def confstr(name):
+        if answer is ValueError:
+            raise ValueError("unrecognized configuration name")
+        return answer
+
+    monkeypatch.setattr(os, "confstr", confstr)
+    assert runtime.glibc_version() == version
+    assert bool(runtime.allocator_settings({}, memory=1, threshold=1)) == bool(version)
+
+
+@pytest.fixture
+def fresh_start(monkeypatch):
+    """A process as a script finds it; returns a function that calls tune() and gives what it would execute."""
+    for name in ("_hands_off", "_made"):
+        monkeypatch.setattr(runtime, name, type(getattr(runtime, name))())
+    monkeypatch.delitem(sys.modules, "mxnet", raising=False)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "train.py", "--gpus", ""], raising=False)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--gpus", ""])
+    monkeypatch.setattr(runtime, "glibc_version", lambda: (2, 36))
+
+    def tune(environment, wanted=True):
+        calls = []
+        runtime.tune(wanted, environment, lambda *arguments: calls.append(arguments))
+        return calls
+
+    return tune
+
+
+def test_a_script_starts_itself_anew_once_with_everything_set(fresh_start):
+    users = {"PATH": "/bin", "MALLOC_TOP_PAD_": "5"}
+    ((path, command, environment),) = fresh_start(users)
+    assert path == sys.executable and command == [sys.executable, "-u", "train.py", "--gpus", ""]
+    made = {"OMP_NUM_THREADS": str(runtime.usable_cores()), "MXNET_CPU_PARALLEL_SIZE": "2000000000", **ALLOCATOR}
+    made["MALLOC_MMAP_THRESHOLD_"] = str(runtime.mmap_threshold())
+    mark = environment.pop(runtime.MARK)
+    assert environment == {**made, **users} and users == {"PATH": "/bin", "MALLOC_TOP_PAD_": "5"}
+    assert fresh_start({**environment, runtime.MARK: mark}) == []  # the same process again
+    lacking = {key: value for key, value in environment.items() if key != "GLIBC_TUNABLES"}
+    assert fresh_start({**lacking, runtime.MARK: mark}) == []  # even if that has not helped
+
+    said = runtime.settings_sentence({**environment, runtime.MARK: mark})
+    ours, users = said.split("; ")[:2]
+    assert ours.startswith("process settings: OMP_NUM_THREADS=") and ours.endswith(" set by this program")
+    assert users == "MALLOC_TOP_PAD_=5 found in the environment" and "MALLOC_TOP_PAD_" not in ours
+
+
+def test_a_child_of_a_tuned_process_has_nothing_left_to_set(fresh_start):
+    ((_, _, environment),) = fresh_start({})
+    other = {**environment, runtime.MARK: environment[runtime.MARK].replace(str(os.getpid()), "1")}
+    assert fresh_start(other) == []
+    assert "found in the environment" not in runtime.settings_sentence(other)
+    del other["MALLOC_TOP_PAD_"]
+    ((_, _, again),) = fresh_start(other)
+    assert again == environment
+
+
+def test_no_start_anew_where_it_would_be_wrong(fresh_start, monkeypatch):
+    assert fresh_start({}, wanted=False) == []
+    assert fresh_start({})
+    monkeypatch.setattr(sys, "argv", ["-"])  # the program came from standard input
+    assert fresh_start({}) == []
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setitem(sys.modules, "mxnet", None)
+    assert fresh_start({}) == []
+
+
+@pytest.mark.skipif(not hasattr(sys, "orig_argv"), reason="this Python does not keep its command line to compare with")
+def test_python_3_8_and_3_9_read_the_command_line_from_the_system(monkeypatch):
+    expected = [sys.executable, *sys.orig_argv[1:]]
+    monkeypatch.setattr(sys, "orig_argv", [])
+    assert runtime._command() == expected
+
+
+def test_a_start_anew_that_fails_goes_on(fresh_start):
+    def refuse(*arguments):
+        raise OSError(7, "Argument list too long")
+
+    runtime.tune(True, {}, refuse)
+    assert runtime.settings_sentence({}) == "process settings: OMP_NUM_THREADS, MXNET_CPU_PARALLEL_SIZE, " \
+        "GLIBC_TUNABLES, MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_, MALLOC_TOP_PAD_ not set"
+
+
+def test_the_sentence_says_what_keeps_a_setting_from_its_full_effect(fresh_start, monkeypatch, tmp_path):
+    environment = {**ALLOCATOR, "MALLOC_TOP_PAD_": "2097152", runtime.MARK: f"1 {','.join(ALLOCATOR)}"}
+    off = machine(tmp_path, files={"sys/kernel/mm/transparent_hugepage/enabled": "always madvise [never]"})
+    assert runtime.settings_sentence(environment, off).endswith(
+        "; MALLOC_TOP_PAD_ is below 268435456 because memory is short; huge pages are switched off on this system")
+    assert "below" not in runtime.settings_sentence({**environment, **ALLOCATOR}, off)
+    fresh_start({}, wanted=False)
+    assert runtime.settings_sentence({}).startswith("process settings (--no-tune: left alone): ")
+    monkeypatch.setattr(runtime, "glibc_version", lambda: None)
+    assert runtime.settings_sentence({}).endswith("which this system does not have")
+
+
+PROGRAM = """
+import os, sys
+from support import runtime
+if __name__ == "__main__":
+    print("started", flush=True)
+    runtime.tune("--no-tune" not in sys.argv)
+    runtime.set_environment() if "--no-tune" not in sys.argv else None
+    inherited = dict(line.partition("=")[::2] for line in open("/proc/self/environ").read().split("\\0") if line)
+    print([os.getpid(), sys.argv[1:], sys.stdin.read(), sys.flags.optimize, runtime.settings(inherited)])
+    keep = bytearray(64 << 20)
+    for at in range(0, len(keep), 4096):
+        keep[at] = 1
+    huge = sum(int(line.split()[1]) for line in open("/proc/self/smaps") if line.startswith("AnonHugePages"))
+    print(huge)
+    sys.exit(7)
+"""
+needs_glibc = pytest.mark.skipif(not runtime.glibc_version(), reason="this system has another C library than glibc")
+
+
+def run_program(folder, *command, **users):
+    """Run a Python command with PROGRAM in folder/program.py; its process number, lines of output and exit status."""
+    (folder / "program.py").write_text(PROGRAM)
+    environment = {key: value for key, value in os.environ.items()
+                   if key not in (*runtime.THREADS, *runtime.ALLOCATOR, runtime.MARK)}
+    environment.update(PYTHONPATH=str(ROOT), **users)
+    with subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, text=True, stdin=-1, stdout=-1,
+                          stderr=-1) as process:
+        out, error = process.communicate("from standard input", timeout=60)
+    assert error == ""
+    return process.pid, out.splitlines(), process.returncode
+
+
+@needs_glibc
+@pytest.mark.parametrize("start", [["program.py"], ["-O", "-m", "program"], ["-c", "exec(open('program.py').read())"]])
+def test_the_process_itself_has_the_settings(tmp_path, start):
+    pid, lines, status = run_program(tmp_path, *start, "--gpus", "", "ünï")
+    assert lines[:2] == ["started", "started"] and status == 7  # twice, and no more
+    found = ast.literal_eval(lines[2])
+    assert found[:4] == [pid, ["--gpus", "", "ünï"], "from standard input", int("-O" in start)]
+    assert found[4].pop("OMP_NUM_THREADS") == str(runtime.usable_cores())
+    expected = runtime.allocator_settings({})
+    assert found[4] == {"MXNET_CPU_PARALLEL_SIZE": "2000000000", **dict.fromkeys(runtime.ALLOCATOR), **expected,
+                        "MALLOC_TOP_PAD_": found[4]["MALLOC_TOP_PAD_"]}  # memory comes and goes
+
+
+@needs_glibc
+def test_a_program_may_leave_everything_as_it_is_and_the_users_settings_stay(tmp_path):
+    pid, lines, status = run_program(tmp_path, "program.py", "--no-tune", MALLOC_TOP_PAD_="77")
+    assert len(lines) == 3 and status == 7
+    assert ast.literal_eval(lines[1])[4] == {**dict.fromkeys(runtime.THREADS + runtime.ALLOCATOR),
+                                             "MALLOC_TOP_PAD_": "77"}
+    _, lines, _ = run_program(tmp_path, "program.py", MALLOC_TOP_PAD_="77", OMP_NUM_THREADS="3")
+    found = ast.literal_eval(lines[2])[4]
+    assert (found["MALLOC_TOP_PAD_"], found["OMP_NUM_THREADS"]) == ("77", "3")
+    assert found["MALLOC_TRIM_THRESHOLD_"] == "17179869184"
+
+
+@pytest.mark.skipif("[madvise]" not in runtime._read("/sys/kernel/mm/transparent_hugepage/enabled")
+                    or (runtime.glibc_version() or ()) < runtime.HUGE_PAGES_SINCE,
+                    reason="this system gives out huge pages always, never, or to no program that asks")
+def test_arrays_lie_in_huge_pages(tmp_path):
+    tuned, plain = (int(run_program(tmp_path, "program.py", *flags)[1][-1]) for flags in ([], ["--no-tune"]))
+    assert plain < 32 << 10 < tuned  # KiB, of 64 MiB
+
+
+@needs_glibc
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    (tmp_path / "program.py").write_text(
+        "import signal\nfrom support import runtime\nruntime.tune()\n"
+        "print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN, signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)")
+    done = subprocess.run(["sh", "-c", 'trap "" INT HUP; exec "$0" program.py', sys.executable], cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout == "True True\n"
+
+
+@needs_glibc
+def test_importing_the_library_starts_nothing_anew():
+    code = "import os, sys, support.runtime, engine.flags; print(os.getpid())"
+    environment = {key: value for key, value in os.environ.items() if key not in runtime.ALLOCATOR}
+    code += "; import engine.loop; print(os.environ.get('MALLOC_TOP_PAD_'), os.environ.get('ATAC_TUNED'))"
+    environment.pop(runtime.MARK, None)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[1:] == ["None None"], done.stderr
 
 
 # ---- System libraries

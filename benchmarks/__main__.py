@@ -65,7 +65,7 @@ def main(argv=None):
         harness.read_records(out)  # a wrong file is noticed before the work
     began = time.monotonic()
     for name, record in harness.run(chosen, plan, out):
-        print(f"{name} ({record['took_seconds']:.0f} s)\n{harness.as_text(record)}", flush=True)
+        print(f"{name} ({record['took_seconds']:.0f} s)\n{harness.as_text(record)}".rstrip(), flush=True)
     log.info("%d groups in %.0f s%s", len(chosen), time.monotonic() - began, f", written to {out}" if out else "")
     return 0
 

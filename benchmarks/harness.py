@@ -330,6 +330,8 @@ def as_text(record):
             ratio = f"{variant['ratio']['median']:8.2f}x" if "ratio" in variant else ""
             lines.append(f"  {variant['name']:<44} {1000 * variant['median']:10.2f} ms ({1000 * low:.2f} to "
                          f"{1000 * high:.2f}){ratio}")
+        else:
+            lines.append(f"  {variant['name']:<44} recorded")
     return "\n".join(lines)
 
 

@@ -5,12 +5,12 @@ import sys
 import time
 from itertools import cycle, islice
 
-import model
 from engine import cifar, loop
 from engine.recipe import Recipe
-from model import get_model, inference
+from model import fuse, get_model, inference
 from model.complexity import count
 from model.zoo import set_params
+from ops.nag import update_operator
 from support import runtime
 
 from . import contender
@@ -27,11 +27,11 @@ CHECK_IMAGES = 16
 TRAINING_MACS = 3  # a step's multiply-adds over those of forward: outputs, gradients of weights and of inputs
 
 
-def trainer_of(net, batch, dtype="float32"):
-    """The engine's trainer with what a benchmark trains with."""
+def trainer_of(net, batch, fused="off", dtype="float32"):
+    """The engine's trainer with what a benchmark trains with; fused is the flag --fused, for the update."""
     recipe = Recipe(epochs=1, batch_size=batch, lr=contender.LEARNING_RATE, momentum=contender.MOMENTUM,
                     wd=contender.WEIGHT_DECAY)
-    return loop.make_trainer(net, recipe, dtype=dtype)
+    return loop.make_trainer(net, recipe, dtype=dtype, update_all=update_operator(fused))
 
 
 class PlainNet(Contender):
@@ -49,7 +49,9 @@ class PlainNet(Contender):
         arrays = {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
         about = {"model": model, "arguments": arguments, "batch": batch, "size": size,
                  "macs": count(net, (3, size, size)).macs}
-        losses = training_losses(net, net, images[:batch], labels[:batch]) if training else []
+        losses = []
+        if training:
+            losses = training_losses(net, net, trainer_of(net, batch), images[:batch], labels[:batch])
         Reference.write(folder, about, arrays, images=images, labels=labels, logits=logits, losses=losses)
         if onnx:
             _export(load(Reference(folder)), os.path.join(folder, "net.onnx"), (batch, 3, size, size))
@@ -122,9 +124,8 @@ def load(reference):
     return net
 
 
-def training_losses(net, forward, images, labels):
+def training_losses(net, forward, trainer, images, labels):
     """Mean losses of CHECK_STEPS steps on one batch."""
-    trainer = trainer_of(net, len(labels))
     losses = []
     for _ in range(CHECK_STEPS):
         meter = loop.Meter()
@@ -142,12 +143,7 @@ def train(net, forward, trainer, batches, meter):
 
 def compiled(net, fused):
     """(forward, sentence): net with static memory, with fused operators as --fused says."""
-    forward, sentence = net, "plain Gluon composition"
-    if fused != "off":
-        if hasattr(model, "fuse"):
-            forward, sentence = model.fuse(net, fused)
-        else:
-            sentence = "plain Gluon composition: there are no fused operators here"
+    forward, sentence = fuse(net, fused)
     loop.set_mode(forward, "hybrid")
     return forward, sentence
 
@@ -164,9 +160,9 @@ class TrainStep(Contender):
         self.batch = self.reference.images[:batch], self.reference.labels[:batch]
         self.net = load(self.reference)
         self.forward, self.sentence = compiled(self.net, fused)
+        self.trainer = trainer_of(self.net, batch, fused)
         self.losses_differ_by = self.reference.compare_losses(
-            training_losses(self.net, self.forward, *self.batch))
-        self.trainer = trainer_of(self.net, batch)
+            training_losses(self.net, self.forward, self.trainer, *self.batch))
 
     def work(self, count):
         train(self.net, self.forward, self.trainer, islice(cycle([self.batch]), count), loop.Meter())
@@ -302,7 +298,7 @@ class OurEpoch(Contender):
         self.macs = reference.macs * (TRAINING_MACS * self.images + len(self.score_batches.split))
         self.net = load(reference)
         self.forward, self.sentence = compiled(self.net, fused)
-        self.trainer = trainer_of(self.net, batch)
+        self.trainer = trainer_of(self.net, batch, fused)
         self.epoch = 0
 
     def work(self, count):

@@ -23,12 +23,12 @@ from support.errors import InputError
 from .contender import Contender, Reference
 
 KINDS = (  # the first whose text is in an operator's name; the rest is "other operators"
+    ("update", ("atac_nag", "nag_", "mom_update", "sgd_")),
     ("fused operators", ("atac_",)),
     ("convolution", ("Convolution",)),
     ("batch normalization", ("BatchNorm",)),
     ("dense", ("FullyConnected",)),
     ("pooling", ("Pooling",)),
-    ("update", ("nag_", "mom_update", "sgd_")),
     ("loss and metric", ("softmax", "pick", "argmax", "_mean", "stack", "broadcast_equal", "_equal", "sum_axis")),
     ("activations and gates", ("Activation", "LeakyReLU", "broadcast_mul", "relu", "erf", "exp", "square", "_mul")),
     ("additions", ("add_n", "elemwise_add", "_plus", "grad_add")),
@@ -53,11 +53,13 @@ class Step:
         dtype, self.remark = loop.training_type(dtype, self.contexts)
         self.net = get_model(model, **arguments)
         loop.initialize(self.net, 0, self.contexts)
+        if self.contexts[0].device_type != "cpu":
+            fused = "off"
         self.forward, self.path = self.net, "run operator by operator"
         if mode == "hybrid":
-            self.forward, self.path = ours.compiled(self.net, fused if self.contexts[0].device_type == "cpu" else "off")
+            self.forward, self.path = ours.compiled(self.net, fused)
         images = batch * len(self.contexts)
-        self.trainer = ours.trainer_of(self.net, images, dtype)
+        self.trainer = ours.trainer_of(self.net, images, fused, dtype)
         self.batch = ours.noise(images, size, arguments.get("classes", 10))
 
     def run(self, steps):

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from support.files import replacing
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "src"
 BUILT = HERE / "built"
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-psabi")
+FLAGS = ("-std=c++17", "-O3", "-funroll-loops", "-fno-math-errno", "-fno-trapping-math", "-march=native", "-fopenmp",
+         "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-psabi")
 SANITIZED = ("-std=c++17", "-O1", "-g", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi",
              "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
 
@@ -48,17 +50,19 @@ def instruction_sets():
 
 def library(sanitized=False):
     """Path of the library for this machine, whether it is built or not."""
-    digest = hashlib.sha256(f"{platform.machine()} {instruction_sets()} {sanitized}".encode())
+    machine = hashlib.sha256(f"{platform.machine()} {instruction_sets()}".encode()).hexdigest()
     folder = mxnet_folder()
+    digest = hashlib.sha256(" ".join(SANITIZED if sanitized else FLAGS).encode())
     for path in sorted(SOURCES.iterdir()) + [folder / "include/mxnet/lib_api.h", folder / "src/lib_api.cc"]:
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return BUILT / f"{'sanitized' if sanitized else 'fused'}-{digest.hexdigest()[:16]}.so"
+    return BUILT / f"{'sanitized' if sanitized else 'fused'}-{machine[:12]}-{digest.hexdigest()[:12]}.so"
 
 
 def compiler():
-    """The C++ compiler to call, or None."""
-    return shutil.which(os.environ.get("CXX") or "g++")
+    """The C++ compiler to call as a list of words, or None."""
+    words = shlex.split(os.environ.get("CXX") or "g++")
+    return words if shutil.which(words[0]) else None
 
 
 def build(again=False, sanitized=False):
@@ -70,28 +74,29 @@ def build(again=False, sanitized=False):
     if command is None:
         raise InputError(f"there is no C++ compiler ({os.environ.get('CXX') or 'g++'} not found): install one "
                          "(Debian, Ubuntu: `apt-get install g++`; Fedora, RHEL: `dnf install gcc-c++`) and run "
-                         "`python -m ops.build`")
+                         "`bash scripts/setup.sh`")
     folder = mxnet_folder()
     try:
         BUILT.mkdir(exist_ok=True)
         with replacing(target) as temporary:
-            done = subprocess.run([command, *(SANITIZED if sanitized else FLAGS), "-isystem", folder / "include",
+            done = subprocess.run([*command, *(SANITIZED if sanitized else FLAGS), "-isystem", folder / "include",
                                    "-o", temporary, SOURCES / "operators.cc", folder / "src/lib_api.cc"],
                                   stdin=subprocess.DEVNULL, capture_output=True, text=True)
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-                raise InputError(f"{command} could not compile {SOURCES}: {lines[0] if lines else done.returncode}")
+                reason = lines[0] if lines else f"it ended with status {done.returncode} and no word"
+                raise InputError(f"{shlex.join(command)} could not compile the operators: {reason}")
             _try(temporary, sanitized)
     except OSError as error:
         raise InputError(f"the operators cannot be built in {BUILT}: {error.strerror}") from error
-    for old in BUILT.glob(f"{target.name.partition('-')[0]}-*.so"):
+    for old in BUILT.glob(f"{target.name.rpartition('-')[0]}-*.so"):  # of the same machine
         if old != target:
             old.unlink()
     return target, True
 
 
 def _try(path, sanitized):
-    """Load a new library and compute with it in a process of its own, which may crash; InputError if it does."""
+    """Load a new library and compute with it in a process of its own, which may crash; InputError then."""
     if sanitized:  # its runtime must be the first library of a process: the tests see to that
         return
     # MXNet asks for a name that ends in .so.

@@ -1,5 +1,6 @@
 """Loading the compiled operators into MXNet."""
 import os
+import sys
 
 import mxnet as mx
 
@@ -22,12 +23,13 @@ def load(path=None):
         return
     path = str(path or library())
     if not os.path.exists(path):
-        raise Unavailable("the fused operators are not built for this machine (`python -m ops.build` does it)")
+        raise Unavailable("the fused operators are not built for this machine (`bash scripts/setup.sh` does it)")
     try:
         mx.library.load(path, verbose=False)
     except Exception as error:  # MXNetError, OSError: whatever a damaged library raises
         reason = str(error).strip().splitlines()[-1]
-        raise Unavailable(f"{path} cannot be loaded ({reason}); build it again: `python -m ops.build --again`") from error
+        raise Unavailable(f"{path} cannot be loaded ({reason}); build it again: "
+                          f"`{sys.executable} -m ops.build --again`") from error
     _loaded = path
 
 

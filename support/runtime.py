@@ -141,6 +141,12 @@ def check_numpy(version=None, find_spec=importlib.util.find_spec):
                 setattr(numpy, name, plain)
 
 
+def refused_torch(version_of=version_of):
+    """The version of a PyTorch beside which GluonCV refuses to be imported, 2.0 or newer; None without one."""
+    version = version_of("torch")
+    return version if version and int(version.split(".")[0]) >= 2 else None
+
+
 # ---- Threads and memory
 
 THREADS = ("OMP_NUM_THREADS", "MXNET_CPU_PARALLEL_SIZE")
@@ -518,7 +524,15 @@ def check():
     import mxnet as mx  # before GluonCV, which hides why it cannot import MXNet
 
     warnings.simplefilter("ignore")  # of old packages about each other
+    torch, remark = refused_torch(), ""
+    if torch:
+        remark = (f" (it refuses to be imported beside PyTorch {torch}, which is installed too, unless "
+                  "`sys.modules['torch'] = None` hides that before; training and evaluation need neither)")
+        sys.modules["torch"] = None
     import gluoncv
+
+    if torch:
+        del sys.modules["torch"]
     import matplotlib
     import numpy as np
     import PIL
@@ -533,7 +547,7 @@ def check():
     versions = ", ".join(f"{name} {module.__version__}" for name, module in packages)
     # GluonCV 0.10.5 calls itself 0.11.0.
     return (
-        f"{versions}, GluonCV {version_of('gluoncv') or gluoncv.__version__}; "
+        f"{versions}, GluonCV {version_of('gluoncv') or gluoncv.__version__}{remark}; "
         f"{os.environ['OMP_NUM_THREADS']} CPU threads, {mx.context.num_gpus()} GPUs"
     )
 

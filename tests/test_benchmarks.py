@@ -211,7 +211,8 @@ def test_contenders_that_compute_something_else_are_refused(tmp_path):
 # ---- The profile
 
 def test_operators_are_sorted_into_kinds():
-    kinds = {"_backward_Convolution": "convolution", "nag_mom_update": "update", "atac_block": "fused operators",
+    kinds = {"_backward_Convolution": "convolution", "nag_mom_update": "update", "atac_nag": "update",
+             "atac_block": "fused operators",
              "BatchNorm": "batch normalization", "broadcast_mul": "activations and gates", "nobody": "other operators",
              "log_softmax": "loss and metric", "CopyCPU2GPU": "copies", "_backward_FullyConnected": "dense"}
     assert {name: profile_step.kind_of(name) for name in kinds} == kinds

@@ -8,11 +8,22 @@ import pytest
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
-from model import get_model, inference, list_models
+from model import fuse, get_model, inference, list_models
+from ops import loader
 from support.errors import InputError
 
 CIFAR = [name for name in list_models() if name.endswith("_v2") or name == "resnet20_v2"]
 FUSED = pytest.mark.skipif(not mx.runtime.Features().is_enabled("MKLDNN"), reason="this MXNet is built without oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def without_our_operators(request, monkeypatch):
+    """Most of these tests are about what serves the nets that our own operators do not fit."""
+    if "ours" not in request.keywords:
+        monkeypatch.setattr(inference, "fuse", lambda net, wanted: (net, "not in this test"))
+
+
+ours = pytest.mark.ours
 
 
 def images(count, shape=(3, 32, 32), seed=5, dtype="float32"):
@@ -225,6 +236,45 @@ def test_the_copy_does_not_follow_the_net():
         for parameter in net.collect_params().values():
             parameter.set_data(parameter.data() + 1)
         assert (made(batch).asnumpy() == before).all()
+
+
+def fused_operators():
+    loaded, reason = loader.available()
+    if not loaded:
+        pytest.skip(reason)
+
+
+@ours
+@pytest.mark.parametrize("name", ["atac_resnet20_v2", "gelu_resnet20_v2"])
+def test_our_operators_come_first_and_work_on_a_copy(name):
+    fused_operators()
+    net, batch = zoo(name), images(20)
+    made, sentence = inference.optimize(net, batch)
+    assert sentence.startswith("inference with fused C++ operators for the whole net: within")
+    assert distance(made(batch), net(batch)) < 1e-5
+    before = made(batch).asnumpy()
+    for parameter in net.collect_params().values():
+        parameter.set_data(parameter.data() + 1)
+    assert (made(batch).asnumpy() == before).all()
+
+
+@ours
+def test_our_operators_can_be_refused_and_demanded():
+    net, batch = zoo("nin_resnet20_v2"), images(4)
+    made, sentence = inference.optimize(net, batch, "off")
+    assert made is net and sentence == "inference with the plain net, as asked"
+    with pytest.raises(InputError, match="the fused operators cannot be used"):
+        inference.optimize(net, batch, "on")
+
+
+@ours
+def test_a_wrong_answer_of_our_operators_is_refused(monkeypatch):
+    fused_operators()
+    net, batch = zoo("atac_resnet20_v2"), images(20)
+    monkeypatch.setattr(inference, "fuse", lambda net, wanted: fuse(zoo("atac_resnet20_v2", inner_relu=False), wanted))
+    made, sentence = inference.optimize(net, batch)
+    assert "fused C++ operators for the whole net (off by" in sentence
+    assert distance(made(batch), net(batch)) < 1e-5
 
 
 def test_an_answer_outlives_the_next_call():

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from ops import build
 from support import import_hook, runtime
 from support.errors import InputError
 
@@ -147,6 +148,13 @@ def test_python_312_without_distutils_is_refused(monkeypatch):
         runtime.check_numpy("1.26.4", find_spec=lambda name: None)
     (pin,) = [line for line in read_requirements("requirements.txt") if line.name == "setuptools"]
     assert f"pip install setuptools{pin.specifier}" in sentence(raised)
+
+
+@pytest.mark.parametrize(
+    "version, refused", [(None, None), ("1.13.1+cpu", None), ("2.0.0", "2.0.0"), ("2.13.0+cpu", "2.13.0+cpu")]
+)
+def test_pytorch_beside_which_gluoncv_cannot_be_imported(version, refused):
+    assert runtime.refused_torch({"torch": version}.get) == refused
 
 
 # ---- Threads
@@ -668,18 +676,23 @@ def test_hook_prepares_at_loading_only_and_raises_import_errors(tmp_path, monkey
 
 @pytest.fixture
 def checkout(tmp_path):
+    return make_checkout(tmp_path)
+
+
+def make_checkout(parent):
     """A copy of what setup.sh needs, in a path with a space, so that the real .venv stays out of it."""
-    folder = tmp_path / "a checkout"
+    folder = parent / "a checkout"
     folder.mkdir()
-    for name in ("support", "scripts"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("support", "scripts", "ops"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "built"))
     for path in ROOT.glob("requirements*.txt"):
         shutil.copy(path, folder)
     return folder
 
 
 def setup(checkout, *flags, **environment):
-    environment = {**os.environ, "PYTHON": sys.executable, "PIP_NO_INDEX": "1", **environment}
+    """Run setup.sh, without a package index and, unless CXX says otherwise, without a compiler."""
+    environment = {**os.environ, "PYTHON": sys.executable, "PIP_NO_INDEX": "1", "CXX": "no-compiler", **environment}
     for name in ("PIP_FIND_LINKS", "PIP_CONFIG_FILE"):
         environment.pop(name, None)
     command = ["bash", str(checkout / "scripts/setup.sh"), *flags]
@@ -744,49 +757,138 @@ def test_setup_leaves_a_foreign_venv_alone(checkout):
     assert (checkout / ".venv/precious").exists()
 
 
-def test_setup_makes_keeps_and_repairs_venv(checkout, tmp_path):
-    """The whole of setup.sh offline: its .venv borrows the packages that run this test, so pip has nothing to do."""
+Made = namedtuple("Made", "checkout python tried done")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A checkout that setup.sh has installed offline: its .venv borrows the packages that run this test.
+
+    python is the name of a Python whose virtual environments do so; tried is what setup.sh did with one whose
+    environments are empty, done what it did after that.
+    """
     if runtime.installed_build() != runtime.CPU_BUILD:
         pytest.skip("these tests do not run with the CPU build")
+    folder = tmp_path_factory.mktemp("installed")
     packages = Path(sys.modules["pytest"].__file__).resolve().parent.parent
-    borrower = tmp_path / "borrower"
-    write(borrower, f"""#!/bin/sh
+    write(folder / "borrower", f"""#!/bin/sh
 set -e
 '{sys.executable}' "$@"
 if [ "$1 $2" = '-m venv' ]; then
     echo "import site; site.addsitedir('{packages}')" > "$(echo "$3"/lib/python3*/site-packages)/borrowed.pth"
 fi""")
-    borrower.chmod(0o755)
-    venv, stamp = checkout / ".venv", checkout / ".venv/setup-stamp"
+    (folder / "borrower").chmod(0o755)
+    checkout, python = make_checkout(folder), str(folder / "borrower")
+    tried = setup(checkout)
+    assert not (checkout / ".venv/setup-stamp").exists()
+    return Made(checkout, python, tried, setup(checkout, PYTHON=python))
 
-    done = setup(checkout, PYTHON=str(sys.executable))  # without an index, an empty .venv stays empty
-    assert done.returncode == 1 and re.fullmatch("error: pip could not install requirements-cpu.txt: .*\n", done.stderr)
-    assert venv.is_dir() and not stamp.exists()
 
-    done = setup(checkout, PYTHON=str(borrower))  # what is left of that is made anew
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "making .venv" in done.stdout and done.stdout.endswith("next: bash scripts/quickstart.sh\n")
+def test_setup_without_an_index_says_so(made):
+    assert made.tried.returncode == 1
+    assert re.fullmatch("error: pip could not install requirements-cpu.txt: .*\n", made.tried.stderr)
 
+
+def test_setup_makes_venv_anew_from_what_is_left(made):
+    assert made.done.returncode == 0, made.done.stdout + made.done.stderr
+    assert "making .venv" in made.done.stdout and made.done.stdout.endswith("next: bash scripts/quickstart.sh\n")
+
+
+def test_a_bare_import_of_mxnet_works_in_venv(made):
     def python(code):
         environment = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "PYTHONPATH")}
-        command = [str(venv / "bin/python"), "-c", code]
+        command = [str(made.checkout / ".venv/bin/python"), "-c", code]
         done = subprocess.run(command, cwd="/", env=environment, text=True, stdout=-1, stderr=-1)
         return done.stdout.strip() + done.stderr.strip()
 
     look = "import importlib.util, os; importlib.util.find_spec('mxnet')"
     show = "print(os.environ.get('OMP_NUM_THREADS'))"
     assert python(f"{look}; {show}; import mxnet; {show}").split() == ["None", str(runtime.usable_cores())]
-    (checkout / "support/import_hook.py").rename(checkout / "hidden")
+    hook = made.checkout / "support/import_hook.py"
+    hook.rename(made.checkout / "hidden")
     assert python("print('silent')") == "silent"  # the repository has moved
-    (checkout / "hidden").rename(checkout / "support/import_hook.py")
+    (made.checkout / "hidden").rename(hook)
 
+
+def test_a_second_setup_changes_nothing(made):
+    stamp = made.checkout / ".venv/setup-stamp"
     before = stamp.stat().st_mtime_ns
-    assert setup(checkout, "--quiet", PYTHON="").stdout == ""
+    done = setup(made.checkout, "--quiet", PYTHON="")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert stamp.stat().st_mtime_ns == before
 
+
+def tools_without_a_compiler(folder):
+    """A folder with the programs that setup.sh calls, for a PATH on which there is no g++."""
+    for tool in ("bash", "cat", "dirname", "grep", "ls", "mkdir", "rm", "sed", "sh", "tail", "touch"):
+        (folder / tool).symlink_to(shutil.which(tool))
+    return str(folder)
+
+
+PLAIN = "warning: training and evaluation use the plain Gluon operators, which are slower: "
+
+
+def test_setup_goes_on_without_a_compiler(made, tmp_path):
+    done = setup(made.checkout, PYTHON="", CXX="", PATH=tools_without_a_compiler(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("warning: train")]
+    assert line.startswith(f"{PLAIN}there is no C++ compiler (g++ not found)") and "apt-get install g++" in line
+    assert re.search("^ready, nothing to do: .*; plain Gluon operators$", done.stdout, re.MULTILINE)
+
+
+def test_setup_goes_on_when_the_operators_cannot_be_compiled(made, tmp_path):
+    write(tmp_path / "c++", "#!/bin/sh\necho operators.cc:1: error: too old >&2\nexit 1")
+    (tmp_path / "c++").chmod(0o755)
+    done = setup(made.checkout, PYTHON="", CXX=str(tmp_path / "c++"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert PLAIN in done.stdout and "operators.cc:1: error: too old\n" in done.stdout
+    assert re.search("^ready: .*; plain Gluon operators$", done.stdout, re.MULTILINE)
+    assert not list((made.checkout / "ops/built").iterdir())
+
+
+@pytest.mark.skipif(not build.library().exists(), reason="the fused operators, which stand in for what a compiler "
+                    "writes here, are not built (python -m ops.build)")
+def test_setup_compiles_the_operators_once_and_again_when_their_sources_change(made, tmp_path):
+    calls = tmp_path / "calls"
+    write(tmp_path / "c++", f"""#!/bin/sh
+echo >> '{calls}'
+while [ "$1" != -o ]; do shift; done
+cp '{build.library()}' "$2\"""")
+    (tmp_path / "c++").chmod(0o755)
+
+    def compiled(*flags):
+        done = setup(made.checkout, *flags, PYTHON="", CXX=str(tmp_path / "c++"))
+        assert (done.returncode, done.stderr) == (0, "") and PLAIN not in done.stdout
+        return done.stdout, len(calls.read_text().splitlines()), os.listdir(made.checkout / "ops/built")
+
+    talk, count, first = compiled("--quiet")
+    assert talk.startswith("compiling the fused operators") and count == 1 and first == [build.library().name]
+    talk, count, _ = compiled()
+    assert re.search("^ready, nothing to do: .*; fused operators$", talk, re.MULTILINE) and count == 1
+    with open(made.checkout / "ops/src/operators.cc", "a", encoding="utf-8") as file:
+        file.write("\n")
+    talk, count, second = compiled()
+    assert "compiling the fused operators" in talk and count == 2 and len(second) == 1 and second != first
+    shutil.copy(ROOT / "ops/src/operators.cc", made.checkout / "ops/src/operators.cc")
+    shutil.rmtree(made.checkout / "ops/built")
+
+
+def test_setup_repairs_venv(made):
+    venv = made.checkout / ".venv"
     (venv / "lib").joinpath(f"python3.{sys.version_info[1]}", "site-packages/borrowed.pth").unlink()
-    done = setup(checkout, PYTHON=str(borrower))
-    assert done.returncode == 0 and "repairing .venv" in done.stdout and stamp.exists()
+    done = setup(made.checkout, PYTHON=made.python)
+    assert done.returncode == 0 and "repairing .venv" in done.stdout and (venv / "setup-stamp").exists()
+
+
+# ---- README.md
+
+
+def test_the_python_of_the_readme_runs():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall("^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL))
+    assert {"get_model", "fuse", "inference"} <= set(re.findall(r"\w+", code))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- The scripts on a Python without packages

@@ -222,7 +222,7 @@ class Convolution : public Ending {
   bool wants_output() const override { return true; }
 
   void start_backward(Arena& arena) override {
-    partial_ = arena.zeros<float>(groups_of(in_.images) * gradient_size());
+    partial_ = arena.take<float>(groups_of(in_.images) * gradient_size());
     // Rows and columns of the input fall into stride x stride classes; each meets its own taps of the output.
     for (int row = 0; row < stride_; ++row)
       for (int column = 0; column < stride_; ++column) {
@@ -267,6 +267,8 @@ class Convolution : public Ending {
     const Shape& shape = out_.shape;
     const View dout = out_.view(image);
     const int rows = std::max(1, 256 / shape.width);  // so many that their gradients stay in the first cache
+    if (image == first_of(group, in_.images))
+      std::memset(partial_ + group * gradient_size(), 0, sizeof(float) * gradient_size());
     for (int first = 0; first < shape.height; first += rows) {
       float* sums = partial_ + group * gradient_size();
       for (int o = 0; o < shape.blocks(); ++o)

@@ -60,6 +60,10 @@ struct Tensor {
 // Sums are kept for each group of images and added in their order: the result does not depend on the threads.
 inline int groups_of(int images) { return std::min(images, 32); }
 
+inline int first_of(int group, int images) {
+  return static_cast<int>(static_cast<int64_t>(images) * group / groups_of(images));
+}
+
 // f(group, image) for all images, the groups in parallel. Before its first image every thread runs prepare().
 template <class Prepare, class F>
 void each_image(int images, Prepare prepare, F f) {
@@ -70,10 +74,7 @@ void each_image(int images, Prepare prepare, F f) {
     auto buffers = prepare();
 #pragma omp for schedule(static, 1)
     for (int group = 0; group < groups; ++group)
-      for (int n = static_cast<int>(static_cast<int64_t>(images) * group / groups),
-               end = static_cast<int>(static_cast<int64_t>(images) * (group + 1) / groups);
-           n < end; ++n)
-        f(buffers, group, n);
+      for (int n = first_of(group, images); n < first_of(group + 1, images); ++n) f(buffers, group, n);
   }
 }
 

@@ -12,6 +12,7 @@ from support.errors import InputError
 from . import activation, refine
 from .cifar_resnet import BasicBlockV2, CIFARResNetV2
 
+WIDEST = 1024  # channels of a unit: 32 groups' sums for the covariances of all pairs are 268 MB then
 NORM = ("gamma", "beta", "running_mean", "running_var")  # the order in which the operators take them
 
 
@@ -226,8 +227,9 @@ class Twin(HybridBlock):
 
 
 def attention_units(net):
-    """The units of a net that the operators know."""
-    return [block for block in blocks_in(net) if type(block) in KINDS and isinstance(block, activation.ATAC)]
+    """The units of a net that the operators are for."""
+    return [block for block in blocks_in(net) if type(block) in KINDS and isinstance(block, activation.ATAC)
+            and unit_parameters(block)[0].shape[1] <= WIDEST]
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from support.errors import InputError
 from . import activation, refine
 from .cifar_resnet import BasicBlockV2, CIFARResNetV2
 
-# Channels up to which a unit alone is faster as an operator (docs/PERFORMANCE.md): CIFAR's are, those of ResNet-50, with
-# 256 and 512, were slower in training, where the covariances of all pairs of channels count.
+# Channels up to which a unit alone is faster as an operator: CIFAR's are (docs/PERFORMANCE.md); those of ResNet-50,
+# with 256 and 512, were slower in training, where the covariances of all pairs of channels count.
 WIDEST = 64
 NORM = ("gamma", "beta", "running_mean", "running_var")  # the order in which the operators take them
 

@@ -2,7 +2,6 @@
 import itertools
 import json
 import re
-import sys
 
 import fused_nets
 import mxnet as mx
@@ -340,6 +339,7 @@ def test_what_the_operators_do_not_know(make, said):
     net = make()
     forward, sentence = fused.fuse(net)
     assert forward is net
+    said += f"(, and no attention unit of {fused.WIDEST} channels or fewer)?"
     assert re.fullmatch(f"plain Gluon operators: {said}", sentence)
     with pytest.raises(InputError, match=f"^the fused operators cannot be used: {said}; leave --fused away$"):
         fused.fuse(net, "on")
@@ -350,10 +350,10 @@ def test_a_norm_that_is_used_in_another_way():
     net = started(lambda: CIFARResNetV2(1, 7, activation.ReLU))
     net.features[5]._kwargs["use_global_stats"] = True
     forward, sentence = fused.fuse(net)
-    assert forward is net and sentence.endswith("is not a plain BatchNorm")
+    assert forward is net and "is not a plain BatchNorm" in sentence
     net.features[5]._kwargs.update(use_global_stats=False, eps=1e-3)
     forward, sentence = fused.fuse(net)
-    assert forward is net and sentence.endswith("its BatchNorms differ in epsilon or momentum")
+    assert forward is net and "its BatchNorms differ in epsilon or momentum" in sentence
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no library"])
@@ -364,13 +364,11 @@ def test_a_library_that_is_not_there_or_damaged(content, tmp_path, monkeypatch):
     monkeypatch.setattr(loader, "_loaded", None)
     monkeypatch.setattr(loader, "library", lambda: path)
     said = "the fused operators are not built for this machine (`bash scripts/setup.sh` does it)" if content is None \
-        else f"{path} cannot be loaded"
+        else f"{path} is damaged; build it again: `bash scripts/setup.sh`"
     net = started(lambda: CIFARResNetV2(1, 7, activation.ATAC))
     forward, sentence = fused.fuse(net)
     assert forward is net and sentence.startswith(f"plain Gluon operators: {said}")
     assert nag.update_operator("auto") is None and loader.available()[0] is False
-    if content is not None:
-        assert sentence.endswith(f"build it again: `{sys.executable} -m ops.build --again`")
     with pytest.raises(InputError) as caught:
         fused.fuse(net, "on")
     assert str(caught.value).startswith(f"the fused operators cannot be used: {said}")
@@ -395,7 +393,7 @@ def test_a_library_that_is_cut_short(part, tmp_path):
     path.write_bytes(content[:int(part * len(content))])
     done = fused_nets.run(CUT, path)
     assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-300:]}"
-    assert f"{path} cannot be loaded" in done.stdout
+    assert f"{path} is damaged" in done.stdout
 
 
 # Training side by side.
@@ -483,3 +481,16 @@ def test_a_checkpoint_of_one_way_goes_on_in_the_other(trained, wanted, tmp_path)
     for _ in loop.train_steps(other, trainer, [(.01, inputs(8, 32, 10)[0], np.arange(8))], tiny.CPU, meter, forward):
         pass
     assert np.isfinite(meter.loss)
+
+
+def test_wide_units_stay_gluons():
+    """They are slower as operators; narrow ones of the same net are not."""
+    class Pair(nn.HybridSequential):
+        def __init__(self, *channels):
+            super().__init__()
+            for count, unit in zip(channels, map(activation.ATAC, channels)):
+                self.add(nn.Conv2D(count, 1, in_channels=3 if count == channels[0] else channels[0]), unit)
+
+    narrow, wide = fused.WIDEST, 2 * fused.WIDEST
+    assert len(fused.attention_units(Pair(narrow, wide))) == 1
+    assert not fused.attention_units(Pair(wide, 2 * wide))

@@ -174,9 +174,13 @@ def classify(net, paths, class_names, context):
 
 def main():
     parser, args = parse()
+    runtime.tune(args.tune)
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
+    import mxnet as mx
+
     from engine import checkpoint, cifar, loop, runlog
-    from model import get_model, load_params
+    from model import get_model, image_size, load_params
+    from model.inference import optimize
     from model.zoo import pretrained_file
     from support import params_file
 
@@ -193,6 +197,7 @@ def main():
         raise InputError(f"{args.params} has {arguments['classes']} classes, too few for the {len(names)} labels of "
                          f"{dataset}{f' ({mode})' if mode else ''}")
     try:
+        cifar.check_size(model, image_size(model, arguments))
         net = get_model(model, **arguments)
     except (InputError, TypeError) as error:
         parser.error(str(error))
@@ -200,7 +205,6 @@ def main():
         print(remark)
     contexts, sentence = loop.devices(args.gpus)
     load_params(net, args.params, contexts)
-    loop.set_mode(net, args.mode)
     if args.images:
         classify(net, args.images, names, contexts[0])
         return 0
@@ -210,9 +214,11 @@ def main():
     print(f"{flags.net_text(model, arguments)}: {args.params}")
     print(f"{dataset}{labels}: {len(data.test):,} test images, data {data.variant}; {sentence}")
     batches = cifar.EvalBatches(data.test, min(args.batch_size, len(data.test)))
+    example = mx.nd.array(next(iter(batches))[0], contexts[0])
+    forward, form = optimize(net, example, args.fused) if args.mode == "hybrid" else (net, "operator by operator")
     started = time.perf_counter()
     try:
-        evaluation = loop.evaluate(net, batches, contexts, len(names))
+        evaluation = loop.evaluate(net, batches, contexts, len(names), forward)
     except loop.Diverged as error:
         raise InputError(f"{args.params}: {error}; use another checkpoint") from error
     seconds = time.perf_counter() - started
@@ -224,6 +230,8 @@ def main():
           f"cross entropy {evaluation.loss:.4f}")
     print(f"{evaluation.images:,} images in {seconds:.1f} s, {evaluation.images / seconds:,.0f} images/s")
     print(by_class)
+    print(form)
+    print(runtime.settings_sentence())
     if args.confusion_matrix:
         draw_confusion(evaluation.confusion, names, args.confusion_matrix,
                        f"{model}, {dataset}{labels}: {evaluation.top1:.4f} of {evaluation.images:,} images right")

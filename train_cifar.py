@@ -47,6 +47,8 @@ def parse(argv=None):
     flags.add_recipe_flags(parser)
     group = parser.add_argument_group("run")
     flags.add_device_flags(group)
+    group.add_argument("--dtype", choices=("float32", "float16"),
+                       help="float16: on GPUs, with float32 master weights and float32 checkpoints (default float32)")
     group.add_argument("--kvstore", choices=("device", "local", "nccl"), default="device",
                        help="how several devices add their gradients (default device)")
     group.add_argument("-j", "--num-data-workers", type=flags.number(int, 0), default=1, metavar="N",
@@ -150,10 +152,11 @@ def run_name(spec):
 def decide(parser, args):
     """Everything that the flags and a checkpoint decide: (spec, net, contexts, checkpoint to resume, its settings)."""
     from engine import checkpoint, cifar, loop, run
-    from model import get_model
+    from model import get_model, image_size
 
     try:
         spec = spec_of(args, None)
+        cifar.check_size(spec["model"], image_size(spec["model"], spec["arguments"]))
         net = get_model(spec["model"], **spec["arguments"])
         contexts = loop.devices(args.gpus)
         if args.kvstore == "nccl" and contexts[0][0].device_type != "gpu":
@@ -207,9 +210,11 @@ def announce(args, spec, recipe, net, data, contexts, batches):
 
 def main():
     parser, args = parse()
+    runtime.tune(args.tune)
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     from engine import cifar, loop, run, runlog
-    from model import load_params
+    from model import fuse, load_params
+    from ops.nag import update_operator
 
     runlog.start_logging()
     spec, net, (contexts, sentence), resume, stored = decide(parser, args)
@@ -217,6 +222,10 @@ def main():
     command = " ".join(map(shlex.quote, ["python", *sys.argv]))
     log.info("%s", command)
     log.info("%s", sentence)
+    log.info("%s", runtime.settings_sentence())
+    dtype, remark = loop.training_type(args.dtype or (stored or {}).get("dtype", "float32"), contexts)
+    if remark:
+        log.info("%s", remark)
     data = cifar.load_or_download(spec["dataset"], args.data_dir, spec["label_mode"], args.mirror)
     if stored is not None and stored["data"]["sha256"] != data.provenance["sha256"]:
         raise InputError("--resume: the data are not those of the checkpoint "
@@ -228,7 +237,9 @@ def main():
     loop.initialize(net, spec["seed"], contexts)
     if args.resume_params:
         load_params(net, args.resume_params, contexts)
-    loop.set_mode(net, args.mode)
+    forward, operators = fuse(net, args.fused) if dtype == "float32" else (net, "plain Gluon operators: float16")
+    log.info("%s", operators)
+    loop.set_mode(forward, args.mode)
 
     # Only now, so that a start that fails leaves no folder behind.
     if args.logging_file:
@@ -239,18 +250,21 @@ def main():
     announce(args, spec, recipe, net, data, contexts, batches)
     settings = {**spec, "data": {"variant": data.variant, "sha256": data.provenance["sha256"],
                                  "official": data.provenance["official"], "class_names": list(data.class_names)},
-                "devices": len(contexts), "command": command,
+                "devices": len(contexts), "dtype": dtype, "operators": operators, "command": command,
                 "started_from": stored.get("started_from") if stored else args.resume_params}
     runlog.write_json(directory / "args.json", {**settings, "provenance": data.provenance,
                                                 "environment": runlog.environment(), "contexts": str(contexts)})
-    score_batch = min(max(recipe.batch_size, 250), 1000)
+
+    def scored(split):
+        return cifar.EvalBatches(split, min(loop.evaluation_batch(contexts), len(split)))
+
     job = run.Job(
-        net=net, recipe=recipe, batches=batches,
-        score_batches=cifar.EvalBatches(held_out or data.test, score_batch), labels=len(data.class_names),
-        scored_on="held-out" if held_out else "test",
-        test_batches=cifar.EvalBatches(data.test, score_batch) if held_out else None,
+        net=net, recipe=recipe, batches=batches, score_batches=scored(held_out or data.test),
+        labels=len(data.class_names), scored_on="held-out" if held_out else "test",
+        test_batches=scored(data.test) if held_out else None,
         contexts=contexts, directory=directory, settings=settings, workers=args.num_data_workers,
-        kvstore=args.kvstore, save_period=args.save_period, log_interval=args.log_interval)
+        kvstore=args.kvstore, save_period=args.save_period, log_interval=args.log_interval, dtype=dtype,
+        forward=forward, update_all=update_operator(args.fused))
     try:
         result = run.train(job, resume)
     except run.Stopped as stop:

@@ -4,7 +4,8 @@ The archive behind the weights (support/params_file.py) holds `settings.json` an
 `optimizer/<array>.<i>.npy` (i counts NAG's states of an array; device 0, all are equal) and, with several devices,
 `running/<device>/<array>.npy` (BatchNorm statistics, which differ between devices). The random state is the seed and
 the position: the order of an epoch and the crops of a step are functions of them, and nothing else is drawn.
-Nothing is pickled.
+Nothing is pickled. Everything is float32: a float16 run writes its master weights, so that its file and that of a
+float32 run are interchangeable.
 """
 import io
 import json
@@ -33,6 +34,8 @@ def save(path, net, settings, trainer=None):
     loop.check_weights(net)
     parameters = net._collect_params_with_prefix()
     weights = {name: _mean(parameter) for name, parameter in parameters.items()}
+    if trainer is not None:
+        weights.update({name: master.as_in_context(mx.cpu()) for name, master in _masters(net, trainer).items()})
     attachments = {SETTINGS: json.dumps({"format": FORMAT, **settings}, indent=1, sort_keys=True).encode()}
     if trainer is not None:
         for name, states in _states(net, trainer).items():
@@ -113,32 +116,37 @@ def restore(path, net, trainer):
         for name, states in _states(net, trainer, device).items():
             for index, state in enumerate(states):
                 state[:] = optimizer[name, index]
+        for name, master in _masters(net, trainer, device).items():
+            master[:] = arrays[name]
     return settings
 
 
 def _mean(parameter):
     """One device's copy, or the mean of several (equal but for running statistics), on the CPU."""
     copies = [copy.as_in_context(mx.cpu()) for copy in parameter.list_data()]
-    return copies[0] if len(copies) == 1 or parameter.grad_req != "null" else mx.nd.add_n(*copies) / len(copies)
+    mean = copies[0] if len(copies) == 1 or parameter.grad_req != "null" else mx.nd.add_n(*copies) / len(copies)
+    return mean.astype("float32", copy=False)
 
 
 def _states(net, trainer, device=0):
-    """The optimizer's arrays on one device, by structural name; created, as zeros, where no step has been made yet.
+    """The optimizer's arrays on one device but for master weights, by structural name: lists, for NAG of 1 or 0.
 
     Trainer offers its states only as a pickle, which would run code from a crafted file when it is read.
     """
-    updater = trainer._updaters[device]
-    found = {}
+    return {name: _flat(state[0] if np.dtype(parameter.dtype) == np.float16 else state)
+            for name, parameter, state in _trained(net, trainer, device)}
+
+
+def _masters(net, trainer, device=0):
+    """The float32 master weights of the float16 parameters on one device, by structural name."""
+    return {name: state[1] for name, parameter, state in _trained(net, trainer, device)
+            if np.dtype(parameter.dtype) == np.float16}
+
+
+def _trained(net, trainer, device):
     for name, parameter in net._collect_params_with_prefix().items():
-        if parameter.grad_req == "null":
-            continue
-        index = trainer._param2idx[parameter.name]
-        if index not in updater.states:
-            updater.states[index] = trainer._optimizer.create_state_multi_precision(
-                index, parameter.list_data()[device])
-            updater.states_synced[index] = True
-        found[name] = _flat(updater.states[index])
-    return found
+        if parameter.grad_req != "null":
+            yield name, parameter, loop.optimizer_state(trainer, parameter, device)
 
 
 def _flat(state):

@@ -20,17 +20,15 @@ import sys
 import tarfile
 import time
 import zlib
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
 from engine import download as network
 from engine import pickled_batch
+from engine.prefetch import ahead
 from support.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -342,6 +340,13 @@ def class_names(name: str, label_mode: Optional[str] = None) -> Tuple[str, ...]:
     return dataset.labels[_label_column(dataset, label_mode)][1]
 
 
+def check_size(model: str, size: int) -> None:
+    """InputError for a net whose images have another side than CIFAR's 32 pixels."""
+    if size != SIDE:
+        raise InputError(f"{model} is for images of {size} x {size} pixels and CIFAR's have {SIDE} x {SIDE}: name a net "
+                         "that ends in _resnet20_v2")
+
+
 def _advice(dataset) -> str:
     return f"get the official files with: bash scripts/download_cifar.sh {dataset.name}"
 
@@ -630,7 +635,7 @@ class TrainBatches:
         if workers < 1:
             return (call() for call in calls)
         workers = min(workers, _cores())
-        return _ahead(calls, workers, depth=2 * workers)
+        return ahead(calls, workers, depth=2 * workers)
 
     def _batch(self, order, epoch, step):
         chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -664,41 +669,6 @@ class EvalBatches:
             chosen = np.arange(start, start + self.batch_size) % len(self.split)
             count = min(self.batch_size, len(self.split) - start)
             yield normalise(self.split.images[chosen]), self.split.labels[chosen], count
-
-
-def prefetch(items: Iterable, depth: int = 2) -> Iterator:
-    """Iterate in one background thread, at most `depth` items ahead.
-
-    An exception in `items` is raised here, in its turn. The thread ends with this generator, closed or exhausted.
-    """
-    end = object()
-    iterator = iter(items)
-    try:
-        with closing(_ahead(itertools.repeat(functools.partial(next, iterator, end)), 1, depth)) as results:
-            for item in results:
-                if item is end:
-                    return
-                yield item
-    finally:
-        if hasattr(iterator, "close"):
-            iterator.close()
-
-
-def _ahead(calls, workers, depth):
-    """The results of `calls` in their order, computed by threads, at most `depth` of them ahead."""
-    calls = iter(calls)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="cifar")
-    pending = deque()
-    try:
-        pending.extend(pool.submit(call) for call in itertools.islice(calls, depth))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(call) for call in itertools.islice(calls, 1))
-            yield result
-    finally:
-        for future in pending:
-            future.cancel()
-        pool.shutdown()
 
 
 def _cores() -> int:

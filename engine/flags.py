@@ -149,6 +149,10 @@ def add_device_flags(parser):
                         "(default 0)")
     parser.add_argument("--mode", choices=("hybrid", "imperative"), default="hybrid",
                         help="compile the net, or run it operator by operator")
+    parser.add_argument("--fused", choices=("auto", "on", "off"), default="auto",
+                        help="fused C++ operators on the CPU: auto uses them where they are built and fit the net")
+    parser.add_argument("--no-tune", dest="tune", action="store_false",
+                        help="leave the environment alone: no thread count and no settings of the memory allocator")
 
 
 def add_recipe_flags(parser):

@@ -1,5 +1,6 @@
 """One epoch of training, and evaluation with exact counts, on one device or several."""
 import collections
+import contextlib
 import ctypes
 import dataclasses
 import math
@@ -13,6 +14,9 @@ import numpy as np
 from mxnet import autograd, gluon
 
 from support.errors import InputError
+
+from .nag import NAG
+from .prefetch import prefetch
 
 # Steps that may be queued on the device before the result of the oldest is read. One is always under way, so the
 # device never waits for the host, and the queue stays short enough to stop and to notice NaN at once.
@@ -32,8 +36,11 @@ class Meter:
     correct: int = 0
 
     def update(self, losses, correct):
-        self.images += len(losses)
-        self.loss_sum += float(np.sum(losses, dtype=np.float64))
+        self.add(len(losses), np.sum(losses, dtype=np.float64), correct)
+
+    def add(self, images, loss_sum, correct):
+        self.images += images
+        self.loss_sum += float(loss_sum)
         self.correct += int(correct)
 
     @property
@@ -66,6 +73,11 @@ def devices(gpus):
     return [mx.gpu(number) for number in wanted], f"running on GPU {', '.join(map(str, wanted))}"
 
 
+def evaluation_batch(contexts):
+    """Images to evaluate at once: on a GPU enough to fill it; both divide CIFAR's 10,000, so that nothing is padded."""
+    return 1000 if _on_gpus(contexts) else 250
+
+
 def initialize(net, seed, contexts):
     """He et al.'s initialization as the authors call it: Gaussian, average of the fans, PReLU slope 0.25."""
     mx.random.seed(seed)
@@ -78,68 +90,152 @@ def set_mode(net, mode):
         net.hybridize(static_alloc=True, static_shape=True)
 
 
-def make_trainer(net, recipe, kvstore="device"):
-    """NAG over all parameters of net; several devices add their gradients through kvstore: device, local or nccl."""
+def training_type(wanted, contexts):
+    """The type to train in on these contexts, and a sentence about it where float16 was asked for; else None."""
+    if wanted == "float16" and not _on_gpus(contexts):
+        return "float32", "float16 is for GPUs (MXNet's dense layers do not run in it on a CPU): float32 is used"
+    return wanted, "float16 with float32 master weights; checkpoints are float32" if wanted == "float16" else None
+
+
+def make_trainer(net, recipe, kvstore="device", dtype="float32", update_all=None):
+    """NAG over all parameters of net; several devices add their gradients through kvstore: device, local or nccl.
+
+    dtype 'float16' casts net (but for its BatchNorms, which stay float32) and keeps float32 master weights in the
+    optimizer's state. The gradient of a step is that of the loss summed over the batch and is divided in float32, so
+    that small gradients do not vanish in float16. update_all: an operator that updates everything at once (engine.nag).
+    """
     parameters = net.collect_params()
     if recipe.no_wd:
         for name, parameter in parameters.items():
             if name.endswith(("_gamma", "_beta", "_bias")):
                 parameter.wd_mult = 0.0
-    trainer = gluon.Trainer(parameters, "nag",
-                            {"learning_rate": recipe.lr, "momentum": recipe.momentum, "wd": recipe.wd},
-                            kvstore=kvstore, update_on_kvstore=False)
+    masters = {}
+    if dtype != "float32":
+        masters = {name: parameter.data(parameter.list_ctx()[0]).astype("float32")
+                   for name, parameter in parameters.items() if parameter.grad_req != "null"}
+        net.cast(dtype)
+    optimizer = NAG(update_all, learning_rate=recipe.lr, momentum=recipe.momentum, wd=recipe.wd,
+                    multi_precision=dtype != "float32")
+    trainer = gluon.Trainer(parameters, optimizer, kvstore=kvstore, update_on_kvstore=False)
     # Left to the first step, this would copy device 0's running statistics over those of all while they change.
     trainer._init_kvstore()
     trainer._init_params()
+    for name, master in masters.items():
+        if np.dtype(parameters[name].dtype) != np.float32:
+            for device in range(len(parameters[name].list_ctx())):
+                # Left to the optimizer, it would be made of the rounded weight.
+                optimizer_state(trainer, parameters[name], device)[1][:] = master
     return trainer
 
 
-def train_steps(net, trainer, batches, contexts, meter):
+def optimizer_state(trainer, parameter, device=0):
+    """A parameter's state in the optimizer on one device; created, as zeros, where no step has been made yet.
+
+    The momentum (None without), or for a float16 parameter the pair of it and the float32 master weight.
+    """
+    updater, index = trainer._updaters[device], trainer._param2idx[parameter.name]
+    if index not in updater.states:
+        updater.states[index] = trainer._optimizer.create_state_multi_precision(index, parameter.list_data()[device])
+        updater.states_synced[index] = True
+    return updater.states[index]
+
+
+def input_type(net):
+    """The type of images that net takes: float16 where any of its parameters has that (a BatchNorm's never do)."""
+    return "float16" if any(np.dtype(parameter.dtype) == np.float16 for parameter in net.collect_params().values()) \
+        else "float32"
+
+
+def _on_gpus(contexts):
+    return contexts[0].device_type == "gpu"
+
+
+def _staged(items, stage, contexts):
+    """stage(item) of each; for GPUs by a thread that is one item ahead, so that no GPU waits for it."""
+    def results():
+        for item in items:
+            yield stage(item)
+
+    return prefetch(results(), depth=1) if _on_gpus(contexts) else results()
+
+
+def _array(values, context, dtype="float32"):
+    """A NumPy array where the context takes it from: page-locked memory, which a GPU copies by itself, or its own."""
+    return mx.nd.array(values, mx.cpu_pinned(context.device_id) if context.device_type == "gpu" else context, dtype)
+
+
+def _shares(images, labels, contexts, dtype):
+    """The part of a batch for each context, as _array has it: [(context, images, labels)]; the last takes the rest."""
+    count = min(len(contexts), len(images))
+    size = len(images) // count
+    edges = [size * index for index in range(count)] + [len(images)]
+    return [(context, _array(images[start:end], context, dtype), _array(labels[start:end], context))
+            for context, start, end in zip(contexts, edges, edges[1:])]
+
+
+def wants_input_gradient(forward, context):
+    """Whether a training step must ask for the gradient of its input, which nothing uses.
+
+    On a CPU, MXNet's BatchNorm moves its running statistics in the backward pass, and that reaches a BatchNorm at the
+    very input only if the input wants a gradient. It changes no gradient of a weight. A forward pass with
+    `own_statistics` moves them itself, as GPUs do.
+    """
+    return context.device_type == "cpu" and not getattr(forward, "own_statistics", False)
+
+
+def train_steps(net, trainer, batches, contexts, meter, forward=None):
     """Train on batches, an iterable of (learning rate, images, labels); yields (after each step) the steps done.
 
-    The batch is shared out over the contexts; the gradient is the mean over the whole of it. meter lags behind by
-    LAG steps and is complete when the generator ends, also when it is closed early. Raises Diverged when a loss is
-    not finite.
+    The batch is shared out over the contexts; the gradient is the mean over the whole of it. forward(x) gives the
+    logits where another callable than net, on net's parameters, is to compute them. meter lags behind by LAG steps
+    and is complete when the generator ends, also when it is closed early. Raises Diverged when a loss is not finite.
     """
+    forward = forward or net
     cross_entropy = gluon.loss.SoftmaxCrossEntropyLoss()
+    cross_entropy.hybridize()  # one call for its four operators
+    dtype = input_type(net)
     pending = collections.deque()
     done = 0
-    try:
-        for lr, images, labels in batches:
-            images, labels = mx.nd.array(images, mx.cpu()), mx.nd.array(labels, mx.cpu())
-            shares = list(zip(gluon.utils.split_and_load(images, contexts, even_split=False),
-                              gluon.utils.split_and_load(labels, contexts, even_split=False)))
-            for x, _ in shares:
-                # On a CPU, BatchNorm moves its running statistics in the backward pass, and that reaches a BatchNorm
-                # at the very input only if the input wants a gradient. It changes no gradient of a weight.
-                if x.context.device_type == "cpu":
-                    x.attach_grad()
-            with autograd.record():
-                outputs = [net(x) for x, _ in shares]
-                losses = [cross_entropy(output, y) for output, (_, y) in zip(outputs, shares)]
-            autograd.backward(losses)
-            trainer.set_learning_rate(lr)
-            trainer.step(len(images))
-            pending.append([(loss, (output.argmax(axis=1) == y).sum())
-                            for loss, output, (_, y) in zip(losses, outputs, shares)])
-            if len(pending) > LAG:
+
+    def stage(batch):
+        lr, images, labels = batch
+        return lr, len(images), _shares(images, labels, contexts, dtype)
+
+    with contextlib.closing(_staged(batches, stage, contexts)) as staged:
+        try:
+            for lr, count, shares in staged:
+                shares = [(x.as_in_context(context), y.as_in_context(context)) for context, x, y in shares]
+                for x, _ in shares:
+                    if wants_input_gradient(forward, x.context):
+                        x.attach_grad()
+                with autograd.record():
+                    # float16 logits are too coarse for a loss, and sums of them.
+                    outputs = [forward(x).astype("float32", copy=False) for x, _ in shares]
+                    losses = [cross_entropy(output, y) for output, (_, y) in zip(outputs, shares)]
+                autograd.backward(losses)
+                trainer.set_learning_rate(lr)
+                trainer.step(count)
+                # Two numbers a device and step are all that the host ever reads.
+                pending.append([(len(y), mx.nd.stack(loss, output.argmax(axis=1) == y).sum(axis=1))
+                                for loss, output, (_, y) in zip(losses, outputs, shares)])
+                if len(pending) > LAG:
+                    _read(pending.popleft(), meter)
+                done += 1
+                yield done
+        finally:
+            while pending:
                 _read(pending.popleft(), meter)
-            done += 1
-            yield done
-    finally:
-        while pending:
-            _read(pending.popleft(), meter)
-        # The engine does not know that a compiled net's backward pass writes running statistics, and would let others
-        # read them before it is through.
-        mx.nd.waitall()
+            # The engine does not know that a compiled net's backward pass writes running statistics, and would let
+            # others read them before it is through.
+            mx.nd.waitall()
 
 
 def _read(results, meter):
-    for loss, correct in results:
-        losses = loss.asnumpy()
-        if not np.isfinite(losses).all():
+    for images, sums in results:
+        loss_sum, correct = sums.asnumpy()
+        if not np.isfinite(loss_sum):
             raise Diverged("the loss is no longer a finite number")
-        meter.update(losses, correct.asscalar())
+        meter.add(images, loss_sum, correct)
 
 
 def check_weights(net):
@@ -187,12 +283,15 @@ class Evaluation:
     confusion: np.ndarray
 
 
-def evaluate(net, batches, contexts, labels):
+def evaluate(net, batches, contexts, labels, forward=None):
     """Evaluate net on batches of (images, labels, count); only the first `count` of a batch are real.
 
     labels is the number of classes in the data; the net may have more outputs. Batches go to the contexts in turn.
+    forward(x) gives the logits where another callable than net, on net's parameters, is to compute them. The host
+    counts while the device computes the next batches, so that only logits are read and nothing waits for the counts.
     Raises Diverged when the net answers with NaN or infinity.
     """
+    forward, dtype = forward or net, input_type(net)
     meter, top5 = Meter(), 0
     pending = collections.deque()
     confusion = None
@@ -216,11 +315,16 @@ def evaluate(net, batches, contexts, labels):
         top5 += int((ranks < 5).sum())
         np.add.at(confusion, (truth, answers), 1)
 
-    for index, (images, truth, count) in enumerate(batches):
+    def stage(item):
+        index, (images, truth, count) = item
         context = contexts[index % len(contexts)]
-        pending.append((net(mx.nd.array(images, context)), np.asarray(truth[:count], np.int64)))
-        if len(pending) > LAG:
-            read()
+        return context, _array(images, context, dtype), np.asarray(truth[:count], np.int64)
+
+    with contextlib.closing(_staged(enumerate(batches), stage, contexts)) as staged:
+        for context, x, truth in staged:
+            pending.append((forward(x.as_in_context(context)), truth))
+            if len(pending) > LAG:
+                read()
     while pending:
         read()
     restore_layout(net)

@@ -30,6 +30,9 @@ class Job:
     scored_on : what those are, 'test' or 'held-out'.
     test_batches : the test images, scored once at the end, where score_batches are others; else None.
     settings : JSON-able description of the run (net, data, recipe, seed); it travels in every checkpoint.
+    dtype : 'float32', or on GPUs 'float16' with float32 master weights (engine.loop.make_trainer).
+    forward : computes the logits in the place of net, on its parameters; None: net itself.
+    update_all : operator that updates all parameters at once (engine.nag); None: MXNet's own.
     """
 
     net: Any
@@ -46,6 +49,9 @@ class Job:
     kvstore: str = "device"
     save_period: int = 0
     log_interval: int = 100
+    dtype: str = "float32"
+    forward: Any = None
+    update_all: Any = None
 
 
 class Stopped(Exception):
@@ -97,7 +103,7 @@ def train(job, resume=None):
     Raises Stopped after SIGTERM or SIGINT, and InputError when the training diverges; both leave last.params behind,
     the end of the last whole step or epoch.
     """
-    trainer = loop.make_trainer(job.net, job.recipe, job.kvstore)
+    trainer = loop.make_trainer(job.net, job.recipe, job.kvstore, job.dtype, job.update_all)
     state = _State()
     if resume is not None:
         state = _State.from_dict(checkpoint.restore(resume, job.net, trainer)["state"])
@@ -115,7 +121,7 @@ def train(job, resume=None):
                 loop.check_weights(job.net)
                 trained = time.time()
                 loop.average_running_statistics(job.net)
-                score = loop.evaluate(job.net, job.score_batches, job.contexts, job.labels)
+                score = loop.evaluate(job.net, job.score_batches, job.contexts, job.labels, job.forward)
                 _finish_epoch(job, trainer, state, metrics, score, first_step, started, trained)
             except loop.Diverged as error:
                 raise InputError(_divergence_sentence(job, state, error)) from error
@@ -136,7 +142,8 @@ def _train_epoch(job, trainer, state, stop):
     mark, marked = time.time(), first
     images_per_step = job.recipe.batch_size * len(job.contexts)
     with runlog.progress_bar(steps, f"epoch {state.epoch + 1}/{job.recipe.epochs}", first) as bar, \
-            contextlib.closing(loop.train_steps(job.net, trainer, feed(), job.contexts, state.meter)) as progress:
+            contextlib.closing(loop.train_steps(job.net, trainer, feed(), job.contexts, state.meter,
+                                                job.forward)) as progress:
         for done in progress:
             state.step = first + done
             bar.update()
@@ -216,7 +223,7 @@ def _finish(job, metrics, state):
     if job.test_batches is not None:
         for name in (LAST, BEST):
             checkpoint.load_weights(job.directory / name, job.net)
-            test = loop.evaluate(job.net, job.test_batches, job.contexts, job.labels)
+            test = loop.evaluate(job.net, job.test_batches, job.contexts, job.labels, job.forward)
             result[f"test_of_{name.partition('.')[0]}"] = {"accuracy": test.top1, "top5": test.top5,
                                                            "loss": test.loss, "images": test.images}
             log.info("test images with the weights of the %s epoch: err-top1=%f err-top5=%f",

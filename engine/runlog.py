@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from support import runtime
 from support.errors import InputError
 from support.files import replacing
 
@@ -42,6 +43,7 @@ def environment():
     return {
         "python": platform.python_version(), "mxnet": mxnet.__version__, "numpy": numpy.__version__,
         "processor": _processor(), "threads": os.environ.get("OMP_NUM_THREADS"), "git_revision": git_revision(),
+        "process_settings": runtime.settings(),
     }
 
 

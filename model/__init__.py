@@ -22,11 +22,15 @@ from .activation import (
     XUnit,
 )
 from .cifar_resnet import CIFARResNetV2, replace_sites, replace_stages, sites
+from .fused import fuse
+from .imagenet_resnet import ResNet50, activated_stages
 from .refine import SE, GETheta, GEThetaMinus, GEThetaPlus, LocalSE, NiN
-from .zoo import complete_arguments, get_model, list_models, load_params
+from .self_attention import AugmentedConv, LocalAttention, StemAttention
+from .zoo import complete_arguments, get_model, image_size, list_models, load_params
 
 __all__ = [
-    "ATAC", "CIFARResNetV2", "ELU", "GELU", "GETheta", "GEThetaMinus", "GEThetaPlus", "Gated", "LeakyReLU",
-    "LocalSE", "NiN", "PReLU", "ReLU", "SE", "SEActivation", "SELU", "Sine", "Swish", "XUnit", "complete_arguments",
-    "get_model", "list_models", "load_params", "replace_sites", "replace_stages", "sites",
+    "ATAC", "AugmentedConv", "CIFARResNetV2", "ELU", "GELU", "GETheta", "GEThetaMinus", "GEThetaPlus", "Gated",
+    "LeakyReLU", "LocalAttention", "LocalSE", "NiN", "PReLU", "ReLU", "ResNet50", "SE", "SEActivation", "SELU", "Sine",
+    "StemAttention", "Swish", "XUnit", "activated_stages", "complete_arguments", "fuse", "get_model", "image_size",
+    "list_models", "load_params", "replace_sites", "replace_stages", "sites",
 ]

@@ -1,12 +1,15 @@
 """Parameters and multiply-adds of a net, counted on the net itself.
 
 The net is traced symbolically, so the count is the same before and after initialize() and hybridize(). Multiply-adds
-are those of convolutions and dense layers for one image, one multiply-add counted once; biases, normalisation,
-activations and additions are not counted. As a command it prints the table of layers:
+are those of convolutions, dense layers and the dot products of attention for one image, one multiply-add counted once;
+biases, normalisation, activations, gates and additions are not counted. As a command it prints the table of layers,
+or the first two columns of Table IV beside our counts:
 
     python -m model.complexity atac_resnet20_v2 --blocks 3 --reduction 2
+    python -m model.complexity --table4
 """
 import json
+import math
 import signal
 import sys
 from typing import NamedTuple
@@ -40,54 +43,63 @@ def count(net, input_shape=(3, 32, 32)):
     """Count a net that maps (N, *input_shape) to anything. Returns a Complexity."""
     symbol = net(mx.sym.Variable("data"))
     internals = symbol.get_internals()
-    names = internals.list_outputs()
     _, shapes, _ = internals.infer_shape(data=(1,) + tuple(input_shape))
-    shape_of = dict(zip(names, shapes))
-    parameters = {parameter.name: (path, parameter) for path, parameter in net._collect_params_with_prefix().items()}
+    shape_of = dict(zip(internals.list_outputs(), shapes))
+    # Node to the parameters that it stands for: itself, or those that it only gives another shape.
+    parameters = {parameter.name: [(path, parameter)] for path, parameter in net._collect_params_with_prefix().items()}
 
     layers, seen = [], set()
     nodes = json.loads(symbol.tojson())["nodes"]
     for node in nodes:
-        inputs = [nodes[index]["name"] for index, *_ in node["inputs"]]
-        if node["op"].lower() == "reshape" and inputs[0] in parameters:  # no layer: what it feeds is
-            parameters[node["name"]] = parameters[inputs[0]]
-            continue
-        own = [parameters[name] for name in inputs if name in parameters and parameters[name][1].name not in seen]
+        sources = [nodes[index] for index, *_ in node["inputs"]]
+        inputs = [source["name"] for source in sources]
+        if inputs and node["op"].lower() in RESHAPING and all(name in parameters for name in inputs):
+            parameters[node["name"]] = [pair for name in inputs for pair in parameters[name]]
+            continue  # no layer: what it feeds is
+        own = [(path, parameter) for name in inputs for path, parameter in parameters.get(name, ())
+               if parameter.name not in seen]
         seen.update(parameter.name for _, parameter in own)
-        if node["op"] == "null" or not (own or node["op"] in ("Convolution", "FullyConnected")):
+        macs = _macs(node["op"], _shape(node, shape_of), sources, shape_of)
+        if node["op"] == "null" or not (own or macs):
             continue
-        output = shape_of.get(node["name"] + "_output") or shape_of[node["name"] + "_output0"]
-        weights = [parameters[name][1].shape for name in inputs if name in parameters]
         layers.append(Layer(
             name=own[0][0].rpartition(".")[0] if own else node["name"],
             operator=_operator(node),
-            output=tuple(output[1:]),
-            total=sum(_size(parameter) for _, parameter in own),
-            trainable=sum(_size(parameter) for _, parameter in own if parameter.grad_req != "null"),
-            macs=_macs(node["op"], output, weights[0] if weights else ()),
+            output=tuple(_shape(node, shape_of)[1:]),
+            total=sum(_size(parameter.shape) for _, parameter in own),
+            trainable=sum(_size(parameter.shape) for _, parameter in own if parameter.grad_req != "null"),
+            macs=macs,
         ))
     return Complexity(layers, *(sum(getattr(layer, field) for layer in layers)
                                 for field in ("total", "trainable", "macs")))
 
 
-def _size(parameter):
+RESHAPING = ("reshape", "broadcast_axis", "concat")  # MXNet also calls the first Reshape, the last Concat
+
+
+def _shape(node, shape_of):
+    """Shape of a node's (first) output, for one image."""
+    return next(shape_of[node["name"] + ending] for ending in ("", "_output", "_output0")
+                if node["name"] + ending in shape_of)
+
+
+def _size(shape):
     size = 1
-    for length in parameter.shape:
+    for length in shape:
         size *= length
     return size
 
 
-def _macs(operator, output, weight):
-    """Multiply-adds: every output number costs as many as its filter or row has weights."""
-    if operator not in ("Convolution", "FullyConnected"):
-        return 0
-    outputs = 1
-    for length in output[1:]:
-        outputs *= length
-    per_output = 1
-    for length in weight[1:]:
-        per_output *= length
-    return outputs * per_output
+def _macs(operator, output, sources, shape_of):
+    """Multiply-adds for one image, by the operator, the shape of its output and the nodes that feed it."""
+    if operator in ("Convolution", "FullyConnected"):  # every output number costs a filter or a row
+        return _size(output) * _size(_shape(sources[1], shape_of)[1:])
+    if operator == "batch_dot":  # (B, M, K) and (B, K, N), either of them transposed or not: M K N = sqrt(MK KN MN)
+        first, second = (_shape(source, shape_of) for source in sources)
+        return output[0] * math.isqrt(_size(first[1:]) * _size(second[1:]) * _size(output[1:]))
+    if operator == "sum" and sources[0]["op"] in ("broadcast_mul", "elemwise_mul"):  # dot products, written out
+        return _size(_shape(sources[0], shape_of))
+    return 0
 
 
 def _operator(node):
@@ -95,7 +107,9 @@ def _operator(node):
     if node["op"] != "Convolution":
         return node["op"]
     kernel = "x".join(settings["kernel"].strip("() ").replace(" ", "").rstrip(",").split(","))
-    return f"Convolution {kernel}" + (f" depthwise/{settings['num_group']}" * (settings.get("num_group", "1") != "1"))
+    groups = settings.get("num_group", "1")
+    kind = "" if groups == "1" else f" depthwise/{groups}" if groups == settings["num_filter"] else f" groups/{groups}"
+    return f"Convolution {kernel}{kind}"
 
 
 def table(complexity):
@@ -104,21 +118,98 @@ def table(complexity):
     rows += [(layer.name, layer.operator, "x".join(map(str, layer.output)), f"{layer.total:,}",
               f"{layer.trainable:,}", f"{layer.macs:,}") for layer in complexity.layers]
     rows.append(("sum", "", "", f"{complexity.total:,}", f"{complexity.trainable:,}", f"{complexity.macs:,}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
-    lines = ["  ".join(cell.ljust(width) if column < 3 else cell.rjust(width)
-                       for column, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
+    lines = _in_columns(rows, left=3)
     return "\n".join(lines[:1] + ["-" * len(lines[0])] + lines[1:-1] + ["-" * len(lines[0])] + lines[-1:])
+
+
+def _in_columns(rows, left):
+    """Rows of cells as lines, the first `left` columns flush left and the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) if column < left else cell.rjust(width)
+                      for column, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
+
+
+class Published(NamedTuple):
+    """A row of the paper's Table IV: its first two columns as printed, and our name of the net."""
+
+    net: str
+    model: str
+    gflops: str
+    params: str  # millions
+
+
+TABLE4 = (
+    Published("ResNet-50", "resnet50", "3.86", "25.6"),
+    Published("SE-ResNet-50", "se_resnet50", "3.87", "28.1"),
+    Published("AA-ResNet-50", "aa_resnet50", "8.3", "25.8"),
+    Published("FA-ResNet-50", "fa_resnet50", "7.2", "18.0"),
+    Published("GE-theta-plus-ResNet-50", "ge_resnet50", "3.87", "33.7"),
+    Published("ATAC-ResNet-50", "atac_resnet50", "4.4", "28.0"),
+)
+CONVENTIONS = ("v1 MACs", "v1b MACs", "2 x v1b MACs")
+
+
+class Conventions(NamedTuple):
+    """A net of Table IV by every way to count: parameters, and gigaMACs by the names in CONVENTIONS."""
+
+    total: int
+    trainable: int
+    giga: dict
+
+
+def conventions(model):
+    """Count a net of Table IV at its own image size on both hosts; model is its name without the host's version."""
+    from .zoo import get_model, image_size
+
+    counts = []
+    for name in (f"{model}_v1", f"{model}_v1b"):
+        side = image_size(name, {})
+        counts.append(count(get_model(name), (3, side, side)))
+    v1, v1b = (found.macs / 1e9 for found in counts)
+    return Conventions(counts[1].total, counts[1].trainable, dict(zip(CONVENTIONS, (v1, v1b, 2 * v1b))))
+
+
+def nearest(published, found):
+    """The key of the number in a dict that a published one, as text, is nearest to; both where the text fits both."""
+    decimals = len(published.partition(".")[2])
+    fitting = [name for name, value in found.items() if f"{value:.{decimals}f}" == published]
+    return " and ".join(fitting) or min(found, key=lambda name: abs(found[name] - float(published)))
+
+
+def table4():
+    """Parameters and "GFlops" of Table IV as published, our counts, and the convention each published one is nearest
+    to, as text."""
+    rows = [("net", "params, M", "total", "trainable", "it is", "GFlops", *CONVENTIONS, "nearest")]
+    counts = {row.net: conventions(row.model) for row in TABLE4}
+    for row in TABLE4:
+        found = counts[row.net]
+        millions = {"total": found.total / 1e6, "trainable": found.trainable / 1e6}
+        rows.append((row.net, row.params, *(f"{value:.3f}" for value in millions.values()),
+                     nearest(row.params, millions), row.gflops, *(f"{value:.3f}" for value in found.giga.values()),
+                     nearest(row.gflops, found.giga)))
+    plain, atac = (counts[net].giga["v1b MACs"] for net in ("ResNet-50", "ATAC-ResNet-50"))
+    return "\n".join([
+        *_in_columns(rows, left=1), "",
+        '"params, M" and "GFlops" are the paper\'s. The other numbers are counted on the nets: 224 x 224 images, one',
+        'multiply-add = 1 MAC, stride on the first 1x1 (v1) or on the 3x3 (v1b). "it is" and "nearest" name the count',
+        "that the published number fits best.",
+        f"On one host ATAC costs {atac - plain:+.3f} GMACs ({atac / plain - 1:+.1%}).",
+        "The readings behind AA- and FA-ResNet-50: docs/FIDELITY.md."])
 
 
 def main(words):
     """The command: a model's name, then its keyword arguments as ``--blocks 3`` or ``blocks=3``."""
-    from .zoo import get_model, list_models
+    from .zoo import get_model, image_size, list_models
 
     usage = ("usage: python -m model.complexity NAME [--blocks B] [--classes K] [--ARGUMENT VALUE ...]\n"
+             "       python -m model.complexity --table4\n"
              f"NAME is one of {', '.join(list_models())}")
     if not words or {"-h", "--help"} & set(words):
         print(usage)
         return 0 if words else 2
+    if words == ["--table4"]:
+        print(table4())
+        return 0
     name, *rest = words
     rest = " ".join(rest).replace("=", " ").split()
     if len(rest) % 2 or any(key.lstrip("-")[:1].isdigit() for key in rest[::2]):
@@ -130,7 +221,7 @@ def main(words):
     except (InputError, TypeError) as error:
         print(f"model.complexity: {error}", file=sys.stderr)
         return 2
-    size = arguments.get("input_size", 32)
+    size = image_size(name, arguments)
     print(table(count(net, (3, size, size))))
     return 0
 

@@ -6,7 +6,9 @@ usage() {
     cat <<'END'
 usage: bash scripts/setup.sh [--cpu | --gpu | --auto] [--dev] [--dry-run] [--quiet]
 
-Makes .venv and installs MXNet 1.9.1, GluonCV, NumPy and matplotlib into it. A second run changes nothing.
+Makes .venv and installs MXNet 1.9.1, GluonCV, NumPy and matplotlib into it. With the CPU build it also compiles the
+fused operators (ops/) for this processor if there is a C++ compiler (g++, or what CXX names); without one everything
+works, but more slowly. A second run changes nothing.
 
   --cpu      the CPU build (requirements-cpu.txt)
   --gpu      the build for NVIDIA GPUs with the CUDA libraries it needs (requirements.txt, about 2.4 GB to download)
@@ -53,6 +55,7 @@ stamp=.venv/setup-stamp    # what was installed, in full; there only while the i
 dev_stamp=.venv/setup-stamp-dev
 choice=.venv/setup-mode    # cpu or gpu if a flag asked for it
 log=.venv/setup.log
+build_log=.venv/setup-operators.log
 
 # A line for every start of .venv's Python, which lets a bare `import mxnet` work (support/import_hook.py). It finds the
 # repository as the folder that .venv is in, does nothing if that is gone, and loads nothing before MXNet is asked for.
@@ -196,6 +199,25 @@ works() {
     return "$code"
 }
 
+# Compiles the fused operators where they are not there yet. Nothing depends on them, so what fails is a sentence (in
+# `slower`) and no end.
+build_operators() {
+    local plan reason
+    plan=$("$venv_python" -c "from ops import build
+print('there' if build.library().exists() else 'compile' if build.compiler() else '')" 2>/dev/null || true)
+    if [ "$plan" = compile ]; then
+        up_to_date=""
+        printf 'compiling the fused operators for this processor (up to a minute)\n'
+    fi
+    if [ "$plan" = there ] || "$venv_python" -m ops.build >"$build_log" 2>&1; then
+        state="$state; fused operators"
+    else
+        reason=$(sed -n 's/^error: //p' "$build_log" | tail -n 1)
+        slower="training and evaluation use the plain Gluon operators, which are slower: ${reason:-see $build_log}"
+        state="$state; plain Gluon operators"
+    fi
+}
+
 # ---- The work
 
 wanted="Python $version, $build build"$'\n'"$hook"$'\n'"$(cat "$requirements")"
@@ -249,6 +271,9 @@ if [ "$installed" != "$wanted" ]; then
     printf '%s\n' "$wanted" >"$stamp"
 fi
 
+slower=""
+[ "$build" = gpu ] || build_operators
+
 if [ -n "$dev" ] && [ "$(cat "$dev_stamp" 2>/dev/null || true)" != "$wanted_dev" ]; then
     [ "$installed" != "$wanted" ] || : >"$log"
     pip_install requirements-dev.txt
@@ -262,6 +287,7 @@ else
 fi
 
 if [ -z "$up_to_date" ] || [ -z "$quiet" ]; then
+    [ -z "$slower" ] || printf 'warning: %s\n' "$slower"
     printf 'ready%s: %s\n' "${up_to_date:+, nothing to do}" "$state"
     printf 'next: bash scripts/quickstart.sh\n'
 fi

@@ -4,6 +4,8 @@ MXNet 1.9.1 was built in 2022. It needs a Python and a NumPy of its time (or nam
 two system libraries, and, in its GPU build, an NVIDIA driver and the CUDA 11 libraries, which the wheels of
 requirements.txt hold in folders where MXNet does not look. It also reads its thread count when it loads.
 
+The scripts call `tune()` before that: the C library reads its allocator's settings once, as a process starts.
+
     python -m support.runtime              what this machine and this Python have
     python -m support.runtime choose MODE  which build suits this machine (MODE: auto, cpu or gpu), and why
     python -m support.runtime libraries    whether the system libraries are there
@@ -57,6 +59,8 @@ OPENCV_LIBRARIES = (
 )
 
 _prepared = False
+_hands_off = False  # tune(False) was the last word about the environment
+_made = set()  # names of the variables that prepare() has set
 
 
 def prepare():
@@ -65,7 +69,8 @@ def prepare():
     if _prepared:
         return
     check_python()
-    set_environment()  # first of all that loads libraries: OpenMP reads its variables once
+    if not _hands_off:
+        _made.update(set_environment())  # first of all that loads libraries: OpenMP reads its variables once
     build = installed_build()
     check_libraries()
     check_numpy()
@@ -136,15 +141,166 @@ def check_numpy(version=None, find_spec=importlib.util.find_spec):
                 setattr(numpy, name, plain)
 
 
-# ---- Threads
+def refused_torch(version_of=version_of):
+    """The version of a PyTorch beside which GluonCV refuses to be imported, 2.0 or newer; None without one."""
+    version = version_of("torch")
+    return version if version and int(version.split(".")[0]) >= 2 else None
+
+
+# ---- Threads and memory
+
+THREADS = ("OMP_NUM_THREADS", "MXNET_CPU_PARALLEL_SIZE")
+# Left alone, glibc gives the memory of a large array back to the system at once and takes the next one's page by page.
+# Here only arrays above the first number have memory of their own, free memory below the second is kept, and the third
+# is what is taken at once.
+MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = 1 << 32, 1 << 34, 1 << 28
+OLD_MMAP_THRESHOLD = 1 << 25  # half of the largest heap of a thread: an older glibc refuses more
+HUGE_PAGES, HUGE_PAGES_SINCE = "glibc.malloc.hugetlb", (2, 35)
+ALLOCATOR = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+MARK = "ATAC_TUNED"  # what tune() leaves for the program it starts: process number and the names that it has set
 
 
 def set_environment(environment=os.environ):
-    """Settings that MXNet reads as it loads; what the user has set stays."""
+    """Settings that MXNet reads as it loads; what the user has set stays. Returns the names of those it has made."""
+    made = []
     if not environment.get("OMP_NUM_THREADS"):  # MXNet's own default is half the cores
         environment["OMP_NUM_THREADS"] = str(usable_cores())
+        made.append("OMP_NUM_THREADS")
     # Above this size MXNet copies an array with a pool of threads of its own, which fights with OpenMP's.
-    environment.setdefault("MXNET_CPU_PARALLEL_SIZE", "2000000000")
+    if "MXNET_CPU_PARALLEL_SIZE" not in environment:
+        environment["MXNET_CPU_PARALLEL_SIZE"] = "2000000000"
+        made.append("MXNET_CPU_PARALLEL_SIZE")
+    return made
+
+
+def tune(wanted=True, environment=os.environ, execute=os.execve):
+    """Start this very command anew with the allocator's settings in its environment, once, before MXNet loads.
+
+    For the scripts alone, right after their flags are read. The process keeps its number, files and standard input.
+    Returns where there is nothing to set: started anew already, another C library, everything set by the user; also
+    where it is too late (MXNet is loaded) or the command cannot be known. wanted=False leaves the environment alone,
+    here and in prepare().
+    """
+    global _hands_off
+    _hands_off = not wanted
+    if _hands_off or "mxnet" in sys.modules or environment.get(MARK, "").split(" ")[0] == str(os.getpid()):
+        return
+    missing = allocator_settings(environment)
+    command = _command()
+    if not missing or not command:
+        return
+    changed = dict(environment)
+    changed.update(missing)
+    # The first are from a program of ours that has started this one.
+    names = sorted({*_marked(environment), *missing, *set_environment(changed)})
+    changed[MARK] = f"{os.getpid()} {','.join(names)}"
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    try:
+        execute(sys.executable, command, changed)
+    except OSError:  # such as an environment that is too large: then it goes without
+        return
+
+
+def _marked(environment):
+    return set(environment.get(MARK, "").partition(" ")[2].split(",")) - {""}
+
+
+def _command():
+    """The command line of this process with the interpreter's full path; None where it cannot be known."""
+    words = list(getattr(sys, "orig_argv", ()))  # Python 3.10 has it
+    if not words:
+        words = [os.fsdecode(word) for word in _read_bytes("/proc/self/cmdline").split(b"\0")[:-1]]
+    if not sys.executable or len(words) < 2 or sys.argv[0] in ("", "-"):  # a program typed in, or piped in, is gone
+        return None
+    return [sys.executable] + words[1:]
+
+
+def allocator_settings(environment=os.environ, version=None, memory=None, threshold=None):
+    """{name: value}: what glibc's allocator is still to be told; what the user has set, in either spelling, stays.
+
+    version of glibc, bytes of memory and the largest threshold for mmap are this machine's unless given. Empty for
+    another C library.
+    """
+    version = version or glibc_version()
+    if not version:
+        return {}
+    tunables = environment.get("GLIBC_TUNABLES", "")
+    named = {part.partition("=")[0] for part in tunables.split(":")}
+    found = {}
+    if version >= HUGE_PAGES_SINCE and HUGE_PAGES not in named:
+        found["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}=1".lstrip(":")
+    for name, value in zip(ALLOCATOR[1:], (
+            threshold or mmap_threshold(), TRIM_THRESHOLD, top_pad(usable_memory() if memory is None else memory))):
+        tunable = "glibc.malloc." + name[len("MALLOC_"):-1].lower()
+        if name not in environment and tunable not in named:
+            found[name] = str(value)
+    return found
+
+
+def glibc_version():
+    """(major, minor) of glibc, or None where the C library is another one."""
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+        return tuple(int(part) for part in version.split(".")[:2]) if name == "glibc" else None
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def mmap_threshold(mallopt=None):
+    """The largest threshold that this glibc takes. Asking raises it in this process to 1 GiB where that is taken."""
+    try:
+        mallopt = mallopt or ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return OLD_MMAP_THRESHOLD
+    return MMAP_THRESHOLD if mallopt(-3, 1 << 30) else OLD_MMAP_THRESHOLD  # -3 is M_MMAP_THRESHOLD; 0: refused
+
+
+def top_pad(memory):
+    """256 MiB, on machines with less than 16 GiB of memory a power of two near 1/64 of it, at least 2 MiB."""
+    if memory >= 64 * TOP_PAD:
+        return TOP_PAD
+    return 1 << max(21, int(memory // 64).bit_length() - 1)
+
+
+def settings(environment=os.environ):
+    """{name: value or None}: the variables that decide how fast a process of MXNet's is on a CPU."""
+    return {name: environment.get(name) for name in THREADS + ALLOCATOR}
+
+
+def settings_sentence(environment=os.environ, root="/"):
+    """What of settings() is in force and who has set it, for the log."""
+    values = settings(environment)
+    own = (_made | _marked(environment)) & {name for name, value in values.items() if value is not None}
+    groups = [(", ".join(f"{name}={values[name]}" for name in values if name in own), "set by this program"),
+              (", ".join(f"{name}={value}" for name, value in values.items()
+                         if value is not None and name not in own), "found in the environment"),
+              (", ".join(name for name, value in values.items() if value is None), "not set")]
+    parts = [f"{names} {state}" for names, state in groups if names]
+    if "MALLOC_TOP_PAD_" in own and values["MALLOC_TOP_PAD_"] != str(TOP_PAD):
+        parts.append(f"MALLOC_TOP_PAD_ is below {TOP_PAD} because memory is short")
+    if f"{HUGE_PAGES}=1" in (values["GLIBC_TUNABLES"] or "").split(":") \
+            and "[never]" in _read(os.path.join(root, "sys/kernel/mm/transparent_hugepage/enabled")):
+        parts.append("huge pages are switched off on this system")
+    if not glibc_version():
+        parts.append("the allocator's are glibc's, which this system does not have")
+    return f"process settings{' (--no-tune: left alone)' if _hands_off else ''}: {'; '.join(parts)}"
+
+
+def usable_memory(root="/"):
+    """Bytes of memory that this process may still use, by the system's count and the limits of its control groups."""
+    memory = math.inf
+    for line in _read(os.path.join(root, "proc/meminfo")).splitlines():
+        words = line.split()
+        if words[:1] == ["MemAvailable:"] and words[1:2] and words[1].isdigit():
+            memory = 1024 * int(words[1])  # in kB, which are of 1024 bytes there
+    for folder in _groups(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limit = _read(os.path.join(folder, name))
+            if limit.isdigit():
+                memory = min(memory, int(limit))
+    return memory
 
 
 def usable_cores(root="/", cpus=None):
@@ -159,17 +315,20 @@ def usable_cores(root="/", cpus=None):
 
 def cpu_quota(root="/"):
     """How many CPUs' time the control groups (version 1 or 2) leave to this process; without a limit, infinity."""
-    quota = math.inf
+    return min([_group_quota(folder) for folder in _groups(root, "cpu")], default=math.inf)
+
+
+def _groups(root, controller):
+    """Folders of the control groups, of version 1 or 2, that limit this process in what the controller is for."""
     for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        for mount in {controllers, "cpu"} if controllers else {"", "unified"}:
+        for mount in {controllers, controller} if controllers else {"", "unified"}:
             # Every group above limits too. A container may see its host's path here; its own group is then the top.
             names = path.strip("/").split("/")
             for depth in range(len(names) + 1):
-                quota = min(quota, _group_quota(os.path.join(root, "sys/fs/cgroup", mount, *names[:depth])))
-    return quota
+                yield os.path.join(root, "sys/fs/cgroup", mount, *names[:depth])
 
 
 def _group_quota(folder):
@@ -184,11 +343,15 @@ def _group_quota(folder):
 
 
 def _read(path):
+    return _read_bytes(path).decode("utf-8", errors="replace").strip()
+
+
+def _read_bytes(path):
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError:
-        return ""
+        return b""
 
 
 # ---- System libraries
@@ -361,7 +524,15 @@ def check():
     import mxnet as mx  # before GluonCV, which hides why it cannot import MXNet
 
     warnings.simplefilter("ignore")  # of old packages about each other
+    torch, remark = refused_torch(), ""
+    if torch:
+        remark = (f" (it refuses to be imported beside PyTorch {torch}, which is installed too, unless "
+                  "`sys.modules['torch'] = None` hides that before; training and evaluation need neither)")
+        sys.modules["torch"] = None
     import gluoncv
+
+    if torch:
+        del sys.modules["torch"]
     import matplotlib
     import numpy as np
     import PIL
@@ -376,7 +547,7 @@ def check():
     versions = ", ".join(f"{name} {module.__version__}" for name, module in packages)
     # GluonCV 0.10.5 calls itself 0.11.0.
     return (
-        f"{versions}, GluonCV {version_of('gluoncv') or gluoncv.__version__}; "
+        f"{versions}, GluonCV {version_of('gluoncv') or gluoncv.__version__}{remark}; "
         f"{os.environ['OMP_NUM_THREADS']} CPU threads, {mx.context.num_gpus()} GPUs"
     )
 
@@ -391,6 +562,7 @@ def report():
         ("Python", f"{platform.python_version()} at {sys.executable}"),
         ("Machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {cores}"),
         ("Threads", f"{chosen} (OMP_NUM_THREADS is set)" if chosen else f"{usable_cores()} (all usable cores)"),
+        ("Allocator", ", ".join(f"{name}={value}" for name, value in allocator_settings().items()) or "as it is"),
         ("GPUs", _listing(gpu_capabilities()) or "none"),
     ]
     try:

@@ -179,6 +179,88 @@ def test_the_archive_is_a_plain_zip_without_a_pickle(saved):
         f"optimizer/{name}.0.npy" for name in ("0.weight", "0.bias", "1.gamma", "1.beta", "5.weight", "5.bias")}
 
 
+# Runs in float16. A CPU has no dense layer in float16, so the gradients are made up.
+
+def mixed(dtype, contexts=tiny.CPU, steps=3, seed=0, momentum=.9):
+    net = tiny.ready(tiny.net(), seed, contexts)
+    trainer = loop.make_trainer(net, tiny.recipe(momentum=momentum), dtype=dtype)
+    step_in(net, trainer, range(steps))
+    return net, trainer
+
+
+def step_in(net, trainer, seeds):
+    for seed in seeds:
+        generator = np.random.RandomState(seed)
+        for parameter in net._collect_params_with_prefix().values():
+            if parameter.grad_req != "null":
+                gradient = mx.nd.array(generator.normal(0, 1, parameter.shape), dtype=parameter.dtype)
+                for own in parameter.list_grad():
+                    own[:] = gradient
+        trainer.allreduce_grads()
+        trainer.update(8, ignore_stale_grad=True)
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Gradients that were filled in by hand count as a backward pass's."""
+    monkeypatch.setattr(mx.nd.NDArray, "_fresh_grad", property(lambda array: True, lambda array, value: None))
+
+
+@pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
+@pytest.mark.parametrize("momentum", [.9, 0.])
+def test_a_float16_run_goes_on_to_the_bit(tmp_path, fresh, contexts, momentum):
+    def bits(net, trainer):
+        masters = [value.asnumpy().tobytes() for device in range(len(contexts))
+                   for value in checkpoint._masters(net, trainer, device).values()]
+        return everything(net, trainer, len(contexts)), masters
+
+    net, trainer = mixed("float16", contexts, momentum=momentum)
+    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    kept = bits(net, trainer)
+    step_in(net, trainer, range(10, 12))
+    assert bits(net, trainer) != kept
+    again = mixed("float16", contexts, 1, 5, momentum)
+    checkpoint.restore(tmp_path / "x.params", *again)
+    assert bits(*again) == kept
+    step_in(*again, range(10, 12))
+    assert bits(*again) == bits(net, trainer)
+
+
+def test_a_float16_runs_file_is_float32_with_its_master_weights_and_goes_both_ways(tmp_path, fresh):
+    half, whole = mixed("float16"), mixed("float32")
+    for name, pair in (("half", half), ("whole", whole)):
+        checkpoint.save(tmp_path / name, pair[0], {}, pair[1])
+    files = {name: params_file.read(tmp_path / name) for name in ("half", "whole")}
+    assert set(files["half"][1]) == set(files["whole"][1])  # the same members
+    masters = {name: value.asnumpy() for name, value in checkpoint._masters(*half).items()}
+    assert set(masters) == {"0.weight", "0.bias", "5.weight", "5.bias"}
+    for name, array in files["half"][0].items():
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, files["whole"][0][name], atol=1e-3)
+    for name, master in masters.items():
+        assert (files["half"][0][name] == master).all()
+    assert (masters["0.weight"] != masters["0.weight"].astype("float16")).any()
+
+    other = mixed("float32", steps=0, seed=3)
+    checkpoint.restore(tmp_path / "half", *other)
+    assert (tiny.numbers_of(other[0])["0.weight"] == masters["0.weight"]).all()
+    other = mixed("float16", steps=0, seed=3)
+    checkpoint.restore(tmp_path / "whole", *other)
+    whole_weight = tiny.numbers_of(whole[0])["0.weight"]
+    assert (checkpoint._masters(*other)["0.weight"].asnumpy() == whole_weight).all()
+    assert (tiny.numbers_of(other[0])["0.weight"] == whole_weight.astype("float16")).all()
+    checkpoint.load_weights(tmp_path / "half", other[0])
+    assert (tiny.numbers_of(other[0])["0.weight"] == masters["0.weight"].astype("float16")).all()
+
+
+def test_float16_weights_without_a_trainer_are_saved_as_float32(tmp_path):
+    net = mixed("float16", steps=0)[0]
+    checkpoint.save(tmp_path / "x.params", net, {})
+    arrays = params_file.read(tmp_path / "x.params")[0]
+    assert {array.dtype for array in arrays.values()} == {np.dtype("float32")}
+    assert (arrays["0.weight"] == tiny.numbers_of(net)["0.weight"]).all()
+
+
 # What is refused.
 
 def test_every_truncation_is_refused(saved, tmp_path):

@@ -1,14 +1,18 @@
 """Parameters and multiply-adds against the tables of the specification, and the command that prints them."""
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import mxnet as mx
+import numpy as np
 import pytest
 
 from model import get_model, list_models
 from model.activation import ATAC, XUnit
-from model.complexity import count, main, table
+from model.complexity import CONVENTIONS, TABLE4, conventions, count, main, nearest, table
+from model.self_attention import LocalAttention
 
 # Specification, section 1. Rows: model, arguments, totals and trainables for b = 1, 2, ... (None: not stated).
 COUNTS = [
@@ -37,7 +41,8 @@ MILLIONS = [
      for unit in ("leakyrelu", "prelu", "elu", "selu", "gelu", "swish", "sine")] \
   + [("atac_resnet20_v2", {"blocks": blocks}, macs)
      for blocks, macs in enumerate((14.337, 30.065, 45.794, 61.523, 77.251), 1)]
-VARIANTS = [(name, {}) for name in list_models()] + [
+CIFAR = [name for name in list_models() if name.endswith("resnet20_v2")]
+VARIANTS = [(name, {}) for name in CIFAR] + [
     ("genet_resnet20_v2", {"variant": "theta_minus"}), ("genet_resnet20_v2", {"variant": "theta_plus"}),
     ("nin_resnet20_v2", {"layers": 1}), ("atac_resnet20_v2", {"reduction": 16, "inner_relu": False}),
     ("atac_resnet20_v2", {"replaced_sites": 3})]
@@ -85,7 +90,7 @@ def test_multiply_adds_are_those_of_the_specification(name, arguments, millions)
     assert round(count(get_model(name, **arguments)).macs / 1e6, 3) == millions
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", CIFAR)
 def test_a_hundred_classes_add_5850_numbers(name):
     ten, hundred = count(get_model(name, classes=10)), count(get_model(name, classes=100))
     assert (hundred.total - ten.total, hundred.trainable - ten.trainable) == (5850, 5850)
@@ -131,6 +136,22 @@ def test_the_count_is_that_of_the_running_net(name, arguments):
     assert count(net) == before  # compiled
 
 
+@pytest.mark.parametrize("name, arguments", [("resnet50_v1", {}), ("atac_resnet50_v1b", {"act_layers": 4}),
+                                             ("se_resnet50_v1b", {}), ("ge_resnet50_v1b", {"input_size": 64})])
+def test_the_count_of_an_imagenet_net_is_that_of_the_running_net(name, arguments):
+    net = get_model(name, **arguments)
+    found = count(net, (3, 64, 64))
+    assert (found.total, found.trainable, found.macs) == counted_by_hand(net, (3, 64, 64))
+
+
+@pytest.mark.parametrize("name", ["aa_resnet50_v1b", "fa_resnet50_v1b"])
+def test_every_parameter_of_an_attention_net_belongs_to_one_layer(name):
+    net = get_model(name)
+    found = count(net, (3, 224, 224))
+    assert sum(layer.total for layer in found.layers) == found.total \
+        == sum(int(np.prod(parameter.shape)) for parameter in net.collect_params().values())
+
+
 def test_the_layers_sum_up_to_the_whole_and_own_every_parameter_once():
     net = get_model("atac_resnet20_v2", blocks=2)
     found = count(net)
@@ -165,6 +186,80 @@ def test_a_shared_parameter_counts_once_and_its_work_twice():
     assert (found.total, found.macs) == (16, 128)
 
 
+def test_a_grouped_convolution_costs_its_group():
+    net = mx.gluon.nn.Conv2D(8, 3, padding=1, groups=2, use_bias=False, in_channels=4)
+    found = count(net, (4, 5, 5))
+    assert found.macs == 25 * 8 * 9 * 2
+    assert found.layers[0].operator == "Convolution 3x3 groups/2"
+
+
+@pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
+def test_dot_products_count_however_they_are_written(transposed):
+    class Products(mx.gluon.HybridBlock):
+        """(1, 12, 6) as 3 products of (4, 2) and (2, 5) for each image, then 3 of 4 x 5 numbers, summed."""
+
+        def hybrid_forward(self, F, x):
+            first, second = F.ones((3, 2, 4) if transposed[0] else (3, 4, 2)), F.ones((3, 5, 2) if transposed[1]
+                                                                                     else (3, 2, 5))
+            product = F.batch_dot(first, second, transpose_a=transposed[0], transpose_b=transposed[1])
+            gate = F.broadcast_mul(product, F.sum(F.broadcast_mul(product, product), axis=1, keepdims=True))
+            return F.broadcast_add(F.sum(gate, axis=(0, 1, 2)), F.sum(x))
+
+    # the outer sum is one of products too: 60 numbers
+    assert count(Products(), (3, 2, 2)).macs == 3 * 4 * 2 * 5 + 3 * 4 * 5 + 3 * 4 * 5
+
+
+def test_gates_are_no_dot_products():
+    assert count(get_model("ge_resnet50_v1b", variant="theta_minus"), (3, 224, 224)).macs \
+        == count(get_model("resnet50_v1b"), (3, 224, 224)).macs
+
+
+def test_a_parameter_that_is_only_reshaped_belongs_to_the_layer_that_uses_it():
+    layers = {layer.name: layer for layer in count(LocalAttention(16, kernel_size=5), (16, 6, 6)).layers}
+    assert layers[""] == ("", "Convolution 1x1 groups/8", (200, 6, 6), 80, 80, 36 * 25 * 16)
+
+
+# Table IV.
+
+@pytest.mark.parametrize("net, gflops, params", [
+    ("ResNet-50", "v1 MACs", "total and trainable"), ("SE-ResNet-50", "v1 MACs", "total and trainable"),
+    ("AA-ResNet-50", "2 x v1b MACs", "trainable"), ("FA-ResNet-50", "2 x v1b MACs", "trainable"),
+    ("GE-theta-plus-ResNet-50", "v1 MACs", "total"), ("ATAC-ResNet-50", "v1b MACs", "total")])
+def test_each_published_number_is_nearest_to_one_convention(net, gflops, params):
+    row = next(row for row in TABLE4 if row.net == net)
+    found = conventions(row.model)
+    assert nearest(row.gflops, found.giga) == gflops
+    assert nearest(row.params, {"total": found.total / 1e6, "trainable": found.trainable / 1e6}) == params
+
+
+@pytest.mark.parametrize("published, expected", [
+    ("3.86", "a"), ("3.9", "a and b"), ("4.0", "c"), ("9", "d"), ("1.0", "a")])
+def test_the_nearest_number_is_the_one_that_rounds_or_else_the_closest(published, expected):
+    assert nearest(published, {"a": 3.858, "b": 3.9, "c": 4.04, "d": 8.2}) == expected
+
+
+def test_the_published_pairs_are_the_papers():
+    paper = Path(__file__).resolve().parents[2] / "shared" / "paper" / "tables.json"
+    if not paper.is_file():
+        pytest.skip("the paper's tables are not beside the repository")
+    rows = json.loads(paper.read_text(encoding="utf-8"))["table4"]
+    assert rows.pop("columns")[:2] == ["gflops", "params_m"]
+    assert {row.net: [float(row.gflops), float(row.params)] for row in TABLE4} \
+        == {net: row[:2] for net, row in rows.items()}
+
+
+def test_the_command_prints_table_iv(capsys):
+    assert main(["--table4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(name in lines[0] for name in CONVENTIONS)
+    assert [line.split()[0] for line in lines[1:7]] == [row.net for row in TABLE4]
+    assert lines[1].split() == ["ResNet-50", "25.6", "25.610", "25.557", "total", "and", "trainable", "3.86", "3.858",
+                                "4.089", "8.178", "v1", "MACs"]
+    assert lines[6].split() == ["ATAC-ResNet-50", "28.0", "28.006", "27.935", "total", "4.4", "4.089", "4.397", "8.795",
+                                "v1b", "MACs"]
+    assert "On one host ATAC costs +0.308 GMACs (+7.5%)." in lines
+
+
 # The command.
 
 def test_the_table_ends_with_the_sums():
@@ -188,7 +283,7 @@ def test_the_command_prints_the_table():
 def test_the_command_refuses_an_unknown_name_with_a_sentence():
     done = run("resnet18")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("model.complexity: unknown model 'resnet18'; the models are atac_resnet20_v2, ")
+    assert done.stderr.startswith("model.complexity: unknown model 'resnet18'; the models are aa_resnet50_v1, ")
     assert done.stderr.count("\n") == 1
 
 
@@ -198,6 +293,13 @@ def test_the_command_refuses_an_unknown_name_with_a_sentence():
 def test_arguments_may_be_written_in_several_ways(words, capsys):
     assert main(words) == 0
     assert capsys.readouterr().out == table(count(get_model("atac_resnet20_v2", blocks=1, classes=100))) + "\n"
+
+
+def test_the_command_counts_imagenet_nets_at_224(capsys):
+    assert main(["atac_resnet50_v1b", "--act-layers", "1", "--reduction=4"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == table(count(get_model("atac_resnet50_v1b", act_layers=1, reduction=4), (3, 224, 224))) + "\n"
+    assert "64x112x112" in printed
 
 
 def test_the_command_counts_at_the_nets_own_image_size(capsys):
@@ -216,6 +318,8 @@ def test_the_command_counts_at_the_nets_own_image_size(capsys):
     (["genet_resnet20_v2", "--variant", "[1]"], "the variants are theta_minus, theta, theta_plus"),
     (["atac_resnet20_v2", "--replace-act", "gate"], "unknown unit 'gate'; the units are relu, "),
     (["", "--blocks", "1"], "unknown model ''"),
+    (["resnet50_v1b", "--blocks", "1"], "resnet50_v1b has no argument 'blocks'; it has classes, last_gamma"),
+    (["atac_resnet50_v1b", "--act-layers", "[5]"], "a list of act_layers holds different stages, 1 to 4, got [5]"),
 ])
 def test_wrong_arguments_end_in_one_sentence(words, said, capsys):
     assert main(words) == 2
@@ -226,7 +330,7 @@ def test_wrong_arguments_end_in_one_sentence(words, said, capsys):
 
 
 @pytest.mark.parametrize("words", [["atac_resnet20_v2", "--blocks"], ["atac_resnet20_v2", "3"], ["--blocks", "3"],
-                                   ["atac_resnet20_v2", "3", "blocks"], []])
+                                   ["--table4", "1", "2"], ["atac_resnet20_v2", "3", "blocks"], []])
 def test_words_that_do_not_pair_up_show_the_usage(words, capsys):
     assert main(words) == 2
     printed = capsys.readouterr()

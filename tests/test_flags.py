@@ -62,7 +62,7 @@ def test_flags_are_not_guessed_from_a_part_of_them(capsys):
     ("--dataset", "mnist", "invalid choice: 'mnist'"), ("--data-dir", "", "it is empty"),
     ("--mirror", "", "it is empty"), ("--label-mode", "rough", "invalid choice: 'rough'"),
     ("--gpus", "x", "'x' is not a list of whole numbers"), ("--gpus", "0;1", "'0;1' is not a list of whole numbers"),
-    ("--mode", "symbolic", "invalid choice: 'symbolic'"),
+    ("--mode", "symbolic", "invalid choice: 'symbolic'"), ("--fused", "yes", "invalid choice: 'yes'"),
     ("--num-epochs", "0", "0 is below 1"), ("--batch-size", "0", "0 is below 1"),
     ("--lr", "-0.1", "-0.1 is below 0"), ("--lr", "1e999", "'1e999' is not a finite number"),
     ("--momentum", "-1", "-1 is below 0"), ("--wd", "-0.5", "-0.5 is below 0"),
@@ -161,6 +161,13 @@ def test_a_net_in_words():
 def test_devices():
     for arguments, gpus in (([], (0,)), (["--gpus", "0,2"], (0, 2)), (["--gpus", ""], ()), (["--gpus="], ())):
         assert parser().parse_args(arguments).gpus == gpus
+
+
+def test_what_makes_a_cpu_fast_can_be_left_out():
+    args = parser().parse_args([])
+    assert (args.fused, args.tune) == ("auto", True)
+    args = parser().parse_args(["--fused", "off", "--no-tune"])
+    assert (args.fused, args.tune) == ("off", False)
 
 
 # The recipe.

@@ -3,6 +3,7 @@
 Nothing here is downloaded. Other machines (their libraries, GPUs, control groups) are folders and loaders made up here,
 or the stub driver of tests/tools/make_stub_libcuda.sh.
 """
+import ast
 import importlib.machinery
 import math
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from ops import build
 from support import import_hook, runtime
 from support.errors import InputError
 
@@ -148,6 +150,13 @@ def test_python_312_without_distutils_is_refused(monkeypatch):
     assert f"pip install setuptools{pin.specifier}" in sentence(raised)
 
 
+@pytest.mark.parametrize(
+    "version, refused", [(None, None), ("1.13.1+cpu", None), ("2.0.0", "2.0.0"), ("2.13.0+cpu", "2.13.0+cpu")]
+)
+def test_pytorch_beside_which_gluoncv_cannot_be_imported(version, refused):
+    assert runtime.refused_torch({"torch": version}.get) == refused
+
+
 # ---- Threads
 
 
@@ -233,12 +242,264 @@ def test_this_machine_has_a_sensible_count():
 
 def test_environment_is_set_once_and_the_users_stays():
     environment = {}
-    runtime.set_environment(environment)
+    assert runtime.set_environment(environment) == ["OMP_NUM_THREADS", "MXNET_CPU_PARALLEL_SIZE"]
     assert environment == {"OMP_NUM_THREADS": str(runtime.usable_cores()), "MXNET_CPU_PARALLEL_SIZE": "2000000000"}
     users = {"OMP_NUM_THREADS": "7", "MXNET_CPU_PARALLEL_SIZE": "5"}
     environment = dict(users)
-    runtime.set_environment(environment)
+    assert runtime.set_environment(environment) == []
     assert environment == users
+
+
+@pytest.mark.parametrize(
+    "files, memory",
+    [
+        ({}, math.inf),
+        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    2048 kB"}, 2 << 20),
+        ({"proc/meminfo": "MemAvailable:", "proc/self/cgroup": V2.format("/")}, math.inf),
+        ({"proc/self/cgroup": V2.format("/a"), f"{GROUPS}/a/memory.max": "max", f"{GROUPS}/memory.max": "4096"}, 4096),
+        (
+            {
+                "proc/meminfo": "MemAvailable: 1024 kB",
+                "proc/self/cgroup": "5:memory:/x",
+                f"{GROUPS}/memory/x/memory.limit_in_bytes": "9223372036854771712",
+            },
+            1 << 20,
+        ),
+        ({"proc/self/cgroup": "5:memory:/x\n1:cpu:/", f"{GROUPS}/memory/memory.limit_in_bytes": "8192"}, 8192),
+    ],
+)
+def test_usable_memory(tmp_path, files, memory):
+    assert runtime.usable_memory(machine(tmp_path, files=files)) == memory
+
+
+# ---- The scripts' own start
+
+
+def test_the_allocator_takes_less_at_once_where_memory_is_short():
+    assert runtime.top_pad(math.inf) == runtime.top_pad(16 << 30) == 256 << 20
+    assert runtime.top_pad((16 << 30) - 1) == runtime.top_pad(8 << 30) == 128 << 20
+    assert runtime.top_pad(1 << 30) == 16 << 20
+    assert runtime.top_pad(1 << 20) == runtime.top_pad(0) == 2 << 20
+
+
+def test_an_older_glibc_gets_the_threshold_it_takes():
+    asked = []
+    assert runtime.mmap_threshold(lambda *arguments: asked.append(arguments) or 1) == 1 << 32
+    assert runtime.mmap_threshold(lambda *arguments: 0) == 1 << 25
+    assert asked == [(-3, 1 << 30)]
+
+
+ALLOCATOR = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+
+
+@pytest.mark.parametrize(
+    "version, users, expected",
+    [
+        ((2, 36), {}, ALLOCATOR),
+        ((2, 34), {}, {key: ALLOCATOR[key] for key in ALLOCATOR if key != "GLIBC_TUNABLES"}),
+        ((2, 36), ALLOCATOR, {}),
+        ((2, 36), {**ALLOCATOR, "MALLOC_TOP_PAD_": ""}, {}),
+        ((2, 36), {**ALLOCATOR, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0:x=1"}, {}),
+        (
+            (2, 36),
+            {"GLIBC_TUNABLES": "glibc.rtld.nns=5:glibc.malloc.top_pad=1", "MALLOC_MMAP_THRESHOLD_": "7"},
+            {
+                "GLIBC_TUNABLES": "glibc.rtld.nns=5:glibc.malloc.top_pad=1:glibc.malloc.hugetlb=1",
+                "MALLOC_TRIM_THRESHOLD_": "17179869184",
+            },
+        ),
+    ],
+)
+def test_the_allocators_settings_leave_the_users_as_they_are(version, users, expected):
+    assert runtime.allocator_settings(users, version, math.inf, 1 << 32) == expected
+
+
+@pytest.mark.parametrize(
+    "answer, version", [("glibc 2.36", (2, 36)), (None, None), ("musl 1.2", None), (ValueError, None)]
+)
+def test_other_c_libraries_are_left_alone(monkeypatch, answer, version):
+    def confstr(name):
+        if answer is ValueError:
+            raise ValueError("unrecognized configuration name")
+        return answer
+
+    monkeypatch.setattr(os, "confstr", confstr)
+    assert runtime.glibc_version() == version
+    assert bool(runtime.allocator_settings({}, memory=1, threshold=1)) == bool(version)
+
+
+@pytest.fixture
+def fresh_start(monkeypatch):
+    """A process as a script finds it; returns a function that calls tune() and gives what it would execute."""
+    for name in ("_hands_off", "_made"):
+        monkeypatch.setattr(runtime, name, type(getattr(runtime, name))())
+    monkeypatch.delitem(sys.modules, "mxnet", raising=False)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "train.py", "--gpus", ""], raising=False)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--gpus", ""])
+    monkeypatch.setattr(runtime, "glibc_version", lambda: (2, 36))
+
+    def tune(environment, wanted=True):
+        calls = []
+        runtime.tune(wanted, environment, lambda *arguments: calls.append(arguments))
+        return calls
+
+    return tune
+
+
+def test_a_script_starts_itself_anew_once_with_everything_set(fresh_start):
+    users = {"PATH": "/bin", "MALLOC_TOP_PAD_": "5"}
+    ((path, command, environment),) = fresh_start(users)
+    assert path == sys.executable and command == [sys.executable, "-u", "train.py", "--gpus", ""]
+    made = {"OMP_NUM_THREADS": str(runtime.usable_cores()), "MXNET_CPU_PARALLEL_SIZE": "2000000000", **ALLOCATOR}
+    made["MALLOC_MMAP_THRESHOLD_"] = str(runtime.mmap_threshold())
+    mark = environment.pop(runtime.MARK)
+    assert environment == {**made, **users} and users == {"PATH": "/bin", "MALLOC_TOP_PAD_": "5"}
+    assert fresh_start({**environment, runtime.MARK: mark}) == []  # the same process again
+    lacking = {key: value for key, value in environment.items() if key != "GLIBC_TUNABLES"}
+    assert fresh_start({**lacking, runtime.MARK: mark}) == []  # even if that has not helped
+
+    said = runtime.settings_sentence({**environment, runtime.MARK: mark})
+    ours, users = said.split("; ")[:2]
+    assert ours.startswith("process settings: OMP_NUM_THREADS=") and ours.endswith(" set by this program")
+    assert users == "MALLOC_TOP_PAD_=5 found in the environment" and "MALLOC_TOP_PAD_" not in ours
+
+
+def test_a_child_of_a_tuned_process_has_nothing_left_to_set(fresh_start):
+    ((_, _, environment),) = fresh_start({})
+    other = {**environment, runtime.MARK: environment[runtime.MARK].replace(str(os.getpid()), "1")}
+    assert fresh_start(other) == []
+    assert "found in the environment" not in runtime.settings_sentence(other)
+    del other["MALLOC_TOP_PAD_"]
+    ((_, _, again),) = fresh_start(other)
+    assert again == environment
+
+
+def test_no_start_anew_where_it_would_be_wrong(fresh_start, monkeypatch):
+    assert fresh_start({}, wanted=False) == []
+    assert fresh_start({})
+    monkeypatch.setattr(sys, "argv", ["-"])  # the program came from standard input
+    assert fresh_start({}) == []
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setitem(sys.modules, "mxnet", None)
+    assert fresh_start({}) == []
+
+
+@pytest.mark.skipif(not hasattr(sys, "orig_argv"), reason="this Python does not keep its command line to compare with")
+def test_python_3_8_and_3_9_read_the_command_line_from_the_system(monkeypatch):
+    expected = [sys.executable, *sys.orig_argv[1:]]
+    monkeypatch.setattr(sys, "orig_argv", [])
+    assert runtime._command() == expected
+
+
+def test_a_start_anew_that_fails_goes_on(fresh_start):
+    def refuse(*arguments):
+        raise OSError(7, "Argument list too long")
+
+    runtime.tune(True, {}, refuse)
+    assert runtime.settings_sentence({}) == "process settings: OMP_NUM_THREADS, MXNET_CPU_PARALLEL_SIZE, " \
+        "GLIBC_TUNABLES, MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_, MALLOC_TOP_PAD_ not set"
+
+
+def test_the_sentence_says_what_keeps_a_setting_from_its_full_effect(fresh_start, monkeypatch, tmp_path):
+    environment = {**ALLOCATOR, "MALLOC_TOP_PAD_": "2097152", runtime.MARK: f"1 {','.join(ALLOCATOR)}"}
+    off = machine(tmp_path, files={"sys/kernel/mm/transparent_hugepage/enabled": "always madvise [never]"})
+    assert runtime.settings_sentence(environment, off).endswith(
+        "; MALLOC_TOP_PAD_ is below 268435456 because memory is short; huge pages are switched off on this system")
+    assert "below" not in runtime.settings_sentence({**environment, **ALLOCATOR}, off)
+    fresh_start({}, wanted=False)
+    assert runtime.settings_sentence({}).startswith("process settings (--no-tune: left alone): ")
+    monkeypatch.setattr(runtime, "glibc_version", lambda: None)
+    assert runtime.settings_sentence({}).endswith("which this system does not have")
+
+
+PROGRAM = """
+import os, sys
+from support import runtime
+if __name__ == "__main__":
+    print("started", flush=True)
+    runtime.tune("--no-tune" not in sys.argv)
+    runtime.set_environment() if "--no-tune" not in sys.argv else None
+    inherited = dict(line.partition("=")[::2] for line in open("/proc/self/environ").read().split("\\0") if line)
+    print([os.getpid(), sys.argv[1:], sys.stdin.read(), sys.flags.optimize, runtime.settings(inherited)])
+    keep = bytearray(64 << 20)
+    for at in range(0, len(keep), 4096):
+        keep[at] = 1
+    huge = sum(int(line.split()[1]) for line in open("/proc/self/smaps") if line.startswith("AnonHugePages"))
+    print(huge)
+    sys.exit(7)
+"""
+needs_glibc = pytest.mark.skipif(not runtime.glibc_version(), reason="this system has another C library than glibc")
+
+
+def run_program(folder, *command, **users):
+    """Run a Python command with PROGRAM in folder/program.py; its process number, lines of output and exit status."""
+    (folder / "program.py").write_text(PROGRAM)
+    environment = {key: value for key, value in os.environ.items()
+                   if key not in (*runtime.THREADS, *runtime.ALLOCATOR, runtime.MARK)}
+    environment.update(PYTHONPATH=str(ROOT), **users)
+    with subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, text=True, stdin=-1, stdout=-1,
+                          stderr=-1) as process:
+        out, error = process.communicate("from standard input", timeout=60)
+    assert error == ""
+    return process.pid, out.splitlines(), process.returncode
+
+
+@needs_glibc
+@pytest.mark.parametrize("start", [["program.py"], ["-O", "-m", "program"], ["-c", "exec(open('program.py').read())"]])
+def test_the_process_itself_has_the_settings(tmp_path, start):
+    pid, lines, status = run_program(tmp_path, *start, "--gpus", "", "ünï")
+    assert lines[:2] == ["started", "started"] and status == 7  # twice, and no more
+    found = ast.literal_eval(lines[2])
+    assert found[:4] == [pid, ["--gpus", "", "ünï"], "from standard input", int("-O" in start)]
+    assert found[4].pop("OMP_NUM_THREADS") == str(runtime.usable_cores())
+    expected = runtime.allocator_settings({})
+    assert found[4] == {"MXNET_CPU_PARALLEL_SIZE": "2000000000", **dict.fromkeys(runtime.ALLOCATOR), **expected,
+                        "MALLOC_TOP_PAD_": found[4]["MALLOC_TOP_PAD_"]}  # memory comes and goes
+
+
+@needs_glibc
+def test_a_program_may_leave_everything_as_it_is_and_the_users_settings_stay(tmp_path):
+    pid, lines, status = run_program(tmp_path, "program.py", "--no-tune", MALLOC_TOP_PAD_="77")
+    assert len(lines) == 3 and status == 7
+    assert ast.literal_eval(lines[1])[4] == {**dict.fromkeys(runtime.THREADS + runtime.ALLOCATOR),
+                                             "MALLOC_TOP_PAD_": "77"}
+    _, lines, _ = run_program(tmp_path, "program.py", MALLOC_TOP_PAD_="77", OMP_NUM_THREADS="3")
+    found = ast.literal_eval(lines[2])[4]
+    assert (found["MALLOC_TOP_PAD_"], found["OMP_NUM_THREADS"]) == ("77", "3")
+    assert found["MALLOC_TRIM_THRESHOLD_"] == "17179869184"
+
+
+@pytest.mark.skipif("[madvise]" not in runtime._read("/sys/kernel/mm/transparent_hugepage/enabled")
+                    or (runtime.glibc_version() or ()) < runtime.HUGE_PAGES_SINCE,
+                    reason="this system gives out huge pages always, never, or to no program that asks")
+def test_arrays_lie_in_huge_pages(tmp_path):
+    tuned, plain = (int(run_program(tmp_path, "program.py", *flags)[1][-1]) for flags in ([], ["--no-tune"]))
+    assert plain < 32 << 10 < tuned  # KiB, of 64 MiB
+
+
+@needs_glibc
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    (tmp_path / "program.py").write_text(
+        "import signal\nfrom support import runtime\nruntime.tune()\n"
+        "print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN, signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)")
+    done = subprocess.run(["sh", "-c", 'trap "" INT HUP; exec "$0" program.py', sys.executable], cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout == "True True\n"
+
+
+@needs_glibc
+def test_importing_the_library_starts_nothing_anew():
+    code = "import os, sys, support.runtime, engine.flags; print(os.getpid())"
+    environment = {key: value for key, value in os.environ.items() if key not in runtime.ALLOCATOR}
+    code += "; import engine.loop; print(os.environ.get('MALLOC_TOP_PAD_'), os.environ.get('ATAC_TUNED'))"
+    environment.pop(runtime.MARK, None)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[1:] == ["None None"], done.stderr
 
 
 # ---- System libraries
@@ -415,18 +676,23 @@ def test_hook_prepares_at_loading_only_and_raises_import_errors(tmp_path, monkey
 
 @pytest.fixture
 def checkout(tmp_path):
+    return make_checkout(tmp_path)
+
+
+def make_checkout(parent):
     """A copy of what setup.sh needs, in a path with a space, so that the real .venv stays out of it."""
-    folder = tmp_path / "a checkout"
+    folder = parent / "a checkout"
     folder.mkdir()
-    for name in ("support", "scripts"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("support", "scripts", "ops"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "built"))
     for path in ROOT.glob("requirements*.txt"):
         shutil.copy(path, folder)
     return folder
 
 
 def setup(checkout, *flags, **environment):
-    environment = {**os.environ, "PYTHON": sys.executable, "PIP_NO_INDEX": "1", **environment}
+    """Run setup.sh, without a package index and, unless CXX says otherwise, without a compiler."""
+    environment = {**os.environ, "PYTHON": sys.executable, "PIP_NO_INDEX": "1", "CXX": "no-compiler", **environment}
     for name in ("PIP_FIND_LINKS", "PIP_CONFIG_FILE"):
         environment.pop(name, None)
     command = ["bash", str(checkout / "scripts/setup.sh"), *flags]
@@ -491,49 +757,138 @@ def test_setup_leaves_a_foreign_venv_alone(checkout):
     assert (checkout / ".venv/precious").exists()
 
 
-def test_setup_makes_keeps_and_repairs_venv(checkout, tmp_path):
-    """The whole of setup.sh offline: its .venv borrows the packages that run this test, so pip has nothing to do."""
+Made = namedtuple("Made", "checkout python tried done")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A checkout that setup.sh has installed offline: its .venv borrows the packages that run this test.
+
+    python is the name of a Python whose virtual environments do so; tried is what setup.sh did with one whose
+    environments are empty, done what it did after that.
+    """
     if runtime.installed_build() != runtime.CPU_BUILD:
         pytest.skip("these tests do not run with the CPU build")
+    folder = tmp_path_factory.mktemp("installed")
     packages = Path(sys.modules["pytest"].__file__).resolve().parent.parent
-    borrower = tmp_path / "borrower"
-    write(borrower, f"""#!/bin/sh
+    write(folder / "borrower", f"""#!/bin/sh
 set -e
 '{sys.executable}' "$@"
 if [ "$1 $2" = '-m venv' ]; then
     echo "import site; site.addsitedir('{packages}')" > "$(echo "$3"/lib/python3*/site-packages)/borrowed.pth"
 fi""")
-    borrower.chmod(0o755)
-    venv, stamp = checkout / ".venv", checkout / ".venv/setup-stamp"
+    (folder / "borrower").chmod(0o755)
+    checkout, python = make_checkout(folder), str(folder / "borrower")
+    tried = setup(checkout)
+    assert not (checkout / ".venv/setup-stamp").exists()
+    return Made(checkout, python, tried, setup(checkout, PYTHON=python))
 
-    done = setup(checkout, PYTHON=str(sys.executable))  # without an index, an empty .venv stays empty
-    assert done.returncode == 1 and re.fullmatch("error: pip could not install requirements-cpu.txt: .*\n", done.stderr)
-    assert venv.is_dir() and not stamp.exists()
 
-    done = setup(checkout, PYTHON=str(borrower))  # what is left of that is made anew
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "making .venv" in done.stdout and done.stdout.endswith("next: bash scripts/quickstart.sh\n")
+def test_setup_without_an_index_says_so(made):
+    assert made.tried.returncode == 1
+    assert re.fullmatch("error: pip could not install requirements-cpu.txt: .*\n", made.tried.stderr)
 
+
+def test_setup_makes_venv_anew_from_what_is_left(made):
+    assert made.done.returncode == 0, made.done.stdout + made.done.stderr
+    assert "making .venv" in made.done.stdout and made.done.stdout.endswith("next: bash scripts/quickstart.sh\n")
+
+
+def test_a_bare_import_of_mxnet_works_in_venv(made):
     def python(code):
         environment = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "PYTHONPATH")}
-        command = [str(venv / "bin/python"), "-c", code]
+        command = [str(made.checkout / ".venv/bin/python"), "-c", code]
         done = subprocess.run(command, cwd="/", env=environment, text=True, stdout=-1, stderr=-1)
         return done.stdout.strip() + done.stderr.strip()
 
     look = "import importlib.util, os; importlib.util.find_spec('mxnet')"
     show = "print(os.environ.get('OMP_NUM_THREADS'))"
     assert python(f"{look}; {show}; import mxnet; {show}").split() == ["None", str(runtime.usable_cores())]
-    (checkout / "support/import_hook.py").rename(checkout / "hidden")
+    hook = made.checkout / "support/import_hook.py"
+    hook.rename(made.checkout / "hidden")
     assert python("print('silent')") == "silent"  # the repository has moved
-    (checkout / "hidden").rename(checkout / "support/import_hook.py")
+    (made.checkout / "hidden").rename(hook)
 
+
+def test_a_second_setup_changes_nothing(made):
+    stamp = made.checkout / ".venv/setup-stamp"
     before = stamp.stat().st_mtime_ns
-    assert setup(checkout, "--quiet", PYTHON="").stdout == ""
+    done = setup(made.checkout, "--quiet", PYTHON="")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert stamp.stat().st_mtime_ns == before
 
+
+def tools_without_a_compiler(folder):
+    """A folder with the programs that setup.sh calls, for a PATH on which there is no g++."""
+    for tool in ("bash", "cat", "dirname", "grep", "ls", "mkdir", "rm", "sed", "sh", "tail", "touch"):
+        (folder / tool).symlink_to(shutil.which(tool))
+    return str(folder)
+
+
+PLAIN = "warning: training and evaluation use the plain Gluon operators, which are slower: "
+
+
+def test_setup_goes_on_without_a_compiler(made, tmp_path):
+    done = setup(made.checkout, PYTHON="", CXX="", PATH=tools_without_a_compiler(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("warning: train")]
+    assert line.startswith(f"{PLAIN}there is no C++ compiler (g++ not found)") and "apt-get install g++" in line
+    assert re.search("^ready, nothing to do: .*; plain Gluon operators$", done.stdout, re.MULTILINE)
+
+
+def test_setup_goes_on_when_the_operators_cannot_be_compiled(made, tmp_path):
+    write(tmp_path / "c++", "#!/bin/sh\necho operators.cc:1: error: too old >&2\nexit 1")
+    (tmp_path / "c++").chmod(0o755)
+    done = setup(made.checkout, PYTHON="", CXX=str(tmp_path / "c++"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert PLAIN in done.stdout and "operators.cc:1: error: too old\n" in done.stdout
+    assert re.search("^ready: .*; plain Gluon operators$", done.stdout, re.MULTILINE)
+    assert not list((made.checkout / "ops/built").iterdir())
+
+
+@pytest.mark.skipif(not build.library().exists(), reason="the fused operators, which stand in for what a compiler "
+                    "writes here, are not built (python -m ops.build)")
+def test_setup_compiles_the_operators_once_and_again_when_their_sources_change(made, tmp_path):
+    calls = tmp_path / "calls"
+    write(tmp_path / "c++", f"""#!/bin/sh
+echo >> '{calls}'
+while [ "$1" != -o ]; do shift; done
+cp '{build.library()}' "$2\"""")
+    (tmp_path / "c++").chmod(0o755)
+
+    def compiled(*flags):
+        done = setup(made.checkout, *flags, PYTHON="", CXX=str(tmp_path / "c++"))
+        assert (done.returncode, done.stderr) == (0, "") and PLAIN not in done.stdout
+        return done.stdout, len(calls.read_text().splitlines()), os.listdir(made.checkout / "ops/built")
+
+    talk, count, first = compiled("--quiet")
+    assert talk.startswith("compiling the fused operators") and count == 1 and first == [build.library().name]
+    talk, count, _ = compiled()
+    assert re.search("^ready, nothing to do: .*; fused operators$", talk, re.MULTILINE) and count == 1
+    with open(made.checkout / "ops/src/operators.cc", "a", encoding="utf-8") as file:
+        file.write("\n")
+    talk, count, second = compiled()
+    assert "compiling the fused operators" in talk and count == 2 and len(second) == 1 and second != first
+    shutil.copy(ROOT / "ops/src/operators.cc", made.checkout / "ops/src/operators.cc")
+    shutil.rmtree(made.checkout / "ops/built")
+
+
+def test_setup_repairs_venv(made):
+    venv = made.checkout / ".venv"
     (venv / "lib").joinpath(f"python3.{sys.version_info[1]}", "site-packages/borrowed.pth").unlink()
-    done = setup(checkout, PYTHON=str(borrower))
-    assert done.returncode == 0 and "repairing .venv" in done.stdout and stamp.exists()
+    done = setup(made.checkout, PYTHON=made.python)
+    assert done.returncode == 0 and "repairing .venv" in done.stdout and (venv / "setup-stamp").exists()
+
+
+# ---- README.md
+
+
+def test_the_python_of_the_readme_runs():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall("^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL))
+    assert {"get_model", "fuse", "inference"} <= set(re.findall(r"\w+", code))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- The scripts on a Python without packages

@@ -1,5 +1,6 @@
 """Training steps against NumPy, devices against each other, evaluation against a plain count."""
 import json
+import threading
 
 import mxnet as mx
 import numpy as np
@@ -210,6 +211,22 @@ def test_the_meters_sums_are_an_offline_count(mode, monkeypatch):
     assert len({tuple(labels) for _, labels in batches}) == 5  # else an overwritten result would not be seen
 
 
+@pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
+def test_the_host_reads_two_numbers_a_step_and_device_and_waits_for_nothing_else(contexts, monkeypatch):
+    read, waited = [], []
+    asnumpy, waitall = mx.nd.NDArray.asnumpy, mx.nd.waitall
+    monkeypatch.setattr(mx.nd.NDArray, "asnumpy", lambda array: read.append(array.size) or asnumpy(array))
+    monkeypatch.setattr(mx.nd.NDArray, "wait_to_read", lambda array: waited.append(array))
+    monkeypatch.setattr(mx.nd, "waitall", lambda: waited.append("the end") or waitall())
+    net = tiny.ready(tiny.net(), contexts=contexts)
+    trainer = loop.make_trainer(net, tiny.recipe())
+    read.clear()
+    batches = ((.1, *batch(12, seed)) for seed in range(6))
+    reads = [len(read) for _ in loop.train_steps(net, trainer, batches, contexts, loop.Meter())]
+    assert reads == [len(contexts) * max(0, step - loop.LAG) for step in range(1, 7)]
+    assert read == [2] * 6 * len(contexts) and waited == ["the end"]
+
+
 def test_the_meter_is_complete_when_the_steps_end_early():
     net = tiny.ready(tiny.net())
     meter = loop.Meter()
@@ -330,6 +347,200 @@ def test_one_devices_statistics_stay_as_they_are():
     before = tiny.numbers_of(net)
     loop.average_running_statistics(net)
     assert all((before[name] == value).all() for name, value in tiny.numbers_of(net).items())
+
+
+# Another forward pass on the net's parameters.
+
+class Twin:
+    """Computes what net does and counts how often."""
+
+    def __init__(self, net, own_statistics=False):
+        self.net, self.calls, self.own_statistics = net, 0, own_statistics
+
+    def __call__(self, x):
+        self.calls += 1
+        return self.net(x)
+
+
+def test_another_forward_pass_computes_and_the_net_is_trained():
+    batches = [batch(8, seed) for seed in range(3)]
+    net, other = tiny.ready(tiny.net()), tiny.ready(tiny.net())
+    trained(other, batches)
+    twin = Twin(net)
+    meter = loop.Meter()
+    for _ in loop.train_steps(net, loop.make_trainer(net, tiny.recipe()), ((.1, *pair) for pair in batches), tiny.CPU,
+                              meter, twin):
+        pass
+    assert twin.calls == 3
+    expected = tiny.numbers_of(other)
+    assert all((value == expected[name]).all() for name, value in tiny.numbers_of(net).items())
+    test = cifar.EvalBatches(tiny.split(30), 10)
+    assert loop.evaluate(net, test, tiny.CPU, 10, twin).loss == loop.evaluate(other, test, tiny.CPU, 10).loss
+    assert twin.calls == 6
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_inputs_gradient_is_asked_for_unless_the_forward_pass_moves_statistics_itself(own):
+    net = tiny.ready(model.get_model("atac_resnet20_v2", blocks=1))
+    asked = []
+
+    class Watching(Twin):
+        def __call__(self, x):
+            asked.append(x.grad is not None)
+            return super().__call__(x)
+
+    twin = Watching(net, own)
+    for _ in loop.train_steps(net, loop.make_trainer(net, tiny.recipe()), [(.1, *batch(8))], tiny.CPU, loop.Meter(),
+                              twin):
+        pass
+    assert asked == [not own]
+    assert loop.wants_input_gradient(net, mx.cpu()) and not loop.wants_input_gradient(net, mx.gpu(0))
+
+
+# GPUs, as far as a machine without one can show it.
+
+def test_float16_is_for_gpus():
+    assert loop.training_type("float32", tiny.CPU) == loop.training_type("float32", [mx.gpu(0)]) == ("float32", None)
+    dtype, sentence = loop.training_type("float16", tiny.CPU)
+    assert dtype == "float32" and sentence.endswith(": float32 is used") and "\n" not in sentence
+    assert loop.training_type("float16", [mx.gpu(0)])[0] == "float16"
+
+
+def test_evaluation_takes_larger_batches_on_a_gpu():
+    sizes = [loop.evaluation_batch(contexts) for contexts in (tiny.CPU, [mx.gpu(0)])]
+    assert sizes[0] < sizes[1] and all(10_000 % size == 0 for size in sizes)
+
+
+class Scaled(nn.HybridBlock):
+    """Logits that float16 can compute on a CPU: the mean of each channel, scaled."""
+
+    def __init__(self):
+        super().__init__()
+        with self.name_scope():
+            self.norm = nn.BatchNorm(in_channels=3)
+            self.weight = self.params.get("weight", shape=(1, 3))
+
+    def hybrid_forward(self, F, x, weight):
+        return F.broadcast_mul(F.mean(self.norm(x), axis=(2, 3)), weight)
+
+
+def test_float16_keeps_master_weights_of_full_precision():
+    net = tiny.ready(tiny.net(), contexts=tiny.TWO)
+    before = tiny.numbers_of(net)
+    trainer = loop.make_trainer(net, tiny.recipe(), dtype="float16")
+    for name, parameter in net._collect_params_with_prefix().items():
+        assert np.dtype(parameter.dtype) == ("float32" if name.startswith("1.") else "float16"), name
+        if not name.startswith("1."):
+            for device in (0, 1):
+                momentum, master = loop.optimizer_state(trainer, parameter, device)
+                assert (master.asnumpy() == before[name]).all() and not momentum.asnumpy().any()
+                assert (parameter.list_data()[device].asnumpy() == before[name].astype("float16")).all()
+    assert (before["0.weight"] != before["0.weight"].astype("float16")).any()  # else nothing could be lost
+    assert loop.input_type(net) == "float16" and loop.input_type(tiny.ready(tiny.net())) == "float32"
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "imperative"])
+def test_steps_in_float16_follow_those_in_float32(mode):
+    labels = np.arange(64) % 3
+    noise = np.random.RandomState(0).normal(0, 1, (64, 3, 8, 8)).astype("float32")
+    images = noise + np.eye(3, dtype="float32")[labels][:, :, None, None]
+    losses, nets = [], []
+    for dtype in ("float32", "float16"):
+        net = tiny.ready(Scaled(), mode=mode)
+        net.weight.set_data(mx.nd.array([[.3, .4, .5]]))
+        trainer = loop.make_trainer(net, tiny.recipe(), dtype=dtype)
+        seen = []
+        net.norm.register_forward_pre_hook(lambda block, inputs, seen=seen: seen.append(inputs[0].dtype)
+                                           if isinstance(inputs[0], mx.nd.NDArray) else None)
+        meter = loop.Meter()
+        for _ in loop.train_steps(net, trainer, [(.1, images, labels)] * 20, tiny.CPU, meter):
+            pass
+        if mode == "imperative":
+            assert set(seen) == {np.dtype(dtype).type}
+        evaluation = loop.evaluate(net, [(images, labels, 64)], tiny.CPU, 3)
+        losses.append((meter.loss, evaluation.loss))
+        nets.append(tiny.numbers_of(net))
+        state = loop.optimizer_state(trainer, net.weight)
+        master = state[1] if dtype == "float16" else net.weight.data()
+        nets[-1]["master"] = master.asnumpy()
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3) and losses[0][1] < losses[0][0]
+    assert nets[1]["weight"].dtype == np.float16 and nets[1]["master"].dtype == np.float32
+    assert (nets[1]["weight"] == nets[1]["master"].astype("float16")).all()
+    np.testing.assert_allclose(nets[1]["master"], nets[0]["master"], rtol=1e-2)
+
+
+def gpu_stand_ins(monkeypatch):
+    """Has the loop take its path for GPUs on CPU contexts; returns the threads that filled host memory."""
+    threads, array = [], loop._array
+
+    def filled(values, context, dtype="float32"):
+        threads.append(threading.current_thread().name)
+        return array(values, context, dtype)
+
+    monkeypatch.setattr(loop, "_array", filled)
+    monkeypatch.setattr(loop, "_on_gpus", lambda contexts: True)
+    monkeypatch.setattr(mx, "cpu_pinned", lambda number: mx.cpu(number))
+    return threads
+
+
+@pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
+def test_a_thread_stages_batches_for_gpus_and_changes_no_bit(contexts, monkeypatch):
+    batches = [batch(12, seed) for seed in range(4)]
+    test = cifar.EvalBatches(tiny.split(30), 7)
+    found = []
+    for gpus in (False, True):
+        if gpus:
+            threads = gpu_stand_ins(monkeypatch)
+        net = tiny.ready(tiny.net(), contexts=contexts)
+        meter = trained(net, batches, contexts)
+        found.append((vars(meter), {name: value.tobytes() for name, value in tiny.numbers_of(net).items()},
+                      loop.evaluate(net, test, contexts, 10).loss))
+    assert found[0] == found[1]
+    assert len(threads) == 4 * 2 * len(contexts) + 5 and all(name.startswith("prefetch") for name in threads)
+
+
+def test_staging_ends_with_the_steps_and_passes_errors_on(monkeypatch):
+    gpu_stand_ins(monkeypatch)
+    closed = []
+
+    def batches():
+        try:
+            for seed in range(100):
+                if seed == 50:
+                    raise InputError("no more")
+                yield (.1, *batch(8, seed))
+        finally:
+            closed.append(True)
+
+    net = tiny.ready(tiny.net())
+    trainer, meter = loop.make_trainer(net, tiny.recipe()), loop.Meter()
+    steps = loop.train_steps(net, trainer, batches(), tiny.CPU, meter)
+    assert [next(steps), next(steps)] == [1, 2]
+    steps.close()
+    assert closed and meter.images == 16
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+    with pytest.raises(InputError, match="no more"):
+        list(loop.train_steps(net, trainer, batches(), tiny.CPU, meter))
+    assert meter.images == 16 + 8 * 50
+
+
+def test_a_batch_is_shared_out_in_order_and_the_last_device_takes_the_rest():
+    images, labels = batch(7)
+    for contexts, sizes in ((tiny.CPU, [7]), (tiny.TWO, [3, 4]), ([mx.cpu(index) for index in range(9)], [1] * 7)):
+        shares = loop._shares(images, labels, contexts, "float16")
+        assert [context for context, _, _ in shares] == contexts[:len(sizes)]
+        assert [len(x) for _, x, _ in shares] == sizes
+        assert all(x.dtype == np.float16 and y.dtype == np.float32 for _, x, y in shares)
+        assert (np.concatenate([x.asnumpy() for _, x, _ in shares]) == images.astype("float16")).all()
+        assert (np.concatenate([y.asnumpy() for _, _, y in shares]) == labels).all()
+
+
+def test_host_memory_for_a_gpu_is_page_locked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(mx, "cpu_pinned", lambda number: asked.append(number) or mx.cpu())
+    loop._array(np.zeros(3, np.float32), mx.gpu(2))
+    loop._array(np.zeros(3, np.float32), mx.cpu(1))
+    assert asked == [2]
 
 
 # Evaluation.

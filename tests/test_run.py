@@ -8,6 +8,7 @@ import math
 import os
 import signal
 
+import mxnet as mx
 import numpy as np
 import pytest
 import tiny
@@ -142,6 +143,32 @@ def test_another_seed_is_another_run(tmp_path):
     run.train(tiny.job(tmp_path / "a", seed=0))
     run.train(tiny.job(tmp_path / "b", seed=1))
     assert tiny.metrics_of(tmp_path / "a") != tiny.metrics_of(tmp_path / "b")
+
+
+def test_another_forward_pass_and_another_update_reach_every_step_and_score(tmp_path):
+    plain = run.train(tiny.job(tmp_path / "plain"))
+    job, calls, updates = tiny.job(tmp_path / "other"), [], []
+
+    def update_all(weights, grads, momenta, lr, momentum, wds, rescale_grad):
+        updates.append(lr)
+        for weight, grad, state, wd in zip(weights, grads, momenta, wds):
+            mx.nd.nag_mom_update(weight, grad, state, out=weight, lr=lr, wd=wd, momentum=momentum,
+                                 rescale_grad=rescale_grad)
+
+    job.forward, job.update_all = lambda x: calls.append(len(x)) or job.net(x), update_all
+    assert run.train(job)["last"] == plain["last"]
+    assert_same_run(tmp_path / "plain", tmp_path / "other")
+    assert calls == 2 * (8 * [16] + 3 * [10]) and updates == pytest.approx(8 * [.1] + 8 * [.01])
+
+
+def test_a_runs_type_reaches_its_trainer(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loop, "make_trainer", lambda *arguments: asked.append(arguments) or 1 / 0)
+    job = tiny.job(tmp_path)
+    job.dtype = "float16"
+    with pytest.raises(ZeroDivisionError):
+        run.train(job)
+    assert asked == [(job.net, job.recipe, "device", "float16", None)]
 
 
 # Stopped and gone on with.

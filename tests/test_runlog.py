@@ -63,7 +63,8 @@ def test_the_environment_names_versions_machine_and_revision(monkeypatch):
     monkeypatch.setattr(runlog, "git_revision", lambda: "abc")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     found = json.loads(json.dumps(runlog.environment()))
-    assert set(found) == {"python", "mxnet", "numpy", "processor", "threads", "git_revision"}
+    assert set(found) == {"python", "mxnet", "numpy", "processor", "threads", "git_revision", "process_settings"}
+    assert found["process_settings"]["OMP_NUM_THREADS"] == "3"
     assert found["python"] == ".".join(map(str, sys.version_info[:3])) and found["mxnet"].startswith("1.9")
     assert found["threads"] == "3" and found["git_revision"] == "abc" and found["processor"]
 

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,10 @@ import tiny
 
 import model
 import train_cifar
-from engine import checkpoint, run
+from engine import checkpoint, loop, run
 from engine.recipe import CIFAR_PAPER
 from model import zoo
-from support import params_file
+from support import params_file, runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 AUTHORS = shlex.split(
@@ -105,7 +106,7 @@ def test_the_name_of_a_run():
 # Command lines that are refused at once: status 2, one sentence, and no folder made.
 
 @pytest.mark.parametrize("arguments, said", [
-    (["--model", "xxx"], "unknown model 'xxx'; the models are atac_resnet20_v2"),
+    (["--model", "xxx"], "unknown model 'xxx'; the models are "),
     (["--model", "atac", "--r", "3"], "reduction=3 does not divide channels=16"),
     (["--model", "atac", "--alpha", "1"], "has no argument 'alpha'; it has"),
     (["--model", "atac", "--act-layers", "5"], "act_layers counts the head and the three stages"),
@@ -188,6 +189,28 @@ def test_a_run_leaves_everything_that_explains_it(tmp_path, cifar10):
                  "Epoch[0] Batch [2]\tSpeed: ", "[Epoch 1] validation: err-top1="):
         assert part in log and part in result.err, part
     assert "features.1" in result.out and "features.1" not in log  # the table of layers
+
+
+def test_float16_on_a_cpu_is_said_to_be_float32_and_the_type_is_on_record(tmp_path, cifar10):
+    for flags, said in ((["--dtype", "float16"], 1), (["--dtype", "float32"], 0), ([], 0)):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        result = train(folder, cifar10, "--save-dir", "run", *flags)
+        assert result.status == 0 and result.err.count("float16 is for GPUs") == said
+        assert json.loads((folder / "run" / "result.json").read_text())["dtype"] == "float32"
+        assert checkpoint.read_settings(folder / "run" / "last.params")["dtype"] == "float32"
+
+
+def test_a_resumed_run_keeps_its_type_unless_told_otherwise(two_epochs, cifar10, tmp_path, monkeypatch):
+    shutil.copytree(two_epochs / "run", tmp_path / "run")
+    stored = checkpoint.read_settings
+    monkeypatch.setattr(checkpoint, "read_settings", lambda path: {**stored(path), "dtype": "float16"})
+    asked = []
+    monkeypatch.setattr(loop, "training_type", lambda wanted, contexts: asked.append(wanted) or ("float32", None))
+    for flags in ([], ["--dtype", "float32"]):
+        result = train(tmp_path, cifar10, "--resume", "run", *flags)
+        assert result.status == 0, result.err
+    assert asked == ["float16", "float32"]
 
 
 @pytest.mark.parametrize("arguments, mode, classes", [
@@ -482,6 +505,27 @@ def test_a_signal_within_an_epoch_saves_and_the_rest_makes_the_whole(tmp_path, m
     folder = trained(tmp_path, more, *PROCESS, "--resume")
     (tmp_path / "whole").mkdir()
     assert_same_run(trained(tmp_path / "whole", more, *PROCESS), folder)
+
+
+@pytest.mark.skipif(not runtime.glibc_version(), reason="this system has another C library than glibc")
+def test_the_process_that_trains_has_the_settings_and_says_so(tmp_path, cifar10):
+    ours = (*runtime.THREADS, *runtime.ALLOCATOR, runtime.MARK)
+    environment = {**{key: value for key, value in os.environ.items() if key not in ours}, "OMP_NUM_THREADS": "1"}
+    found = {}
+    for flags in ([], ["--no-tune"]):
+        done = subprocess.run([sys.executable, str(ROOT / "train_cifar.py"), "--gpus", "", *tiny.TINY_NET, *SHORT,
+                               "--data-dir", cifar10, "--save-dir", f"run{len(flags)}", *flags],
+                              cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        result = json.loads((tmp_path / f"run{len(flags)}" / "result.json").read_text())
+        lines = [line for line in done.stderr.splitlines() if line.startswith("process settings")]
+        assert len(lines) == 1 and lines[0] in (tmp_path / f"run{len(flags)}" / "train.log").read_text()
+        found[bool(flags)] = result["environment"]["process_settings"], lines[0]
+    tuned, left = found[False], found[True]
+    assert tuned[0]["MALLOC_TRIM_THRESHOLD_"] == "17179869184" and tuned[0]["OMP_NUM_THREADS"] == "1"
+    assert "MALLOC_TRIM_THRESHOLD_=17179869184" in tuned[1] and "OMP_NUM_THREADS=1 found in the environment" in tuned[1]
+    assert [name for name, value in left[0].items() if value is not None] == ["OMP_NUM_THREADS"]
+    assert left[1].startswith("process settings (--no-tune: left alone): ") and "set by this program" not in left[1]
 
 
 def test_no_traceback_from_the_process_itself(tmp_path):

@@ -8,7 +8,7 @@ import numpy_units as plain
 import pytest
 
 import model
-from model import activation, get_model, list_models, load_params, refine, zoo
+from model import activation, complete_arguments, get_model, image_size, list_models, load_params, refine, zoo
 from model.cifar_resnet import CIFARResNetV2, replace_sites, replace_stages
 from support import params_file
 from support.errors import InputError
@@ -78,6 +78,31 @@ def test_the_defaults_are_three_blocks_and_ten_classes():
     assert net.output.weight._data is None  # not initialized
 
 
+@pytest.mark.parametrize("name, classes", [("resnet20_v2", 10), ("resnet50_v1b", 1000), ("atac_resnet50_v1", 1000)])
+def test_the_number_of_classes_is_the_nets_own_unless_it_is_given(name, classes):
+    assert complete_arguments(name, {})["classes"] == classes
+
+    def head(**given):
+        net = get_model(name, **given)
+        return (net.output if name.endswith("_v2") else net.fc).weight.shape[0]
+
+    assert [head(), head(classes=None), head(classes=7)] == [classes, classes, 7]
+
+
+@pytest.mark.parametrize("name, arguments, side", [
+    ("resnet20_v2", {}, 32), ("ATAC_resnet20_v2", {"blocks": 1}, 32), ("genet_resnet20_v2", {"input_size": 64}, 64),
+    ("resnet50_v1b", {}, 224), ("aa_resnet50_v1b", {}, 224), ("aa_resnet50_v1b", {"input_size": 96}, 96)])
+def test_the_side_of_the_images_is_known_by_name(name, arguments, side):
+    assert image_size(name, arguments) == side
+
+
+def test_the_side_of_the_images_of_no_net_is_refused():
+    with pytest.raises(InputError, match="unknown model 'vgg'"):
+        image_size("vgg", {})
+    with pytest.raises(TypeError, match="no argument 'reduction'"):
+        image_size("resnet50_v1b", {"reduction": 2})
+
+
 @pytest.mark.parametrize("name, arguments, found", [
     ("atac_resnet20_v2", {"reduction": 4}, lambda net: net.features[6].gate[0].weight.shape == (16, 64, 1, 1)),
     ("atac_resnet20_v2", {"inner_relu": False}, lambda net: len(net.features[6].gate) == 5),
@@ -120,7 +145,7 @@ def test_partial_replacement_by_keywords():
 
 
 @pytest.mark.parametrize("name, arguments, said", [
-    ("resnet18", {}, "unknown model 'resnet18'; the models are atac_resnet20_v2, elu_resnet20_v2, "),
+    ("resnet18", {}, "unknown model 'resnet18'; the models are aa_resnet50_v1, aa_resnet50_v1b, atac_resnet20_v2, "),
     (None, {}, "unknown model None; the models are "),
     ("atac_resnet20_v2", {"blocks": 0}, "blocks must be a whole number of at least 1, got 0"),
     ("atac_resnet20_v2", {"blocks": 2.5}, "blocks must be a whole number of at least 1, got 2.5"),
@@ -312,7 +337,8 @@ def test_names_go_both_ways(name, arguments, described):
 
 @pytest.mark.parametrize("name", list_models())
 def test_to_the_authors_and_back_is_the_identity(name):
-    names = list(get_model(name, blocks=2)._collect_params_with_prefix())
+    arguments = {"blocks": 2} if name.endswith("resnet20_v2") else {}
+    names = list(get_model(name, **arguments)._collect_params_with_prefix())
     theirs = [zoo.to_authors(ours) for ours in names]
     assert [zoo.from_authors(one) for one in theirs] == names
     assert len(set(theirs)) == len(names)

@@ -1,0 +1,75 @@
+"""Measure this project beside its peers, interleaved.
+
+    python -m benchmarks                         everything, into results/benchmarks/measurements.json
+    python -m benchmarks --only step/atac-b1     the groups with that in their name (--list shows the names)
+    python -m benchmarks --quick --only ceilings whether it works, on tiny sizes; numbers without meaning
+
+A run replaces the groups that it measures in the file and keeps the others, so that it can be done in parts.
+`python -m benchmarks.report` renders docs/PERFORMANCE.md from the file. PyTorch and ONNX Runtime are optional
+(requirements-bench.txt). Nothing else should be running: each record says how busy the rest of the machine was.
+"""
+import dataclasses
+import logging
+import sys
+import time
+
+from engine import flags
+from support import runtime
+from support.errors import InputError
+
+from . import groups, harness
+
+log = logging.getLogger("benchmarks")
+
+DEFAULT_OUT = harness.ROOT / "results" / "benchmarks" / "measurements.json"
+
+
+def parse(argv=None):
+    parser = flags.Parser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and two rounds; writes only with --out")
+    parser.add_argument("--only", type=flags.words, metavar="TEXT", help="what has TEXT in GROUP/VARIANT")
+    parser.add_argument("--list", action="store_true", help="show every GROUP/VARIANT and measure nothing")
+    parser.add_argument("--repeats", type=flags.number(int, 1), metavar="N", help="rounds (default 5; 2 with --quick)")
+    parser.add_argument("--threads", type=flags.number(int, 1), metavar="N", help="of every framework (default: cores)")
+    parser.add_argument("--full", action="store_true", help="whole epochs of the data in --data-dir, not a part")
+    parser.add_argument("--data-dir", type=flags.words, metavar="DIR", help="CIFAR-10 (default: the sample that ships)")
+    parser.add_argument("--out", type=flags.words, metavar="FILE.json", help="merge the records into FILE.json")
+    return parser.parse_args(argv)
+
+
+def scale_of(args):
+    """The sizes that the flags ask for."""
+    changes = {"workers": args.threads or runtime.usable_cores()}
+    if args.data_dir:
+        changes["data_dir"] = args.data_dir
+    if args.full:
+        changes.update(steps=None, evaluated=None)
+    return dataclasses.replace(groups.QUICK if args.quick else groups.Scale(), **changes)
+
+
+def main(argv=None):
+    args = parse(argv)
+    chosen = groups.chosen(scale_of(args), args.only or "")
+    if not chosen:
+        raise InputError(f"--only {args.only}: nothing has that in its name; --list shows the names")
+    if args.list:
+        for group in chosen:
+            print("\n".join(f"{group.name}/{variant.name}" for variant in group.variants))
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    changes = {"repeats": 2, "seconds": 0, "quick": True} if args.quick else {}
+    changes.update({name: getattr(args, name) for name in ("repeats", "threads") if getattr(args, name)})
+    plan = harness.Plan(**changes)
+    out = args.out or (None if args.quick else DEFAULT_OUT)
+    if out is not None:
+        harness.read_records(out)  # a wrong file is noticed before the work
+    began = time.monotonic()
+    for name, record in harness.run(chosen, plan, out):
+        print(f"{name} ({record['took_seconds']:.0f} s)\n{harness.as_text(record)}".rstrip(), flush=True)
+    log.info("%d groups in %.0f s%s", len(chosen), time.monotonic() - began, f", written to {out}" if out else "")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "benchmarks"
+    flags.run_script(main)

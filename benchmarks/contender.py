@@ -1,0 +1,99 @@
+"""What a benchmark measures: a contender does units of work in its own process, after proving that they are right.
+
+Imports no framework, so that a worker loads only the one that it measures.
+"""
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+LOGITS_TOLERANCE = 1e-4  # largest difference of a logit from the plain net's, over the logits' standard deviation
+LOSS_TOLERANCE = 1e-3  # relative, of the mean loss of the training steps done for comparison
+CHECK_STEPS = 3
+# A benchmark trains on the same batch again and again, which must not diverge. It changes no duration.
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+
+
+class NotMeasured(Exception):
+    """Why a contender cannot be measured here, as one sentence."""
+
+
+class Contender:
+    """Made by a worker; `images`, `macs` and `bytes` are what one unit of work handles, 0 where that means nothing."""
+
+    images = macs = bytes = 0
+
+    def work(self, count):
+        """Do `count` units and return when they are done, not merely queued."""
+        raise NotImplementedError
+
+    def measure(self, count):
+        """Seconds that a unit takes, the mean of `count`."""
+        began = time.perf_counter()
+        self.work(count)
+        return (time.perf_counter() - began) / count
+
+    def describe(self):
+        """What else the record should say: the path chosen, differences from the plain net, settings."""
+        return {}
+
+
+class Reference:
+    """The folder that describes one net: arrays, a batch, and the plain Gluon net's answers and losses.
+
+    Made by `mxnet_contenders.PlainNet`; every contender starts from its arrays.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.about = json.loads((self.folder / "about.json").read_text(encoding="utf-8"))
+        with np.load(self.folder / "batch.npz") as batch:
+            self.images, self.labels, self.logits, self.losses = (
+                batch[name] for name in ("images", "labels", "logits", "losses"))
+
+    @staticmethod
+    def write(folder, about, arrays, **batch):
+        folder = Path(folder)
+        folder.mkdir(parents=True)
+        np.savez(folder / "arrays.npz", **arrays)
+        np.savez(folder / "batch.npz", **batch)
+        (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+
+    def arrays(self):
+        """{structural name: numpy array} of the Gluon net."""
+        with np.load(self.folder / "arrays.npz") as stored:
+            return {name: stored[name] for name in stored.files}
+
+    @property
+    def macs(self):
+        """Multiply-adds of one image forward; a training step has three times as many."""
+        return self.about["macs"]
+
+    def distance(self, logits):
+        """Largest difference of the first logits from the plain net's, over the standard deviation of all."""
+        return float(np.abs(logits - self.logits[:len(logits)]).max() / self.logits.std())
+
+    def compare_logits(self, logits):
+        """`distance`; NotMeasured above LOGITS_TOLERANCE."""
+        distance = self.distance(logits)
+        if not distance <= LOGITS_TOLERANCE:
+            raise NotMeasured(f"its logits differ by {distance:.1e} of their spread from the plain net's, allowed are "
+                              f"{LOGITS_TOLERANCE:.0e}")
+        return distance
+
+    def check(self, answer):
+        """compare_logits for answer(images of a whole batch), batch after batch until every stored logit is met."""
+        batch, found = self.about["batch"], []
+        for start in range(0, len(self.logits), batch):
+            images = self.images[start:start + batch]
+            found.append(answer(np.resize(images, (batch, *images.shape[1:]))))
+        return self.compare_logits(np.concatenate(found)[:len(self.logits)])
+
+    def compare_losses(self, losses):
+        """Largest relative difference of the losses of CHECK_STEPS training steps; NotMeasured above LOSS_TOLERANCE."""
+        distance = float(np.abs(np.asarray(losses) / self.losses - 1).max())
+        if not distance <= LOSS_TOLERANCE:
+            raise NotMeasured(f"its losses differ by {distance:.1e} from the plain net's in {CHECK_STEPS} training "
+                              f"steps, allowed are {LOSS_TOLERANCE:.0e}")
+        return distance

@@ -1,0 +1,149 @@
+"""What is measured: every group with its variants. Names are GROUP/VARIANT, and --only looks for text in them."""
+import dataclasses
+from typing import Optional
+
+from .harness import ROOT, Group, Net, Variant
+
+UNITS = {  # of Table III and Figures 7 and 8, beside ATAC
+    "relu": "resnet20_v2", "prelu": "prelu_resnet20_v2", "selu": "selu_resnet20_v2", "gelu": "gelu_resnet20_v2",
+    "swish": "swish_resnet20_v2", "xunit": "xunit_resnet20_v2", "seactivation": "seactivation_resnet20_v2",
+    "nin": "nin_resnet20_v2", "localsenet": "localsenet_resnet20_v2", "senet": "senet_resnet20_v2",
+    "genet": "genet_resnet20_v2",
+}
+OURS, PLAIN = "ours", "plain Gluon composition"
+AUTHORS, AUTHORS_BARE = "authors' loop", "authors' loop, default process settings"
+EAGER, COMPILED, BFLOAT16 = "PyTorch eager", "PyTorch compiled", "PyTorch compiled, bfloat16"
+ONNX = "ONNX Runtime"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How large the measured work is. steps and evaluated, of an epoch's part, are None for a whole one."""
+
+    data_dir: str = str(ROOT / "data" / "cifar10-sample")
+    workers: int = 2  # of the authors' loader
+    batch: int = 128
+    batches: tuple = (32, 64, 128, 256, 512)
+    blocks: tuple = (1, 2, 3, 4, 5)
+    imagenet_batches: tuple = (8, 8)  # training, inference
+    imagenet_size: int = 224
+    steps: Optional[int] = 10
+    evaluated: Optional[int] = 250
+    gemm: int = 2048
+    copy_mib: int = 256
+    profiled_steps: int = 10
+
+
+QUICK = Scale(batch=4, batches=(2, 4), blocks=(1, 2), imagenet_batches=(1, 1), imagenet_size=64, steps=2, evaluated=20,
+              gemm=128, copy_mib=4, profiled_steps=1)
+
+
+def atac(blocks, batch, **settings):
+    return Net("atac_resnet20_v2", (("blocks", blocks),), batch, **settings)
+
+
+def training(net):
+    """This project's step, the plain composition, and PyTorch's twins."""
+    return (Variant(OURS, "mxnet_contenders:TrainStep", {"fused": "auto"}, net),
+            Variant(PLAIN, "mxnet_contenders:TrainStep", {"fused": "off"}, net),
+            Variant(EAGER, "torch_contenders:TrainStep", {}, net),
+            Variant(COMPILED, "torch_contenders:TrainStep", {"compiled": True}, net))
+
+
+def bfloat16(module, net, **arguments):
+    return Variant(BFLOAT16, f"torch_contenders:{module}", {"compiled": True, "bfloat16": True, **arguments}, net)
+
+
+def step(net, scale):
+    """Everything that trains: `training`, the authors' loop and bfloat16."""
+    authors = Variant(AUTHORS, "mxnet_contenders:AuthorsStep",
+                      {"data_dir": scale.data_dir, "workers": scale.workers}, net)
+    return (*training(net), bfloat16("TrainStep", net), authors)
+
+
+def epoch(net, scale):
+    part = {"data_dir": scale.data_dir, "steps": scale.steps, "evaluated": scale.evaluated}
+    by_the_authors = "mxnet_contenders:AuthorsEpoch", {**part, "workers": scale.workers}, net
+    return (Variant(OURS, "mxnet_contenders:OurEpoch", part, net), Variant(AUTHORS, *by_the_authors),
+            Variant(AUTHORS_BARE, *by_the_authors, tuned=False),
+            Variant(COMPILED, "torch_contenders:Epoch", {**part, "compiled": True}, net),
+            bfloat16("Epoch", net, **part))
+
+
+def inference(net):
+    return (Variant(OURS, "mxnet_contenders:OurInference", {}, net),
+            Variant(PLAIN, "mxnet_contenders:PlainInference", {}, net),
+            Variant("folded, oneDNN subgraphs", "mxnet_contenders:FoldedInference", {}, net),
+            Variant(EAGER, "torch_contenders:Inference", {}, net),
+            Variant(COMPILED, "torch_contenders:Inference", {"compiled": True}, net),
+            bfloat16("Inference", net), Variant(ONNX, "onnx_contenders:Inference", {}, net))
+
+
+def ceilings(scale):
+    variants = []
+    for threads in (1, 2):
+        name = f"{threads} thread{'s' * (threads > 1)}"
+        variants += [
+            Variant(f"memory copy, {name}", "ceilings:MemoryCopy", {"mib": scale.copy_mib}, threads=threads),
+            Variant(f"float32 GEMM (NumPy), {name}", "ceilings:Gemm", {"size": scale.gemm}, threads=threads),
+            Variant(f"float32 GEMM (PyTorch), {name}", "torch_contenders:Gemm", {"size": scale.gemm}, threads=threads),
+            Variant(f"bfloat16 GEMM (PyTorch), {name}", "torch_contenders:Gemm",
+                    {"size": scale.gemm, "bfloat16": True}, threads=threads)]
+    return tuple(variants)
+
+
+def costs(nets, label):
+    """Our training steps of several nets as the variants of one group."""
+    return tuple(Variant(f"{OURS}, {label}={value}", "mxnet_contenders:TrainStep", {"fused": "auto"}, net)
+                 for value, net in nets)
+
+
+def by_threads(net):
+    return tuple(dataclasses.replace(variant, name=f"{variant.name}, threads={threads}", threads=threads)
+                 for variant in training(net) if variant.name != EAGER for threads in (1, 2))
+
+
+def profiles(net, steps):
+    return tuple(Variant(name, "profile_step:Profile", {"fused": fused, "steps": steps}, net)
+                 for name, fused in ((OURS, "auto"), (PLAIN, "off")))
+
+
+def groups(scale):
+    """All groups, in the order in which they are measured and shown."""
+    atac_b1 = atac(1, scale.batch)
+    pipeline = {"data_dir": scale.data_dir, "batch": scale.batch}
+    imagenet_training, imagenet_inference = (
+        Net("atac_resnet50_v1b", (("classes", 1000),), batch, scale.imagenet_size, training=training, onnx=not training)
+        for batch, training in zip(scale.imagenet_batches, (True, False)))
+    for blocks in (1, 3, 5):
+        yield Group(f"step/atac-b{blocks}", "training step", step(atac(blocks, scale.batch), scale))
+    for unit, model in UNITS.items():
+        yield Group(f"step/{unit}-b1", "training step", training(Net(model, (("blocks", 1),), scale.batch)))
+    for blocks in (1, 3):
+        yield Group(f"epoch/atac-b{blocks}", "part of an epoch" if scale.steps else "epoch",
+                    epoch(atac(blocks, scale.batch), scale), warm=0)
+    for batch in (scale.batch, 1):
+        for blocks in (1, 3):
+            yield Group(f"inference/atac-b{blocks}-n{batch}", "batch",
+                        inference(atac(blocks, batch, training=False, onnx=True)))
+    yield Group("imagenet/training", "training step",
+                (*training(imagenet_training), bfloat16("TrainStep", imagenet_training)))
+    yield Group("imagenet/inference", "batch", inference(imagenet_inference))
+    yield Group("ceilings", "operation", ceilings(scale))
+    yield Group("cost/blocks", "training step", costs([(b, atac(b, scale.batch)) for b in scale.blocks], "b"))
+    yield Group("cost/batch", "training step", costs([(n, atac(1, n)) for n in scale.batches], "batch"))
+    yield Group("cost/threads", "training step", by_threads(atac_b1))
+    yield Group("pipeline", "batch", tuple(
+        Variant(name, f"mxnet_contenders:{contender}", pipeline, threads=1)
+        for name, contender in ((OURS, "OurPipeline"), (AUTHORS, "AuthorsPipeline"))))
+    yield Group("profile/atac-b1", "training step", profiles(atac_b1, scale.profiled_steps), once=True)
+
+
+def chosen(scale, text):
+    """The groups whose GROUP/VARIANT contains text, with the variants that do."""
+    found = []
+    for group in groups(scale):
+        variants = tuple(variant for variant in group.variants if text in f"{group.name}/{variant.name}")
+        if variants:
+            found.append(dataclasses.replace(group, variants=variants))
+    return found

@@ -1,0 +1,337 @@
+"""Interleaved measurement: a process for each variant of a group, all alive, one at work at a time.
+
+The variants take turns, round after round, so that whatever changes on the machine meets all of them. Ratios are of the
+same round. Each process has its own allocator, threads and peak memory; those that wait sleep, and the record says how
+much the rest of the machine did meanwhile.
+"""
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import select
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Optional
+
+from support import runtime
+from support.errors import InputError
+from support.files import replacing
+
+from . import machine
+from .contender import NotMeasured
+
+log = logging.getLogger("benchmarks")
+
+ROOT = Path(__file__).resolve().parent.parent
+PAUSE = 0.05  # seconds before a turn, in which the threads of the one before fall asleep
+MOST_UNITS = 50  # in one turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """A net and a batch of its images; `onnx` exports it too."""
+
+    model: str
+    arguments: tuple  # of (name, value)
+    batch: int
+    size: int = 32
+    training: bool = True
+    onnx: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One line of a group. contender is "module:Class" of this package, called with arguments and the net's folder."""
+
+    name: str
+    contender: str
+    arguments: dict = dataclasses.field(default_factory=dict)
+    net: Optional[Net] = None
+    threads: Optional[int] = None  # None: those of the run
+    tuned: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Variants that are compared; `unit` is what is timed. The first variant is the one that ratios refer to."""
+
+    name: str
+    unit: str
+    variants: tuple
+    once: bool = False  # its contenders describe themselves and are not timed
+    warm: int = 1  # units before each turn that do not count: caches hold another process's data
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a run measures. seconds: what a turn is to take; patience: seconds before a process counts as stuck."""
+
+    repeats: int = 5
+    seconds: float = 0.5
+    threads: int = dataclasses.field(default_factory=runtime.usable_cores)
+    patience: float = 900
+    quick: bool = False
+
+
+class Worker:
+    """A process of benchmarks.worker and the pipes to it."""
+
+    def __init__(self, environment, patience):
+        self.patience = patience
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker"], cwd=ROOT, env=environment, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=self.errors, start_new_session=True)
+        self._pending = b""
+
+    def call(self, **order):
+        """Send an order and return its answer; NotMeasured with the reason when there is none."""
+        try:
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            self.process.stdin.flush()
+            line = self._line()
+        except BrokenPipeError:
+            line = b""
+        if not line:
+            raise NotMeasured(f"its process ended with status {self.process.wait()}{self._last_words()}")
+        answer = json.loads(line)
+        if "not_measured" in answer:
+            raise NotMeasured(answer["not_measured"])
+        return answer
+
+    def _line(self):
+        give_up = time.monotonic() + self.patience
+        while b"\n" not in self._pending:
+            left = give_up - time.monotonic()
+            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
+                self.end(grace=0)
+                raise NotMeasured(f"it did not answer within {self.patience:g} seconds")
+            part = os.read(self.process.stdout.fileno(), 1 << 16)
+            if not part:
+                return b""
+            self._pending += part
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line
+
+    def _last_words(self):
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").strip().splitlines()
+        return f" ({lines[-1].strip()[:200]})" if lines else ""
+
+    def seconds(self):
+        """Processor time of the process and its children so far."""
+        return machine.session_seconds(self.process.pid)
+
+    def end(self, grace=10):
+        """End the process and what it has started: it may go by itself for `grace` seconds. Twice does no harm."""
+        for stream in (self.process.stdin, self.process.stdout, self.errors):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(grace)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # its session is its own
+        self.process.wait()
+
+
+class _Turns:
+    """A variant while its group is measured: its worker, and what is known of it so far."""
+
+    def __init__(self, variant, warm):
+        self.variant, self.warm, self.worker, self.count = variant, warm, None, 1
+        self.record, self.seconds = {}, []
+
+    def attempt(self, step, *arguments):
+        """Do a step; a failure is the variant's record and takes it out of the group."""
+        try:
+            step(*arguments)
+        except NotMeasured as error:
+            log.info("  %s: not measured: %s", self.variant.name, error)
+            self.record = {"not_measured": str(error)}
+            self.end()
+
+    def make(self, plan, folder):
+        variant = self.variant
+        threads = variant.threads or plan.threads
+        self.worker = Worker(machine.environment(threads, variant.tuned), plan.patience)
+        arguments = {**variant.arguments, **({"folder": str(folder)} if folder else {})}
+        began = time.perf_counter()
+        self.record = {"threads": threads, "tuned": variant.tuned,
+                       **self.worker.call(do="make", contender=variant.contender, arguments=arguments)}
+        log.info("  %s: ready after %.1f s", variant.name, time.perf_counter() - began)
+
+    def calibrate(self, plan):
+        """Choose the units of a turn."""
+        once = self.worker.call(do="measure", count=1, warm=self.warm)["seconds"]
+        self.count = int(min(max(plan.seconds / max(once, 1e-9), 1), MOST_UNITS))
+        self.record["units_per_turn"] = self.count
+        self.worker.call(do="forget_peak")
+
+    def take(self):
+        """One turn: its mean seconds a unit, and processor time that went elsewhere as a share of one core."""
+        time.sleep(PAUSE)
+        before = machine.busy_seconds(), self.worker.seconds(), time.monotonic()
+        self.seconds.append(self.worker.call(do="measure", count=self.count, warm=self.warm)["seconds"])
+        elapsed = time.monotonic() - before[2]
+        if before[0] is not None:
+            elsewhere = (machine.busy_seconds() - before[0]) - (self.worker.seconds() - before[1])
+            self.record.setdefault("elsewhere", []).append(round(max(elsewhere, 0) / elapsed, 3))
+
+    def finish(self):
+        self.record.update(self.worker.call(do="end"))
+        self.record["elsewhere"] = statistics.median(self.record["elsewhere"]) if "elsewhere" in self.record else None
+        self.record.update(seconds=self.seconds, **spread(self.seconds))
+
+    def end(self):
+        if self.worker is not None:
+            self.worker.end()
+            self.worker = None
+
+
+def spread(values):
+    """Median and quartiles of a list of numbers."""
+    if len(values) < 2:
+        return {"median": values[0], "quartiles": [values[0]] * 2}
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "quartiles": [low, high]}
+
+
+class References:
+    """Folders of plain nets, made when first asked for and deleted at the end."""
+
+    def __init__(self, plan):
+        self.plan, self.place, self._made = plan, Path(tempfile.mkdtemp(prefix="benchmarks-")), {}
+
+    def folder(self, net):
+        """The folder of a net; NotMeasured where it cannot be built."""
+        if net is None:
+            return None
+        if net not in self._made:
+            folder = self.place / str(len(self._made))
+            worker = Worker(machine.environment(self.plan.threads), self.plan.patience)
+            try:
+                worker.call(do="make", contender="mxnet_contenders:PlainNet",
+                            arguments={**dataclasses.asdict(net), "arguments": dict(net.arguments),
+                                       "folder": str(folder)})
+                self._made[net] = folder
+            except NotMeasured as error:
+                self._made[net] = error
+            finally:
+                worker.end()
+        if isinstance(self._made[net], NotMeasured):
+            raise self._made[net]
+        return self._made[net]
+
+    def close(self):
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
+def measure(group, plan, references):
+    """Measure a group of variants in turns. Returns its record."""
+    log.info("%s", group.name)
+    began = time.monotonic()
+    turns = [_Turns(variant, group.warm) for variant in group.variants]
+
+    def alive():
+        return [turn for turn in turns if turn.worker is not None]
+
+    def start(turn):
+        turn.make(plan, references.folder(turn.variant.net))
+
+    try:
+        for turn in turns:
+            turn.attempt(start, turn)
+        if not group.once:
+            for turn in alive():
+                turn.attempt(turn.calibrate, plan)
+            for _, turn in itertools.product(range(plan.repeats), list(turns)):
+                if turn.worker is not None:
+                    turn.attempt(turn.take)
+            for turn in alive():
+                turn.attempt(turn.finish)
+    finally:
+        for turn in turns:
+            turn.end()
+    record = {
+        "unit": group.unit, "date": machine.today(), "machine": machine.description(), "repeats": plan.repeats,
+        "quick": plan.quick, "took_seconds": round(time.monotonic() - began, 1),
+        "variants": [{"name": turn.variant.name, **turn.record} for turn in turns],
+    }
+    _add_ratios(record["variants"])
+    return record
+
+
+def _add_ratios(variants):
+    """Each variant's seconds over those of the first in the same round: above 1, the first is faster."""
+    base = variants[0].get("seconds")
+    for variant in variants:
+        if base and variant.get("seconds"):
+            ratios = [other / own for other, own in zip(variant["seconds"], base)]
+            variant["ratio"] = spread(ratios)
+
+
+# ---- Records
+
+def read_records(path):
+    """{"groups": {name: record}} of a file, empty where there is none; InputError for another file."""
+    try:
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(stored["groups"], dict):
+            raise TypeError
+        return stored
+    except FileNotFoundError:
+        return {"groups": {}}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"{path} holds no records of benchmarks; give another file with --out") from error
+
+
+def write_records(path, records):
+    """Replace a file of records as a whole."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            json.dump(records, file, indent=1)
+            file.write("\n")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; give another file with --out") from error
+
+
+def run(groups, plan, out=None):
+    """Measure groups one after the other; yields (name, record) of each, merged into the file `out` before."""
+    references = References(plan)
+    try:
+        for group in groups:
+            record = measure(group, plan, references)
+            if out is not None:  # what is done stays when a later group is interrupted
+                stored = read_records(out)
+                stored["groups"][group.name] = record
+                write_records(out, stored)
+            yield group.name, record
+    finally:
+        references.close()
+
+
+def as_text(record):
+    """A record as lines for a terminal."""
+    lines = []
+    for variant in record["variants"]:
+        if "not_measured" in variant:
+            lines.append(f"  {variant['name']:<44} not measured: {variant['not_measured']}")
+        elif "median" in variant:
+            low, high = variant["quartiles"]
+            ratio = f"{variant['ratio']['median']:8.2f}x" if "ratio" in variant else ""
+            lines.append(f"  {variant['name']:<44} {1000 * variant['median']:10.2f} ms ({1000 * low:.2f} to "
+                         f"{1000 * high:.2f}){ratio}")
+        else:
+            lines.append(f"  {variant['name']:<44} recorded")
+    return "\n".join(lines)
+
+

@@ -1,0 +1,98 @@
+"""The machine as a record says it, the environment of a worker, and what /proc tells of processes."""
+import datetime
+import os
+import platform
+import sys
+
+from support import runtime
+
+PACKAGES = ("mxnet", "mxnet-cu112", "numpy", "gluoncv", "torch", "onnx", "onnxruntime")
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")  # what kernels are chosen by
+MXNET_PARALLEL_SIZE = "200000"  # MXNet's own default of MXNET_CPU_PARALLEL_SIZE
+ALL_SETTINGS = (*runtime.THREADS, *runtime.ALLOCATOR, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def environment(threads, tuned=True):
+    """The environment of a worker: the same threads and allocator settings for every framework.
+
+    tuned=False is a process that only has its number of threads: MXNet's and glibc's own defaults for the rest.
+    """
+    made = {name: value for name, value in os.environ.items() if name not in ALL_SETTINGS}
+    made["OMP_NUM_THREADS"] = made["OPENBLAS_NUM_THREADS"] = str(threads)
+    if tuned:
+        made.update(runtime.allocator_settings(made))
+        runtime.set_environment(made)
+    else:
+        made["MXNET_CPU_PARALLEL_SIZE"] = MXNET_PARALLEL_SIZE
+    return made
+
+
+def description():
+    """Machine and versions of a record, as a JSON-able dict."""
+    processor, flags = platform.processor() or platform.machine(), ()
+    for line in _read("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            processor = value.strip()
+        elif name.strip() == "flags":
+            flags = value.split()
+            break
+    memory = _read("/proc/meminfo").partition("MemTotal:")[2].split()[:1]
+    return {
+        "processor": processor, "flags": [flag for flag in FLAGS if flag in flags], "cores": runtime.usable_cores(),
+        "cpus": os.cpu_count(), "memory_gib": round(int(memory[0]) / 2**20) if memory else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "glibc": ".".join(map(str, runtime.glibc_version() or ())) or None,
+        "python": platform.python_version(),
+        "packages": {name: version for name, version in ((name, runtime.version_of(name)) for name in PACKAGES)
+                     if version},
+    }
+
+
+def today():
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+
+
+# ---- /proc
+
+def peak_mib():
+    """Largest resident memory of this process since forget_peak(), in MiB; None where the system does not say."""
+    words = _read("/proc/self/status").partition("VmHWM:")[2].split()[:1]
+    return int(words[0]) / 1024 if words else None
+
+
+def forget_peak():
+    """Let peak_mib() start from the present: what compiling took does not count."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")
+    except OSError:
+        pass  # the peak then includes the start
+
+
+def busy_seconds():
+    """Processor time that the whole machine has spent, in seconds; None where the system does not say."""
+    words = _read("/proc/stat").split("\n", 1)[0].split()
+    if words[:1] != ["cpu"]:
+        return None
+    user, nice, system, _idle, _wait, *interrupts = (int(word) for word in words[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def session_seconds(session):
+    """Processor time of all processes of a session, those that have ended included, in seconds."""
+    ticks = 0
+    for name in os.listdir("/proc") if sys.platform.startswith("linux") else ():
+        if name.isdigit():
+            fields = _read(f"/proc/{name}/stat").rpartition(")")[2].split()
+            if fields and int(fields[3]) == session:
+                ticks += sum(int(field) for field in fields[11:15])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _read(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""

@@ -1,0 +1,430 @@
+# ruff: noqa: E402 - the process is prepared before MXNet loads
+"""What runs on MXNet: this project as its scripts run it, the plain composition, and the loop of the authors."""
+import os
+import sys
+import time
+from itertools import cycle, islice
+
+from engine import cifar, loop
+from engine.recipe import Recipe
+from model import fuse, get_model, inference
+from model.complexity import count
+from model.zoo import set_params
+from ops.nag import update_operator
+from support import runtime
+
+from . import contender
+from .contender import CHECK_STEPS, Contender, Reference
+
+runtime.prepare()
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd, gluon
+
+CPU = [mx.cpu()]
+CHECK_IMAGES = 16
+TRAINING_MACS = 3  # a step's multiply-adds over those of forward: outputs, gradients of weights and of inputs
+
+
+def trainer_of(net, batch, fused="off", dtype="float32"):
+    """The engine's trainer with what a benchmark trains with; fused is the flag --fused, for the update."""
+    recipe = Recipe(epochs=1, batch_size=batch, lr=contender.LEARNING_RATE, momentum=contender.MOMENTUM,
+                    wd=contender.WEIGHT_DECAY)
+    return loop.make_trainer(net, recipe, dtype=dtype, update_all=update_operator(fused))
+
+
+class PlainNet(Contender):
+    """Writes the folder that a Reference reads: weights, a batch of noise, and the plain net's answers to it.
+
+    BatchNorms get numbers that are not those of the start, so that agreeing means something.
+    """
+
+    def __init__(self, folder, model, arguments, batch, size, training, onnx):
+        net = get_model(model, **arguments)
+        loop.initialize(net, 0, CPU)
+        images, labels = noise(max(batch, CHECK_IMAGES), size, arguments.get("classes", 10))
+        _unsettle(net, images[:CHECK_IMAGES])
+        logits = net(mx.nd.array(images[:CHECK_IMAGES])).asnumpy()
+        arrays = {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
+        about = {"model": model, "arguments": arguments, "batch": batch, "size": size,
+                 "macs": count(net, (3, size, size)).macs}
+        losses = []
+        if training:
+            losses = training_losses(net, net, trainer_of(net, batch), images[:batch], labels[:batch])
+        Reference.write(folder, about, arrays, images=images, labels=labels, logits=logits, losses=losses)
+        if onnx:
+            _export(load(Reference(folder)), os.path.join(folder, "net.onnx"), (batch, 3, size, size))
+
+
+def noise(images, size, classes):
+    """Images float32 (N, 3, size, size) of noise and labels int32 (N,)."""
+    random = np.random.RandomState(0)
+    return (random.standard_normal((images, 3, size, size)).astype(np.float32),
+            random.randint(0, classes, images).astype(np.int32))
+
+
+def _unsettle(net, images):
+    """Numbers for BatchNorm as in the middle of a training: gammas and betas that differ, statistics near the images'.
+
+    Statistics that have nothing to do with the images would make a deep net's numbers grow until rounding decides them.
+    """
+    random = np.random.RandomState(0)
+    parameters = net._collect_params_with_prefix()
+    _scatter(parameters, random, gamma=(0.7, 1.3), beta=(0.9, 1.1))
+    norms = [block for block in _blocks(net) if isinstance(block, gluon.nn.BatchNorm)]
+    momenta = [block._kwargs["momentum"] for block in norms]
+    for block in norms:
+        block._kwargs["momentum"] = 0.0  # one pass makes the statistics the batch's own
+    x = mx.nd.array(images)
+    x.attach_grad()  # without it the first BatchNorm would not move on a CPU
+    with autograd.record():
+        output = net(x)
+    output.backward()
+    mx.nd.waitall()
+    for block, momentum in zip(norms, momenta):
+        block._kwargs["momentum"] = momentum
+    _scatter(parameters, random, running_mean=(0.9, 1.1), running_var=(0.8, 1.25))
+
+
+def _scatter(parameters, random, **ranges):
+    """Multiply the arrays of these kinds by random numbers within a range; betas, which are 0, get them less 1."""
+    for name, parameter in parameters.items():
+        kind = name.rpartition(".")[2]
+        if kind in ranges and (parameter.grad_req != "null" or kind.startswith("running")):
+            factor = mx.nd.array(random.uniform(*ranges[kind], parameter.shape))
+            parameter.set_data(factor - 1 if kind == "beta" else parameter.data() * factor)
+
+
+def _export(net, path, shape):
+    """Write net as ONNX; says nothing where the package is absent, ONNX Runtime's contender does."""
+    if runtime.version_of("onnx") is None:
+        return
+    from mxnet import onnx as exporter
+
+    for block in _blocks(net):
+        # The exporter drops fix_gamma, so that the stored gamma of a BatchNorm without one would count.
+        if isinstance(block, gluon.nn.BatchNorm) and block._kwargs.get("fix_gamma"):
+            block.gamma.set_data(mx.nd.ones(block.gamma.shape))
+    symbol = net(mx.sym.Variable("data"))
+    parameters = {name: parameter.data() for name, parameter in net.collect_params().items()}
+    exporter.export_model(symbol, parameters, [shape], [np.float32], str(path))
+
+
+def _blocks(block):
+    yield block
+    for child in block._children.values():
+        yield from _blocks(child)
+
+
+def load(reference):
+    """The net of a Reference with its arrays."""
+    net = get_model(reference.about["model"], **reference.about["arguments"])
+    set_params(net, reference.arrays(), reference.folder, CPU)
+    return net
+
+
+def training_losses(net, forward, trainer, images, labels):
+    """Mean losses of CHECK_STEPS steps on one batch."""
+    losses = []
+    for _ in range(CHECK_STEPS):
+        meter = loop.Meter()
+        train(net, forward, trainer, [(images, labels)], meter)
+        losses.append(meter.loss)
+    return losses
+
+
+def train(net, forward, trainer, batches, meter):
+    """The engine's own loop over batches of (images, labels)."""
+    fed = ((contender.LEARNING_RATE, images, labels) for images, labels in batches)
+    for _ in loop.train_steps(net, trainer, fed, CPU, meter, forward):
+        pass
+
+
+def compiled(net, fused):
+    """(forward, sentence): net with static memory, with fused operators as --fused says."""
+    forward, sentence = fuse(net, fused)
+    loop.set_mode(forward, "hybrid")
+    return forward, sentence
+
+
+# ---- Training steps
+
+class TrainStep(Contender):
+    """A step of train_cifar.py on a batch that lies in memory; fused is its flag --fused."""
+
+    def __init__(self, folder, fused):
+        self.reference = Reference(folder)
+        batch = self.reference.about["batch"]
+        self.images, self.macs = batch, TRAINING_MACS * batch * self.reference.macs
+        self.batch = self.reference.images[:batch], self.reference.labels[:batch]
+        self.net = load(self.reference)
+        self.forward, self.sentence = compiled(self.net, fused)
+        self.trainer = trainer_of(self.net, batch, fused)
+        self.losses_differ_by = self.reference.compare_losses(
+            training_losses(self.net, self.forward, self.trainer, *self.batch))
+
+    def work(self, count):
+        train(self.net, self.forward, self.trainer, islice(cycle([self.batch]), count), loop.Meter())
+
+    def describe(self):
+        return {"path": self.sentence, "losses_differ_by": self.losses_differ_by}
+
+
+class AuthorsLoader:
+    """Images one by one through Gluon's transforms, in worker processes, with the authors' augmentation or without."""
+
+    def __init__(self, split, batch, workers, augment):
+        # GluonCV refuses a PyTorch of today that lies beside it, and does well without any.
+        sys.modules.setdefault("torch", None)
+        from gluoncv.data.transforms import RandomCrop  # what the authors pad and crop with
+
+        transforms = gluon.data.vision.transforms
+        steps = [transforms.ToTensor(), transforms.Normalize(cifar.MEAN, cifar.STD)]
+        if augment:
+            steps[:0] = [RandomCrop(cifar.SIDE, pad=cifar.PAD), transforms.RandomFlipLeftRight()]
+        # As Gluon's own CIFAR10 holds them: height, width, channels.
+        images = mx.nd.array(np.ascontiguousarray(split.images.transpose(0, 2, 3, 1)), dtype="uint8")
+        data = gluon.data.ArrayDataset(images, split.labels).transform_first(transforms.Compose(steps))
+        self.batches = RandomBatches(len(split), batch)
+        self.loader = gluon.data.DataLoader(data, batch_sampler=self.batches, num_workers=workers)
+
+    def take(self, steps):
+        """Iterate over `steps` batches; nothing is prepared beyond them."""
+        self.batches.steps = steps
+        return iter(self.loader)
+
+
+class AuthorsLoop:
+    """Training driven as the authors drive it: plain hybridize(), and the host waits for every batch's metrics."""
+
+    def __init__(self, net):
+        self.net, self.loss = net, gluon.loss.SoftmaxCrossEntropyLoss()
+        self.trainer = gluon.Trainer(
+            net.collect_params(), "nag", {"learning_rate": contender.LEARNING_RATE, "momentum": contender.MOMENTUM,
+                                          "wd": contender.WEIGHT_DECAY})
+        net.hybridize()
+
+    def train(self, batches):
+        """Train on batches. Returns the time at which the first of them had arrived."""
+        arrived, metric, total = None, mx.metric.Accuracy(), 0.0
+        for images, labels in batches:
+            arrived = arrived or time.perf_counter()
+            images, labels = _loaded(images), _loaded(labels)
+            with autograd.record():
+                output = self.net(images)
+                loss = self.loss(output, labels)
+            loss.backward()
+            self.trainer.step(len(labels))
+            total += loss.mean().asscalar()
+            metric.update(labels, output)
+        mx.nd.waitall()
+        return arrived
+
+    def evaluate(self, batches):
+        metric = mx.metric.Accuracy()
+        for images, labels in batches:
+            metric.update(_loaded(labels), self.net(_loaded(images)))
+        return metric.get()
+
+
+def _loaded(array):
+    """The authors' way to the device, also out of the memory that worker processes share."""
+    return gluon.utils.split_and_load(array, CPU)[0]
+
+
+class RandomBatches(gluon.data.Sampler):
+    """`steps` batches of random indices, so that the loader has nothing left to prepare when a turn ends."""
+
+    def __init__(self, length, batch):
+        self.length, self.batch, self.steps = length, batch, 1
+
+    def __iter__(self):
+        order = np.random.permutation(self.length)
+        return iter([np.take(order, range(step * self.batch, (step + 1) * self.batch), mode="wrap").tolist()
+                     for step in range(self.steps)])
+
+    def __len__(self):
+        return self.steps
+
+
+class AuthorsStep(Contender):
+    """A batch of the authors' loop, counted from when the first one has arrived."""
+
+    def __init__(self, folder, data_dir, workers):
+        reference = Reference(folder)
+        self.images = reference.about["batch"]
+        self.macs = TRAINING_MACS * self.images * reference.macs
+        self.workers = workers
+        self.loader = AuthorsLoader(load_data(data_dir).train, self.images, workers, augment=True)
+        self.loop = AuthorsLoop(load(reference))
+
+    def measure(self, count):
+        arrived = self.loop.train(self.loader.take(count))
+        return (time.perf_counter() - arrived) / count
+
+    def work(self, count):
+        self.loop.train(self.loader.take(count))
+
+    def describe(self):
+        return {"loader_workers": self.workers}
+
+
+# ---- Epochs
+
+def load_data(data_dir):
+    """CIFAR-10 without the warning that a sample is one."""
+    return cifar.load("cifar10", data_dir)
+
+
+def part_of(split, images):
+    """The first images of a split; all with None."""
+    return split if images is None else cifar.Split(split.images[:images], split.labels[:images])
+
+
+class OurEpoch(Contender):
+    """Training and validation as the engine does them, from the images of the data set on.
+
+    steps: training batches, None for all; evaluated: validation images, None for all.
+    """
+
+    def __init__(self, folder, data_dir, steps, evaluated, fused="auto"):
+        reference = Reference(folder)
+        data, batch = load_data(data_dir), reference.about["batch"]
+        self.batches = cifar.TrainBatches(data.train, batch, seed=0)
+        self.score_batches = cifar.EvalBatches(part_of(data.test, evaluated), loop.evaluation_batch(CPU))
+        self.steps = steps or self.batches.steps
+        self.images = self.steps * batch
+        self.macs = reference.macs * (TRAINING_MACS * self.images + len(self.score_batches.split))
+        self.net = load(reference)
+        self.forward, self.sentence = compiled(self.net, fused)
+        self.trainer = trainer_of(self.net, batch, fused)
+        self.epoch = 0
+
+    def work(self, count):
+        for _ in range(count):
+            train(self.net, self.forward, self.trainer, self._some_batches(), loop.Meter())
+            loop.evaluate(self.net, self.score_batches, CPU, 10, self.forward)
+
+    def _some_batches(self):
+        """The next `steps` batches, over as many epochs of the data as that takes."""
+        left = self.steps
+        while left:
+            for batch in islice(self.batches.epoch(self.epoch, workers=1), left):
+                left -= 1
+                yield batch
+            self.epoch += 1
+
+    def describe(self):
+        return {"path": self.sentence, "training_images": self.images,
+                "validation_images": len(self.score_batches.split)}
+
+
+class AuthorsEpoch(Contender):
+    """As many images trained and validated as the authors do it; arguments as OurEpoch's."""
+
+    def __init__(self, folder, data_dir, steps, evaluated, workers):
+        reference, data = Reference(folder), load_data(data_dir)
+        batch, scored = reference.about["batch"], part_of(data.test, evaluated)
+        self.steps, self.score_steps = steps or len(data.train) // batch, -(-len(scored) // batch)
+        self.images, self.workers = self.steps * batch, workers
+        self.macs = reference.macs * (TRAINING_MACS * self.images + len(scored))
+        self.loader = AuthorsLoader(data.train, batch, workers, augment=True)
+        self.score_loader = AuthorsLoader(scored, batch, workers, augment=False)
+        self.loop = AuthorsLoop(load(reference))
+
+    def work(self, count):
+        for _ in range(count):
+            self.loop.train(self.loader.take(self.steps))
+            self.loop.evaluate(self.score_loader.take(self.score_steps))
+
+    def describe(self):
+        return {"loader_workers": self.workers, "training_images": self.images}
+
+
+# ---- Input pipelines
+
+class _OneCore(Contender):
+    def __init__(self, batch):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        self.images = batch
+
+    def describe(self):
+        return {"cores": 1}
+
+
+class OurPipeline(_OneCore):
+    """Augmented batches of engine.cifar, made in the process itself."""
+
+    def __init__(self, data_dir, batch):
+        super().__init__(batch)
+        batches = cifar.TrainBatches(load_data(data_dir).train, batch, seed=0)
+        self.stream = (made for epoch in range(10**9) for made in batches.epoch(epoch))
+
+    def work(self, count):
+        for _ in islice(self.stream, count):
+            pass
+
+
+class AuthorsPipeline(_OneCore):
+    """Batches of the authors' loader, made in the process itself."""
+
+    def __init__(self, data_dir, batch):
+        super().__init__(batch)
+        self.loader = AuthorsLoader(load_data(data_dir).train, batch, 0, augment=True)
+
+    def work(self, count):
+        for _ in self.loader.take(count):
+            pass
+        mx.nd.waitall()
+
+
+# ---- Inference
+
+class Inference(Contender):
+    """numpy images in, numpy logits out; subclasses say which form of the net answers."""
+
+    def __init__(self, folder):
+        self.reference = Reference(folder)
+        self.images = self.reference.about["batch"]
+        self.macs = self.images * self.reference.macs
+        self.batch = self.reference.images[:self.images]
+        net = load(self.reference)
+        self.forward, self.sentence = self.form(net, mx.nd.array(self.batch))
+        self.logits_differ_by = self.reference.check(self.answer)
+
+    def form(self, net, example):
+        """(callable, sentence) for batches like example."""
+        raise NotImplementedError
+
+    def answer(self, images):
+        return self.forward(mx.nd.array(images)).asnumpy()
+
+    def work(self, count):
+        for _ in range(count):
+            self.answer(self.batch)
+
+    def describe(self):
+        return {"path": self.sentence, "logits_differ_by": self.logits_differ_by}
+
+
+class OurInference(Inference):
+    """As evaluate.py answers by default."""
+
+    def form(self, net, example):
+        forward, sentence = compiled(net, "auto")
+        return inference.optimize(net, example) if forward is net else (forward, sentence)
+
+
+class PlainInference(Inference):
+    """The net itself, compiled with static memory."""
+
+    def form(self, net, example):
+        return compiled(net, "off")
+
+
+class FoldedInference(Inference):
+    """BatchNorm folded into convolutions and oneDNN's fused operators where they answer right."""
+
+    def form(self, net, example):
+        return inference.optimize(net, example)

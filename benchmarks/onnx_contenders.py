@@ -1,0 +1,46 @@
+"""Inference with ONNX Runtime on what MXNet's exporter writes."""
+import os
+
+import onnx
+import onnxruntime
+
+from .contender import Contender, NotMeasured, Reference
+
+
+class Inference(Contender):
+    """numpy images in, numpy logits out."""
+
+    def __init__(self, folder):
+        reference = Reference(folder)
+        path = reference.folder / "net.onnx"
+        if not path.exists():
+            raise NotMeasured("the net was not exported to ONNX")
+        self.images = reference.about["batch"]
+        self.macs = self.images * reference.macs
+        self.batch = reference.images[:self.images]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        self.session = onnxruntime.InferenceSession(_without_weight_inputs(path), options, ["CPUExecutionProvider"])
+        self.input = self.session.get_inputs()[0].name
+        self.logits_differ_by = reference.check(self.answer)
+
+    def answer(self, images):
+        return self.session.run(None, {self.input: images})[0]
+
+    def work(self, count):
+        for _ in range(count):
+            self.answer(self.batch)
+
+    def describe(self):
+        return {"logits_differ_by": self.logits_differ_by}
+
+
+def _without_weight_inputs(path):
+    """The file's bytes without weights as inputs: MXNet lists them there, and then nothing can be folded."""
+    model = onnx.load(str(path))
+    weights = {weight.name for weight in model.graph.initializer}
+    inputs = [entry for entry in model.graph.input if entry.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    return model.SerializeToString()

@@ -1,0 +1,295 @@
+"""The tables of docs/PERFORMANCE.md from the records in results/benchmarks: `python -m benchmarks.report [--check]`."""
+import re
+import sys
+
+from engine import flags, runlog
+from support.errors import InputError
+
+from . import groups, harness
+from .__main__ import DEFAULT_OUT
+
+PAGE = harness.ROOT / "docs" / "PERFORMANCE.md"
+TRAIN_IMAGES, BATCH = 50_000, 128  # a whole epoch is TRAIN_IMAGES // BATCH steps
+TO_MS, TO_GIGA = 1000, 1e-9
+
+
+# ---- Pieces of tables
+
+def table(head, rows):
+    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head),
+                      *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def number(value):
+    """Three digits that count, at least."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def measured(record):
+    """{name: variant} of a record's variants that have a time."""
+    return {variant["name"]: variant for variant in (record or {"variants": []})["variants"] if "median" in variant}
+
+
+def timing(variant, factor=TO_MS):
+    low, high = variant["quartiles"]
+    return f"{number(factor * variant['median'])} ({number(factor * low)}-{number(factor * high)})"
+
+
+def ratio(variant):
+    """A variant's time over ours."""
+    return f"{variant['ratio']['median']:.2f}" if "ratio" in variant else ""
+
+
+def reasons(records):
+    """Why variants were not measured, a line each."""
+    found = {}
+    for name, record in records:
+        for variant in (record or {"variants": []})["variants"]:
+            if "not_measured" in variant:
+                found.setdefault((variant["name"], variant["not_measured"]), []).append(name)
+    return "".join(f"\n\nNot measured: {variant} ({', '.join(names)}): {why}." for (variant, why), names
+                   in found.items())
+
+
+def variant_names(records):
+    """The names of all variants in the order of the first record that has them."""
+    return list(dict.fromkeys(variant["name"] for _, record in records if record for variant in record["variants"]))
+
+
+def comparison(stored, named, cell, heads):
+    """Variants by groups: named is [(heading, group)], cell(variant) returns as many texts as there are heads."""
+    present = [(heading, stored.get(group)) for heading, group in named]
+    if not any(record for _, record in present):
+        return missing([group for _, group in named])
+    present = [(heading, record) for heading, record in present if record]
+    rows = []
+    for name in variant_names(present):
+        found = [measured(record).get(name) for _, record in present]
+        if any(found):
+            rows.append([name, *(text for variant in found
+                                 for text in (cell(variant) if variant else ["-"] * len(heads)))])
+    head = ["", *(f"{heading}, {text}".lstrip(", ") for heading, _ in present for text in heads)]
+    return table(head, rows) + reasons(present)
+
+
+def missing(names):
+    """What stands where nothing was measured."""
+    shared = names[0].rpartition("/")[0] or names[0]
+    return f"Not measured yet: `python -m benchmarks --only {shared}`."
+
+
+# ---- Tables
+
+def conditions(stored):
+    """On what and how the groups were measured, and whether the machine was quiet."""
+    if not stored:
+        return "Nothing has been measured yet: `python -m benchmarks`."
+    machines = {}
+    for name, record in stored.items():
+        description = record["machine"]
+        packages = ", ".join(f"{package} {version}" for package, version in description["packages"].items())
+        line = (f"{description['processor']} ({', '.join(description['flags'])}), {description['cores']} cores, "
+                f"{description['memory_gib']} GiB; {description['system']}, glibc {description['glibc']}, Python "
+                f"{description['python']}; {packages}")
+        machines.setdefault(line, []).append(name)
+    lines = [f"- {line}" + (f" (groups {', '.join(names)})" if len(machines) > 1 else "")
+             for line, names in machines.items()]
+    rows = []
+    for name, record in stored.items():
+        elsewhere = [variant["elsewhere"] for variant in record["variants"] if variant.get("elsewhere") is not None]
+        threads = sorted({str(variant["threads"]) for variant in record["variants"] if "threads" in variant})
+        rows.append([name, record["date"], str(record["repeats"]), ", ".join(threads),
+                     f"{max(elsewhere):.2f}" if elsewhere else "", number(record["took_seconds"])])
+    return "\n".join(lines) + "\n\n" + table(
+        ["group", "date", "rounds", "threads", "cores busy elsewhere, at most", "took, s"], rows)
+
+
+def steps(stored):
+    """Training steps of ATAC nets."""
+    return comparison(stored, [(f"b={b}", f"step/atac-b{b}") for b in (1, 3, 5)],
+                      lambda variant: [timing(variant), ratio(variant)], ["ms", "times ours"])
+
+
+def units(stored):
+    """Training steps of the other nets at b = 1: nets down, variants across."""
+    present = [(unit, stored[f"step/{unit}-b1"]) for unit in groups.UNITS if f"step/{unit}-b1" in stored]
+    if not present:
+        return missing([f"step/{unit}-b1" for unit in groups.UNITS])
+    names = [name for name in variant_names(present) if any(name in measured(record) for _, record in present)]
+    rows = []
+    for unit, record in present:
+        found = [measured(record).get(name) for name in names]
+        rows.append([unit, *(f"{timing(variant)}" + (f", {ratio(variant)}x" if name != groups.OURS else "")
+                             if variant else "-" for name, variant in zip(names, found))])
+    return table(["unit", *(f"{name}, ms" for name in names)], rows) + reasons(present)
+
+
+def epochs(stored):
+    """Training and validation together, and what a whole epoch would take at that speed."""
+    def cell(variant):
+        images = variant["images"]
+        whole = TRAIN_IMAGES // BATCH * BATCH / images
+        return [timing(variant, 1), f"{number(whole * variant['median'])}", ratio(variant)]
+
+    named = [(f"b={b}", f"epoch/atac-b{b}") for b in (1, 3)]
+    abouts = [found[groups.OURS]["about"] for found in (measured(stored.get(group)) for _, group in named)
+              if groups.OURS in found]
+    parts = {f"{about['training_images']:,} training and {about['validation_images']:,} validation images"
+             for about in abouts}
+    measured_part = f"Measured: {' or '.join(sorted(parts))}.\n\n" if parts else ""
+    return measured_part + comparison(stored, named, cell,
+                                      ["s", f"s for {TRAIN_IMAGES // BATCH} steps", "times ours"])
+
+
+def inference(stored):
+    """Inference on whole batches and on single images."""
+    return comparison(stored, [(f"b={b}, batch {n}", f"inference/atac-b{b}-n{n}") for n in (BATCH, 1) for b in (1, 3)],
+                      lambda variant: [timing(variant), ratio(variant)], ["ms", "times ours"])
+
+
+def imagenet(stored):
+    """ATAC-ResNet-50 at 224."""
+    def cell(variant):
+        return [timing(variant), ratio(variant), number(variant["images"] / variant["median"])]
+
+    return comparison(stored, [("training step", "imagenet/training"), ("inference", "imagenet/inference")], cell,
+                      ["ms", "times ours", "images/s"])
+
+
+def memory(stored):
+    """Peak resident memory of each variant's process."""
+    return comparison(stored, [("step b=1", "step/atac-b1"), ("step b=3", "step/atac-b3"), ("step b=5", "step/atac-b5"),
+                               ("epoch b=3", "epoch/atac-b3"), (f"inference b=3, batch {BATCH}",
+                                                                f"inference/atac-b3-n{BATCH}")],
+                      lambda variant: [number(variant["peak_mib"])], ["MiB"])
+
+
+def ceilings(stored):
+    """What the machine does at best."""
+    record = stored.get("ceilings")
+    if not record:
+        return missing(["ceilings"])
+    rows = []
+    for name, variant in measured(record).items():
+        if variant["bytes"]:
+            rows.append([name, f"{number(variant['bytes'] * TO_GIGA / variant['median'])} GB/s, read and written"])
+        else:
+            rows.append([name, f"{number(variant['macs'] * TO_GIGA / variant['median'])} GMAC/s"])
+    return table(["", "rate"], rows) + reasons([("ceilings", record)])
+
+
+def floor(stored):
+    """Each net's multiply-adds at the speed of the fastest float32 matrix product, and the share that was reached."""
+    products = [variant["macs"] / variant["median"] for name, variant in measured(stored.get("ceilings")).items()
+                if name.startswith("float32 GEMM")]
+    if not products:
+        return missing(["ceilings"])
+    peak = max(products)
+    rows = []
+    named = [(f"training step, b={b}", f"step/atac-b{b}") for b in (1, 3, 5)]
+    named += [(f"inference, b={b}, batch {BATCH}", f"inference/atac-b{b}-n{BATCH}") for b in (1, 3)]
+    named += [("ResNet-50, training step", "imagenet/training"), ("ResNet-50, inference", "imagenet/inference")]
+    for heading, group in named:
+        found = measured(stored.get(group))
+        if groups.OURS in found:
+            least = found[groups.OURS]["macs"] / peak
+            share = [f"{least / found[name]['median']:.0%}" if name in found else "-"
+                     for name in (groups.OURS, groups.PLAIN, groups.COMPILED)]
+            rows.append([heading, number(found[groups.OURS]["macs"] * TO_GIGA), number(TO_MS * least), *share])
+    if not rows:
+        return missing(["step/"])
+    return table(["", "GMAC", "floor, ms", groups.OURS, groups.PLAIN, groups.COMPILED], rows)
+
+
+def costs(group):
+    """How the time of a step grows with what a group varies."""
+    def render(stored):
+        record = stored.get(group)
+        if not record:
+            return missing([group])
+        kinds, values = {}, []
+        for name, variant in measured(record).items():
+            kind, _, value = name.rpartition(", ")
+            kinds.setdefault(kind, {})[value] = variant
+            if value not in values:
+                values.append(value)
+        rows = [[kind, *(f"{timing(found[value])}, {number(found[value]['images'] / found[value]['median'])} images/s"
+                         if value in found else "-" for value in values)] for kind, found in kinds.items()]
+        return table(["ms", *values], rows) + reasons([(group, record)])
+    return render
+
+
+def pipeline(stored):
+    """Images that the input pipelines deliver on one core."""
+    return comparison(stored, [("", "pipeline")],
+                      lambda variant: [number(variant["images"] / variant["median"])], ["images/s"])
+
+
+def profiles(stored):
+    """Operators of a step by kind, then oneDNN's primitives."""
+    record = stored.get("profile/atac-b1")
+    if not record:
+        return missing(["profile/atac-b1"])
+    parts = []
+    for variant in record["variants"]:
+        if "not_measured" in variant:
+            continue
+        about = variant["about"]
+        wall = about["profiled_step_ms"]
+        left = {"name": "no operator (Python, waiting)", "calls": 0, "ms": about["without_operator_ms"]}
+        for title, found in (("operators", [*about["kinds"], left]), ("oneDNN's part of them", about["primitives"])):
+            rows = [[row["name"], number(row["calls"]) if row["calls"] else "", number(row["ms"]),
+                     f"{row['ms'] / wall:.0%}"] for row in found or ()]
+            if rows:
+                parts.append(table([f"{variant['name']}: {title}", "calls a step", "ms a step", "share"], rows))
+    return "\n\n".join(parts) + reasons([("profile/atac-b1", record)])
+
+
+TABLES = {
+    "conditions": conditions, "steps": steps, "units": units, "epochs": epochs, "inference": inference,
+    "imagenet": imagenet, "memory": memory, "ceilings": ceilings, "floor": floor, "cost-blocks": costs("cost/blocks"),
+    "cost-batch": costs("cost/batch"), "cost-threads": costs("cost/threads"), "pipeline": pipeline,
+    "profile": profiles,
+}
+
+
+# ---- The page
+
+def render(text, stored):
+    """The page's text with every table between its marks rendered anew from {group: record}."""
+    quick = [name for name, record in stored.items() if record["quick"]]
+    if quick:
+        raise InputError(f"{', '.join(quick)}: measured with --quick, which is no result; measure again without it")
+    for name, made in TABLES.items():
+        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, found = pattern.subn(lambda match, made=made: f"{match[1]}{made(stored)}\n{match[2]}", text)
+        if found != 1:
+            raise InputError(f"the page has {found} places for the table {name!r}, not one")
+    return text
+
+
+def main(argv=None):
+    parser = flags.Parser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where the page is out of date")
+    parser.add_argument("--records", type=flags.words, default=DEFAULT_OUT, metavar="FILE.json",
+                        help="render another file of records, to the standard output")
+    args = parser.parse_args(argv)
+    old = PAGE.read_text(encoding="utf-8")
+    new = render(old, harness.read_records(args.records)["groups"])
+    if args.records != DEFAULT_OUT:
+        print(new)
+    elif args.check:
+        if new != old:
+            raise InputError(f"{PAGE} is out of date: run `python -m benchmarks.report`")
+    else:
+        if new != old:
+            runlog.write_text(PAGE, new)
+        print(f"{PAGE.name}: its tables were " + ("rendered anew" if new != old else "up to date"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "report"
+    flags.run_script(main)

@@ -1,0 +1,180 @@
+"""What runs on PyTorch: the twins of torch_nets.py, eager, compiled, and compiled under bfloat16 autocast.
+
+Compiled twins have their arrays channels-last, which is faster on CPUs. All start from the Gluon net's arrays and must
+agree with it before they are timed; under autocast the twin itself must, in float32.
+"""
+import contextlib
+from itertools import islice
+
+import torch
+from torch.nn import functional
+
+from engine import cifar
+
+from . import contender
+from .contender import CHECK_STEPS, Contender, Reference
+from .torch_nets import TWINS, load
+
+TRAINING_MACS = 3
+EVAL_BATCH = 250
+
+
+class Twin:
+    """A twin net ready to run: forward(x) for a torch batch, and the step of its optimizer."""
+
+    def __init__(self, reference, compiled, bfloat16, freeze=False):
+        name, arguments = reference.about["model"], reference.about["arguments"]
+        if name not in TWINS:
+            raise contender.NotMeasured(f"{name} has no PyTorch twin")
+        torch.manual_seed(0)
+        self.net = TWINS[name](**arguments)
+        load(self.net, reference.arrays())
+        self.layout = torch.channels_last if compiled else torch.contiguous_format
+        self.net.to(memory_format=self.layout)
+        self.bfloat16 = bfloat16
+        self.net.eval()
+        with torch.no_grad():
+            plain = self.net(self.batch(reference.images[:len(reference.logits)])).numpy()
+        self.about = {"logits_differ_by": reference.compare_logits(plain), "torch_threads": torch.get_num_threads(),
+                      "twin": ("torch.compile, channels-last" if compiled else "eager")
+                      + (", bfloat16 autocast" if bfloat16 else "")}
+        if compiled:
+            from torch._inductor import config
+
+            config.freezing = freeze  # weights become constants: BatchNorm is folded, weights are packed
+        self.forward = torch.compile(self.net, dynamic=False) if compiled else self.net
+
+    def batch(self, images):
+        """numpy images (N, 3, S, S) in the twin's layout."""
+        return torch.from_numpy(images).to(memory_format=self.layout)
+
+    def autocast(self):
+        return torch.autocast("cpu", torch.bfloat16) if self.bfloat16 else contextlib.nullcontext()
+
+
+class Trainer:
+    """SGD as the engine's: Nesterov momentum, weight decay on everything, sums of loss and accuracy kept aside."""
+
+    def __init__(self, twin):
+        self.twin = twin
+        self.optimizer = torch.optim.SGD(twin.net.parameters(), lr=contender.LEARNING_RATE,
+                                         momentum=contender.MOMENTUM, nesterov=True,
+                                         weight_decay=contender.WEIGHT_DECAY, fused=True)
+
+    def train(self, batches):
+        """Train on batches of numpy (images, labels). Returns (mean loss, accuracy)."""
+        self.twin.net.train()
+        total, correct, images = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
+        for inputs, labels in batches:
+            x, y = self.twin.batch(inputs), torch.from_numpy(labels).long()
+            with self.twin.autocast():
+                logits = self.twin.forward(x)
+                losses = functional.cross_entropy(logits.float(), y, reduction="none")
+            self.optimizer.zero_grad()
+            losses.mean().backward()
+            self.optimizer.step()
+            total += losses.detach().sum()
+            correct += (logits.detach().argmax(1) == y).sum()
+            images += len(y)
+        return float(total) / images, float(correct) / images
+
+
+class TrainStep(Contender):
+    """A training step on a batch that lies in memory."""
+
+    def __init__(self, folder, compiled=False, bfloat16=False):
+        reference = Reference(folder)
+        self.images = reference.about["batch"]
+        self.macs = TRAINING_MACS * self.images * reference.macs
+        self.batch = reference.images[:self.images], reference.labels[:self.images]
+        twin = Twin(reference, compiled, bfloat16)
+        self.trainer = Trainer(twin)
+        losses = [self.trainer.train([self.batch])[0] for _ in range(CHECK_STEPS)]
+        self.about = twin.about
+        if not bfloat16:  # rounding to 8 bits is what autocast is
+            self.about["losses_differ_by"] = reference.compare_losses(losses)
+
+    def work(self, count):
+        self.trainer.train(self.batch for _ in range(count))
+
+    def describe(self):
+        return self.about
+
+
+class Epoch(Contender):
+    """Training and validation with this project's input pipeline and a PyTorch twin; arguments as OurEpoch's."""
+
+    def __init__(self, folder, data_dir, steps, evaluated, compiled=False, bfloat16=False):
+        reference = Reference(folder)
+        data, batch = cifar.load("cifar10", data_dir), reference.about["batch"]
+        scored = cifar.Split(data.test.images[:evaluated], data.test.labels[:evaluated])
+        self.batches = cifar.TrainBatches(data.train, batch, seed=0)
+        self.score_batches = cifar.EvalBatches(scored, EVAL_BATCH)
+        self.steps = steps or self.batches.steps
+        self.images = self.steps * batch
+        self.macs = reference.macs * (TRAINING_MACS * self.images + len(scored))
+        self.twin = Twin(reference, compiled, bfloat16)
+        self.trainer = Trainer(self.twin)
+        self.epoch = 0
+
+    def work(self, count):
+        for _ in range(count):
+            self.trainer.train(self._some_batches())
+            self.twin.net.eval()
+            correct = 0
+            with torch.no_grad(), self.twin.autocast():
+                for images, labels, real in self.score_batches:
+                    answers = self.twin.forward(self.twin.batch(images)).argmax(1).numpy()
+                    correct += int((answers[:real] == labels[:real]).sum())
+
+    def _some_batches(self):
+        left = self.steps
+        while left:
+            for batch in islice(self.batches.epoch(self.epoch, workers=1), left):
+                left -= 1
+                yield batch
+            self.epoch += 1
+
+    def describe(self):
+        return {**self.twin.about, "training_images": self.images, "validation_images": len(self.score_batches.split)}
+
+
+class Inference(Contender):
+    """numpy images in, numpy logits out; the compiled twin has its weights frozen."""
+
+    def __init__(self, folder, compiled=False, bfloat16=False):
+        reference = Reference(folder)
+        self.images = reference.about["batch"]
+        self.macs = self.images * reference.macs
+        self.batch = reference.images[:self.images]
+        self.twin = Twin(reference, compiled, bfloat16, freeze=compiled)
+        if bfloat16:
+            self.twin.about["bfloat16_differs_by"] = reference.distance(self.answer(self.batch)[:len(reference.logits)])
+        else:
+            self.twin.about["logits_differ_by"] = reference.check(self.answer)
+
+    def answer(self, images):
+        with torch.no_grad(), self.twin.autocast():
+            return self.twin.forward(self.twin.batch(images)).float().numpy()
+
+    def work(self, count):
+        for _ in range(count):
+            self.answer(self.batch)
+
+    def describe(self):
+        return self.twin.about
+
+
+class Gemm(Contender):
+    """Product of two square matrices."""
+
+    def __init__(self, size, bfloat16=False):
+        self.factors = [torch.rand(size, size, dtype=torch.bfloat16 if bfloat16 else torch.float32) for _ in range(2)]
+        self.macs = size**3
+
+    def work(self, count):
+        for _ in range(count):
+            torch.mm(*self.factors)
+
+    def describe(self):
+        return {"torch_threads": torch.get_num_threads()}

@@ -1,0 +1,290 @@
+"""The same function and the same parameters, computed by the fused operators of ops/ where they fit."""
+import contextlib
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd
+from mxnet.gluon import Block, HybridBlock, SymbolBlock, nn
+
+from ops import loader
+from support.errors import InputError
+
+from . import activation, refine
+from .cifar_resnet import BasicBlockV2, CIFARResNetV2
+
+NORM = ("gamma", "beta", "running_mean", "running_var")  # the order in which the operators take them
+
+
+class Unfit(Exception):
+    """The fused operators do not know this net, or something in it; the message is a clause that says what."""
+
+
+def fuse(net, wanted="auto"):
+    """Find the fastest way to compute an initialized net on a CPU.
+
+    Returns (forward, sentence). forward is called in the place of net and uses net's own parameters, so that training,
+    saving and loading go on with net: a CIFARResNetV2 becomes a graph of fused blocks; any other net keeps its graph,
+    and its ATAC, SEActivation and LocalSE units (with the BatchNorm before them) become operators. Without the
+    operators, or where they do not fit, forward is net itself. The sentence says which, and why.
+
+    wanted : "auto", "on" (InputError where "auto" would fall back) or "off" (net itself).
+    """
+    if wanted == "off":
+        return net, "plain Gluon operators, as asked"
+    try:
+        _check(net)
+        loader.load()
+        return _fused(net)
+    except (Unfit, loader.Unavailable) as reason:
+        if wanted == "on":
+            raise InputError(f"the fused operators cannot be used: {reason}; leave --fused away") from reason
+        return net, f"plain Gluon operators: {reason}"
+
+
+def _check(net):
+    for parameter in net.collect_params().values():
+        if np.dtype(parameter.dtype) != np.float32:
+            raise Unfit(f"the fused operators compute in float32, and {parameter.name} is "
+                        f"{np.dtype(parameter.dtype).name}")
+        if any(context.device_type != "cpu" for context in parameter.list_ctx()):
+            raise Unfit("the fused operators are for CPUs")
+
+
+def _fused(net):
+    try:
+        return Fused(net, Twin, own_statistics=True), "fused C++ operators for the whole net"
+    except Unfit as reason:
+        units = attention_units(net)
+        if not units:
+            raise
+        return Fused(net, traced, own_statistics=False), f"fused C++ operators for {len(units)} units ({reason})"
+
+
+class Fused(Block):
+    """net's forward pass by fused operators: one graph for training, one for inference, made by build(net, training).
+
+    Called with images (N, 3, S, S). own_statistics: the graph moves all running statistics in the forward pass, as
+    GPUs do, and finds the gradient of the images only where they have a buffer for it (attach_grad).
+    """
+
+    def __init__(self, net, build, own_statistics):
+        super().__init__(prefix="fused_")
+        self._net = [net]  # in a list, or it would become a child
+        self.own_statistics = own_statistics
+        self.training, self.inference = build(net, True), build(net, False)
+        self.differentiable = None  # the training graph with a gradient of the images
+        self._settings = None
+
+    def forward(self, x):
+        if not autograd.is_training():
+            return self.inference(x)
+        # MXNet does not tell external operators to add to a gradient: they would overwrite it.
+        net, = self._net
+        added = [parameter.name for parameter in net.collect_params().values() if parameter.grad_req == "add"]
+        if added:
+            raise InputError(f"{added[0]} adds up its gradients (grad_req='add'), which the fused operators cannot do: "
+                             "use --fused off")
+        if x.grad is None or not self.own_statistics:
+            return self.training(x)
+        if self.differentiable is None:
+            self.differentiable = Twin(net, True, input_gradient=True)
+            if self._settings is not None:
+                self.differentiable.hybridize(**self._settings)
+        return self.differentiable(x)
+
+    def hybridize(self, active=True, **settings):
+        """Compile the graphs, as HybridBlock.hybridize does."""
+        self._settings = {"active": active, **settings}
+        super().hybridize(**self._settings)
+
+
+# ---- A CIFAR net as a chain of operators
+
+
+def norm_settings(block):
+    """A BatchNorm's (eps, momentum); Unfit where it is used in a way that the operators do not know."""
+    settings = block._kwargs
+    if type(block) is not nn.BatchNorm or settings["use_global_stats"] or settings["axis"] != 1:
+        raise Unfit(f"{block.name} is not a plain BatchNorm")
+    return settings["eps"], settings["momentum"]
+
+
+def gated(name):
+    """How ATAC and SEActivation are told to the operators."""
+    def kind(unit):
+        relu = any(isinstance(layer, nn.Activation) and layer._act_type == "relu" for layer in unit.gate)
+        return f"{name} {int(relu)}"
+    return kind
+
+
+# The operators' names of the units, with their numbers. Exactly these classes: a subclass may compute something else.
+KINDS = {
+    activation.ReLU: lambda unit: "relu",
+    activation.LeakyReLU: lambda unit: f"leakyrelu {unit._alpha!r}",
+    activation.PReLU: lambda unit: "prelu",
+    activation.ELU: lambda unit: f"elu {unit._alpha!r}",
+    activation.SELU: lambda unit: "selu",
+    activation.GELU: lambda unit: "gelu",
+    activation.Swish: lambda unit: f"swish {unit._beta!r}",
+    activation.ATAC: gated("atac"),
+    activation.SEActivation: gated("seactivation"),
+    refine.LocalSE: gated("atac"),
+}
+
+
+def kind_of(unit):
+    """A unit as the attribute of an operator; Unfit for one that the operators do not have."""
+    if type(unit) not in KINDS:
+        raise Unfit(f"there is no fused {type(unit).__name__}")
+    return KINDS[type(unit)](unit)
+
+
+def blocks_in(block):
+    """A block and all that it is made of."""
+    yield block
+    for child in block._children.values():
+        yield from blocks_in(child)
+
+
+def common_norm(block):
+    """The attributes that say how all BatchNorms in a block normalize; Unfit if they differ."""
+    settings = {norm_settings(part) for part in blocks_in(block) if isinstance(part, nn.BatchNorm)}
+    if len(settings) > 1:
+        raise Unfit("its BatchNorms differ in epsilon or momentum")
+    return {name: repr(value) for name, value in zip(("epsilon", "momentum"), *settings)}
+
+
+def unit_parameters(unit):
+    """A unit's parameters in the order of the operators' arrays."""
+    if isinstance(unit, activation.PReLU):
+        return [unit.alpha]
+    if not isinstance(unit, activation.ATAC):
+        return []
+    found = []
+    for layer in unit.gate:
+        if isinstance(layer, nn.Conv2D):
+            found.append(layer.weight)
+        elif isinstance(layer, nn.BatchNorm):
+            found += norm_parameters(layer)
+    return found
+
+
+def norm_parameters(block):
+    return [getattr(block, array) for array in NORM]
+
+
+def steps_of(net):
+    """(operator, its parameters, its attributes) along the net; Unfit where an operator is missing."""
+    if type(net) is not CIFARResNetV2:
+        raise Unfit(f"{type(net).__name__} as a whole has none")
+    norm = common_norm(net)
+    first, stem, *stages = list(net.features)[:5]
+    yield "stem", norm_parameters(first)[1:] + [stem.weight], norm
+    for stage in stages:
+        for block in stage:
+            if type(block) is not BasicBlockV2 or block.refine is not None:
+                raise Unfit(f"there is no fused block with {type(block.refine).__name__}")
+            parameters = (norm_parameters(block.bn1) + unit_parameters(block.act1) + [block.conv1.weight]
+                          + norm_parameters(block.bn2) + unit_parameters(block.act2) + [block.conv2.weight])
+            if block.downsample is not None:
+                parameters.append(block.downsample.weight)
+            yield "block", parameters, {**norm, "unit1": kind_of(block.act1), "unit2": kind_of(block.act2),
+                                        "stride": str(block.conv1._kwargs["stride"][0]),
+                                        "downsample": str(int(block.downsample is not None))}
+    last, head = net.features[5], net.features[6]
+    yield "head", norm_parameters(last) + unit_parameters(head), {**norm, "unit": kind_of(head)}
+    yield "dense", [net.output.weight, net.output.bias], {"num_hidden": net.output._units}
+
+
+class Twin(HybridBlock):
+    """A CIFARResNetV2 as stem, blocks, head and dense layer, over the net's own parameters."""
+
+    def __init__(self, net, training, input_gradient=False):
+        super().__init__(prefix="fused_")
+        self._suffix = "" if training else "_inference"
+        self._steps = []
+        for operator, parameters, attributes in steps_of(net):
+            if operator == "stem" and input_gradient:
+                attributes = {**attributes, "input_gradient": "1"}
+            self._steps.append((operator, [parameter.name for parameter in parameters], attributes))
+            for parameter in parameters:
+                self.params.update({parameter.name: parameter})
+                self._reg_params[parameter.name] = parameter  # so Gluon hands its array to hybrid_forward
+
+    def hybrid_forward(self, F, x, **arrays):
+        for operator, names, attributes in self._steps:
+            inputs = [arrays[name] for name in names]
+            if operator == "dense":
+                return F.FullyConnected(x, *inputs, **attributes)
+            if operator == "stem" and "input_gradient" in attributes:
+                x = F.identity(x)  # which, unlike the operator, can add to the gradient of the images
+            x = getattr(F, f"atac_{operator}{self._suffix}")(x, *inputs, **attributes)
+            x = x[0] if not self._suffix else x  # the other outputs are for the backward pass
+
+
+# ---- Any net, with its attention units as operators
+
+
+def attention_units(net):
+    """The units of a net that the operators know."""
+    return [block for block in blocks_in(net) if type(block) in KINDS and isinstance(block, activation.ATAC)]
+
+
+@contextlib.contextmanager
+def forwarding(blocks):
+    """Let blocks compute by another hybrid_forward: blocks is a list of (block, function) pairs."""
+    for block, function in blocks:
+        block.hybrid_forward = function
+    try:
+        yield
+    finally:
+        for block, _ in blocks:
+            del block.hybrid_forward
+
+
+def traced(net, training):
+    """net's graph with an operator for each attention unit, and for the BatchNorm whose result only that unit reads."""
+    suffix = "" if training else "_inference"
+    norms = {id(block): block for block in blocks_in(net) if type(block) is nn.BatchNorm}
+    before = {}  # name of a BatchNorm's symbol: what it normalizes, and the block
+    merged = []
+
+    def norm_forward(block):
+        plain = type(block).hybrid_forward
+
+        def forward(F, x, **arrays):
+            result = plain(block, F, x, **arrays)
+            before[result.name] = (x, block)
+            return result
+        return forward
+
+    def unit_forward(unit):
+        def forward(F, x):
+            attributes, parameters = {"unit": kind_of(unit), **common_norm(unit)}, unit_parameters(unit)
+            source, norm = before.get(x.name, (x, None))
+            if norm is not None and x.name not in shared and norm_settings(norm) == norm_settings(first_norm(unit)):
+                merged.append(x.name)
+                x, attributes, parameters = source, {**attributes, "norm": "1"}, norm_parameters(norm) + parameters
+            result = getattr(F, f"atac_unit{suffix}")(x, *(parameter.var() for parameter in parameters), **attributes)
+            return result if suffix else result[0]
+        return forward
+
+    units = attention_units(net)
+    hooks = [(block, norm_forward(block)) for block in norms.values()]
+    hooks += [(unit, unit_forward(unit)) for unit in units]
+    shared = set()
+    while True:
+        data = mx.sym.var("data", dtype="float32")
+        with forwarding(hooks):
+            graph = net(data)
+        # A merged BatchNorm that is still in the graph has other readers too: it would move its statistics twice.
+        left = set(merged) & {name.rpartition("_output")[0] for name in graph.get_internals().list_outputs()}
+        if not left:
+            return SymbolBlock(graph, data, params=net.collect_params())
+        shared |= left
+        merged.clear()
+        before.clear()
+
+
+def first_norm(unit):
+    return next(layer for layer in unit.gate if isinstance(layer, nn.BatchNorm))

@@ -1,0 +1,133 @@
+"""Compile the fused operators for this machine: `python -m ops.build`.
+
+The library's name holds a checksum of its sources, of MXNet's and of the processor's instruction sets, so that one
+built elsewhere, or before an update, is not found rather than misused. Needs g++ (9 or newer), with the C++ library's
+headers; CXX names another.
+"""
+import argparse
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from support.errors import InputError
+from support.files import replacing
+
+HERE = Path(__file__).resolve().parent
+SOURCES = HERE / "src"
+BUILT = HERE / "built"
+FLAGS = ("-std=c++17", "-O3", "-funroll-loops", "-fno-math-errno", "-fno-trapping-math", "-march=native", "-fopenmp",
+         "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-psabi")
+SANITIZED = ("-std=c++17", "-O1", "-g", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi",
+             "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
+
+
+def mxnet_folder():
+    """Folder of the installed MXNet, without importing it; InputError where there is none."""
+    spec = importlib.util.find_spec("mxnet")
+    if spec is None or spec.origin is None:
+        raise InputError(f"MXNet is not installed for {sys.executable}: run `bash scripts/setup.sh`")
+    return Path(spec.origin).parent
+
+
+def instruction_sets():
+    """What distinguishes processors for a compiler that builds for the one it runs on."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name.strip() in ("flags", "Features"):
+                    return " ".join(sorted(value.split()))
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def library(sanitized=False):
+    """Path of the library for this machine, whether it is built or not."""
+    machine = hashlib.sha256(f"{platform.machine()} {instruction_sets()}".encode()).hexdigest()
+    folder = mxnet_folder()
+    digest = hashlib.sha256(" ".join(SANITIZED if sanitized else FLAGS).encode())
+    for path in sorted(SOURCES.iterdir()) + [folder / "include/mxnet/lib_api.h", folder / "src/lib_api.cc"]:
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return BUILT / f"{'sanitized' if sanitized else 'fused'}-{machine[:12]}-{digest.hexdigest()[:12]}.so"
+
+
+def compiler():
+    """The C++ compiler to call as a list of words, or None."""
+    words = shlex.split(os.environ.get("CXX") or "g++")
+    return words if shutil.which(words[0]) else None
+
+
+def build(again=False, sanitized=False):
+    """Compile what is not compiled yet. Returns (path, whether it was compiled now); raises InputError with why not."""
+    target = library(sanitized)
+    if target.exists() and not again:
+        return target, False
+    command = compiler()
+    if command is None:
+        raise InputError(f"there is no C++ compiler ({os.environ.get('CXX') or 'g++'} not found): install one "
+                         "(Debian, Ubuntu: `apt-get install g++`; Fedora, RHEL: `dnf install gcc-c++`) and run "
+                         "`bash scripts/setup.sh`")
+    folder = mxnet_folder()
+    try:
+        BUILT.mkdir(exist_ok=True)
+        with replacing(target) as temporary:
+            done = subprocess.run([*command, *(SANITIZED if sanitized else FLAGS), "-isystem", folder / "include",
+                                   "-o", temporary, SOURCES / "operators.cc", folder / "src/lib_api.cc"],
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            if done.returncode:
+                lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+                reason = lines[0] if lines else f"it ended with status {done.returncode} and no word"
+                raise InputError(f"{shlex.join(command)} could not compile the operators: {reason}")
+            _try(temporary, sanitized)
+    except OSError as error:
+        raise InputError(f"the operators cannot be built in {BUILT}: {error.strerror}") from error
+    for old in BUILT.glob(f"{target.name.rpartition('-')[0]}-*.so"):  # of the same machine
+        if old != target:
+            old.unlink()
+    return target, True
+
+
+def _try(path, sanitized):
+    """Load a new library and compute with it in a process of its own, which may crash; InputError then."""
+    if sanitized:  # its runtime must be the first library of a process: the tests see to that
+        return
+    # MXNet asks for a name that ends in .so.
+    trial = Path(f"{path}.so")
+    os.replace(path, trial)
+    code = ("import sys\nfrom support import runtime\nruntime.prepare()\nimport mxnet as mx\n"
+            "mx.library.load(sys.argv[1], verbose=False)\n"
+            "y = mx.nd.atac_unit(mx.nd.array([-1.0, 2.0]).reshape((1, 2, 1, 1)), unit='relu')[0]\n"
+            "sys.exit(y.asnumpy().ravel().tolist() != [0.0, 2.0])")
+    try:
+        done = subprocess.run([sys.executable, "-c", code, os.path.abspath(trial)], cwd=HERE.parent,
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    finally:
+        os.replace(trial, path)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise InputError(f"the compiled operators do not work here: {lines[-1] if lines else done.returncode}")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m ops.build", description=__doc__.partition("\n")[0])
+    parser.add_argument("--again", action="store_true", help="compile even if the library is there")
+    parser.add_argument("--sanitize", action="store_true",
+                        help="compile with the address and undefined-behaviour sanitizers, for the tests")
+    options = parser.parse_args(arguments)
+    try:
+        path, now = build(options.again, options.sanitize)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    print(f"{'compiled' if now else 'there already'}: {path.relative_to(HERE.parent)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+// What becomes of a unit's output: a convolution, the mean over the image, or the array itself. An ending takes the
+// output tile by tile, so that it never travels to memory, and in the backward pass gives the gradient of it.
+#pragma once
+#include "attention.h"
+
+namespace atac {
+
+class Ending {
+ public:
+  virtual ~Ending() = default;
+
+  // Floats that a thread needs for an image, and their state before its first image.
+  virtual size_t image_floats(bool backward) const = 0;
+  virtual void start(float* floats) const = 0;
+
+  // Forward: tiles of an image, then the image.
+  virtual View tile(int image, int first, int count, float* floats, float* buffer) const = 0;
+  virtual void put(int image, int first, int count, View y, float* floats) const = 0;
+  virtual void finish(int image, float* floats) const = 0;
+
+  // Backward: gradient of the unit's output for an image; then, once its tiles are put, the ending's own.
+  virtual bool wants_output() const { return false; }
+  virtual void start_backward(Arena&) {}
+  virtual View gradient(int image, float* floats) const = 0;
+  virtual void image_gradients(int, int, float*) const {}
+  virtual void finish_backward() {}
+};
+
+// y as it is, in the layout of `out`.
+class Plain : public Ending {
+ public:
+  explicit Plain(const Tensor& out) : out_(out) {}
+
+  size_t image_floats(bool backward) const override {
+    return backward ? static_cast<size_t>(out_.shape.blocks()) * out_.shape.pixels() * LANES : 0;
+  }
+  void start(float*) const override {}
+  View tile(int image, int first, int count, float*, float* buffer) const override {
+    return out_.target(image, first, count, buffer);
+  }
+  void put(int image, int first, int count, View y, float*) const override { out_.wrote(image, first, count, y); }
+  void finish(int, float*) const override {}
+  View gradient(int image, float* floats) const override { return out_.read(image, 0, out_.shape.pixels(), floats); }
+
+ private:
+  Tensor out_;  // in the backward pass its gradient
+};
+
+// The mean over each image: out is (N, C).
+class Pool : public Ending {
+ public:
+  Pool(float* out, const Shape& shape) : out_(out), shape_(shape) {}
+
+  size_t image_floats(bool backward) const override {
+    return static_cast<size_t>(shape_.blocks()) * LANES * (backward ? shape_.pixels() : 1);
+  }
+  void start(float* floats) const override { std::fill(floats, floats + image_floats(false), 0.0f); }
+  View tile(int, int, int count, float*, float* buffer) const override {
+    return {buffer, static_cast<ptrdiff_t>(count) * LANES};
+  }
+  void put(int, int, int count, View y, float* sums) const override {
+    for (int b = 0; b < shape_.blocks(); ++b) {
+      V total = load(sums + b * LANES);
+      for (int p = 0; p < count; ++p) total += load(y.at(b, p));
+      store(sums + b * LANES, total);
+    }
+  }
+  void finish(int image, float* sums) const override {
+    for (int c = 0; c < shape_.channels; ++c)
+      out_[static_cast<size_t>(image) * shape_.channels + c] = sums[c] / shape_.pixels();
+    start(sums);
+  }
+  View gradient(int image, float* floats) const override {
+    const View found{floats, static_cast<ptrdiff_t>(shape_.pixels()) * LANES};
+    for (int b = 0; b < shape_.blocks(); ++b) {
+      V value{};
+      for (int lane = 0; lane < LANES && b * LANES + lane < shape_.channels; ++lane)
+        value[lane] = out_[static_cast<size_t>(image) * shape_.channels + b * LANES + lane] / shape_.pixels();
+      for (int p = 0; p < shape_.pixels(); ++p) store(found.at(b, p), value);
+    }
+    return found;
+  }
+
+ private:
+  float* out_;  // in the backward pass its gradient
+  Shape shape_;
+};
+
+// What is added to a convolution's output: the block's input, or a 1x1 convolution of it where weight is given.
+struct Shortcut {
+  Tensor x;
+  const float* weight = nullptr;
+  int stride = 1;
+  Packed packed = {};
+
+  void prepare(int outputs, Arena& arena) {
+    if (weight)
+      packed = pack(weight, outputs, x.shape.channels, nullptr, nullptr, false,
+                    static_cast<ptrdiff_t>(x.shape.pixels()) * LANES, arena);
+  }
+
+  // The image to add to; computed in `out` if it is not x itself.
+  View forward(int image, const Shape& shape, View out) const {
+    if (!weight) return x.view(image);
+    for (int group = 0; group < packed.blocks / packed.group; ++group)
+      for (int row = 0; row < shape.height; ++row)
+        multiply(packed, group, x.view(image).at(0, row * stride * x.shape.width), stride * LANES, shape.width,
+                 View{out.at(0, row * shape.width), out.plane}, LANES, View{nullptr, 0}, 0);
+    return out;
+  }
+};
+
+// Adds the gradient of a shortcut to dx, and finds that of its weight.
+class ShortcutGradient {
+ public:
+  ShortcutGradient(const Shortcut& shortcut, const Tensor& dout, const Tensor& dx, float* dweight, Arena& arena)
+      : s_(shortcut), dout_(dout), dx_(dx), dweight_(dweight) {
+    if (!s_.weight) return;
+    const int inputs = s_.x.shape.channels, outputs = dout.shape.channels;
+    back_ = pack(s_.weight, outputs, inputs, nullptr, nullptr, true,
+                 static_cast<ptrdiff_t>(dout.shape.pixels()) * LANES, arena);
+    partial_ = arena.zeros<float>(static_cast<size_t>(groups_of(dout.shape.images)) * padded(inputs) * outputs);
+  }
+
+  void image(int group, int n) const {
+    const Shape &small = dout_.shape, &large = dx_.shape;
+    const View to = dx_.view(n), from = dout_.view(n), x = s_.x.view(n);
+    if (!s_.weight) {
+      for (int b = 0; b < large.blocks(); ++b)
+        for (int p = 0; p < large.pixels(); ++p) store(to.at(b, p), load(to.at(b, p)) + load(from.at(b, p)));
+      return;
+    }
+    const ptrdiff_t step = static_cast<ptrdiff_t>(s_.stride) * LANES, line = step * large.width;
+    for (int g = 0; g < back_.blocks / back_.group; ++g)
+      for (int row = 0; row < small.height; ++row) {
+        const View place{to.at(0, row * s_.stride * large.width), to.plane};
+        multiply(back_, g, from.at(0, row * small.width), LANES, small.width, place, step, place, step);
+      }
+    float* sums = partial(group);
+    for (int lane = 0; lane < small.blocks(); ++lane)
+      for (int b = 0; b < large.blocks(); ++b, sums += LANES * LANES)
+        outer(LANES, x.at(b, 0), line, step, from.at(lane, 0), static_cast<ptrdiff_t>(small.width) * LANES, LANES,
+              small.height, small.width, sums);
+  }
+
+  void finish() const {
+    if (!s_.weight) return;
+    const int inputs = dx_.shape.channels, outputs = dout_.shape.channels;
+    for (int o = 0; o < outputs; ++o)
+      for (int i = 0; i < inputs; ++i) {
+        double total = 0;
+        for (int group = 0; group < groups_of(dout_.shape.images); ++group)
+          total += partial(group)[((static_cast<size_t>(o / LANES) * dx_.shape.blocks() + i / LANES) * LANES +
+                                   i % LANES) * LANES + o % LANES];
+        dweight_[static_cast<size_t>(o) * inputs + i] = static_cast<float>(total);
+      }
+  }
+
+ private:
+  float* partial(int group) const {
+    return partial_ + static_cast<size_t>(group) * padded(dx_.shape.channels) * dout_.shape.channels;
+  }
+
+  Shortcut s_;
+  Tensor dout_, dx_;
+  float* dweight_;
+  Packed back_;
+  float* partial_ = nullptr;
+};
+
+// 3x3 convolution with padding 1 and a stride, plus a shortcut. Channels are multiples of 16.
+class Convolution : public Ending {
+ public:
+  Convolution(const float* weight, const Shape& in, const Tensor& out, int stride, const Shortcut* shortcut,
+              Arena& arena)
+      : in_(in), out_(out), stride_(stride), shortcut_(shortcut), weight_(weight),
+        forward_(out.shape.channels, 9 * in.blocks(), LANES, LANES, arena) {
+    for (int b = 0; b < in.blocks(); ++b)
+      for (int tap = 0; tap < 9; ++tap) {
+        const int index = b * 9 + tap;
+        forward_.offsets[index] = b * plane() + offset(tap / 3, tap % 3);
+        for (int o = 0; o < out.shape.channels; ++o)
+          for (int lane = 0; lane < LANES; ++lane)
+            forward_.at(o, index * LANES + lane) = weight_at(o, b * LANES + lane, tap);
+      }
+  }
+
+  size_t image_floats(bool backward) const override {
+    const size_t own = static_cast<size_t>(plane()) * in_.blocks();
+    return !backward ? own : own + static_cast<size_t>(out_plane()) * out_.shape.blocks() +
+                                 static_cast<size_t>(in_.pixels()) * LANES * in_.blocks();
+  }
+
+  // The borders of the padded image stay zero from here on.
+  void start(float* floats) const override { std::memset(floats, 0, sizeof(float) * plane() * in_.blocks()); }
+
+  View tile(int, int, int count, float*, float* buffer) const override {
+    return {buffer, static_cast<ptrdiff_t>(count) * LANES};
+  }
+
+  void put(int, int first, int count, View y, float* floats) const override {
+    for (int b = 0; b < in_.blocks(); ++b)
+      for (int p = 0; p < count;) {
+        const int row = (first + p) / in_.width, column = (first + p) % in_.width;
+        const int run = std::min(count - p, in_.width - column);
+        std::memcpy(floats + b * plane() + offset(row + 1, column + 1), y.at(b, p), sizeof(float) * LANES * run);
+        p += run;
+      }
+  }
+
+  void finish(int image, float* floats) const override {
+    const Shape& shape = out_.shape;
+    const View out = out_.view(image);
+    const View init = shortcut_ ? shortcut_->forward(image, shape, out) : View{nullptr, 0};
+    for (int group = 0; group < forward_.blocks / forward_.group; ++group)
+      for (int row = 0; row < shape.height; ++row)
+        multiply(forward_, group, floats + offset(row * stride_, 0), stride_ * LANES, shape.width,
+                 View{out.at(0, row * shape.width), out.plane}, LANES,
+                 View{init.data ? init.at(0, row * shape.width) : nullptr, init.plane}, LANES);
+  }
+
+  bool wants_output() const override { return true; }
+
+  void start_backward(Arena& arena) override {
+    partial_ = arena.take<float>(groups_of(in_.images) * gradient_size());
+    // Rows and columns of the input fall into stride x stride classes; each meets its own taps of the output.
+    for (int row = 0; row < stride_; ++row)
+      for (int column = 0; column < stride_; ++column) {
+        std::vector<int> taps;
+        for (int tap = 0; tap < 9; ++tap)
+          if ((row + 1 - tap / 3) % stride_ == 0 && (column + 1 - tap % 3) % stride_ == 0) taps.push_back(tap);
+        Packed packed(in_.channels, static_cast<int>(taps.size()) * out_.shape.blocks(), LANES, LANES, arena);
+        for (int b = 0; b < out_.shape.blocks(); ++b)
+          for (size_t t = 0; t < taps.size(); ++t) {
+            const int index = b * static_cast<int>(taps.size()) + static_cast<int>(t), tap = taps[t];
+            packed.offsets[index] = b * out_plane() + out_offset((row + 1 - tap / 3) / stride_ + 1,
+                                                                 (column + 1 - tap % 3) / stride_ + 1);
+            for (int i = 0; i < in_.channels; ++i)
+              for (int lane = 0; lane < LANES; ++lane)
+                packed.at(i, index * LANES + lane) = weight_at(b * LANES + lane, i, tap);
+          }
+        back_.push_back(std::move(packed));
+      }
+  }
+
+  View gradient(int image, float* floats) const override {
+    const Shape& shape = out_.shape;
+    float* surrounded = floats + plane() * in_.blocks();
+    std::memset(surrounded, 0, sizeof(float) * out_plane() * shape.blocks());
+    for (int b = 0; b < shape.blocks(); ++b)
+      for (int row = 0; row < shape.height; ++row)
+        std::memcpy(surrounded + b * out_plane() + out_offset(row + 1, 1),
+                    out_.view(image).at(b, row * shape.width), sizeof(float) * LANES * shape.width);
+    const View dy{surrounded + out_plane() * shape.blocks(), static_cast<ptrdiff_t>(in_.pixels()) * LANES};
+    for (int row = 0; row < in_.height; ++row)
+      for (int column = 0; column < std::min(stride_, in_.width); ++column) {
+        const Packed& taps = back_[row % stride_ * stride_ + column];
+        for (int group = 0; group < taps.blocks / taps.group; ++group)
+          multiply(taps, group, surrounded + out_offset(row / stride_, 0), LANES,
+                   (in_.width - column + stride_ - 1) / stride_,
+                   View{dy.at(0, row * in_.width + column), dy.plane}, stride_ * LANES, View{nullptr, 0}, 0);
+      }
+    return dy;
+  }
+
+  void image_gradients(int group, int image, float* floats) const override {
+    const Shape& shape = out_.shape;
+    const View dout = out_.view(image);
+    const int rows = std::max(1, 256 / shape.width);  // so many that their gradients stay in the first cache
+    if (image == first_of(group, in_.images))
+      std::memset(partial_ + group * gradient_size(), 0, sizeof(float) * gradient_size());
+    for (int first = 0; first < shape.height; first += rows) {
+      float* sums = partial_ + group * gradient_size();
+      for (int o = 0; o < shape.blocks(); ++o)
+        for (int b = 0; b < in_.blocks(); ++b)
+          for (int tap = 0; tap < 9; ++tap, sums += LANES * LANES)
+            outer(LANES, floats + b * plane() + offset(first * stride_ + tap / 3, tap % 3),
+                  static_cast<ptrdiff_t>(stride_) * (in_.width + 2) * LANES, stride_ * LANES,
+                  dout.at(o, first * shape.width), static_cast<ptrdiff_t>(shape.width) * LANES, LANES,
+                  std::min(rows, shape.height - first), shape.width, sums);
+    }
+  }
+
+  // Writes the gradient of the weight: the groups' sums, in their order.
+  void write_gradient(float* gradient) const {
+    const int outputs = out_.shape.channels;
+    const int groups = groups_of(in_.images);
+#pragma omp parallel for schedule(static)
+    for (int block = 0; block < out_.shape.blocks() * in_.blocks() * 9; ++block)
+      for (int lane_in = 0; lane_in < LANES; ++lane_in) {
+        const size_t at = (static_cast<size_t>(block) * LANES + lane_in) * LANES;
+        D total{};
+        for (int group = 0; group < groups; ++group)
+          total += __builtin_convertvector(load(partial_ + group * gradient_size() + at), D);
+        const int tap = block % 9, in = block / 9 % in_.blocks() * LANES + lane_in, out = block / 9 / in_.blocks();
+        for (int lane = 0; lane < LANES && out * LANES + lane < outputs; ++lane)
+          gradient[(static_cast<size_t>(out * LANES + lane) * in_.channels + in) * 9 + tap] =
+              static_cast<float>(total[lane]);
+      }
+  }
+
+ private:
+  ptrdiff_t plane() const { return static_cast<ptrdiff_t>(in_.height + 2) * (in_.width + 2) * LANES; }
+  ptrdiff_t offset(int row, int column) const {
+    return (static_cast<ptrdiff_t>(row) * (in_.width + 2) + column) * LANES;
+  }
+  ptrdiff_t out_plane() const {
+    return static_cast<ptrdiff_t>(out_.shape.height + 2) * (out_.shape.width + 2) * LANES;
+  }
+  ptrdiff_t out_offset(int row, int column) const {
+    return (static_cast<ptrdiff_t>(row) * (out_.shape.width + 2) + column) * LANES;
+  }
+  size_t gradient_size() const {
+    return static_cast<size_t>(out_.shape.blocks()) * in_.blocks() * 9 * LANES * LANES;
+  }
+  float weight_at(int output, int input, int tap) const {
+    return weight_[(static_cast<size_t>(output) * in_.channels + input) * 9 + tap];
+  }
+
+  Shape in_;
+  Tensor out_;  // in the backward pass its gradient
+  int stride_;
+  const Shortcut* shortcut_;
+  const float* weight_;
+  Packed forward_;
+  std::vector<Packed> back_;
+  float* partial_ = nullptr;
+};
+
+}  // namespace atac

@@ -1,0 +1,135 @@
+// The two loops in which nearly all time goes: `multiply` (activations times weights) and `outer` (sums of products of
+// two activations). Both work on blocks of 16 channels that lie side by side for each pixel.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "memory.h"
+#include "simd.h"
+
+namespace atac {
+
+inline int blocks_of(int channels) { return (channels + LANES - 1) / LANES; }
+inline int padded(int channels) { return blocks_of(channels) * LANES; }
+
+// Activations of some pixels: channel c of pixel p at data[c / 16 * plane + p * 16 + c % 16].
+struct View {
+  float* data;
+  ptrdiff_t plane;
+
+  float* at(int block, int pixel) const { return data + block * plane + static_cast<ptrdiff_t>(pixel) * LANES; }
+};
+
+// A weight matrix for each of some taps, in the order in which `multiply` reads it. A tap is an offset (in floats)
+// from an output pixel's place in the input to the 16 numbers that are multiplied; the last tap may have fewer.
+struct Packed {
+  int taps = 0, depth = LANES, last = LANES;
+  int blocks = 0, group = 1;  // output blocks, and how many of them are computed together
+  std::vector<ptrdiff_t> offsets;
+  float* data = nullptr;
+
+  size_t rows() const { return static_cast<size_t>(taps - 1) * depth + last; }
+  size_t group_size() const { return rows() * group * LANES; }
+  float& at(int output, int row) const {
+    const int block = output / LANES;
+    return data[block / group * group_size() + (static_cast<size_t>(row) * group + block % group) * LANES +
+                output % LANES];
+  }
+
+  Packed() = default;
+  Packed(int outputs, int tap_count, int tap_depth, int last_depth, Arena& arena)
+      : taps(tap_count), depth(tap_depth), last(last_depth), blocks(blocks_of(outputs)),
+        group(blocks % 2 ? 1 : 2), offsets(tap_count) {
+    data = arena.zeros<float>(group_size() * (blocks / group));
+  }
+};
+
+namespace detail {
+
+template <int PIXELS, int GROUP>
+inline void multiply(const Packed& w, const float* weights, const float* in, ptrdiff_t in_step, float* out,
+                     ptrdiff_t out_plane, ptrdiff_t out_step, const float* init, ptrdiff_t init_plane,
+                     ptrdiff_t init_step) {
+  V sum[GROUP][PIXELS];
+  for (int g = 0; g < GROUP; ++g)
+    for (int p = 0; p < PIXELS; ++p) sum[g][p] = init ? load(init + g * init_plane + p * init_step) : V{};
+  for (int tap = 0; tap < w.taps; ++tap) {
+    const float* x = in + w.offsets[tap];
+    const int depth = tap + 1 == w.taps ? w.last : w.depth;
+    for (int d = 0; d < depth; ++d) {
+      V column[GROUP];
+      for (int g = 0; g < GROUP; ++g) column[g] = load(weights + g * LANES);
+      weights += GROUP * LANES;
+      for (int p = 0; p < PIXELS; ++p) {
+        const V value = all(x[p * in_step + d]);
+        for (int g = 0; g < GROUP; ++g) sum[g][p] += value * column[g];
+      }
+    }
+  }
+  for (int g = 0; g < GROUP; ++g)
+    for (int p = 0; p < PIXELS; ++p) store(out + g * out_plane + p * out_step, sum[g][p]);
+}
+
+}  // namespace detail
+
+// Output block group `index` of w for `pixels` pixels in a row: out = init + sum over taps of weights times input.
+// init is nullptr for none; with init_step 0 it is a bias.
+inline void multiply(const Packed& w, int index, const float* in, ptrdiff_t in_step, int pixels, View out,
+                     ptrdiff_t out_step, View init, ptrdiff_t init_step) {
+  const float* weights = w.data + index * w.group_size();
+  float* to = out.data + index * w.group * out.plane;
+  const float* from = init.data ? init.data + index * w.group * init.plane : nullptr;
+  int p = 0;
+  const auto run = [&](auto kernel, int count) {
+    for (; p + count <= pixels; p += count)
+      kernel(w, weights, in + p * in_step, in_step, to + p * out_step, out.plane, out_step,
+             from ? from + p * init_step : nullptr, init.plane, init_step);
+  };
+  if (w.group == 2) {
+    run(detail::multiply<ACCUMULATORS / 2, 2>, ACCUMULATORS / 2);
+    if (ACCUMULATORS / 2 > 4) run(detail::multiply<4, 2>, 4);
+    run(detail::multiply<1, 2>, 1);
+  } else {
+    run(detail::multiply<ACCUMULATORS, 1>, ACCUMULATORS);
+    if (ACCUMULATORS > 8) run(detail::multiply<8, 1>, 8);
+    if (ACCUMULATORS > 4) run(detail::multiply<4, 1>, 4);
+    run(detail::multiply<1, 1>, 1);
+  }
+}
+
+namespace detail {
+
+template <int ROWS>
+inline void outer(const float* a, ptrdiff_t a_line, ptrdiff_t a_step, const float* b, ptrdiff_t b_line,
+                  ptrdiff_t b_step, int lines, int pixels, float* sums) {
+  V sum[ROWS];
+  for (int r = 0; r < ROWS; ++r) sum[r] = load(sums + r * LANES);
+  for (int line = 0; line < lines; ++line) {
+    const float* x = a + line * a_line;
+    const float* y = b + line * b_line;
+    for (int p = 0; p < pixels; ++p) {
+      const V value = load(y + p * b_step);
+      for (int r = 0; r < ROWS; ++r) sum[r] += all(x[p * a_step + r]) * value;
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) store(sums + r * LANES, sum[r]);
+}
+
+}  // namespace detail
+
+// sums[r][lane] += sum over lines and pixels of a[r] b[lane], for r below `rows`. A line is a stretch of pixels that
+// lie a_step and b_step apart; lines are a_line and b_line apart.
+inline void outer(int rows, const float* a, ptrdiff_t a_line, ptrdiff_t a_step, const float* b, ptrdiff_t b_line,
+                  ptrdiff_t b_step, int lines, int pixels, float* sums) {
+  int r = 0;
+  const auto run = [&](auto kernel, int count) {
+    for (; r + count <= rows; r += count)
+      kernel(a + r, a_line, a_step, b, b_line, b_step, lines, pixels, sums + r * LANES);
+  };
+  run(detail::outer<ACCUMULATORS>, ACCUMULATORS);
+  if (ACCUMULATORS > 8) run(detail::outer<8>, 8);
+  if (ACCUMULATORS > 4) run(detail::outer<4>, 4);
+  run(detail::outer<1>, 1);
+}
+
+}  // namespace atac

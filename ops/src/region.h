@@ -1,0 +1,181 @@
+// BatchNorm, unit, ending: the stretch of the network that is computed in one go, forward and backward.
+#pragma once
+#include "ending.h"
+
+namespace atac {
+
+struct NormGradients {
+  float *gamma = nullptr, *beta = nullptr;
+};
+
+class Region {
+ public:
+  Region(const Tensor& x, bool has_norm, const NormArrays& norm, const NormSettings& settings,
+         std::unique_ptr<Unit> unit, Arena& arena)
+      : batch_{x, Norm(x.shape.channels, arena), has_norm, norm, settings, arena}, unit_(std::move(unit)) {
+    if (has_norm) batch_.norm.set_affine(x.shape.channels, norm);
+  }
+
+  // Floats to keep from `train` to `backward`.
+  static size_t saved_size(const Shape& shape, const Unit& unit) { return 2 * shape.channels + unit.saved_size(shape); }
+
+  void train(const Ending& ending, float* saved) {
+    const Tensor& x = batch_.x;
+    const int channels = x.shape.channels;
+    const bool pairs = unit_->wants_covariances();
+    const Moments found = moments(x, pairs, batch_.arena);
+    for (int c = 0; c < channels; ++c) {
+      const double variance = found.covariance[pairs ? static_cast<size_t>(c) * channels + c : c];
+      if (batch_.has_norm)
+        batch_.norm.use_batch(c, found.mean[c], variance, batch_.norm_arrays, batch_.settings);
+      else
+        use_none(c, found.mean[c]);
+      saved[c] = batch_.norm.mean[c];
+      saved[channels + c] = batch_.norm.inverse[c];
+    }
+    unit_->statistics(batch_, found, saved + 2 * channels);
+    apply(ending);
+  }
+
+  void infer(const Ending& ending) {
+    if (batch_.has_norm)
+      batch_.norm.use_running(batch_.x.shape.channels, batch_.norm_arrays, batch_.settings);
+    else
+      for (int c = 0; c < batch_.x.shape.channels; ++c) use_none(c, 0);
+    unit_->use_running(batch_);
+    apply(ending);
+  }
+
+  // Writes dx and the gradients of the norm's and the unit's arrays; the ending keeps its own. after_image(group,
+  // image) is called when dx of an image is complete, in the thread that wrote it.
+  template <class F>
+  void backward(Ending& ending, const float* saved, const Tensor& dx, const NormGradients& norm_gradients,
+                const UnitGradients& unit_gradients, F after_image) {
+    const Shape& shape = batch_.x.shape;
+    const int channels = shape.channels, blocks = shape.blocks();
+    Arena& arena = batch_.arena;
+    for (int c = 0; c < channels; ++c)
+      batch_.has_norm ? batch_.norm.set(c, saved[c], saved[channels + c]) : use_none(c, saved[c]);
+    unit_->restore(batch_, saved + 2 * channels);
+    unit_->start_backward(batch_);
+    ending.start_backward(arena);
+    const Tensor kept_a = blocked_like(shape, true), kept_b = blocked_like(shape, unit_->keeps_second());
+
+    const auto prepare = [&] { return Buffers(*unit_, shape, ending.image_floats(true)); };
+    each_image(
+        shape.images,
+        [&] {
+          Buffers buffers = prepare();
+          ending.start(buffers.image);
+          return buffers;
+        },
+        [&](Buffers& buffers, int group, int n) {
+          const View dy = ending.gradient(n, buffers.image);
+          each_tile(shape, [&](int first, int count) {
+            const View x = batch_.x.read(n, first, count, buffers.x);
+            const View y{ending.wants_output() ? buffers.y : nullptr, static_cast<ptrdiff_t>(count) * LANES};
+            unit_->backward1(batch_, group, n, x, View{dy.at(0, first), dy.plane}, count, y,
+                             part(kept_a, n, first), part(kept_b, n, first), buffers.unit);
+            if (ending.wants_output()) ending.put(n, first, count, y, buffers.image);
+          });
+          ending.image_gradients(group, n, buffers.image);
+        });
+    unit_->finish_backward1(batch_, unit_gradients);
+
+    if (unit_->has_second_pass()) {
+      each_image(shape.images, prepare, [&](Buffers& buffers, int group, int n) {
+        each_tile(shape, [&](int first, int count) {
+          unit_->backward2(batch_, group, n, batch_.x.read(n, first, count, buffers.x), count, part(kept_a, n, first),
+                           part(kept_b, n, first), buffers.unit);
+        });
+      });
+      unit_->finish_backward2(batch_, unit_gradients);
+    }
+
+    // Through the norm: dx = gamma / sigma (du - mean of du - xhat times mean of du xhat).
+    const InputSums sums = unit_->input_sums();
+    float* mean = arena.zeros<float>(padded(channels));
+    float* with_hat = arena.zeros<float>(padded(channels));
+    float* scale = arena.zeros<float>(padded(channels));
+    for (int c = 0; c < channels; ++c) {
+      scale[c] = 1;
+      if (!batch_.has_norm) continue;
+      mean[c] = static_cast<float>(sums.du[c] / shape.count());
+      with_hat[c] = static_cast<float>(sums.du_hat[c] / shape.count());
+      scale[c] = batch_.norm.gamma[c] * batch_.norm.inverse[c];
+      if (norm_gradients.beta) norm_gradients.beta[c] = static_cast<float>(sums.du[c]);
+      if (norm_gradients.gamma) norm_gradients.gamma[c] = static_cast<float>(sums.du_hat[c]);
+    }
+    each_image(shape.images, prepare, [&](Buffers& buffers, int group, int n) {
+      each_tile(shape, [&](int first, int count) {
+        const View x = batch_.x.read(n, first, count, buffers.x);
+        const View to = dx.target(n, first, count, buffers.y);
+        unit_->backward3(batch_, n, x, count, part(kept_a, n, first), part(kept_b, n, first), to, buffers.unit);
+        if (batch_.has_norm)
+          for (int b = 0; b < blocks; ++b) {
+            const V m = load(mean + b * LANES), h = load(with_hat + b * LANES), s = load(scale + b * LANES);
+            for (int p = 0; p < count; ++p)
+              store(to.at(b, p), s * (load(to.at(b, p)) - m - batch_.hat(b, load(x.at(b, p))) * h));
+          }
+        dx.wrote(n, first, count, to);
+      });
+      after_image(group, n);
+    });
+  }
+
+ private:
+  // One thread's memory.
+  struct Buffers {
+    float *x, *y, *unit, *image;
+
+    Buffers(const Unit& unit_of, const Shape& shape, size_t image_floats) {
+      const size_t tile = static_cast<size_t>(shape.blocks()) * shape.tile() * LANES;
+      x = scratch().take<float>(tile);
+      y = scratch().take<float>(tile);
+      unit = scratch().take<float>(unit_of.tile_floats(shape));
+      image = scratch().take<float>(image_floats);
+    }
+  };
+
+  void apply(const Ending& ending) {
+    const Shape& shape = batch_.x.shape;
+    each_image(
+        shape.images,
+        [&] {
+          Buffers buffers(*unit_, shape, ending.image_floats(false));
+          ending.start(buffers.image);
+          return buffers;
+        },
+        [&](Buffers& buffers, int, int n) {
+          each_tile(shape, [&](int first, int count) {
+            const View y = ending.tile(n, first, count, buffers.image, buffers.y);
+            unit_->apply(batch_, n, batch_.x.read(n, first, count, buffers.x), count, y, buffers.unit);
+            ending.put(n, first, count, y, buffers.image);
+          });
+          ending.finish(n, buffers.image);
+        });
+  }
+
+  // No norm: u = x, written as (x - mean) + mean.
+  void use_none(int c, double mean) {
+    batch_.norm.gamma[c] = 1;
+    batch_.norm.beta[c] = static_cast<float>(mean);
+    batch_.norm.set(c, mean, 1);
+  }
+
+  Tensor blocked_like(const Shape& shape, bool wanted) const {
+    Shape whole = shape;
+    whole.channels = padded(shape.channels);
+    const size_t size = static_cast<size_t>(whole.images) * whole.channels * whole.pixels();
+    return {wanted ? batch_.arena.take<float>(size) : nullptr, whole, true};
+  }
+
+  static View part(const Tensor& kept, int n, int first) {
+    return kept.data ? View{kept.view(n).at(0, first), kept.view(n).plane} : View{nullptr, 0};
+  }
+
+  Batch batch_;
+  std::unique_ptr<Unit> unit_;
+};
+
+}  // namespace atac

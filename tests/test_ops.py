@@ -1,0 +1,444 @@
+"""Each fused operator against the same layers of Gluon in float64, wrong inputs, and the same bits every time."""
+import contextlib
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+
+import fused_nets
+import mxnet as mx
+import numpy as np
+import pytest
+import tiny
+from mxnet import autograd
+from mxnet.gluon import nn
+
+from engine import loop
+from model import activation, fused, refine
+from model.cifar_resnet import CIFARResNetV2
+from ops import build, nag
+
+pytestmark = pytest.mark.usefixtures("fused_operators")
+
+TOLERANCE = 1e-5
+SCALARS = [activation.ReLU, activation.LeakyReLU, activation.PReLU, activation.ELU, activation.SELU, activation.GELU,
+           activation.Swish]
+
+
+class Normed(nn.HybridSequential):
+    """[BatchNorm,] unit."""
+
+    def __init__(self, unit, channels, norm, **settings):
+        super().__init__()
+        with self.name_scope():
+            if norm:
+                self.add(nn.BatchNorm(in_channels=channels))
+            self.add(unit(channels, **settings))
+
+
+class Operator:
+    """The same by one operator call on the block's own arrays, in training or in inference."""
+
+    def __init__(self, block):
+        *norms, unit = block
+        self.attributes = {"unit": fused.kind_of(unit), "norm": str(len(norms)), "epsilon": "1e-05", "momentum": "0.9"}
+        self.parameters = [parameter for norm in norms for parameter in fused.norm_parameters(norm)]
+        self.parameters += fused.unit_parameters(unit)
+
+    def __call__(self, x):
+        arrays = [parameter.data() for parameter in self.parameters]
+        if autograd.is_training():
+            return mx.nd.atac_unit(x, *arrays, **self.attributes)[0]
+        return mx.nd.atac_unit_inference(x, *arrays, **self.attributes)
+
+
+def assert_parity(make, shape, mean=0.0, constant=0, seed=0):
+    """Inference, then a training step: output, all gradients, running statistics, against float64.
+
+    A number that is a small difference of large sums is further than TOLERANCE from float64 in any float32; there
+    the measure is how far the Gluon block itself is in float32, three times for what is chance.
+    """
+    block = make()
+    mx.random.seed(seed)
+    block.initialize(mx.init.Normal(.3))
+    fused_nets.randomize(block, seed)
+    double, plain = fused_nets.in_float64(make, block), make()
+    plain.initialize()
+    fused_nets.copy_numbers(block, plain)
+    generator = np.random.RandomState(seed)
+    x, dy = (generator.normal(center, 1, shape).astype("float32") for center in (mean, 0))
+    x[:, :constant] = 2.3  # channels without any variance
+    if len(block) > 1:  # statistics that suit the input, or the units only see saturation in inference
+        for net in (block, double, plain):
+            net[0].running_mean.set_data(net[0].running_mean.data() + mean)
+    expected = everything(double, double, x.astype("float64"), dy.astype("float64"))
+    errors, own = (fused_nets.all_distances(everything(net, forward, x, dy), expected)
+                   for net, forward in ((block, Operator(block)), (plain, plain)))
+    wrong = {name: (error, own[name]) for name, error in errors.items() if not error < max(TOLERANCE, 3 * own[name])}
+    assert not wrong, wrong
+
+
+def everything(net, forward, x, dy):
+    """Inference's output, a step's output, gradients and statistics: four dicts of arrays."""
+    answer = forward(mx.nd.array(x, dtype=x.dtype)).asnumpy()
+    y, dx, gradients, statistics = fused_nets.step(net, forward, x, dy)
+    return {"inference": answer}, {"output": y}, {"x": dx, **gradients}, statistics
+
+
+WIDTHS = [(16, 2), (32, 2), (64, 2), (24, 3), (64, 16), (16, 16), (16, 1), (5, 5)]  # C and r; of the nets, and odd ones
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("inner_relu", [True, False])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation])
+@pytest.mark.parametrize("channels, reduction", WIDTHS)
+def test_gates_agree_with_float64(channels, reduction, unit, inner_relu, norm):
+    for images, size in ((3, (7, 7)), (33, (3, 5))):
+        assert_parity(lambda: Normed(unit, channels, norm, reduction=reduction, inner_relu=inner_relu),
+                      (images, channels, *size), seed=images)
+
+
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.LocalSE])
+@pytest.mark.parametrize("images", [1, 3, 33])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 7), (32, 32), (1, 37)])
+def test_any_batch_and_any_size(unit, images, size):
+    # One number has no variance: each BatchNorm multiplies the rounding of its mean by 316, and two in a row leave none
+    # of a float32's digits.
+    for norm in (False, True) if images * size[0] * size[1] > 1 else (False,):
+        assert_parity(lambda: Normed(unit, 16, norm), (images, 16, *size))  # noqa: B023
+
+
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation])
+def test_many_channels(unit):
+    assert_parity(lambda: Normed(unit, 256, True, reduction=2), (4, 256, 7, 7))
+
+
+@pytest.mark.parametrize("unit", SCALARS)
+@pytest.mark.parametrize("channels, size", [(16, (32, 32)), (24, (3, 5)), (5, (7, 7)), (1, (1, 1))])
+def test_scalar_activations_agree_with_float64(unit, channels, size):
+    for norm in (False, True):
+        assert_parity(lambda: Normed(unit, channels, norm), (5, channels, *size))  # noqa: B023
+
+
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish])
+@pytest.mark.parametrize("mean", [30, -300])
+def test_means_far_above_the_deviation(unit, mean):
+    assert_parity(lambda: Normed(unit, 16, True), (9, 16, 7, 7), mean)
+
+
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish])
+def test_channels_that_are_constant(unit):
+    assert_parity(lambda: Normed(unit, 16, True), (9, 16, 7, 7), constant=5)
+
+
+# Wrong inputs.
+
+GATE = [(8, 16, 1, 1)] + [(8,)] * 4 + [(16, 8, 1, 1)] + [(16,)] * 4
+BLOCK = [(16,)] * 4 + [(16, 16, 3, 3)] + [(16,)] * 4 + [(16, 16, 3, 3)]
+
+
+def call(operator, shapes, types=None, **attributes):
+    """Call an operator on zeros of these shapes, one type for all or one for each; waits for the result."""
+    types = [types or "float32"] * len(shapes) if not isinstance(types, list) else types
+    found = getattr(mx.nd, operator)(*(mx.nd.zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, types)),
+                                     **attributes)
+    mx.nd.waitall()
+    return found
+
+
+def changed(shapes, index, shape):
+    return shapes[:index] + [shape] + shapes[index + 1:]
+
+
+def unit_case(said, x=(2, 16, 5, 5), gate=GATE, **attributes):
+    return said, "atac_unit", [x] + gate, {"unit": "atac 1", **attributes}
+
+
+def block_case(said, x=(2, 1, 5, 5, 16), arrays=BLOCK, **attributes):
+    return said, "atac_block", [x] + arrays, {"unit1": "relu", "unit2": "relu", **attributes}
+
+
+WRONG = [
+    unit_case("x must be (N, C, H, W), got (2, 16, 5)", x=(2, 16, 5)),
+    unit_case("x must be (N, C, H, W), got (2, 1, 5, 5, 16)", x=(2, 1, 5, 5, 16)),
+    unit_case("first weight must have the shape (8, 32, 1, 1), got (8, 16, 1, 1)", x=(2, 32, 5, 5)),
+    unit_case("unit first weight must have the shape (8, 16, 1, 1), got (8, 16)", gate=changed(GATE, 0, (8, 16))),
+    unit_case("first BatchNorm gamma must have the shape (8), got (7)", gate=changed(GATE, 1, (7,))),
+    unit_case("first BatchNorm running variance must have the shape (8), got (8, 1)", gate=changed(GATE, 4, (8, 1))),
+    unit_case("second weight must have the shape (16, 8, 1, 1), got (8, 16, 1, 1)",
+              gate=changed(GATE, 5, (8, 16, 1, 1))),
+    unit_case("second BatchNorm beta must have the shape (16), got (17)", gate=changed(GATE, 7, (17,))),
+    unit_case("BatchNorm gamma must have the shape (16), got (15)", gate=[(15,)] + [(16,)] * 3 + GATE, norm="1"),
+    unit_case("there is no unit 'nin'", unit="nin"),
+    unit_case("attribute unit has 0 numbers behind 'atac', which takes 1", unit="atac"),
+    unit_case("attribute unit has 2 numbers behind 'atac', which takes 1", unit="atac 1 2"),
+    unit_case("attribute unit has 0 numbers behind 'atac', which takes 1", unit="atac yes"),
+    unit_case("there is no unit ''", unit=""),
+    unit_case("attribute epsilon must be a number, got 'small'", epsilon="small"),
+    unit_case("attribute momentum must be a number, got '0.9x'", momentum="0.9x"),
+    unit_case("attribute norm must be a number, got 'True'", norm="True"),
+    ("slope must have the shape (1), got (16)", "atac_unit", [(2, 16, 5, 5), (16,)], {"unit": "prelu"}),
+    ("x must be (N, C, H, W), got (3, 8)", "atac_stem", [(3, 8), (8,), (8,), (8,), (16, 8, 3, 3)], {}),
+    ("weight must have a multiple of 16 outputs, got the shape (8, 3, 3, 3)", "atac_stem",
+     [(2, 3, 8, 8), (3,), (3,), (3,), (8, 3, 3, 3)], {}),
+    ("weight must have the shape (16, 3, 3, 3), got (16, 3, 5, 5)", "atac_stem",
+     [(2, 3, 8, 8), (3,), (3,), (3,), (16, 3, 5, 5)], {}),
+    block_case("x must be in blocks of channels, (N, C/16, H, W, 16), got (2, 16, 5, 5)", x=(2, 16, 5, 5)),
+    block_case("x must be in blocks of channels, (N, C/16, H, W, 16), got (2, 2, 5, 5, 8)", x=(2, 2, 5, 5, 8)),
+    block_case("first BatchNorm gamma must have the shape (32), got (16)", x=(2, 2, 5, 5, 16)),
+    block_case("the first convolution must have a multiple of 16 outputs, got the shape (24, 16, 3, 3)",
+               arrays=changed(BLOCK, 4, (24, 16, 3, 3))),
+    block_case("second convolution must have the shape (16, 16, 3, 3), got (16, 16, 1, 1)",
+               arrays=changed(BLOCK, 9, (16, 16, 1, 1))),
+    block_case("a block that changes the shape needs a shortcut's convolution", stride="2"),
+    block_case("stride must be 1 or 2", stride="3"),
+    block_case("stride must be 1 or 2", stride="nan"),
+    block_case("shortcut's convolution must have the shape (16, 16, 1, 1), got (32, 16, 1, 1)",
+               arrays=BLOCK + [(32, 16, 1, 1)], downsample="1"),
+    ("x must be in blocks of channels", "atac_head", [(2, 16, 5, 5)] + [(16,)] * 4, {"unit": "relu"}),
+    ("BatchNorm running mean must have the shape (16), got (1)", "atac_head",
+     [(2, 1, 5, 5, 16), (16,), (16,), (1,), (16,)], {"unit": "relu"}),
+    ("count must be a whole number of at least 1", "atac_nag", [(3,)] * 3, {"decays": "0"}),
+    ("count must be a whole number of at least 1", "atac_nag", [(3,)] * 3, {"count": "1.5", "decays": "0"}),
+    ("array 1 must have its weight's shape (3), got (4)", "atac_nag", [(3,), (4,), (3,)],
+     {"count": "1", "decays": "0"}),
+    ("array 5 must have its weight's shape (2, 2), got (4)", "atac_nag", [(3,)] * 3 + [(2, 2), (2, 2), (4,)],
+     {"count": "2", "decays": "0 0"}),
+    ("decays must be 1 numbers, got 2", "atac_nag", [(3,)] * 3, {"count": "1", "decays": "0 0"}),
+    ("decays must be 1 numbers, got 0", "atac_nag", [(3,)] * 3, {"count": "1", "decays": "none"}),
+    ("attribute lr must be a number, got 'fast'", "atac_nag", [(3,)] * 3, {"count": "1", "decays": "0", "lr": "fast"}),
+]
+
+
+@pytest.mark.parametrize("said, operator, shapes, attributes", WRONG)
+def test_a_wrong_input_is_an_error_with_a_sentence(said, operator, shapes, attributes):
+    names = [operator] if operator == "atac_nag" else [operator, f"{operator}_inference"]
+    for name in names:
+        with pytest.raises(mx.MXNetError) as caught:
+            call(name, shapes, **attributes)
+        assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("operator, shapes, attributes", [
+    ("atac_unit", [(2, 16, 5, 5)] + GATE, {"unit": "atac 1"}), ("atac_unit", [(2, 16, 5, 5)], {"unit": "relu"}),
+    ("atac_stem", [(2, 3, 8, 8), (3,), (3,), (3,), (16, 3, 3, 3)], {}),
+    ("atac_block", [(2, 1, 5, 5, 16)] + BLOCK, {"unit1": "relu", "unit2": "relu"}),
+    ("atac_head", [(2, 1, 5, 5, 16)] + [(16,)] * 4, {"unit": "relu"}),
+    ("atac_nag", [(3,)] * 3, {"count": "1", "decays": "0"})])
+class TestEveryOperator:
+    def test_takes_as_many_arrays_as_it_needs(self, operator, shapes, attributes):
+        call(operator, shapes, **attributes)
+        for wrong in (shapes[:-1], shapes + [(1,)], []):
+            with pytest.raises(mx.MXNetError):
+                call(operator, wrong, **attributes)
+
+    @pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "uint8"])
+    def test_computes_in_float32_only(self, operator, shapes, attributes, dtype):
+        for place in range(len(shapes)):
+            types = ["float32"] * len(shapes)
+            types[place] = dtype
+            with pytest.raises(mx.MXNetError, match="the fused operators compute in float32 only"):
+                call(operator, shapes, types, **attributes)
+
+    def test_refuses_arrays_without_elements(self, operator, shapes, attributes):
+        for axis in range(len(shapes[0])):
+            empty = changed(shapes, 0, shapes[0][:axis] + (0,) + shapes[0][axis + 1:])
+            with pytest.raises(mx.MXNetError):
+                call(operator, empty, **attributes)
+
+    def test_may_be_called_again_after_an_error(self, operator, shapes, attributes):
+        with pytest.raises(mx.MXNetError):
+            call(operator, changed(shapes, 0, (2, 2)), **attributes)
+        assert np.isfinite((call(operator, shapes, **attributes)[0]).asnumpy()).all()
+
+
+def test_inference_has_no_gradient():
+    x = mx.nd.ones((1, 2, 1, 1))
+    x.attach_grad()
+    with autograd.record():
+        y = mx.nd.atac_unit_inference(x, unit="relu")
+    with pytest.raises(mx.MXNetError, match="an operator for inference has no gradient; build the graph for training"):
+        y.backward()
+        mx.nd.waitall()
+
+
+# NaN and infinity.
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation] + SCALARS)
+def test_nan_stays_nan(unit, norm):
+    block = Normed(unit, 24, norm)
+    block.initialize()
+    x = np.random.RandomState(0).normal(0, 1, (3, 24, 5, 5)).astype("float32")
+    x[1, 20, 2, 3] = np.nan
+    operator, arrays = Operator(block), mx.nd.array(x)
+    assert np.isnan(operator(arrays).asnumpy()[1, 20, 2, 3])
+    with autograd.record():
+        y = operator(arrays).asnumpy()
+    assert np.isnan(y[1, 20, 2, 3])
+    if norm:  # the statistics are those of the batch: nothing in the channel is a number
+        assert np.isnan(y[:, 20]).all() and np.isnan(block[0].running_var.data().asnumpy()[20])
+
+
+@pytest.mark.parametrize("unit", SCALARS)
+def test_huge_numbers(unit):
+    block = Normed(unit, 1, False)
+    block.initialize()
+    x = mx.nd.array(np.float32([1e38, 200, 90, 0, -90, -200, -1e30, np.inf]).reshape(1, 1, 1, 8))
+    answer, expected = Operator(block)(x).asnumpy().ravel(), block(x).asnumpy().ravel()
+    np.testing.assert_allclose(answer[:7], expected[:7], rtol=1e-5, atol=1e-8)
+    assert not np.isfinite(answer[7])
+
+
+# The same bits.
+
+BITS = """
+import hashlib, sys
+sys.path.insert(0, "tests")
+import test_ops
+print(test_ops.digest())
+"""
+
+
+def digest():
+    """A checksum of a training step of each unit, with more images than groups, and of the whole net."""
+    from ops import loader
+    loader.load()
+    found = hashlib.sha256()
+    for unit in (activation.ATAC, activation.SEActivation, activation.PReLU):
+        mx.random.seed(0)
+        block = Normed(unit, 32, True)
+        block.initialize(mx.init.Normal(.3))
+        generator = np.random.RandomState(0)
+        x, dy = (generator.normal(0, 1, (37, 32, 7, 7)).astype("float32") for _ in range(2))
+        for part in everything(block, Operator(block), x, dy):
+            for name in sorted(part):
+                found.update(part[name].tobytes())
+    mx.random.seed(0)
+    net = CIFARResNetV2(1, 10, activation.ATAC)
+    net.initialize(mx.init.MSRAPrelu())
+    forward, _ = fused.fuse(net, "on")
+    x, dy = np.random.RandomState(0).normal(0, 1, (37, 3, 16, 16)), np.random.RandomState(1).normal(0, 1, (37, 10))
+    y, _, gradients, statistics = fused_nets.step(net, forward, x.astype("float32"), dy.astype("float32"), False)
+    for array in (y, *gradients.values(), *statistics.values()):
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def test_the_same_bits_twice_and_with_any_number_of_threads():
+    expected = digest()
+    assert digest() == expected
+    for threads in ("1", "2", "3"):
+        done = fused_nets.run(BITS, OMP_NUM_THREADS=threads)
+        assert done.stdout.strip() == expected, done.stderr
+
+
+# The update of all parameters.
+
+def updates(shapes, seed=0):
+    generator = np.random.RandomState(seed)
+    return [[mx.nd.array(generator.normal(0, scale, shape)) for shape in shapes] for scale in (1, 1, .1)]
+
+
+@pytest.mark.parametrize("lr, momentum, rescale", [(.1, .9, 1 / 128), (.2, .5, 1.), (1e-7, .99, 1e-3), (.1, 1e-9, 1.)])
+def test_the_update_is_mxnets_to_the_bit(lr, momentum, rescale):
+    shapes = [(16, 3, 3, 3), (16,), (1,), (10, 64), (7,), (33, 5)]
+    decays = [1e-4, 0., 1e-3, .1, 1e-4, 1 / 3]
+    ours, mxnets = updates(shapes), updates(shapes)
+    for step in range(3):
+        grads = updates(shapes, step + 1)[0]
+        nag.update_all(ours[0], grads, ours[2], lr, momentum, decays, rescale)
+        for weight, grad, state, wd in zip(mxnets[0], grads, mxnets[2], decays):
+            mx.nd.nag_mom_update(weight, grad, state, out=weight, lr=lr, momentum=momentum, wd=wd,
+                                 rescale_grad=rescale)
+    for found, expected in zip(ours[0] + ours[2], mxnets[0] + mxnets[2]):
+        assert found.asnumpy().tobytes() == expected.asnumpy().tobytes()
+
+
+def test_a_training_with_the_update_has_the_bits_of_one_without():
+    found = []
+    for update_all in (nag.update_all, None):
+        net = tiny.ready(tiny.net())
+        trainer = loop.make_trainer(net, tiny.recipe(), update_all=update_all)
+        generator = np.random.RandomState(0)
+        batches = [(lr, generator.normal(0, 1, (8, 3, 32, 32)).astype("float32"), generator.randint(0, 10, 8))
+                   for lr in (.1, .1, .01)]
+        for _ in loop.train_steps(net, trainer, batches, tiny.CPU, loop.Meter()):
+            pass
+        found.append([value.tobytes() for value in tiny.numbers_of(net).values()])
+    assert found[0] == found[1]
+
+
+def test_an_update_of_nothing_or_of_unequal_lists_is_an_error():
+    weights, grads, momenta = updates([(3,), (4,)])
+    for arguments in (([], [], [], []), (weights, grads, momenta, [0.]), (weights, grads[::-1], momenta, [0., 0.])):
+        with pytest.raises(mx.MXNetError):
+            nag.update_all(*arguments[:3], .1, .9, arguments[3], 1.)
+            mx.nd.waitall()
+
+
+# Every memory access and every undefined operation, checked by the compiler's sanitizers.
+
+SANITIZED = """
+import sys
+sys.path.insert(0, "tests")
+from support import runtime
+runtime.prepare()
+from ops import loader
+loader.load(sys.argv[1])
+import test_ops
+test_ops.exercise()
+print("finished")
+"""
+
+
+def exercise():
+    """A training step and inference of everything, on small arrays of awkward sizes, and errors between them."""
+    for unit, norm in itertools.product((activation.ATAC, activation.SEActivation, *SCALARS), (False, True)):
+        for channels, size in ((5, (3, 5)), (24, (1, 1)), (32, (7, 7))):
+            block = Normed(unit, channels, norm, **({} if unit in SCALARS else {"reduction": 1}))
+            block.initialize()
+            x = np.random.RandomState(0).normal(0, 1, (3, channels, *size)).astype("float32")
+            everything(block, Operator(block), x, x)
+    for unit, blocks, size, images in ((activation.ATAC, 2, 12, 3), (activation.SEActivation, 1, 13, 2),
+                                       (activation.PReLU, 1, 9, 33), (activation.ATAC, 1, 1, 2)):
+        net = CIFARResNetV2(blocks, 7, unit)
+        net.initialize()
+        forward, _ = fused.fuse(net, "on")
+        x = np.random.RandomState(0).normal(0, 1, (images, 3, size, size)).astype("float32")
+        dy = np.ones((images, 7), "float32")
+        for input_gradient in (True, False):
+            fused_nets.step(net, forward, x, dy, input_gradient)
+        forward(mx.nd.array(x)).asnumpy()
+    for _, operator, shapes, attributes in WRONG:
+        with contextlib.suppress(mx.MXNetError):
+            call(operator, shapes, **attributes)
+    nag.update_all(*updates([(3,), (2, 5), (1,)]), .1, .9, [0., .1, .2], 1.)
+    mx.nd.waitall()
+
+
+def sanitizers():
+    """Paths of the sanitizers' libraries, None where the compiler has none."""
+    found = []
+    for name in ("libasan.so", "libubsan.so"):
+        done = subprocess.run([build.compiler(), f"-print-file-name={name}"], capture_output=True, text=True)
+        if done.returncode or not os.path.isabs(done.stdout.strip()):  # only the name itself: not found
+            return None
+        found.append(os.path.realpath(done.stdout.strip()))
+    return found
+
+
+@pytest.mark.skipif(build.compiler() is None, reason="there is no C++ compiler to build with the sanitizers")
+def test_the_sanitizers_find_nothing():
+    libraries = sanitizers()
+    if libraries is None:
+        pytest.skip("the compiler comes without libasan or libubsan")
+    built = subprocess.run([sys.executable, "-m", "ops.build", "--sanitize"], cwd=fused_nets.ROOT,
+                           capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    library = fused_nets.ROOT / built.stdout.partition(": ")[2].strip()
+    done = fused_nets.run(SANITIZED, library, LD_PRELOAD=":".join(libraries), OMP_NUM_THREADS="2",
+                          ASAN_OPTIONS="detect_leaks=0:verify_asan_link_order=0", UBSAN_OPTIONS="print_stacktrace=1")
+    assert done.returncode == 0 and done.stdout.endswith("finished\n"), done.stderr[-4000:]
+    assert "runtime error" not in done.stderr and "AddressSanitizer" not in done.stderr, done.stderr[-4000:]

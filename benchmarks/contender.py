@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 
 LOGITS_TOLERANCE = 1e-4  # largest difference of a logit from the plain net's, over the logits' standard deviation
-LOSS_TOLERANCE = 1e-3  # relative, of the mean loss of the training steps done for comparison
+LOSS_TOLERANCE = 1e-3  # relative, of the mean loss of the first training step
+# And of the CHECK_STEPS steps after each other. ResNet-50's first steps on a few images multiply rounding: the plain
+# net's own float32 gradients differ from its float64 ones by up to a third of the largest.
+LOSSES_TOLERANCE = {32: 1e-3, 224: 0.1}  # by the side of the images
 CHECK_STEPS = 3
 # A benchmark trains on the same batch again and again, which must not diverge. It changes no duration.
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
@@ -91,9 +94,11 @@ class Reference:
         return self.compare_logits(np.concatenate(found)[:len(self.logits)])
 
     def compare_losses(self, losses):
-        """Largest relative difference of the losses of CHECK_STEPS training steps; NotMeasured above LOSS_TOLERANCE."""
-        distance = float(np.abs(np.asarray(losses) / self.losses - 1).max())
-        if not distance <= LOSS_TOLERANCE:
-            raise NotMeasured(f"its losses differ by {distance:.1e} from the plain net's in {CHECK_STEPS} training "
-                              f"steps, allowed are {LOSS_TOLERANCE:.0e}")
-        return distance
+        """Largest relative difference of the losses of the training steps; NotMeasured above what is allowed."""
+        differences = np.abs(np.asarray(losses) / self.losses - 1)
+        allowed = LOSSES_TOLERANCE.get(self.about.get("size"), LOSS_TOLERANCE)
+        if not (differences[0] <= LOSS_TOLERANCE and differences.max() <= allowed):
+            raise NotMeasured(f"its losses differ by {differences[0]:.1e} from the plain net's in the first training "
+                              f"step and by {differences.max():.1e} within {CHECK_STEPS}, allowed are "
+                              f"{LOSS_TOLERANCE:.0e} and {allowed:.0e}")
+        return float(differences.max())

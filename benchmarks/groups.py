@@ -11,6 +11,7 @@ UNITS = {  # of Table III and Figures 7 and 8, beside ATAC
     "genet": "genet_resnet20_v2",
 }
 OURS, PLAIN = "ours", "plain Gluon composition"
+UNITS_ALONE = "fused units in the plain layout"
 AUTHORS, AUTHORS_BARE = "authors' loop", "authors' loop, default process settings"
 EAGER, COMPILED, BFLOAT16 = "PyTorch eager", "PyTorch compiled", "PyTorch compiled, bfloat16"
 ONNX = "ONNX Runtime"
@@ -48,6 +49,12 @@ def training(net):
             Variant(PLAIN, "mxnet_contenders:TrainStep", {"fused": "off"}, net),
             Variant(EAGER, "torch_contenders:TrainStep", {}, net),
             Variant(COMPILED, "torch_contenders:TrainStep", {"compiled": True}, net))
+
+
+def layouts(net):
+    """How far a fused region reaches: BatchNorm and unit, or the whole net in blocks of channels."""
+    return tuple(Variant(name, "mxnet_contenders:TrainStep", {"fused": fused}, net)
+                 for name, fused in ((OURS, "auto"), (UNITS_ALONE, "units"), (PLAIN, "off")))
 
 
 def bfloat16(module, net, **arguments):
@@ -119,6 +126,8 @@ def groups(scale):
         yield Group(f"step/atac-b{blocks}", "training step", step(atac(blocks, scale.batch), scale))
     for unit, model in UNITS.items():
         yield Group(f"step/{unit}-b1", "training step", training(Net(model, (("blocks", 1),), scale.batch)))
+    for blocks in (1, 3):
+        yield Group(f"layout/atac-b{blocks}", "training step", layouts(atac(blocks, scale.batch)))
     for blocks in (1, 3):
         yield Group(f"epoch/atac-b{blocks}", "part of an epoch" if scale.steps else "epoch",
                     epoch(atac(blocks, scale.batch), scale), warm=0)

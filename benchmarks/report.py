@@ -112,6 +112,12 @@ def steps(stored):
                       lambda variant: [timing(variant), ratio(variant)], ["ms", "times ours"])
 
 
+def layouts(stored):
+    """Training steps by the reach of a fused region."""
+    return comparison(stored, [(f"b={b}", f"layout/atac-b{b}") for b in (1, 3)],
+                      lambda variant: [timing(variant), ratio(variant)], ["ms", "times ours"])
+
+
 def units(stored):
     """Training steps of the other nets at b = 1: nets down, variants across."""
     present = [(unit, stored[f"step/{unit}-b1"]) for unit in groups.UNITS if f"step/{unit}-b1" in stored]
@@ -248,7 +254,8 @@ def profiles(stored):
 
 
 TABLES = {
-    "conditions": conditions, "steps": steps, "units": units, "epochs": epochs, "inference": inference,
+    "conditions": conditions, "steps": steps, "units": units, "layouts": layouts, "epochs": epochs,
+    "inference": inference,
     "imagenet": imagenet, "memory": memory, "ceilings": ceilings, "floor": floor, "cost-blocks": costs("cost/blocks"),
     "cost-batch": costs("cost/batch"), "cost-threads": costs("cost/threads"), "pipeline": pipeline,
     "profile": profiles,

@@ -343,8 +343,8 @@ def class_names(name: str, label_mode: Optional[str] = None) -> Tuple[str, ...]:
 def check_size(model: str, size: int) -> None:
     """InputError for a net whose images have another side than CIFAR's 32 pixels."""
     if size != SIDE:
-        raise InputError(f"{model} is for images of {size} x {size} pixels and CIFAR's have {SIDE} x {SIDE}: name a net "
-                         "that ends in _resnet20_v2")
+        raise InputError(f"{model} is for images of {size} x {size} pixels and CIFAR's have {SIDE} x {SIDE}: name a "
+                         "net that ends in _resnet20_v2")
 
 
 def _advice(dataset) -> str:

@@ -12,6 +12,9 @@ from support.errors import InputError
 from . import activation, refine
 from .cifar_resnet import BasicBlockV2, CIFARResNetV2
 
+# Channels up to which a unit alone is faster as an operator: CIFAR's are (docs/PERFORMANCE.md); those of ResNet-50,
+# with 256 and 512, were slower in training, where the covariances of all pairs of channels count.
+WIDEST = 64
 NORM = ("gamma", "beta", "running_mean", "running_var")  # the order in which the operators take them
 
 
@@ -24,8 +27,9 @@ def fuse(net, wanted="auto"):
 
     Returns (forward, sentence). forward is called in the place of net and uses net's own parameters, so that training,
     saving and loading go on with net: a CIFARResNetV2 becomes a graph of fused blocks; any other net keeps its graph,
-    and its ATAC, SEActivation and LocalSE units (with the BatchNorm before them) become operators. Without the
-    operators, or where they do not fit, forward is net itself. The sentence says which, and why.
+    and its ATAC, SEActivation and LocalSE units of up to 64 channels (with the BatchNorm before them) become
+    operators. Without the operators, or where they do not fit, forward is net itself. The sentence says which, and
+    why.
 
     wanted : "auto", "on" (InputError where "auto" would fall back) or "off" (net itself).
     """
@@ -56,7 +60,7 @@ def _fused(net):
     except Unfit as reason:
         units = attention_units(net)
         if not units:
-            raise
+            raise Unfit(f"{reason}, and no attention unit of {WIDEST} channels or fewer") from reason
         return Fused(net, traced, own_statistics=False), f"fused C++ operators for {len(units)} units ({reason})"
 
 
@@ -226,8 +230,9 @@ class Twin(HybridBlock):
 
 
 def attention_units(net):
-    """The units of a net that the operators know."""
-    return [block for block in blocks_in(net) if type(block) in KINDS and isinstance(block, activation.ATAC)]
+    """The units of a net that the operators are for."""
+    return [block for block in blocks_in(net) if type(block) in KINDS and isinstance(block, activation.ATAC)
+            and unit_parameters(block)[0].shape[1] <= WIDEST]
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ built elsewhere, or before an update, is not found rather than misused. Needs g+
 headers; CXX names another.
 """
 import argparse
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -21,6 +22,8 @@ from support.files import replacing
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "src"
 BUILT = HERE / "built"
+CHECKSUM = 64  # hexadecimal digits at the end of a library
+PART = ".part.so"  # of a library on trial; MXNet asks for a name that ends in .so
 FLAGS = ("-std=c++17", "-O3", "-funroll-loops", "-fno-math-errno", "-fno-trapping-math", "-march=native", "-fopenmp",
          "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-psabi")
 SANITIZED = ("-std=c++17", "-O1", "-g", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi",
@@ -59,16 +62,32 @@ def library(sanitized=False):
     return BUILT / f"{'sanitized' if sanitized else 'fused'}-{machine[:12]}-{digest.hexdigest()[:12]}.so"
 
 
+def sound(path):
+    """Whether a library is there and ends in its own checksum. To load one that is cut short kills the process."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return False
+    return content[-CHECKSUM:] == _checksum(content[:-CHECKSUM])
+
+
+def _checksum(content):
+    return hashlib.sha256(content).hexdigest().encode()
+
+
 def compiler():
     """The C++ compiler to call as a list of words, or None."""
-    words = shlex.split(os.environ.get("CXX") or "g++")
-    return words if shutil.which(words[0]) else None
+    try:
+        words = shlex.split(os.environ.get("CXX") or "g++")
+    except ValueError:  # quotes that do not close
+        return None
+    return words if words and shutil.which(words[0]) else None
 
 
 def build(again=False, sanitized=False):
     """Compile what is not compiled yet. Returns (path, whether it was compiled now); raises InputError with why not."""
     target = library(sanitized)
-    if target.exists() and not again:
+    if sound(target) and not again:
         return target, False
     command = compiler()
     if command is None:
@@ -87,11 +106,14 @@ def build(again=False, sanitized=False):
                 reason = lines[0] if lines else f"it ended with status {done.returncode} and no word"
                 raise InputError(f"{shlex.join(command)} could not compile the operators: {reason}")
             _try(temporary, sanitized)
+            with open(temporary, "r+b") as file:  # the loader does not mind what stands behind the last section
+                file.write(_checksum(file.read()))
     except OSError as error:
         raise InputError(f"the operators cannot be built in {BUILT}: {error.strerror}") from error
-    for old in BUILT.glob(f"{target.name.rpartition('-')[0]}-*.so"):  # of the same machine
-        if old != target:
-            old.unlink()
+    with contextlib.suppress(OSError):  # another build may be clearing up too
+        for old in BUILT.glob(f"{target.name.rpartition('-')[0]}-*.so"):  # of the same machine
+            if old != target and not old.name.endswith(PART):
+                old.unlink()
     return target, True
 
 
@@ -99,8 +121,7 @@ def _try(path, sanitized):
     """Load a new library and compute with it in a process of its own, which may crash; InputError then."""
     if sanitized:  # its runtime must be the first library of a process: the tests see to that
         return
-    # MXNet asks for a name that ends in .so.
-    trial = Path(f"{path}.so")
+    trial = Path(f"{path}{PART}")
     os.replace(path, trial)
     code = ("import sys\nfrom support import runtime\nruntime.prepare()\nimport mxnet as mx\n"
             "mx.library.load(sys.argv[1], verbose=False)\n"

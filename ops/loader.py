@@ -4,7 +4,7 @@ import sys
 
 import mxnet as mx
 
-from .build import library
+from .build import library, sound
 
 _loaded = None
 
@@ -24,6 +24,8 @@ def load(path=None):
     path = str(path or library())
     if not os.path.exists(path):
         raise Unavailable("the fused operators are not built for this machine (`bash scripts/setup.sh` does it)")
+    if not sound(path):
+        raise Unavailable(f"{path} is damaged; build it again: `bash scripts/setup.sh`")
     try:
         mx.library.load(path, verbose=False)
     except Exception as error:  # MXNetError, OSError: whatever a damaged library raises

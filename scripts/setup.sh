@@ -204,7 +204,7 @@ works() {
 build_operators() {
     local plan reason
     plan=$("$venv_python" -c "from ops import build
-print('there' if build.library().exists() else 'compile' if build.compiler() else '')" 2>/dev/null || true)
+print('there' if build.sound(build.library()) else 'compile' if build.compiler() else '')" 2>/dev/null || true)
     if [ "$plan" = compile ]; then
         up_to_date=""
         printf 'compiling the fused operators for this processor (up to a minute)\n'

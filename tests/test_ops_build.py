@@ -16,8 +16,7 @@ import sys
 from pathlib import Path
 from ops import build
 build.BUILT = Path(sys.argv[1])
-build.HERE = build.BUILT.parent / "ops"
-build.main(sys.argv[2:])
+build.build(again=True)
 """
 
 
@@ -94,7 +93,7 @@ def test_without_a_compiler(built, monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", ["  ", "'g++", "g++\\"])
 def test_a_compiler_that_is_no_command(built, monkeypatch, name):
     monkeypatch.setenv("CXX", name)
-    refused("")
+    refused("install one")
 
 
 def test_a_compiler_that_fails(built, monkeypatch):
@@ -182,7 +181,7 @@ def test_builds_at_the_same_time(built, compiler):
     for number in range(20):  # for all of them to take away
         (built / f"{build.library().name.rpartition('-')[0]}-{number}.so").touch()
     with ThreadPoolExecutor() as pool:
-        done = list(pool.map(lambda _: fused_nets.run(BUILD, built, "--again"), range(3)))
+        done = list(pool.map(lambda _: fused_nets.run(BUILD, built), range(3)))
     assert [one.returncode for one in done] == [0] * 3, [one.stderr for one in done]
     assert [file.name for file in built.iterdir()] == [build.library().name]
 
@@ -192,7 +191,7 @@ def test_another_build_ends_while_this_one_is_trying_its_library(built, compiler
 
     def while_another_ends(command, **settings):
         if command[0] == sys.executable and not others:  # the trial, with the library under a name of its own
-            others.append(fused_nets.run(BUILD, built, "--again"))
+            others.append(fused_nets.run(BUILD, built))
             assert others[0].returncode == 0, others[0].stderr
         return run(command, **settings)
 

@@ -10,18 +10,16 @@ struct GateSettings {
   bool inner_relu;
 };
 
-// W (outputs x inputs) for `multiply`, its rows and columns scaled (nullptr for not).
-inline Packed pack(const float* weight, int outputs, int inputs, const float* row_scale, const float* column_scale,
-                   bool transposed, ptrdiff_t input_plane, Arena& arena) {
+// W (outputs x inputs) for `multiply`, its rows scaled (nullptr for not), or its transpose.
+inline Packed pack(const float* weight, int outputs, int inputs, const float* row_scale, bool transposed,
+                   ptrdiff_t input_plane, Arena& arena) {
   const int to = transposed ? inputs : outputs, from = transposed ? outputs : inputs;
   Packed packed(to, blocks_of(from), LANES, (from - 1) % LANES + 1, arena);
   for (int tap = 0; tap < packed.taps; ++tap) packed.offsets[tap] = tap * input_plane;
-  for (int o = 0; o < outputs; ++o)
-    for (int i = 0; i < inputs; ++i) {
-      const float value = weight[static_cast<size_t>(o) * inputs + i] * (row_scale ? row_scale[o] : 1) *
-                          (column_scale ? column_scale[i] : 1);
-      (transposed ? packed.at(i, o) : packed.at(o, i)) = value;
-    }
+  packed.fill([=](int output, int tap, int d) {
+    const int o = transposed ? tap * LANES + d : output, i = transposed ? output : tap * LANES + d;
+    return weight[static_cast<size_t>(o) * inputs + i] * (row_scale ? row_scale[o] : 1);
+  });
   return packed;
 }
 
@@ -150,8 +148,8 @@ class ATAC : public Unit {
     for (int i = 0; i < s_.channels; ++i) norm2_.set(i, saved_.mean2[i], saved_.inverse2[i]);
     pack_first(batch);
     pack_second(batch);
-    first_back_ = pack(arrays_.weight1, s_.inner, s_.channels, nullptr, nullptr, true, plane(batch), batch.arena);
-    second_back_ = pack(arrays_.weight2, s_.channels, s_.inner, nullptr, nullptr, true, plane(batch), batch.arena);
+    first_back_ = pack(arrays_.weight1, s_.inner, s_.channels, nullptr, true, plane(batch), batch.arena);
+    second_back_ = pack(arrays_.weight2, s_.channels, s_.inner, nullptr, true, plane(batch), batch.arena);
   }
 
   size_t tile_floats(const Shape& shape) const override {
@@ -233,7 +231,6 @@ class ATAC : public Unit {
   }
 
   bool has_second_pass() const override { return true; }
-  bool keeps_second() const override { return true; }
 
   // Replaces dv, in its first blocks, by dw, the gradient of BN1's output.
   void backward2(const Batch& batch, int group, int, View x, int count, View, View dv, float* floats) override {
@@ -361,12 +358,12 @@ class ATAC : public Unit {
 
   // The matrices give the normalized z: W / sigma, with -mean / sigma as the bias.
   void pack_first(Batch& batch) {
-    first_ = pack(arrays_.weight1, s_.inner, s_.channels, norm1_.inverse, nullptr, false, plane(batch), batch.arena);
+    first_ = pack(arrays_.weight1, s_.inner, s_.channels, norm1_.inverse, false, plane(batch), batch.arena);
     bias1_ = bias(norm1_, s_.inner, batch.arena);
   }
 
   void pack_second(Batch& batch) {
-    second_ = pack(arrays_.weight2, s_.channels, s_.inner, norm2_.inverse, nullptr, false, plane(batch), batch.arena);
+    second_ = pack(arrays_.weight2, s_.channels, s_.inner, norm2_.inverse, false, plane(batch), batch.arena);
     bias2_ = bias(norm2_, s_.channels, batch.arena);
   }
 

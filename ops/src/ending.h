@@ -95,7 +95,7 @@ struct Shortcut {
 
   void prepare(int outputs, Arena& arena) {
     if (weight)
-      packed = pack(weight, outputs, x.shape.channels, nullptr, nullptr, false,
+      packed = pack(weight, outputs, x.shape.channels, nullptr, false,
                     static_cast<ptrdiff_t>(x.shape.pixels()) * LANES, arena);
   }
 
@@ -117,7 +117,7 @@ class ShortcutGradient {
       : s_(shortcut), dout_(dout), dx_(dx), dweight_(dweight) {
     if (!s_.weight) return;
     const int inputs = s_.x.shape.channels, outputs = dout.shape.channels;
-    back_ = pack(s_.weight, outputs, inputs, nullptr, nullptr, true,
+    back_ = pack(s_.weight, outputs, inputs, nullptr, true,
                  static_cast<ptrdiff_t>(dout.shape.pixels()) * LANES, arena);
     partial_ = arena.zeros<float>(static_cast<size_t>(groups_of(dout.shape.images)) * padded(inputs) * outputs);
   }
@@ -175,14 +175,11 @@ class Convolution : public Ending {
               Arena& arena)
       : in_(in), out_(out), stride_(stride), shortcut_(shortcut), weight_(weight),
         forward_(out.shape.channels, 9 * in.blocks(), LANES, LANES, arena) {
-    for (int b = 0; b < in.blocks(); ++b)
-      for (int tap = 0; tap < 9; ++tap) {
-        const int index = b * 9 + tap;
-        forward_.offsets[index] = b * plane() + offset(tap / 3, tap % 3);
-        for (int o = 0; o < out.shape.channels; ++o)
-          for (int lane = 0; lane < LANES; ++lane)
-            forward_.at(o, index * LANES + lane) = weight_at(o, b * LANES + lane, tap);
-      }
+    for (int index = 0; index < forward_.taps; ++index)
+      forward_.offsets[index] = index / 9 * plane() + offset(index % 9 / 3, index % 3);
+    forward_.fill([&](int output, int index, int lane) {
+      return weight_at(output, index / 9 * LANES + lane, index % 9);
+    });
   }
 
   size_t image_floats(bool backward) const override {
@@ -229,16 +226,16 @@ class Convolution : public Ending {
         std::vector<int> taps;
         for (int tap = 0; tap < 9; ++tap)
           if ((row + 1 - tap / 3) % stride_ == 0 && (column + 1 - tap % 3) % stride_ == 0) taps.push_back(tap);
-        Packed packed(in_.channels, static_cast<int>(taps.size()) * out_.shape.blocks(), LANES, LANES, arena);
-        for (int b = 0; b < out_.shape.blocks(); ++b)
-          for (size_t t = 0; t < taps.size(); ++t) {
-            const int index = b * static_cast<int>(taps.size()) + static_cast<int>(t), tap = taps[t];
-            packed.offsets[index] = b * out_plane() + out_offset((row + 1 - tap / 3) / stride_ + 1,
-                                                                 (column + 1 - tap % 3) / stride_ + 1);
-            for (int i = 0; i < in_.channels; ++i)
-              for (int lane = 0; lane < LANES; ++lane)
-                packed.at(i, index * LANES + lane) = weight_at(b * LANES + lane, i, tap);
-          }
+        const int count = static_cast<int>(taps.size());
+        Packed packed(in_.channels, count * out_.shape.blocks(), LANES, LANES, arena);
+        for (int index = 0; index < packed.taps; ++index) {
+          const int tap = taps[index % count];
+          packed.offsets[index] = index / count * out_plane() + out_offset((row + 1 - tap / 3) / stride_ + 1,
+                                                                           (column + 1 - tap % 3) / stride_ + 1);
+        }
+        packed.fill([&](int input, int index, int lane) {
+          return weight_at(index / count * LANES + lane, input, taps[index % count]);
+        });
         back_.push_back(std::move(packed));
       }
   }

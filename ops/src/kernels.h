@@ -28,20 +28,28 @@ struct Packed {
   std::vector<ptrdiff_t> offsets;
   float* data = nullptr;
 
-  size_t rows() const { return static_cast<size_t>(taps - 1) * depth + last; }
-  size_t group_size() const { return rows() * group * LANES; }
-  float& at(int output, int row) const {
-    const int block = output / LANES;
-    return data[block / group * group_size() + (static_cast<size_t>(row) * group + block % group) * LANES +
-                output % LANES];
-  }
-
   Packed() = default;
   Packed(int outputs, int tap_count, int tap_depth, int last_depth, Arena& arena)
       : taps(tap_count), depth(tap_depth), last(last_depth), blocks(blocks_of(outputs)),
-        group(blocks % 2 ? 1 : 2), offsets(tap_count) {
-    data = arena.zeros<float>(group_size() * (blocks / group));
+        group(blocks % 2 ? 1 : 2), offsets(tap_count), outputs_(outputs) {
+    data = arena.take<float>(group_size() * (blocks / group));
   }
+
+  size_t group_size() const { return (static_cast<size_t>(taps - 1) * depth + last) * group * LANES; }
+
+  // Sets all weights: weight(output, tap, place within the tap). Lanes beyond the last output get 0.
+  template <class F>
+  void fill(F weight) {
+    float* to = data;
+    for (int first = 0; first < blocks; first += group)
+      for (int tap = 0; tap < taps; ++tap)
+        for (int d = 0; d < (tap + 1 == taps ? last : depth); ++d)
+          for (int output = first * LANES; output < (first + group) * LANES; ++output)
+            *to++ = output < outputs_ ? weight(output, tap, d) : 0;
+  }
+
+ private:
+  int outputs_ = 0;
 };
 
 namespace detail {

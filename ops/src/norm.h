@@ -19,7 +19,8 @@ struct NormSettings {
   double momentum = 0.9;
 };
 
-// y = gamma (x - mean) inverse + beta = scale x + shift, each of them padded to whole blocks with zeros.
+// y = gamma (x - mean) inverse + beta = scale (x - mean) + shift, each of them padded to whole blocks with zeros. shift
+// is beta but for what is lost when the mean is rounded.
 struct Norm {
   float *mean, *inverse, *gamma, *beta, *scale, *shift;
 
@@ -41,7 +42,7 @@ struct Norm {
     mean[c] = static_cast<float>(of_mean);
     inverse[c] = static_cast<float>(of_inverse);
     scale[c] = static_cast<float>(gamma[c] * of_inverse);
-    shift[c] = static_cast<float>(beta[c] - of_mean * gamma[c] * of_inverse);
+    shift[c] = static_cast<float>(beta[c] - (of_mean - mean[c]) * gamma[c] * of_inverse);
   }
 
   void use_running(int channels, const NormArrays& arrays, const NormSettings& settings) {
@@ -59,7 +60,9 @@ struct Norm {
     arrays.running_var[c] = static_cast<float>(keep * arrays.running_var[c] + (1 - keep) * variance);
   }
 
-  V apply(int block, V x) const { return load(scale + block * LANES) * x + load(shift + block * LANES); }
+  V apply(int block, V x) const {
+    return load(scale + block * LANES) * (x - load(mean + block * LANES)) + load(shift + block * LANES);
+  }
   V normalized(int block, V x) const { return (x - load(mean + block * LANES)) * load(inverse + block * LANES); }
   V affine(int block, V normalized) const {
     return load(gamma + block * LANES) * normalized + load(beta + block * LANES);

@@ -59,7 +59,7 @@ class Region {
     unit_->restore(batch_, saved + 2 * channels);
     unit_->start_backward(batch_);
     ending.start_backward(arena);
-    const Tensor kept_a = blocked_like(shape, true), kept_b = blocked_like(shape, unit_->keeps_second());
+    const Tensor kept_a = blocked_like(shape, true), kept_b = blocked_like(shape, unit_->has_second_pass());
 
     const auto prepare = [&] { return Buffers(*unit_, shape, ending.image_floats(true)); };
     each_image(

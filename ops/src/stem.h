@@ -14,13 +14,10 @@ class Stem {
         forward_(outputs, 3, 3 * in.channels, 3 * in.channels, arena) {
     norm_.set_affine(in.channels, arrays);
     // A pixel's channels and its neighbours' lie side by side, so that a row of the kernel is one tap.
-    for (int row = 0; row < 3; ++row) {
-      forward_.offsets[row] = offset(row, 0);
-      for (int o = 0; o < outputs; ++o)
-        for (int column = 0; column < 3; ++column)
-          for (int c = 0; c < in.channels; ++c)
-            forward_.at(o, (row * 3 + column) * in.channels + c) = weight_at(o, c, row * 3 + column);
-    }
+    for (int row = 0; row < 3; ++row) forward_.offsets[row] = offset(row, 0);
+    forward_.fill([&](int output, int row, int place) {
+      return weight_at(output, place % in_.channels, row * 3 + place / in_.channels);
+    });
   }
 
   static size_t saved_size(const Shape& in) { return 2 * in.channels; }
@@ -101,7 +98,7 @@ class Stem {
       for (int row = 0; row < in_.height; ++row) {
         float* to = image + offset(row + 1, 1) + c;
         for (int column = 0; column < in_.width; ++column)
-          to[column * in_.channels] = norm_.scale[c] * from[row * in_.width + column] + norm_.shift[c];
+          to[column * in_.channels] = norm_.scale[c] * (from[row * in_.width + column] - norm_.mean[c]) + norm_.shift[c];
       }
     }
   }
@@ -120,13 +117,11 @@ class Stem {
     const Shape& shape = out_.shape;
     const ptrdiff_t line = static_cast<ptrdiff_t>(in_.width + 2) * LANES, plane = line * (in_.height + 2);
     Packed back(in_.channels, 9 * shape.blocks(), LANES, LANES, arena_);
-    for (int b = 0; b < shape.blocks(); ++b)
-      for (int tap = 0; tap < 9; ++tap) {
-        back.offsets[b * 9 + tap] = b * plane + (2 - tap / 3) * line + (2 - tap % 3) * LANES;
-        for (int c = 0; c < in_.channels; ++c)
-          for (int lane = 0; lane < LANES; ++lane)
-            back.at(c, (b * 9 + tap) * LANES + lane) = weight_at(b * LANES + lane, c, tap);
-      }
+    for (int index = 0; index < back.taps; ++index)
+      back.offsets[index] = index / 9 * plane + (2 - index % 9 / 3) * line + (2 - index % 3) * LANES;
+    back.fill([&](int channel, int index, int lane) {
+      return weight_at(index / 9 * LANES + lane, channel, index % 9);
+    });
     const Tensor du{arena_.take<float>(static_cast<size_t>(in_.images) * in_.pixels() * padded(in_.channels)),
                     {in_.images, padded(in_.channels), in_.height, in_.width}, true};
     const int width = padded(in_.channels);

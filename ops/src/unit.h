@@ -67,9 +67,8 @@ class Unit {
   virtual void start_backward(Batch& batch) = 0;
   virtual void finish_backward1(Batch& batch, const UnitGradients& gradients) = 0;
 
-  // Second pass, where the unit has two normalizations whose sums depend on each other.
+  // Second pass, where the unit has two normalizations whose sums depend on each other. Only such a unit has kept_b.
   virtual bool has_second_pass() const { return false; }
-  virtual bool keeps_second() const { return false; }
   virtual void backward2(const Batch&, int, int, View, int, View, View, float*) {}
   virtual void finish_backward2(Batch&, const UnitGradients&) {}
 

@@ -3,6 +3,7 @@
 
     python evaluate.py --params runs/NAME/best.params                  # a file of ours: it knows its net and data
     python evaluate.py --params FILE --model atac_resnet20_v2 --blocks 3 --dataset cifar10   # the authors', MXNet's
+    python evaluate.py --pretrained atac_resnet20_v2_b1_cifar10        # a name in params/manifest.json
     python evaluate.py --params FILE --images cat.png dog.jpg          # the five likeliest classes of each picture
 
 Prints top-1 and top-5 accuracy, cross entropy, speed, a table by class, and all of it as one JSON line at the end.
@@ -20,7 +21,9 @@ from support.errors import InputError
 
 def parse(argv=None):
     parser = flags.Parser(prog="evaluate.py", description=__doc__)
-    parser.add_argument("--params", type=flags.words, required=True, metavar="FILE", help="the weights")
+    parser.add_argument("--params", type=flags.words, metavar="FILE", help="the weights")
+    parser.add_argument("--pretrained", type=flags.words, metavar="NAME",
+                        help="weights of this repository instead, by their name in params/manifest.json")
     flags.add_net_flags(parser)
     flags.add_data_flags(parser, "default: what the file was trained on")
     group = parser.add_argument_group("run")
@@ -29,6 +32,8 @@ def parse(argv=None):
     group.add_argument("--confusion-matrix", type=flags.words, metavar="PNG", help="draw the confusion matrix there")
     group.add_argument("--images", nargs="+", metavar="FILE", help="classify these pictures instead")
     args = parser.parse_args(argv)
+    if (args.params is None) == (args.pretrained is None):
+        parser.error("one of these is required: --params or --pretrained")
     if args.images and args.confusion_matrix:
         parser.error("--images and --confusion-matrix exclude each other")
     if args.confusion_matrix and not os.path.isdir(os.path.dirname(os.path.abspath(args.confusion_matrix))):
@@ -176,9 +181,12 @@ def main():
     from engine import checkpoint, cifar, loop, runlog
     from model import get_model, image_size, load_params
     from model.inference import optimize
+    from model.zoo import pretrained_file
     from support import params_file
 
     runlog.start_logging()
+    if args.pretrained:
+        args.params = str(pretrained_file(args.pretrained))
     arrays, attachments = params_file.read(args.params)
     settings = checkpoint.settings_in(args.params, attachments, required=False)
     if settings is not None:

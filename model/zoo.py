@@ -188,7 +188,8 @@ def get_model(name, pretrained=False, classes=None, ctx=mx.cpu(), root=SHIPPED, 
     Parameters
     ----------
     name : one of `list_models()`, upper or lower case.
-    pretrained : load the weights that root/manifest.json lists for this very net; False leaves it uninitialized.
+    pretrained : load the weights that root/manifest.json lists for this very net, or the name of those to load where
+        it lists several; False leaves it uninitialized.
     classes : length of the logits; None for 10 (ResNet-20-v2) or 1000 (ResNet-50).
     ctx : device or devices of the pretrained weights.
     root : folder of manifest.json and the weights; the repository's params/ by default.
@@ -209,26 +210,56 @@ def get_model(name, pretrained=False, classes=None, ctx=mx.cpu(), root=SHIPPED, 
     arguments = complete_arguments(name, kwargs if classes is None else {"classes": classes, **kwargs})
     net = MODELS[str(name).lower()].build(**arguments)
     if pretrained:
-        load_params(net, _pretrained_file(Path(root or SHIPPED).expanduser(), str(name).lower(), arguments), ctx)
+        file = _pretrained_file(Path(root or SHIPPED).expanduser(), str(name).lower(), arguments,
+                                pretrained if isinstance(pretrained, str) else None)
+        load_params(net, file, ctx)
     return net
 
 
-def _pretrained_file(root, name, arguments):
-    """Path of the checkpoint whose manifest entry describes the net of complete arguments, its checksum compared."""
+def pretrained_file(entry, root=SHIPPED):
+    """Path of the weights that root/manifest.json calls `entry`, their checksum compared. Raises InputError."""
+    manifest = Path(root) / "manifest.json"
+    entries = {each["name"]: each for each in _entries(manifest, ("name", "file", "sha256"))}
+    if entry not in entries:
+        raise InputError(f"no pretrained weights called {entry!r}; {manifest} has: {', '.join(entries) or 'none'}")
+    return _verified(manifest, entries[entry])
+
+
+def _pretrained_file(root, name, arguments, wanted):
+    """The same for the net of complete arguments; wanted names one of several entries that fit it, or is None."""
     manifest = root / "manifest.json"
+    entries = _entries(manifest, ("model", "arguments", "file", "sha256"))
+    fitting = [each for each in entries if each["model"] == name
+               and complete_arguments(name, each["arguments"]) == arguments]
+    names = [each.get("name") for each in fitting]
+    if wanted is None and len(fitting) > 1:
+        raise InputError(f"several weights fit {name} with {arguments}: pretrained= takes one of {', '.join(names)}")
+    if not fitting or wanted not in (None, *names):
+        called = "" if wanted is None else f" called {wanted!r}"
+        offered = "; ".join(f"{each['model']} {each['arguments']}" for each in entries) or "none"
+        raise InputError(f"no pretrained weights{called} for {name} with {arguments}; {manifest} has: {offered}")
+    return _verified(manifest, fitting[0 if wanted is None else names.index(wanted)])
+
+
+def _entries(manifest, fields):
+    """The entries of a manifest, which must all have these fields."""
     try:
         entries = json.loads(manifest.read_text(encoding="utf-8"))["models"]
-        offered = "; ".join(f"{entry['model']} {entry['arguments']}" for entry in entries) or "none"
-        fitting = [(os.path.basename(entry["file"]), entry["sha256"]) for entry in entries if entry["model"] == name
-                   and complete_arguments(name, entry["arguments"]) == arguments]
+        for entry in entries:
+            for field in fields:
+                entry[field]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{manifest} cannot be read ({error!r}); restore it from the repository") from error
-    if not fitting:
-        raise InputError(f"no pretrained weights for {name} with {arguments}; {manifest} has: {offered}")
-    file, digest = fitting[0]
-    if not (root / file).is_file() or hashlib.sha256((root / file).read_bytes()).hexdigest() != digest:
-        raise InputError(f"{root / file} is missing or is not the file that {manifest} describes; restore it")
-    return root / file
+    return entries
+
+
+def _verified(manifest, entry):
+    """Path of an entry's file in its manifest's folder, its checksum compared."""
+    path = manifest.parent / os.path.basename(entry["file"])
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+        fetched = f"fetch it with scripts/download_params.sh {entry['name']}" if entry.get("urls") else "restore it"
+        raise InputError(f"{path} is missing or is not the file that {manifest} describes; {fetched}")
+    return path
 
 
 # The authors' attribute names and ours (specification of the released files: docs/FIDELITY.md).

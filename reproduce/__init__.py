@@ -1,1 +1,1 @@
-"""From finished runs to what the repository shows: published weights and rendered tables."""
+"""The paper's experiments: what to train, training it, the ledger of runs, and what the repository shows of it."""

@@ -1,39 +1,157 @@
-"""python -m reproduce publish RUN --name NAME ... | python -m reproduce report"""
+"""python -m reproduce run table3|fig6|fig7|fig8 | table4 | report | publish RUN | download [NAME] | verify"""
 import argparse
+import logging
 import sys
+from pathlib import Path
 
 from engine import flags
+from engine.recipe import CIFAR_PAPER
+from support import runtime
+from support.errors import InputError
+
+EXHIBITS = ("table3", "fig6", "fig7", "fig8")
+TABLE4 = ("training of these six nets on ImageNet is not available in this version: the table has the published "
+          "numbers and what the nets are made of")
+
+log = logging.getLogger("engine.reproduce")
 
 
-def labelled(text):
-    """A type for argparse: LABEL=VALUE as a pair."""
-    label, mark, value = text.partition("=")
-    if not (mark and label.strip() and value.strip()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form LABEL=DIR")
-    return label, value
+def filters(text):
+    """A type for argparse: filters between commas."""
+    found = tuple(part.strip() for part in text.split(",") if part.strip(" /"))
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a filter such as cifar10/atac/b1")
+    return found
 
 
 def parse(argv=None):
     parser = flags.Parser(prog="reproduce", description=__doc__)
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="publish | report")
-    publish = tasks.add_parser("publish", help="put a finished run's weights into params/ and its record into results/")
-    publish.add_argument("run", type=flags.words, help="folder of the run")
-    publish.add_argument("--name", type=flags.words, required=True, help="name of the entry in params/manifest.json")
-    publish.add_argument("--data-dir", type=flags.words, required=True, help="the data that the run was trained on")
-    publish.add_argument("--also", type=labelled, action="append", default=[], metavar="LABEL=DIR",
-                         help="evaluate on the test images in DIR too; the tables call them LABEL")
-    publish.add_argument("--remark", type=flags.words, help="what the tables call the run's data, if not their variant")
-    tasks.add_parser("report", help="render the tables in README.md anew")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK", help="(TASK --help has its options)")
+
+    run = tasks.add_parser("run", help="train what is missing of a table or figure, then render and print it")
+    run.add_argument("exhibit", choices=EXHIBITS)
+    run.add_argument("--dry-run", action="store_true", help="only say what would run, with estimated times")
+    run.add_argument("--only", type=filters, action="append", default=[], metavar="WORD/WORD",
+                     help="only the runs that have all these words, such as cifar10/atac/b1 or, of fig6, stagewise/b1; "
+                     "several filters, between commas or as several flags, add up")
+    run.add_argument("--extras", action="store_true", help="also what the paper's exhibit does not show: the 100 fine "
+                     "labels of CIFAR-100; GELU and PReLU (footnote 2) in fig7")
+    run.add_argument("--epochs", type=flags.number(int, 1), default=CIFAR_PAPER.epochs, metavar="N",
+                     help="scale the schedule to N epochs; the report marks such results as short (default: the "
+                     f"paper's {CIFAR_PAPER.epochs})")
+    run.add_argument("--seeds", type=flags.number(int, 1), default=1, metavar="K", help="seeds 0 to K-1 (default 1)")
+    run.add_argument("--gpus", type=flags.numbers, metavar="N,N", help="GPUs to use, a run on each; '' for the CPU "
+                     "(default: all there are, or the CPU)")
+    run.add_argument("--jobs", type=flags.number(int, 1), metavar="N", help="runs at a time (default: one a GPU, one "
+                     "on the CPU)")
+    run.add_argument("-j", "--num-data-workers", type=flags.number(int, 0), default=1, metavar="N",
+                     help="threads that prepare batches ahead, of each run (default 1)")
+    run.add_argument("--data-dir", type=flags.words, metavar="DIR", help="where the data is, or a folder with cifar10 "
+                     "and cifar100 in it; default ~/.mxnet/datasets")
+    run.add_argument("--mirror", type=flags.words, metavar="URL", help="folder to download missing data from")
+    run.add_argument("--results", type=flags.words, metavar="DIR", help="another ledger than results/, for trials")
+    run.add_argument("--runs", type=flags.words, metavar="DIR", help="where the runs' folders go (default runs/grid); "
+                     "what is there is gone on from")
+
+    tasks.add_parser("table4", help="print Table IV: the published numbers and what the nets are made of")
+    tasks.add_parser("report", help="render results/README.md, its figures and the tables of README.md anew")
+
+    publish = tasks.add_parser("publish", help="put a finished run's weights into params/")
+    publish.add_argument("run", type=flags.words, help="folder of the run, or its name in runs/grid/")
+    publish.add_argument("--name", type=flags.words, help="of the entry in params/manifest.json (default: from net, b "
+                         "and data)")
+    publish.add_argument("--data-dir", type=flags.words, help="the data that the run was trained on (default: where it "
+                         "had them from)")
+
+    download = tasks.add_parser("download", help="fetch the weights that do not ship, resumed and checked")
+    download.add_argument("name", nargs="?", default="all", help="a name of --list, or all (default)")
+    download.add_argument("--list", action="store_true", help="list the weights and whether they are here")
+    download.add_argument("--mirror", type=flags.words, metavar="URL", help="folder to fetch the files from instead")
+
+    verify = tasks.add_parser("verify", help="hold every file in params/ to its checksum and its score")
+    verify.add_argument("--data-dir", type=flags.words, help="the data to evaluate on (default: the usual place, or "
+                        "the sample that ships)")
     return parser.parse_args(argv)
+
+
+def run(args):
+    """Train an exhibit's runs and print its tables; the exit status is 1 when one of them failed."""
+    from engine import loop, runlog
+
+    from . import grid, ledger, report, runner
+
+    exhibit = grid.EXHIBITS[args.exhibit]
+    entries = grid.select(exhibit, [text for texts in args.only for text in texts], args.extras)
+    cells = dict.fromkeys(entry.cell for entry in entries)
+    runs = [grid.Run(cell, args.epochs, seed) for seed in range(args.seeds) for cell in cells]
+    if args.gpus is None:
+        gpus, jobs = runner.default_devices()
+    else:
+        contexts, _ = loop.devices(args.gpus)
+        gpus = args.gpus if contexts[0].device_type == "gpu" else ()
+        jobs = max(1, len(gpus))
+    options = runner.Options(
+        gpus=gpus, jobs=args.jobs or jobs, data_dir=args.data_dir, mirror=args.mirror, workers=args.num_data_workers,
+        results=Path(args.results).resolve() if args.results else ledger.RESULTS,
+        work=Path(args.runs).resolve() if args.runs else runner.WORK)
+    if args.dry_run:
+        print(runner.plan(runs, options))
+        return 0
+
+    runlog.start_logging()
+    try:
+        options.work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{options.work} cannot be made: {error.strerror}; give another --runs") from error
+    runlog.log_to_file(options.work / f"{exhibit.name}.log")
+    trainings = runner.Grid(runs, options)
+    try:
+        trainings.train()
+    except runner.Stopped as stop:
+        log.warning("%s", stop)
+        return stop.status
+    render(options.results)
+    print(report.exhibit_text(exhibit.name, ledger.read(options.results)))
+    for failed, reason in trainings.failures:
+        print(f"reproduce: {failed.cell.key}, seed {failed.seed} failed: {reason}", file=sys.stderr)
+    return 1 if trainings.failures else 0
+
+
+def render(results=None):
+    """Render the report of a results folder; of the repository's own also README.md's tables."""
+    from . import ledger, report
+
+    results = results or ledger.RESULTS
+    changed = report.update(results)
+    if results == ledger.RESULTS:
+        changed = report.update_readme() or changed
+    print(f"reproduce: the report in {results} was " + ("rendered anew" if changed else "up to date"), file=sys.stderr)
 
 
 def main():
     args = parse()
-    if args.task == "publish":
+    runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
+    if args.task == "run":
+        return run(args)
+    if args.task == "table4":
+        from .report import table4
+        print(f"reproduce: {TABLE4}", file=sys.stderr)
+        print(table4())
+    elif args.task == "report":
+        render()
+    elif args.task == "publish":
         from .publish import publish
-        print(publish(args.run, args.name, args.data_dir, args.also, args.remark))
-    from .report import update_readme
-    print("README.md: " + ("its tables were rendered anew" if update_readme() else "its tables were up to date"))
+        print(publish(args.run, args.name, args.data_dir))
+        render()
+    elif args.task == "download":
+        from . import weights
+        if args.list:
+            print(weights.table())
+        else:
+            weights.download(args.name, args.mirror)
+    elif args.task == "verify":
+        from . import weights
+        return 1 if weights.verify(args.data_dir) else 0
     return 0
 
 

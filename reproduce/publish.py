@@ -1,5 +1,4 @@
-"""Put a finished run into the repository: its weights, its record and an entry in params/manifest.json."""
-import hashlib
+"""Put a finished run's weights into the repository: a file in params/ and an entry in params/manifest.json."""
 import json
 import re
 import shutil
@@ -8,69 +7,106 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engine import checkpoint, runlog
-from model import complete_arguments, get_model, load_params
+from engine import checkpoint, cifar, runlog
+from model import get_model, load_params
 from support.errors import InputError
+
+from . import ledger, runner
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ROOT / "params" / "manifest.json"
-SETTINGS = ("model", "arguments", "dataset", "label_mode", "seed", "recipe", "val_split", "scored_on")
+SAMPLE = ROOT / "data" / "cifar10-sample"  # real CIFAR-10 that everyone has
+EVALUATIONS = "evaluations.json"  # in the record's folder: what the published file scores, on which data
+# Fields that the manifest repeats from the record, so that it says alone what a file is.
+SHARED = ("model", "arguments", "dataset", "label_mode", "recipe", "seed", "chosen_on", "last", "best", "git_revision")
 
 
-def publish(run, name, data_dir, also=(), remark=None):
-    """Publish the last epoch of the run in folder `run` as `name`. Returns a sentence.
+def publish(run, name=None, data_dir=None):
+    """Publish the last epoch of a finished run. Returns a sentence.
 
-    The weights are evaluated again, from the very file that is published, on the data in data_dir, which must give the
-    accuracy that the run recorded, and on the folders of `also`. Raises InputError where they disagree, or when
-    the run has not ended.
+    run: its folder, or the name of one in runs/grid/. name: of the entry, by default net, b and data. The run is added
+    to the ledger where it is not in it yet. The weights are evaluated again, from the very file that is published, on
+    the run's data (data_dir; by default what the run was given, or the usual place), which must give the accuracy in
+    the ledger; and on the sample of CIFAR-10 in this repository. Raises InputError where they disagree, or when the
+    run has not ended.
     """
-    run = Path(run)
-    if not re.fullmatch(r"[a-z0-9_.-]+", name):
-        raise InputError(f"--name {name!r}: use small letters, digits, '_', '-' and '.'")
-    try:
-        result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run} is not a finished run: its result.json cannot be read ({error})") from error
+    folder = Path(run) if Path(run).is_dir() else runner.WORK / run
+    record = ledger.add(folder, ledger.RESULTS)
+    name = name or default_name(record)
+    if not re.fullmatch(r"[a-z0-9_-][a-z0-9_.-]*", name):
+        raise InputError(f"--name {name!r}: use small letters, digits, '_', '-' and '.', which is not the first")
+    last = folder / "last.params"
+    if not last.exists() or ledger.sha256(last) != record["files"].get("last.params"):
+        raise InputError(f"{last} is not the file whose checksum the ledger has; put the run's own back")
+    if data_dir is None and (folder / "data").is_dir():
+        data_dir = folder / "data"
 
-    settings = checkpoint.read_settings(run / "last.params")
-    del settings["state"]  # of a run that has ended
-    settings["arguments"] = result["arguments"] = complete_arguments(settings["model"], settings["arguments"])
-    net = load_params(get_model(settings["model"], **settings["arguments"]), run / "last.params")
+    net = load_params(get_model(record["model"], **record["arguments"]), last)
+    settings = checkpoint.read_settings(last)
+    for machine in ("state", "command"):  # of a run that has ended; the record has the command
+        settings.pop(machine, None)
+    settings["arguments"] = record["arguments"]
     file = MANIFEST.parent / f"{name}.params"
+    place = ledger.folder_of(record["id"], ledger.RESULTS)
     with tempfile.TemporaryDirectory(dir=MANIFEST.parent) as scratch:
         # Without the optimizer's state: half the size, and nobody trains on from here.
         candidate = Path(scratch) / file.name
         checkpoint.save(candidate, net, settings)
-        again = score(candidate, data_dir)
-        if (again["top1"], again["images"]) != (result["last"]["accuracy"], result["last"]["images"]):
-            raise InputError(f"{run} scores {again['top1']} on {data_dir}, but recorded {result['last']['accuracy']}: "
-                             "is that the run's data?")
+        scores = [score(candidate, data_dir)]
+        if (scores[0]["top1"], scores[0]["images"]) != (record["last"]["accuracy"], record["last"]["images"]):
+            raise InputError(f"{run} scores {scores[0]['top1']} on {data_dir or 'the data in the usual place'}, but "
+                             f"the ledger has {record['last']['accuracy']}: is that the run's data?")
+        if record["dataset"] == "cifar10" and scores[0]["data_sha256"] != sample_digest():
+            scores.append(score(candidate, SAMPLE))
+        if (folder / "history.png").exists():
+            shutil.copyfile(folder / "history.png", place / "history.png")
+        runlog.write_json(place / EVALUATIONS, scores)
         candidate.replace(file)
 
-    record = ROOT / "results" / "runs" / name
-    record.mkdir(parents=True, exist_ok=True)
-    for kept in ("args.json", "metrics.jsonl", "result.json", "train.log", "history.png"):
-        shutil.copy(run / kept, record / kept)
-    runlog.write_json(record / "evaluations.json", [{**again, "label": remark}] + [
-        {**score(file, folder), "label": label} for label, folder in also])
     entry = {
-        "name": name, "file": file.name, "sha256": again["sha256"], "size": file.stat().st_size,
-        **{key: result[key] for key in SETTINGS}, "command": result["command"],
-        "data": {**{key: result["data"][key] for key in ("variant", "sha256")}, "label": remark},
-        "last": result["last"], "best": result["best"], "git_revision": result["environment"]["git_revision"],
-        "record": str(record.relative_to(ROOT)),
-        "log_sha256": hashlib.sha256((record / "train.log").read_bytes()).hexdigest(),
+        "name": name, "file": file.name, "sha256": scores[0]["sha256"], "size": file.stat().st_size, "urls": [],
+        **{key: record[key] for key in SHARED},
+        "data": {key: record["data"][key] for key in ("variant", "sha256", "official")},
+        "record": _place(place), "log": _place(place / "train.log"), "log_sha256": record["files"]["train.log"],
     }
-    entries = json.loads(MANIFEST.read_text(encoding="utf-8"))["models"] if MANIFEST.exists() else []
-    entries = [other for other in entries if other["name"] != name] + [entry]
-    runlog.write_json(MANIFEST, {"models": entries})
-    return f"{name}: accuracy {again['top1']:.4f} as recorded, {file.relative_to(ROOT)} ({entry['size']:,} bytes)"
+    entries = [other for other in read_manifest() if other["name"] != name] if MANIFEST.exists() else []
+    runlog.write_json(MANIFEST, {"models": sorted([*entries, entry], key=lambda entry: entry["name"])})
+    return (f"{name}: accuracy {scores[0]['top1']:.4f} as in the ledger, params/{file.name} ({entry['size']:,} bytes)")
+
+
+def _place(path):
+    """A path as the manifest writes it, from the repository's root."""
+    return str(path.relative_to(ROOT) if ROOT in path.parents else path)
+
+
+def default_name(record):
+    """The name of a net, its b and what it was trained on: atac_resnet20_v2_b1_cifar10."""
+    task = record["dataset"] + (f"_{record['label_mode']}" if record["label_mode"] else "")
+    replaced = record["arguments"].get("replaced_sites")
+    sites = "" if replaced is None else f"_k{replaced}"
+    return f"{record['model']}_b{record['arguments']['blocks']}{sites}_{task}"
+
+
+def read_manifest():
+    """The entries of params/manifest.json; InputError where it cannot be read."""
+    try:
+        return json.loads(MANIFEST.read_text(encoding="utf-8"))["models"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{MANIFEST} cannot be read ({error!r}); restore it from the repository") from error
+
+
+def sample_digest():
+    """The checksum of the sample's images and labels, as results have it."""
+    return cifar.load("cifar10", SAMPLE).provenance["sha256"]
 
 
 def score(file, data_dir):
-    """What evaluate.py says of a file on the test images in a folder, as its JSON line."""
-    command = [str(ROOT / "evaluate.py"), "--params", str(file), "--data-dir", str(data_dir), "--gpus", ""]
+    """What evaluate.py says of a file on the test images in a folder (None: the usual place), as its JSON line."""
+    command = [str(ROOT / "evaluate.py"), "--params", str(file), "--gpus", ""]
+    if data_dir is not None:
+        command += ["--data-dir", str(data_dir)]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"evaluate.py failed on {file} and {data_dir}: {done.stderr.strip().splitlines()[-1]}")
+        reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        raise InputError(f"evaluate.py failed on {file} and {data_dir or 'the data in the usual place'}: {reason}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,47 +1,58 @@
-"""What the repository shows: published weights, their records, and the tables of README.md."""
+"""What the repository shows and how it gets there: published weights, README.md, the commands and their scripts."""
 import hashlib
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import http_files
 import mxnet as mx
 import pytest
+import tiny
 
+import evaluate
 from engine import checkpoint, cifar, loop
 from model import get_model
+from model.zoo import pretrained_file
 from reproduce import __main__ as command
+from reproduce import grid, ledger, report, runner, weights
 from reproduce import publish as publishing
-from reproduce import report
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = json.loads((ROOT / "params" / "manifest.json").read_text(encoding="utf-8"))["models"]
+SCRIPTS = {"table3": "run table3", "fig6": "run fig6", "fig7": "run fig7", "fig8": "run fig8", "table4": "table4",
+           "download_params": "download", "evaluate": "verify"}
 
 
-@pytest.mark.parametrize("entry", MANIFEST, ids=lambda entry: entry["name"])
-def test_shipped_weights_are_those_of_the_manifest(entry):
-    content = (ROOT / "params" / entry["file"]).read_bytes()
-    assert hashlib.sha256(content).hexdigest() == entry["sha256"] and len(content) == entry["size"] < 1_000_000
-    record = ROOT / entry["record"]
-    assert hashlib.sha256((record / "train.log").read_bytes()).hexdigest() == entry["log_sha256"]
-    result = json.loads((record / "result.json").read_text(encoding="utf-8"))
-    metrics = [json.loads(line) for line in (record / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(metrics) == entry["recipe"]["epochs"] == result["epochs"]
-    assert metrics[-1]["val_accuracy"] == entry["last"]["accuracy"]
-    assert max(line["val_accuracy"] for line in metrics) == entry["best"]["accuracy"]
-    assert (record / "history.png").read_bytes().startswith(b"\x89PNG")
-
+# What ships.
 
 @pytest.mark.parametrize("entry", MANIFEST, ids=lambda entry: entry["name"])
+def test_the_manifest_agrees_with_the_files_and_the_ledger(entry):
+    file = ROOT / "params" / entry["file"]
+    if file.exists() or not entry["urls"]:
+        assert ledger.sha256(file) == entry["sha256"] and file.stat().st_size == entry["size"]
+        assert file.stat().st_size < 1_000_000 or entry["urls"], "large weights have an address and do not ship"
+    record = json.loads((ROOT / entry["record"] / ledger.RECORD).read_text(encoding="utf-8"))
+    assert {key: entry[key] for key in publishing.SHARED} == {key: record[key] for key in publishing.SHARED}
+    assert entry["data"].items() <= record["data"].items()
+    assert ledger.sha256(ROOT / entry["log"]) == entry["log_sha256"] == record["files"]["train.log"]
+    first, *_ = json.loads((ROOT / entry["record"] / publishing.EVALUATIONS).read_text(encoding="utf-8"))
+    assert first["sha256"] == entry["sha256"] and first["top1"] == record["last"]["accuracy"]
+
+
+@pytest.mark.parametrize("entry", [entry for entry in MANIFEST if entry["dataset"] == "cifar10"],
+                         ids=lambda entry: entry["name"])
 def test_shipped_weights_score_on_the_sample_what_is_recorded(entry):
-    evaluations = json.loads((ROOT / entry["record"] / "evaluations.json").read_text(encoding="utf-8"))
-    sample = cifar.load("cifar10", ROOT / "data" / "cifar10-sample")
+    evaluations = json.loads((ROOT / entry["record"] / publishing.EVALUATIONS).read_text(encoding="utf-8"))
+    sample = cifar.load("cifar10", publishing.SAMPLE)
     recorded = [evaluation for evaluation in evaluations
                 if evaluation["data_sha256"] == sample.provenance["sha256"]]
     assert recorded, "no evaluation on the sample is recorded"
-    net = get_model(entry["model"], pretrained=True, **entry["arguments"])
+    net = get_model(entry["model"], pretrained=entry["name"], **entry["arguments"])
     score = loop.evaluate(net, cifar.EvalBatches(sample.test, 250), [mx.cpu()], 10)
     assert score.images == 1017 == recorded[0]["images"]
     # Another processor may round an undecided image the other way.
@@ -54,34 +65,64 @@ def test_the_tables_of_the_readme_are_up_to_date():
     assert report.render(readme) == readme, "run .venv/bin/python -m reproduce report"
 
 
-def test_render_names_a_table_without_a_place():
-    with pytest.raises(InputError, match="nets"):
-        report.render("no tables here")
-
-
-def test_the_commands_of_the_readme_exist():
+def test_the_commands_and_links_of_the_readme_exist():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"(?:bash |python )((?:scripts/)?\w+\.(?:sh|py))", readme))
     assert {"scripts/quickstart.sh", "scripts/test.sh", "train_cifar.py", "evaluate.py"} <= named
+    assert {f"scripts/{name}.sh" for name in SCRIPTS} <= named
     for name in named | set(re.findall(r"\]\(((?!https?:)[^)#]+)\)", readme)):
         assert (ROOT / name).exists(), name
+    for words in re.findall(r"evaluate\.py --pretrained (\S+)", readme):
+        assert words in {entry["name"] for entry in MANIFEST}
+    for script, words in re.findall(r"bash scripts/(table3|fig\d)\.sh (--[^#`\n]+)", readme):
+        command.parse(["run", script, *words.split()])
+        only = re.findall(r"--only (\S+)", words)
+        if only and script in grid.EXHIBITS:
+            assert grid.select(grid.EXHIBITS[script], only, "--extras" in words)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_scripts_hand_their_words_to_python_in_their_own_process(name, tmp_path):
+    script = (ROOT / "scripts" / f"{name}.sh").read_text(encoding="utf-8")
+    assert f'reproduce {SCRIPTS[name]} "$@"' in script
+    fake = tmp_path / "python3"
+    fake.write_text('#!/bin/sh\nprintf "%s|" $$ "$@"\n')
+    fake.chmod(0o755)
+    scripts = tmp_path / "scripts"  # a checkout without .venv, whose Python would be taken instead
+    scripts.mkdir()
+    for part in (name, "reproduce"):
+        (scripts / f"{part}.sh").write_bytes((ROOT / "scripts" / f"{part}.sh").read_bytes())
+    process = subprocess.Popen(["bash", str(scripts / f"{name}.sh"), "--only", "a b"], stdout=subprocess.PIPE,
+                               text=True, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    out, _ = process.communicate()
+    assert out.split("|")[:-1] == [str(process.pid), "-m", "reproduce", *SCRIPTS[name].split(), "--only", "a b"]
+    assert os.access(ROOT / "scripts" / f"{name}.sh", os.X_OK)
+
+
+# Publishing.
+
+def move_to(folder, monkeypatch):
+    """Publish into a folder that is not this repository."""
+    (folder / "params").mkdir(exist_ok=True)
+    monkeypatch.setattr(publishing, "ROOT", folder)
+    monkeypatch.setattr(publishing, "MANIFEST", folder / "params" / "manifest.json")
+    monkeypatch.setattr(ledger, "RESULTS", folder / "results")
+    monkeypatch.setenv("MXNET_HOME", str(folder / "no data"))
+    if not (folder / "evaluate.py").exists():
+        (folder / "evaluate.py").symlink_to(ROOT / "evaluate.py")
+    return folder
 
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A place to publish to that is not this repository."""
-    (tmp_path / "params").mkdir()
-    (tmp_path / "evaluate.py").symlink_to(ROOT / "evaluate.py")
-    monkeypatch.setattr(publishing, "ROOT", tmp_path)
-    monkeypatch.setattr(publishing, "MANIFEST", tmp_path / "params" / "manifest.json")
-    return tmp_path
+    return move_to(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
     """A run of one epoch on a few images of the sample, and their folder."""
     folder = tmp_path_factory.mktemp("published")
-    sample = cifar.load("cifar10", ROOT / "data" / "cifar10-sample")
+    sample = cifar.load("cifar10", publishing.SAMPLE)
     data = folder / "data"
     data.mkdir()
     for name, split, count in (("data_batch_1.bin", sample.train, 96), ("test_batch.bin", sample.test, 40)):
@@ -93,30 +134,199 @@ def finished_run(tmp_path_factory):
     return folder / "run", data
 
 
-def test_publish(repository, finished_run):
+def manifest_of(repository):
+    return json.loads((repository / "params" / "manifest.json").read_text(encoding="utf-8"))["models"]
+
+
+@pytest.fixture(scope="module")
+def published_once(finished_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("repository")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        move_to(folder, monkeypatch)
+        publishing.publish(finished_run[0], None, finished_run[1])
+    return folder
+
+
+@pytest.fixture
+def published(published_once, tmp_path, monkeypatch):
+    """A repository with the run published, each test's own."""
+    shutil.copytree(published_once, tmp_path / "copy", symlinks=True)
+    return move_to(tmp_path / "copy", monkeypatch)
+
+
+def test_publish(published, finished_run, monkeypatch):
     run, data = finished_run
-    publishing.publish(run, "trial", data, also=[("the same", data)], remark="few images")
-    entry, = json.loads((repository / "params" / "manifest.json").read_text())["models"]
-    file = repository / "params" / entry["file"]
+    entry, = manifest_of(published)
+    assert entry["name"] == "resnet20_v2_b1_cifar10" and entry["urls"] == []
+    file = published / "params" / entry["file"]
     assert hashlib.sha256(file.read_bytes()).hexdigest() == entry["sha256"]
     assert entry["arguments"] == {"blocks": 1, "classes": 10, "replaced_sites": None, "replace_from": None,
                                   "act_layers": None, "act_order": None, "replace_act": None}
     assert file.stat().st_size < (run / "last.params").stat().st_size  # without the optimizer's state
-    assert checkpoint.read_settings(file)["score"]["accuracy"] == entry["last"]["accuracy"]
-    evaluations = json.loads((repository / entry["record"] / "evaluations.json").read_text())
-    assert [evaluation["label"] for evaluation in evaluations] == ["few images", "the same"]
-    publishing.publish(run, "trial", data)  # replaces, does not double
-    assert len(json.loads((repository / "params" / "manifest.json").read_text())["models"]) == 1
+    settings = checkpoint.read_settings(file)
+    assert settings["score"]["accuracy"] == entry["last"]["accuracy"] and "command" not in settings
+    record = json.loads((published / entry["record"] / ledger.RECORD).read_text())
+    assert record["cell"] is None  # batches of 32 are not the grid's
+    assert record["files"]["last.params"] == ledger.sha256(run / "last.params")
+    evaluations = json.loads((published / entry["record"] / publishing.EVALUATIONS).read_text())
+    assert [evaluation["images"] for evaluation in evaluations] == [40, 1017]  # its own data and the sample
+    known = [evaluation for _ in range(2) for evaluation in evaluations]
+    monkeypatch.setattr(publishing, "score", lambda *_: known.pop(0))
+    publishing.publish(run, None, data)  # replaces, does not double
+    publishing.publish(run, "another", data)
+    assert [entry["name"] for entry in manifest_of(published)] == ["another", "resnet20_v2_b1_cifar10"]
 
 
 def test_publish_refuses(repository, finished_run, tmp_path):
     run, data = finished_run
-    with pytest.raises(InputError, match="small letters"):
-        publishing.publish(run, "../trial", data)
-    with pytest.raises(InputError, match="not a finished run"):
+    for name in ("../trial", ".hidden", "Trial"):
+        with pytest.raises(InputError, match="small letters"):
+            publishing.publish(run, name, data)
+    with pytest.raises(InputError, match="not the folder of a finished run"):
         publishing.publish(tmp_path, "trial", data)
     with pytest.raises(InputError, match="is that the run's data"):
-        publishing.publish(run, "trial", ROOT / "data" / "cifar10-sample")
+        publishing.publish(run, "trial", publishing.SAMPLE)
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in run.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    (other / "last.params").write_bytes((run / "best.params").read_bytes()[:-1])
+    with pytest.raises(InputError, match="is not the file whose checksum the ledger has"):
+        publishing.publish(other, "trial", data)
     assert not (repository / "params" / "manifest.json").exists()
-    with pytest.raises(SystemExit):
-        command.parse(["publish", str(run), "--name", "x", "--data-dir", "d", "--also", "no label"])
+    assert not list((repository / "params").iterdir())
+
+
+def test_the_name_says_net_and_data():
+    record = {"model": "atac_resnet20_v2", "arguments": {"blocks": 2, "replaced_sites": 5}, "dataset": "cifar100",
+              "label_mode": "fine"}
+    assert publishing.default_name(record) == "atac_resnet20_v2_b2_k5_cifar100_fine"
+
+
+# The zoo.
+
+def test_names_choose_among_the_weights_that_fit(published):
+    root = published / "params"
+    entry, = manifest_of(published)
+    entries = [{**entry, "name": name, "label_mode": name} for name in ("coarse", "fine")]
+    (root / "manifest.json").write_text(json.dumps({"models": entries}))
+    with pytest.raises(InputError, match="several weights fit resnet20_v2 .* one of coarse, fine"):
+        get_model("resnet20_v2", pretrained=True, blocks=1, root=root)
+    get_model("resnet20_v2", pretrained="fine", blocks=1, root=root)
+    with pytest.raises(InputError, match="no pretrained weights called 'finest' for resnet20_v2"):
+        get_model("resnet20_v2", pretrained="finest", blocks=1, root=root)
+    assert pretrained_file("coarse", root) == root / entry["file"]
+    with pytest.raises(InputError, match="no pretrained weights called 'x'; .* has: coarse, fine"):
+        pretrained_file("x", root)
+    large = {**entry, "urls": ["https://example.org"], "sha256": ""}
+    (root / "manifest.json").write_text(json.dumps({"models": [large]}))
+    with pytest.raises(InputError, match="fetch it with scripts/download_params.sh resnet20_v2_b1_cifar10"):
+        get_model("resnet20_v2", pretrained=True, blocks=1, root=root)
+
+
+def test_evaluate_takes_a_name_of_the_manifest(finished_run):
+    name = MANIFEST[0]["name"]
+    result = tiny.call(evaluate.main, "--pretrained", name, "--gpus", "", "--data-dir", finished_run[1])
+    assert result.status == 0, result.err
+    line = json.loads(result.out.splitlines()[-1])
+    assert line["sha256"] == MANIFEST[0]["sha256"] and line["images"] == 40
+    tiny.one_sentence(tiny.call(evaluate.main, "--pretrained", "nothing"), 1, "no pretrained weights called 'nothing'")
+    tiny.one_sentence(tiny.call(evaluate.main, "--pretrained", name, "--params", "x"), 2,
+                      "one of these is required: --params or --pretrained")
+    tiny.one_sentence(tiny.call(evaluate.main), 2, "one of these is required: --params or --pretrained")
+
+
+def test_verify(published, finished_run, capsys):
+    entry, = manifest_of(published)
+    data = str(finished_run[1])
+    assert weights.verify(data) == 0
+    assert "accuracy" in capsys.readouterr().out
+    place = published / entry["record"] / publishing.EVALUATIONS
+    evaluations = json.loads(place.read_text())
+    wrong = [{**evaluation, "top1": evaluation["top1"] + .1} for evaluation in evaluations]
+    place.write_text(json.dumps(wrong))
+    assert weights.verify(data) == 1
+    assert "FAILED: accuracy" in capsys.readouterr().out
+    place.write_text(json.dumps([{**evaluation, "data_sha256": "0"} for evaluation in evaluations]))
+    assert weights.verify() == 0  # nothing in the usual place, and the sample is not what is recorded
+    assert "0 evaluated, 1 held to their checksums only, 0 differ" in capsys.readouterr().out
+    (published / "params" / entry["file"]).write_bytes(b"?")
+    assert weights.verify() == 1
+    assert "is damaged; restore it" in capsys.readouterr().out
+
+
+def test_download(published, capsys):
+    root = published / "params"
+    entry, = manifest_of(published)
+    content = (root / entry["file"]).read_bytes()
+    (root / entry["file"]).unlink()
+    with http_files.serve(content) as site:
+        listed = {**entry, "file": "file", "urls": [f"{site.root}/gone", site.url]}
+        (root / "manifest.json").write_text(json.dumps({"models": [listed]}))
+        assert "missing" in weights.table()
+        weights.download("all")  # the second address has it
+        assert (root / "file").read_bytes() == content and "here" in weights.table()
+        asked = len(site.requests)
+        weights.download(entry["name"])  # there already
+        assert len(site.requests) == asked
+        (root / "file").write_bytes(b"damaged")
+        weights.download("all", mirror=site.root)
+        assert (root / "file").read_bytes() == content
+        site.content = content[::-1]
+        (root / "file").unlink()
+        with pytest.raises(InputError, match="holds other bytes than expected"):
+            weights.download("all")
+        assert not list(root.glob("file*"))  # neither the file nor a half one
+    with pytest.raises(InputError, match="no weights called 'x'; there are resnet20_v2_b1_cifar10"):
+        weights.download("x")
+    (root / "manifest.json").write_text(json.dumps({"models": [{**listed, "urls": []}]}))
+    with pytest.raises(InputError, match="ships with the repository and has no address"):
+        weights.download("all")
+
+
+# The command line.
+
+def call(*words):
+    return tiny.call(command.main, *words)
+
+
+def test_dry_run_trains_nothing(monkeypatch, tmp_path):
+    monkeypatch.delattr(runner.Grid, "train")
+    data = tiny.cifar10(tmp_path / "data")
+    result = call("run", "fig6", "--dry-run", "--only", "cifar10/stagewise/b1", "--epochs", "20", "--seeds", "2",
+                  "--gpus", "", "--data-dir", data, "--runs", tmp_path / "runs")
+    assert result.status == 0, result.err
+    lines = result.out.splitlines()
+    assert sum(": to run, about " in line for line in lines) == 10
+    assert "10 runs: 0 finished, 10 to do, 1 at a time on the CPU" in lines
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("words, status, said", [
+    (["run", "table3", "--only", "gelu"], 1, "table3 has no 'gelu'"),
+    (["run", "fig7", "--only", "gelu"], 1, "add --extras"),
+    (["run", "table5"], 2, "invalid choice: 'table5'"),
+    (["run", "table3", "--only", "/"], 2, "is not a filter such as"),
+    (["run", "table3", "--epochs", "0"], 2, "0 is below 1"),
+    (["table4", "--only", "x"], 2, "unrecognized arguments"),
+    (["publish", "nothing"], 1, "is not the folder of a finished run"),
+    (["download", "nothing"], 1, "no weights called 'nothing'"),
+    ([], 2, "required")])
+def test_a_wrong_command_is_one_sentence(words, status, said):
+    tiny.one_sentence(call(*words), status, said)
+
+
+def test_table4_says_what_it_cannot_do():
+    result = call("table4")
+    assert result.status == 0 and "not available in this version" in result.err
+    assert "| ATAC-ResNet-50 | 28.0M | 28.006M | 4.4 | 4.398G | 21.41 | 6.02 | not run |" in result.out
+
+
+def test_a_failed_run_is_the_exit_status(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "command_of", lambda *_: ["train_cifar.py", "--model", "nonsense"])
+    data = tiny.cifar10(tmp_path / "data")
+    result = call("run", "table3", "--only", "cifar10/relu/b1", "--epochs", "1", "--gpus", "", "--data-dir", data,
+                  "--runs", tmp_path / "runs", "--results", tmp_path / "results")
+    line = tiny.one_sentence(result, 1, "cifar10-b1-relu, seed 0 failed", "unknown model 'nonsense'")
+    assert line.startswith("reproduce: ") and "No run yet" in result.out
+    assert "FAILED" in (tmp_path / "runs" / "table3.log").read_text()

@@ -1,0 +1,210 @@
+"""The paper's experiments as data: the net, data and recipe behind every row of its tables and figures.
+
+A cell is one thing to train; an exhibit (a table or figure) is a list of entries, each of which names a cell. Cells
+that several exhibits share are equal objects with one key, so they are trained once.
+"""
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Optional, Tuple
+
+from engine.recipe import CIFAR_PAPER, Recipe
+from support.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPER = json.loads((ROOT / "results" / "paper.json").read_text(encoding="utf-8"))
+HOST = "resnet20_v2"  # the name of the ReLU net, and the end of all others' names
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A dataset with one kind of labels, and the length of the output that the authors trained on it."""
+
+    dataset: str
+    label_mode: Optional[str]
+    classes: int
+
+    @property
+    def name(self):
+        return self.dataset + (f"-{self.label_mode}" if self.label_mode else "")
+
+    @property
+    def title(self):
+        """For captions: ``CIFAR-100, 20 superclasses``."""
+        return {"cifar10": "CIFAR-10", "cifar100-coarse": "CIFAR-100, 20 superclasses (coarse labels)",
+                "cifar100-fine": "CIFAR-100, 100 classes (fine labels)"}[self.name]
+
+
+CIFAR10, COARSE, FINE = Task("cifar10", None, 10), Task("cifar100", "coarse", 100), Task("cifar100", "fine", 100)
+TASKS = (CIFAR10, COARSE, FINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One net, trained from scratch on one task. arguments are the net's beside blocks and classes, as pairs."""
+
+    task: Task
+    model: str
+    blocks: int
+    arguments: Tuple[Tuple[str, Any], ...] = ()
+    recipe: Recipe = CIFAR_PAPER
+
+    @property
+    def unit(self):
+        """What stands before the host's name: ``atac``; ``relu`` for the host itself."""
+        return self.model[:-len(HOST)].rstrip("_") or "relu"
+
+    @property
+    def key(self):
+        """The cell's name in file names and logs: ``cifar10-b1-atac``."""
+        settings = "".join(f"-{name}{value}" for name, value in self.arguments)
+        return f"{self.task.name}-b{self.blocks}-{self.unit}{settings}"
+
+    @property
+    def net(self):
+        """Keyword arguments of get_model."""
+        return {"blocks": self.blocks, "classes": self.task.classes, **dict(self.arguments)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training of a cell. epochs other than the paper's scale its schedule in proportion."""
+
+    cell: Cell
+    epochs: int
+    seed: int
+
+    @property
+    def recipe(self):
+        return self.cell.recipe.scaled(self.epochs)
+
+    def name(self, data_sha256):
+        """The run's name in runs/ and results/, which differs between data: ``cifar10-b1-atac_e20_s0_2ec32175``."""
+        return f"{self.cell.key}_e{self.epochs}_s{self.seed}_{data_sha256[:8]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A row of an exhibit. extra: not in the paper's exhibit itself, so only trained when asked for."""
+
+    row: str
+    cell: Cell
+    extra: bool = False
+    tags: Tuple[str, ...] = ()
+
+    @property
+    def words(self):
+        """What `select` may call the entry."""
+        task = self.cell.task
+        return {task.dataset, task.name, self.cell.unit, f"b{self.cell.blocks}", *self.tags,
+                *([task.label_mode] if task.label_mode else [])}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exhibit:
+    """A table or figure of the paper that is about CIFAR."""
+
+    name: str
+    title: str
+    entries: Tuple[Entry, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageNetNet:
+    """A row of Table IV: its name in paper.json and get_model's, and what the net has when it is built.
+
+    total: parameters in millions, running statistics included; macs: multiply-adds in billions at 224 x 224, the stride
+    on the 3x3 convolutions (v1b).
+    """
+
+    row: str
+    model: str
+    arguments: Tuple[Tuple[str, Any], ...]
+    total: float
+    macs: float
+
+    @property
+    def published(self):
+        """Table IV's numbers by column name."""
+        return dict(zip(PAPER["table4"]["columns"], PAPER["table4"][self.row]))
+
+
+def _everywhere(rows, blocks):
+    """Entries of (row, model, extra) for every b and task; the paper has no number on the fine labels."""
+    return tuple(Entry(row, Cell(task, model, b), extra or task is FINE)
+                 for task in TASKS for row, model, extra in rows for b in blocks)
+
+
+def stage_counts(blocks):
+    """How many sites the authors' act_layers 0 to 4 replace, from the last: none, head, + stage 3, + stage 2, all."""
+    return 0, 1, 2 * blocks + 1, 4 * blocks + 1, 6 * blocks + 1
+
+
+def replaced(task, blocks, count):
+    """The cell with ATAC at the last `count` of the 6b+1 sites. None and all of them are the ReLU and the ATAC cell."""
+    if count == 0:
+        return Cell(task, HOST, blocks)
+    if count == 6 * blocks + 1:
+        return Cell(task, f"atac_{HOST}", blocks)
+    return Cell(task, f"atac_{HOST}", blocks, (("replaced_sites", count),))
+
+
+def _gradual(blocks):
+    return tuple(Entry(f"{count} of {6 * b + 1} sites", replaced(task, b, count), task is FINE,
+                       (f"k{count}", "layerwise", *(["stagewise"] if count in stage_counts(b) else [])))
+                 for task in TASKS for b in blocks for count in range(6 * b + 2))
+
+
+TABLE3 = Exhibit("table3", "Table III: activation, micro-modules and locality", _everywhere((
+    ("ReLU", HOST, False), ("SEActivation", f"seactivation_{HOST}", False), ("NiN", f"nin_{HOST}", False),
+    ("LocalSENet", f"localsenet_{HOST}", False), ("ATAC", f"atac_{HOST}", False)), (1, 2, 3, 4)))
+# The paper names no b: its "range from 0.125 to 0.150" fits b = 1 only (docs/FIDELITY.md); b = 3 is its ResNet-20.
+FIG6 = Exhibit("fig6", "Figure 6: gradual replacement of ReLU by ATAC from the last layer", _gradual((1, 3)))
+FIG7 = Exhibit("fig7", "Figure 7: activation units", _everywhere((
+    ("ReLU", HOST, False), ("SELU", f"selu_{HOST}", False), ("Swish", f"swish_{HOST}", False),
+    ("xUnit", f"xunit_{HOST}", False), ("ATAC", f"atac_{HOST}", False),
+    ("GELU", f"gelu_{HOST}", True), ("PReLU", f"prelu_{HOST}", True)), (1, 2, 3, 4, 5)))  # these two: footnote 2
+FIG8 = Exhibit("fig8", "Figure 8: networks with attention", _everywhere((
+    ("ResNet", HOST, False), ("SENet", f"senet_{HOST}", False), ("GENet", f"genet_{HOST}", False),
+    ("ATAC-ResNet", f"atac_{HOST}", False)), (1, 2, 3, 4, 5)))
+EXHIBITS = {exhibit.name: exhibit for exhibit in (TABLE3, FIG6, FIG7, FIG8)}
+CELLS = tuple(dict.fromkeys(entry.cell for exhibit in EXHIBITS.values() for entry in exhibit.entries))
+
+TABLE4 = (
+    ImageNetNet("ResNet-50", "resnet50_v1b", (), 25.610, 4.089),
+    ImageNetNet("SE-ResNet-50", "se_resnet50_v1b", (), 28.141, 4.092),
+    ImageNetNet("AA-ResNet-50", "aa_resnet50_v1b", (), 25.867, 4.215),
+    ImageNetNet("FA-ResNet-50", "fa_resnet50_v1b", (), 18.084, 3.526),
+    ImageNetNet("GE-theta-plus-ResNet-50", "ge_resnet50_v1b", (("variant", "theta_plus"),), 33.721, 4.097),
+    ImageNetNet("ATAC-ResNet-50", "atac_resnet50_v1b", (), 28.006312, 4.398),
+)
+
+
+def _published():
+    """Table III's accuracies by cell. The paper's CIFAR-100 column is about the superclasses."""
+    blocks = PAPER["table3"]["blocks"]
+    return {entry.cell: PAPER["table3"][entry.cell.task.dataset][entry.row][blocks.index(entry.cell.blocks)]
+            for entry in TABLE3.entries if entry.cell.task is not FINE}
+
+
+PUBLISHED = _published()
+
+
+def select(exhibit, only=(), extras=False):
+    """The entries of an exhibit that the filters in `only` name.
+
+    A filter is words with '/' between them, such as cifar10/atac/b1, all of which an entry must have; several filters
+    add up. extras: also what the paper's exhibit does not show. Raises InputError for a word that no entry has, and
+    where nothing is left.
+    """
+    known = set().union(*(entry.words for entry in exhibit.entries))
+    wanted = [set(text.lower().split("/")) - {""} for text in only]
+    for word in sorted(set().union(*wanted)) if wanted else ():
+        if word not in known:
+            raise InputError(f"--only: {exhibit.name} has no {word!r}; the words are {', '.join(sorted(known))}")
+    found = [entry for entry in exhibit.entries if not wanted or any(words <= entry.words for words in wanted)]
+    chosen = [entry for entry in found if extras or not entry.extra]
+    if not chosen:
+        raise InputError(f"--only {','.join(only)} leaves nothing of {exhibit.name}"
+                         + (": these are extras, add --extras" if found else ""))
+    return chosen

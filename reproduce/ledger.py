@@ -1,0 +1,177 @@
+"""The ledger: one JSON record for each finished run, with the files that prove it beside it in results/runs/.
+
+A record is written once, at the end of its run, after everything else of it is in place: a folder with a record.json is
+a finished run, and nothing ever changes it.
+"""
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+from engine import runlog
+from engine.recipe import CIFAR_PAPER, Recipe
+from model import complete_arguments
+from support.errors import InputError
+
+from . import grid
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+RECORD = "record.json"
+EVIDENCE = ("metrics.jsonl", "train.log")  # copied beside the record
+WEIGHTS = ("last.params", "best.params")  # stay in the run's folder; the record has their checksums
+FORMAT = 1
+NAMES_OF_DATA = json.loads((RESULTS / "data.json").read_text(encoding="utf-8"))  # by checksum
+
+
+def sha256(path):
+    """The SHA-256 of a file as hexadecimal text."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def make(folder):
+    """The record of the finished run in `folder`, from its args.json, result.json and files.
+
+    Accuracies are of the test images. Where other images chose the best epoch (`chosen_on` is 'held-out'), they are
+    those of the evaluation at the end. Raises InputError when the run has not ended or its files do not agree.
+    """
+    folder = Path(folder)
+    result, settings = _json(folder / "result.json"), _json(folder / "args.json")
+    try:
+        last, best = result["last"], result["best"]
+        if result["scored_on"] != "test":
+            last = {"epoch": last["epoch"], **result["test_of_last"]}
+            best = {"epoch": best["epoch"], **result["test_of_best"]}
+        records = runlog.read_metrics(folder / "metrics.jsonl")
+        if len(records) != result["epochs"] or records[-1]["val_accuracy"] != result["last"]["accuracy"]:
+            raise InputError(f"{folder}: metrics.jsonl and result.json are not of the same run; put its own files back")
+        environment, files = result["environment"], settings["provenance"]["files"]
+        record = {
+            "format": FORMAT, "model": result["model"],
+            "arguments": complete_arguments(result["model"], result["arguments"]),
+            "dataset": result["dataset"], "label_mode": result["label_mode"],
+            "recipe": result["recipe"], "epochs": result["epochs"], "seed": result["seed"],
+            "devices": result["devices"], "started_from": result["started_from"], "val_split": result["val_split"],
+            "data": {**{name: result["data"][name] for name in ("variant", "sha256", "official")}, "files": files,
+                     "train_images": sum(file["images"] for file in files if not file["name"].startswith("test")),
+                     "test_images": sum(file["images"] for file in files if file["name"].startswith("test"))},
+            "chosen_on": result["scored_on"],
+            "last": {name: last[name] for name in ("epoch", "accuracy", "top5", "loss", "images")},
+            "best": {name: best[name] for name in ("epoch", "accuracy", "top5", "loss")},
+            # Of an epoch that was interrupted, the seconds before the interruption are not in the sum.
+            "seconds": result["seconds"], "resumed": _resumed(folder / "train.log"),
+            "train_images_per_second": result["train_images_per_second"],
+            "hardware": {"processor": environment["processor"], "threads": environment["threads"],
+                         "contexts": settings["contexts"],
+                         "gpus": gpu_names() if "gpu" in settings["contexts"] else []},
+            "versions": {name: environment[name] for name in ("python", "mxnet", "numpy")},
+            "git_revision": environment["git_revision"], "command": result["command"],
+            "files": {name: sha256(folder / name) for name in (*EVIDENCE, *WEIGHTS) if (folder / name).exists()},
+        }
+    except (KeyError, TypeError, OSError) as error:
+        raise InputError(f"{folder} is not the folder of a finished run: {error!r}; name one with its args.json, "
+                         "result.json and metrics.jsonl") from error
+    cell = cell_of(record)
+    return {"id": _name(record, cell), "cell": cell.key if cell else None, **record}
+
+
+def _resumed(path):
+    """How often the run of this log was gone on with."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return sum(" going on from " in line for line in file)
+
+
+def _json(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        return content
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path.parent} is not the folder of a finished run: {path.name} cannot be read "
+                         f"({error})") from error
+
+
+def cell_of(record):
+    """The grid's cell that a record is a run of, or None: another net, recipe, global batch or start."""
+    recipe = Recipe(**record["recipe"])
+    if recipe != CIFAR_PAPER.scaled(recipe.epochs) or record["devices"] != 1 or record["started_from"]:
+        return None
+    for cell in grid.CELLS:
+        if (cell.model, cell.task.dataset, cell.task.label_mode) \
+                == (record["model"], record["dataset"], record["label_mode"]) \
+                and complete_arguments(cell.model, cell.net) == record["arguments"]:
+            return cell
+    return None
+
+
+def _name(record, cell):
+    """The record's name; runs outside the grid are told apart by a digest of all that decides them."""
+    data = record["data"]["sha256"]
+    held = f"-v{record['val_split']}" if record["val_split"] else ""
+    if cell is not None:
+        return grid.Run(cell, record["epochs"], record["seed"]).name(data) + held
+    decides = {name: record[name] for name in ("arguments", "recipe", "devices", "started_from")}
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
+    labels = f"-{record['label_mode']}" if record["label_mode"] else ""
+    return (f"{record['dataset']}{labels}-{record['model']}-{digest}_e{record['epochs']}_s{record['seed']}_"
+            f"{data[:8]}{held}")
+
+
+def gpu_names():
+    """The kinds of GPU in this machine, as the driver names them; empty where it does not say."""
+    try:
+        answer = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True,
+                                text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return sorted(set(filter(None, map(str.strip, answer.stdout.splitlines()))))
+
+
+def folder_of(name, results=RESULTS):
+    """Where a record and its evidence lie."""
+    return Path(results) / "runs" / name
+
+
+def add(folder, results=RESULTS):
+    """Put the finished run in `folder` into the ledger and return its record; one that is there stays as it is.
+
+    Raises InputError when it has not ended, or when another run of the same cell, data and seed is there already.
+    """
+    record = make(folder)
+    place = folder_of(record["id"], results)
+    if (place / RECORD).exists():
+        kept = _json(place / RECORD)
+        if kept["files"].get("metrics.jsonl") != record["files"]["metrics.jsonl"]:
+            raise InputError(f"{folder} is another run of what {place} holds already; its record stays. Remove {place} "
+                             "first if this run is to take its place")
+        return kept
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for name in EVIDENCE:
+            shutil.copyfile(Path(folder) / name, place / name)
+    except OSError as error:
+        raise InputError(f"{place} cannot be written: {error.strerror}; free space or give other --results") from error
+    runlog.write_json(place / RECORD, record)  # last: it says that the rest is whole
+    return record
+
+
+def read(results=RESULTS):
+    """All records, sorted by their ids. InputError for one that cannot be read or has another format."""
+    records = []
+    for path in sorted((Path(results) / "runs").glob(f"*/{RECORD}")):
+        record = _json(path)
+        if record.get("format") != FORMAT or record.get("id") != path.parent.name:
+            raise InputError(f"{path} is not a record of format {FORMAT} under its own name; restore it")
+        records.append(record)
+    return records
+
+
+def data_label(data):
+    """What to call the data of a record: 'official', a name from results/data.json, or what is not official."""
+    return "official" if data["official"] else NAMES_OF_DATA.get(data["sha256"], data["variant"])

@@ -1,0 +1,416 @@
+"""Train the cells of an exhibit: what is missing, so many at a time, stopped and started again as often as need be.
+
+Every run has a folder of its own in runs/grid/, held by a lock that its training process shares: it is free when both
+the script and the training have ended, and not before. What is saved there is gone on from; what the ledger has is not
+run.
+"""
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Optional, Tuple
+
+from engine import checkpoint, cifar, runlog
+from model import complete_arguments, get_model
+from model.complexity import count
+from support import runtime
+from support.errors import InputError
+
+from . import grid, ledger
+
+log = logging.getLogger("engine.reproduce")  # the level that engine.runlog sets for the engine's own lines
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "runs" / "grid"
+POLL = 0.2  # seconds between two looks at the trainings
+PROGRESS = 2.0  # seconds between two readings of their metrics for the bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run. gpus: their numbers, none for the CPU; jobs: trainings at a time; data_dir, mirror: as in
+    train_cifar.py; workers: data threads of each training; results: the ledger; work: the runs' own folders."""
+
+    gpus: Tuple[int, ...] = ()
+    jobs: int = 1
+    data_dir: Optional[str] = None
+    mirror: Optional[str] = None
+    workers: int = 0
+    results: Path = ledger.RESULTS
+    work: Path = WORK
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What the runner has to know of a task's data."""
+
+    sha256: str
+    train_images: int
+    test_images: int
+
+
+class Stopped(Exception):
+    """A signal ended the script; the trainings have saved themselves. `status` is the exit status a shell expects."""
+
+    def __init__(self, message, number):
+        super().__init__(message)
+        self.status = 128 + number
+
+
+def default_devices():
+    """(GPUs, jobs) where the command names none: every GPU with a job each, or the CPU with one."""
+    import mxnet
+
+    present = tuple(range(mxnet.context.num_gpus()))
+    return present, max(1, len(present))
+
+
+def data_of(task, options, download=True):
+    """The Data of a task. Raises InputError where there is none (NotFound without download)."""
+    if download:
+        data = cifar.load_or_download(task.dataset, options.data_dir, task.label_mode, options.mirror)
+    else:
+        data = cifar.load(task.dataset, options.data_dir, task.label_mode)
+    return Data(data.provenance["sha256"], len(data.train), len(data.test))
+
+
+# ---- What there is to do
+
+
+def finished(run, data, results):
+    """Whether the ledger has the run."""
+    return (ledger.folder_of(run.name(data.sha256), results) / ledger.RECORD).exists()
+
+
+def progress_of(folder):
+    """(epochs done, whether there is a checkpoint) of a run's folder."""
+    last = folder / "last.params"
+    if not last.exists():
+        return 0, False
+    try:
+        return checkpoint.read_settings(last)["state"]["epoch"], True
+    except (InputError, KeyError):  # the training itself will say what is wrong with it
+        return 0, True
+
+
+class Speeds:
+    """Seconds that an epoch takes, from the ledger's runs on this kind of hardware; if it has none, from all.
+
+    source: in words, which they are.
+    """
+
+    def __init__(self, records, on_gpu):
+        here = {"gpus": ledger.gpu_names()} if on_gpu else {"gpus": [], "processor": runlog.environment()["processor"]}
+        same = [record for record in records if here.items() <= record["hardware"].items()]
+        self.source = "the ledger's runs on this kind of hardware"
+        if not same:
+            others = sorted({", ".join(record["hardware"]["gpus"]) or record["hardware"]["processor"]
+                             for record in records})
+            self.source = f"the ledger's runs on OTHER hardware ({'; '.join(others)})"
+        self.rates, self.by_net, self.macs = [], {}, {}
+        for record in same or records:
+            data = record["data"]
+            images = data["train_images"] + data["test_images"] / 3  # forward only: about a third of a training step
+            rate = record["seconds"] / record["epochs"] / images
+            net = json.dumps([record["model"], record["arguments"]], sort_keys=True)
+            self.by_net.setdefault(net, []).append(rate)
+            self.rates.append(rate / self.macs_of(record["model"], record["arguments"]))
+
+    def macs_of(self, model, arguments):
+        key = json.dumps([model, arguments], sort_keys=True)
+        if key not in self.macs:
+            self.macs[key] = count(get_model(model, **arguments)).macs
+        return self.macs[key]
+
+    def epoch(self, cell, data):
+        """Seconds for an epoch of a cell, or None where the ledger has no run on such hardware.
+
+        From runs of the same net where there are any, else from all, in proportion to the multiply-adds.
+        """
+        images = data.train_images + data.test_images / 3
+        arguments = complete_arguments(cell.model, cell.net)
+        own = self.by_net.get(json.dumps([cell.model, arguments], sort_keys=True))
+        if own:
+            return images * sorted(own)[len(own) // 2]
+        if self.rates:
+            return images * sorted(self.rates)[len(self.rates) // 2] * self.macs_of(cell.model, cell.net)
+        return None
+
+
+def duration(seconds):
+    """Seconds in words: 45 s, 12 min, 3.4 h, 2.1 days."""
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (129600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.{1 if unit == 3600 else 0}f} {name}"
+    return f"{seconds / 86400:.1f} days"
+
+
+def plan(runs, options):
+    """What running would do, as text: every run with its state and an estimated time. Trains and downloads nothing."""
+    lines, total, unknown, counts = [], 0.0, 0, {"finished": 0, "to do": 0}
+    speeds = Speeds(ledger.read(options.results), bool(options.gpus))
+    known = {}
+    for run in runs:
+        task = run.cell.task
+        if task not in known:
+            try:
+                known[task] = data_of(task, options, download=False)
+            except InputError as error:
+                known[task] = None
+                lines.append(f"{task.title}: {error}")
+        data = known[task]
+        name = f"{run.cell.key}, {run.epochs} epochs, seed {run.seed}"
+        if data is None:
+            unknown += 1
+            counts["to do"] += 1
+            lines.append(f"{name}: to run, when its data is there")
+            continue
+        if finished(run, data, options.results):
+            counts["finished"] += 1
+            lines.append(f"{name}: finished, in the ledger")
+            continue
+        counts["to do"] += 1
+        done, _ = progress_of(options.work / run.name(data.sha256))
+        state = f"to go on after epoch {done}" if done else "to run"
+        seconds = speeds.epoch(run.cell, data)
+        if seconds is None:
+            unknown += 1
+            lines.append(f"{name}: {state}")
+        else:
+            total += seconds * (run.epochs - done)
+            lines.append(f"{name}: {state}, about {duration(seconds * (run.epochs - done))}")
+    where = f"GPU {', '.join(map(str, options.gpus))}" if options.gpus else "the CPU"
+    lines.append(f"{len(runs)} runs: {counts['finished']} finished, {counts['to do']} to do, {options.jobs} at a time "
+                 f"on {where}")
+    if counts["to do"] > unknown:
+        lines.append(f"about {duration(total / options.jobs)} by {speeds.source}"
+                     + (f", beside {unknown} runs that cannot be estimated" if unknown else "")
+                     + (" (as if the jobs did not slow each other down)" if options.jobs > 1 else ""))
+    elif unknown:
+        why = "the data is not there" if None in known.values() else "the ledger has no run yet"
+        lines.append(f"no estimate: {why}")
+    return "\n".join(lines)
+
+
+# ---- Running
+
+
+class _Signals:
+    """Counts SIGTERM and SIGINT instead of dying of them."""
+
+    def __init__(self):
+        self.count, self.first = 0, None
+
+    def __enter__(self):
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _note(self, number, frame):
+        self.count += 1
+        self.first = self.first or number
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+@dataclasses.dataclass
+class _Training:
+    """A training process under way."""
+
+    run: grid.Run
+    folder: Path
+    process: subprocess.Popen
+    lock: int
+    slot: Optional[int]  # the GPU, or None for the CPU
+    signals: int = 0  # how many it has been sent
+
+
+def lock_folder(folder):
+    """Make a run's folder and lock it; returns the descriptor that holds the lock, or None where another has it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}; free space, or give another --runs") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def command_of(run, folder, gpu, options):
+    """The training's command line, as run in the repository's root; it names no other folder of this machine."""
+    cell, place = run.cell, os.path.relpath(folder, ROOT) if ROOT in folder.parents else str(folder)
+    words = ["train_cifar.py", "--model", cell.model, "--blocks", str(cell.blocks)]
+    for name, value in cell.arguments:
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--dataset", cell.task.dataset, "--classes", str(cell.task.classes)]
+    if cell.task.label_mode:
+        words += ["--label-mode", cell.task.label_mode]
+    words += ["--recipe", "scaled", "--num-epochs", str(run.epochs), "--seed", str(run.seed),
+              "--gpus", "" if gpu is None else str(gpu), "-j", str(options.workers)]
+    if options.data_dir is not None:
+        words += ["--data-dir", f"{place}/data"]
+    return [*words, "--save-dir", place, "--resume"]
+
+
+class Grid:
+    """Trains a list of runs; `failures` holds (run, reason) of those that failed."""
+
+    def __init__(self, runs, options):
+        self.waiting, self.options = list(runs), options
+        self.running, self.failures, self.done = [], [], 0
+        self.total, self.epochs = len(runs), sum(run.epochs for run in runs)
+        # With more jobs than GPUs, several share one.
+        self.free = [options.gpus[index % len(options.gpus)] if options.gpus else None for index in range(options.jobs)]
+        self.data, self.epochs_of = {}, {}
+        self.told_waiting = False
+
+    def train(self):
+        """Train them all. Raises Stopped after SIGTERM or SIGINT, when every training has saved itself."""
+        for task in dict.fromkeys(run.cell.task for run in self.waiting):
+            try:
+                self.data[task] = data_of(task, self.options)
+            except InputError as error:
+                self.data[task] = error
+        with _Signals() as signals, runlog.progress_bar(self.epochs, f"{self.total} runs") as bar:
+            bar.unit = "epoch"
+            looked = 0.0
+            while self.running or (self.waiting and not signals.count):
+                if not signals.count:
+                    self.start_what_fits()
+                for training in list(self.running):
+                    while training.signals < signals.count:  # the first lets it save, the second one kills
+                        training.process.terminate()
+                        training.signals += 1
+                    if training.process.poll() is not None:
+                        self.collect(training, stopped=bool(signals.count))
+                if time.monotonic() - looked > PROGRESS:
+                    looked = time.monotonic()
+                    self.show(bar)
+                time.sleep(POLL)
+            self.show(bar)
+        if signals.count:
+            raise Stopped(f"stopped by {signal.Signals(signals.first).name}: {self.done} of {self.total} runs are "
+                          "finished, what was under way is saved; give the same command to go on", signals.first)
+
+    def start_what_fits(self):
+        """Start waiting runs on free devices; settle those that need no training."""
+        passed_over = []
+        while self.waiting and self.free:
+            run = self.waiting.pop(0)
+            data = self.data[run.cell.task]
+            if isinstance(data, InputError):
+                self.fail(run, str(data))
+                continue
+            if finished(run, data, self.options.results):
+                self.finish(run, "was finished before")
+                continue
+            folder = self.options.work / run.name(data.sha256)
+            lock = lock_folder(folder)
+            if lock is None:
+                passed_over.append(run)
+            elif (folder / "result.json").exists():  # killed between the training's end and the record
+                self.record(run, folder)
+                os.close(lock)
+            else:
+                try:
+                    self.start(run, folder, lock)
+                except OSError as error:
+                    os.close(lock)
+                    self.fail(run, f"its training cannot be started: {error}; free space or memory")
+        self.waiting += passed_over
+        if passed_over and not self.running and not self.told_waiting:
+            self.told_waiting = True
+            log.info("waiting for %s, which another process is training", passed_over[0].cell.key)
+
+    def start(self, run, folder, lock):
+        done, saved = progress_of(folder)
+        if not saved:  # killed within its first epoch: nothing to go on from
+            for name in ("metrics.jsonl", "best.params"):
+                (folder / name).unlink(missing_ok=True)
+        if self.options.data_dir is not None:
+            # By a link, so that commands and logs in the ledger name no folder of this machine.
+            link = folder / "data"
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path(self.options.data_dir).expanduser().resolve(), target_is_directory=True)
+        slot = self.free[0]
+        environment = {**os.environ}
+        if slot is None and self.options.jobs > 1:
+            own = max(1, runtime.usable_cores() // self.options.jobs)
+            # Set by the user, or by runtime.prepare() to all cores.
+            environment["OMP_NUM_THREADS"] = str(min(own, int(environment["OMP_NUM_THREADS"])))
+        command = command_of(run, folder, slot, self.options)
+        with open(folder / "output.log", "ab") as output:
+            # A session of its own: Ctrl-C reaches the trainings through this process alone, once.
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / "reproduce" / "child.py"), str(os.getpid()), sys.executable, *command],
+                cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                pass_fds=[lock], start_new_session=True)
+        self.free.pop(0)
+        self.running.append(_Training(run, folder, process, lock, slot))
+        log.info("%s, %d epochs, seed %d: started on %s%s", run.cell.key, run.epochs, run.seed,
+                 "the CPU" if slot is None else f"GPU {slot}", f", going on after epoch {done}" if done else "")
+
+    def collect(self, training, stopped):
+        """Settle a training that has ended."""
+        self.running.remove(training)
+        self.free.append(training.slot)
+        status = training.process.returncode
+        if status == 0:
+            self.record(training.run, training.folder)
+        elif not stopped:
+            self.fail(training.run, f"{last_words(training.folder / 'output.log')} (exit status {status}; "
+                                    f"{training.folder / 'output.log'} has all of it)")
+        os.close(training.lock)
+
+    def record(self, run, folder):
+        """Put a training's result into the ledger."""
+        try:
+            record = ledger.add(folder, self.options.results)
+            if record["id"] != folder.name:
+                raise InputError(f"{folder} holds a run of something else ({record['id']}); remove it")
+        except InputError as error:
+            self.fail(run, str(error))
+            return
+        self.finish(run, f"last epoch {record['last']['accuracy']:.4f}, best {record['best']['accuracy']:.4f} (epoch "
+                         f"{record['best']['epoch']}), {duration(record['seconds'])}, "
+                         f"{record['train_images_per_second']:,.0f} images/s")
+
+    def finish(self, run, words):
+        self.done += 1
+        self.epochs_of[run] = run.epochs
+        log.info("%s, %d epochs, seed %d: %s", run.cell.key, run.epochs, run.seed, words)
+
+    def fail(self, run, reason):
+        self.failures.append((run, reason))
+        self.epochs_of[run] = run.epochs
+        log.error("%s, %d epochs, seed %d: FAILED: %s", run.cell.key, run.epochs, run.seed, reason)
+
+    def show(self, bar):
+        """Bring the bar to the epochs done."""
+        for training in self.running:
+            try:
+                with open(training.folder / "metrics.jsonl", "rb") as file:
+                    self.epochs_of[training.run] = sum(1 for _ in file)
+            except OSError:  # not there yet
+                pass
+        bar.n = min(sum(self.epochs_of.values()), self.epochs)
+        bar.set_postfix_str(f"{self.done} of {self.total} runs finished, {len(self.running)} under way"
+                            + (f", {len(self.failures)} failed" if self.failures else ""))
+
+
+def last_words(path):
+    """The last line that is not empty of a file, or a sentence that it has none."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    return lines[-1] if lines else "it ended without a word"

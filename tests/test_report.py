@@ -1,0 +1,253 @@
+"""Records as scores, answers, tables and figures: nothing short, foreign or tiny may pass for the paper's result."""
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.recipe import CIFAR_PAPER
+from model import complete_arguments
+from reproduce import figures, grid, ledger, report, scores
+from support.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ledger.read()
+TASK = grid.CIFAR10
+
+
+def record(cell, last, seed=0, epochs=400, data="official", images=50_000, **changes):
+    """A record of the ledger as a run of that cell would leave it; last: accuracy of its last epoch."""
+    sha256 = {"official": "0f", "jpeg": "ab"}[data] * 32
+    recipe = json.loads(json.dumps(CIFAR_PAPER.scaled(epochs).__dict__))
+    run = {**copy.deepcopy(RECORDS[0]), "id": grid.Run(cell, epochs, seed).name(sha256), "cell": cell.key,
+           "model": cell.model, "arguments": complete_arguments(cell.model, cell.net), "dataset": cell.task.dataset,
+           "label_mode": cell.task.label_mode, "recipe": recipe, "epochs": epochs, "seed": seed,
+           "data": {"variant": "official" if data == "official" else "other files", "sha256": sha256,
+                    "official": data == "official", "files": [], "train_images": images, "test_images": 10_000}}
+    run["last"].update(accuracy=last, epoch=epochs - 1)
+    run["best"].update(accuracy=last + .001)
+    return {**run, **changes}
+
+
+def cell(unit, blocks=1, task=TASK):
+    return grid.Cell(task, "resnet20_v2" if unit == "relu" else f"{unit}_resnet20_v2", blocks)
+
+
+# What ships.
+
+def test_every_record_is_sound():
+    assert RECORDS
+    for run in RECORDS:
+        folder = ledger.folder_of(run["id"])
+        for name in ledger.EVIDENCE:
+            assert ledger.sha256(folder / name) == run["files"][name]
+        metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert len(metrics) == run["epochs"] == run["recipe"]["epochs"]
+        known = ledger.cell_of(run)
+        assert run["cell"] == (known.key if known else None)
+        if run["chosen_on"] == "test":
+            assert metrics[-1]["val_accuracy"] == run["last"]["accuracy"]
+            assert max(line["val_accuracy"] for line in metrics) == run["best"]["accuracy"]
+
+
+def test_the_report_is_up_to_date():
+    page = (ledger.RESULTS / report.PAGE).read_text(encoding="utf-8")
+    assert page == report.page(RECORDS), "run .venv/bin/python -m reproduce report"
+    wanted = report.figures_of(RECORDS)
+    assert {path.name for path in (ledger.RESULTS / "figures").glob("*.png")} == set(wanted)
+    for name, numbers in wanted.items():
+        assert figures.shown(ledger.RESULTS / "figures" / name) == figures.digest(numbers), name
+
+
+def test_links_of_the_report_lead_somewhere():
+    text = (ledger.RESULTS / report.PAGE).read_text(encoding="utf-8")
+    links = {part.split(")")[0] for part in text.split("](")[1:]}
+    assert links and all((ledger.RESULTS / link).exists() for link in links)
+
+
+# Records.
+
+def test_read_refuses_what_is_not_a_record(tmp_path):
+    place = tmp_path / "runs" / "name"
+    place.mkdir(parents=True)
+    assert ledger.read(tmp_path) == []  # a folder without a record is of a run that was not finished
+    for content in ("{", "[]", '{"format": 2, "id": "name"}', '{"format": 1, "id": "other"}'):
+        (place / ledger.RECORD).write_text(content)
+        with pytest.raises(InputError, match="record.json"):
+            ledger.read(tmp_path)
+
+
+@pytest.mark.parametrize("changes, known", [
+    ({}, True), ({"devices": 2}, False), ({"started_from": "other.params"}, False),
+    ({"recipe": {**RECORDS[0]["recipe"], "lr": .1}}, False),
+    ({"arguments": {**RECORDS[0]["arguments"], "inner_relu": False}}, False), ({"label_mode": "fine"}, False)])
+def test_only_runs_of_the_grid_are_its_cells(changes, known):
+    assert (ledger.cell_of({**RECORDS[0], **changes}) == cell("atac")) is known
+
+
+def test_a_run_outside_the_grid_is_in_no_table():
+    own = record(cell("atac"), .9)
+    assert scores.by_protocol([{**own, "cell": None}]) == {}
+    assert len(scores.by_protocol([own])) == 1
+
+
+# Scores.
+
+def test_mean_and_spread_are_over_the_seeds():
+    runs = [record(cell("atac"), last, seed) for seed, last in enumerate((.90, .91, .92))]
+    (_, found), = scores.by_protocol(runs).items()
+    score = found[cell("atac")]
+    assert score.mean() == pytest.approx(.91) and score.spread() == pytest.approx(.01)
+    assert score.mean("best") == pytest.approx(.911)
+    assert score.error() == pytest.approx(.01 / 3 ** .5)
+    single = scores.Scores([record(cell("atac"), .91)])
+    assert single.spread() is None and single.error() == pytest.approx((.91 * .09 / 10_000) ** .5)
+
+
+def test_what_differs_in_schedule_or_data_is_not_averaged():
+    runs = [record(cell("atac"), .9), record(cell("atac"), .8, epochs=20), record(cell("atac"), .7, data="jpeg"),
+            record(cell("atac", task=grid.COARSE), .6), record(cell("atac", task=grid.FINE), .5),
+            record(cell("atac"), .4, val_split=5000)]
+    groups = scores.by_protocol(runs)
+    assert len(groups) == 6
+    # The paper's own conditions first.
+    assert next(iter(groups.values()))[cell("atac")].mean() in (.9, .4)
+    assert [protocol.task for protocol in groups][-2:] == [grid.COARSE, grid.FINE]
+
+
+# Answers.
+
+def answered(runs, question, words):
+    (protocol, found), = scores.by_protocol(runs).items()
+    answer, = (each for each in scores.answers(protocol, found) if each.question == question and words in each.claim)
+    return answer
+
+
+@pytest.mark.parametrize("atac, relu, verdict", [
+    ((.93,), (.90,), scores.HOLDS), ((.90,), (.93,), scores.FAILS), ((.905,), (.902,), scores.OPEN),
+    ((.91, .91, .911), (.90, .90, .901), scores.HOLDS), ((.95, .85), (.90, .89), scores.OPEN),
+    ((.93,), (), scores.OPEN)])
+def test_is_one_net_above_another(atac, relu, verdict):
+    runs = [record(cell("atac"), last, seed) for seed, last in enumerate(atac)]
+    runs += [record(cell("relu"), last, seed) for seed, last in enumerate(relu)]
+    assert answered(runs, "Q4", "ReLU (Table III").verdict == verdict
+
+
+def test_one_depth_against_the_claim_is_enough():
+    runs = [record(cell(unit, b), last) for unit, b, last in (
+        ("atac", 1, .93), ("nin", 1, .90), ("atac", 2, .91), ("nin", 2, .94), ("atac", 3, .9))]
+    answer = answered(runs, "Q2", "NiN")
+    assert answer.verdict == scores.FAILS and answer.missing == ("b = 3", "b = 4")
+    assert answered(runs, "Q2", "LocalSENet").verdict == scores.OPEN
+
+
+@pytest.mark.parametrize("lasts, verdict", [
+    ((.88, .89, .90, .91, .92), scores.HOLDS), ((.88, .88, .88, .88, .92), scores.HOLDS),
+    ((.88, .91, .89, .90, .92), scores.FAILS), ((.90, .90, .90, .90, .90), scores.OPEN),
+    ((.88, .89, .90, .91), scores.OPEN)])
+def test_does_accuracy_grow_with_replacement(lasts, verdict):
+    cells = [grid.replaced(TASK, 1, sites) for sites in grid.stage_counts(1)]
+    runs = [record(each, last) for each, last in zip(cells, lasts)]
+    assert answered(runs, "Q3", "b = 1").verdict == verdict
+
+
+@pytest.mark.parametrize("atac, relu, verdict", [(.936, .936, scores.HOLDS), (.94, .93, scores.HOLDS),
+                                                 (.935, .936, scores.OPEN), (.90, .94, scores.FAILS)])
+def test_does_a_shallower_net_reach_a_deeper_one(atac, relu, verdict):
+    runs = [record(cell("atac", 3), atac), record(cell("relu", 5), relu)]
+    assert answered(runs, "Q4", "b = 3 reaches").verdict == verdict
+
+
+# Tables and figures.
+
+def test_a_row_has_ours_and_the_published_number():
+    runs = [record(cell("atac"), .91, 0), record(cell("atac"), .90, 1)]
+    text = report.exhibit_text("table3", runs)
+    row, = (line for line in text.splitlines() if line.startswith("| ATAC | 1 "))
+    assert "| 90,790 | 0.9050 ± 0.0071 | 0.9060 ± 0.0071 | 0.906 | -0.0010 | +0.0000 | [seed 0](runs/" in row
+    assert "| ReLU | 1 | 78,342 | not run |  | 0.895 |" in text
+    assert "Not run under these conditions: b = 2, 3, 4." in text
+    assert "400 epochs, the paper's schedule; official data; scored on 10,000" in text
+    assert "<sup>" not in text
+
+
+@pytest.mark.parametrize("changes, marks, words", [
+    ({"epochs": 20}, "S", "**short schedule: 20 epochs, the paper has 400**"),
+    ({"data": "jpeg"}, "D", "**not the official data: other files**"),
+    ({"images": 486, "data": "jpeg"}, "DT", "only 486 training images: a smoke run"),
+    ({"val_split": 5000}, "H", "chosen on 5,000 held-out training images"),
+    ({"epochs": 20, "data": "jpeg"}, "SD", "short schedule")])
+def test_what_is_not_the_papers_condition_is_marked_on_every_number(changes, marks, words):
+    text = report.exhibit_text("table3", [record(cell("atac"), .91, **changes)])
+    assert text.count(f"<sup>{marks}</sup>") == 2 and words in text
+    assert report.Block(grid.TABLE3, *next(iter(scores.by_protocol([record(cell("atac"), .91, **changes)]).items())),
+                        None).marks == marks
+
+
+def test_the_label_modes_cannot_be_mistaken():
+    runs = [record(cell("relu", 3, task), .8) for task in (grid.COARSE, grid.FINE)]
+    coarse, fine = (report.block_text(block, "") for block in report.blocks_of(grid.TABLE3, runs))
+    assert "20 superclasses" in coarse and "| 0.799 |" in coarse and "<sup>" not in coarse
+    assert "100 classes (fine labels)" in fine and "0.799" not in fine and "<sup>F</sup>" in fine
+
+
+def test_smoke_runs_stay_out_of_the_readme():
+    tiny = [record(cell("atac"), .3, images=486)]
+    nothing = "No run on a whole training set yet: `bash scripts/table3.sh`"
+    assert nothing in report.exhibit_text("table3", tiny, whole=True)
+    assert "0.3000" in report.exhibit_text("table3", tiny)
+    assert report.answers_text(tiny, whole=True) == "Not enough runs yet."
+
+
+def test_table_iii_is_there_as_published():
+    text = report.exhibit_text("table3", [])
+    assert "No run yet" in text
+    assert "| ATAC | 0.906 | 0.927 | 0.936 | 0.939 | 0.764 | 0.796 | 0.812 | 0.821 |" in text
+
+
+def test_replacement_shows_shares_of_the_gain():
+    runs = [record(grid.replaced(TASK, 1, sites), last) for sites, last in ((0, .88), (1, .89), (7, .92))]
+    text = report.exhibit_text("fig6", runs)
+    assert "| 1 of 7 (whole stages) | 82,822 | 0.0551 | 0.8900 | 0.8910 | 0.25 |" in text
+    assert "| 7 of 7 (whole stages) | 90,790 | 0.1506 | 0.9200 | 0.9210 | 1.00 |" in text
+    assert "Not run under these conditions: 2, 3, 4, 5, 6 sites." in text
+    ends = [run for run in runs if run["cell"] != "cifar10-b1-atac-replaced_sites1"]
+    assert "No run yet" in report.exhibit_text("fig6", ends)  # the ends alone are no series
+    assert "No shares" in report.exhibit_text("fig6", runs[1:])
+
+
+def test_extras_appear_when_they_were_run():
+    assert "GELU" not in report.exhibit_text("fig7", [record(cell("relu"), .9)])
+    assert "| GELU | 1 |" in report.exhibit_text("fig7", [record(cell("relu"), .9), record(cell("gelu"), .9)])
+
+
+def test_figures_are_drawn_once_and_alike(tmp_path):
+    runs = [record(grid.replaced(TASK, 1, sites), last) for sites, last in ((0, .88), (1, .89), (7, .92))]
+    wanted = report.figures_of(runs)
+    assert sorted(wanted) == [f"{name}-cifar10{b}-e400-0f0f0f0f.png"
+                              for name, b in (("fig6", "-b1"), ("fig7", ""), ("fig8", ""), ("table3", ""))]
+    wanted = {name: wanted[name] for name in wanted if name.startswith(("fig6", "table3"))}
+    assert figures.save(wanted, tmp_path)
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(first) == set(wanted) and not figures.save(wanted, tmp_path)
+    name = sorted(wanted)[0]
+    (tmp_path / name).unlink()
+    (tmp_path / "old.png").write_bytes(b"")
+    assert figures.save(wanted, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first  # the old one is gone
+    changed = copy.deepcopy(wanted[name])
+    changed["title"] += "!"
+    assert figures.shown(tmp_path / name) not in (None, figures.digest(changed))
+
+
+def test_update_writes_the_page_once(tmp_path):
+    place = tmp_path / "runs" / RECORDS[0]["id"]
+    place.mkdir(parents=True)
+    (place / ledger.RECORD).write_text(json.dumps(RECORDS[0]))
+    assert report.update(tmp_path) and not report.update(tmp_path)
+    assert RECORDS[0]["id"] in (tmp_path / report.PAGE).read_text(encoding="utf-8")
+
+
+def test_render_names_a_table_without_a_place():
+    with pytest.raises(InputError, match="nets"):
+        report.render("no tables here")

@@ -1,0 +1,314 @@
+"""The runner, with real trainings on a few images: stopped, killed, gone on with, failed and never done twice."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from engine import runlog
+from reproduce import grid, ledger, runner
+
+ROOT = Path(__file__).resolve().parent.parent
+RELU, ATAC = (grid.Cell(grid.CIFAR10, model, 1) for model in ("resnet20_v2", "atac_resnet20_v2"))
+EPOCHS = 20
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grid")
+    tiny.cifar10(folder / "data", train=128)  # one step an epoch
+    return folder
+
+
+def options(place, **changes):
+    """Work and ledger in the folder `place`."""
+    for name in ("runs", "results"):
+        (place / name).mkdir(exist_ok=True)
+    return runner.Options(**{"data_dir": str(place / "data"), "work": place / "runs", "results": place / "results",
+                             **changes})
+
+
+def folder_of(run, made):
+    return made.work / run.name(runner.data_of(run.cell.task, made).sha256)
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(.02)
+
+
+def epochs_in(folder):
+    path = folder / "metrics.jsonl"
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def unlocked(folder):
+    """Whether neither a script nor a training holds the folder."""
+    lock = runner.lock_folder(folder)
+    if lock is not None:
+        os.close(lock)
+    return lock is not None
+
+
+def no_training(*_, **__):
+    raise AssertionError("a training was started")
+
+
+@pytest.fixture(scope="module")
+def interrupted(place):
+    """A run stopped by SIGTERM, then killed with its script, then finished; returns what was seen on the way."""
+    made, run = options(place), grid.Run(RELU, EPOCHS, 0)
+    folder = folder_of(run, made)
+
+    def stop():
+        until(lambda: epochs_in(folder) >= 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+    threading.Thread(target=stop).start()
+    trainings = runner.Grid([run], made)
+    with pytest.raises(runner.Stopped) as stopped:
+        trainings.train()
+    after_stop = runner.progress_of(folder), trainings.running
+
+    script = subprocess.Popen([sys.executable, "-m", "reproduce", "run", "table3", "--only", "cifar10/relu/b1",
+                               "--epochs", str(EPOCHS), "--gpus", "", "--data-dir", made.data_dir, "--runs",
+                               str(made.work), "--results", str(made.results)], cwd=ROOT, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True)
+    until(lambda: epochs_in(folder) > after_stop[0][0])
+    held = not unlocked(folder)
+    script.kill()
+    script.communicate()
+    until(lambda: unlocked(folder))
+    after_kill = runner.progress_of(folder)
+
+    runner.Grid([run], made).train()
+    return {"run": run, "folder": folder, "stopped": stopped.value, "after_stop": after_stop, "held": held,
+            "after_kill": after_kill}
+
+
+def test_a_stopped_script_has_saved_its_trainings(interrupted):
+    assert interrupted["stopped"].status == 128 + signal.SIGTERM
+    (epoch, saved), running = interrupted["after_stop"]
+    assert saved and 1 <= epoch < EPOCHS and not running
+
+
+def test_a_killed_script_takes_its_trainings_with_it(interrupted):
+    assert interrupted["held"], "nothing held the folder while the script ran"
+    epoch, saved = interrupted["after_kill"]
+    assert saved and interrupted["after_stop"][0][0] <= epoch
+    # Once for the script that was stopped, once for the one that was killed.
+    assert (interrupted["folder"] / "train.log").read_text().count("stopped by SIGTERM") == 2 and epoch < EPOCHS
+
+
+COUNTS_SIGTERM = """
+import signal, sys, time
+signals = []
+signal.signal(signal.SIGTERM, lambda *_: signals.append(1))
+print("ready", flush=True)
+end = time.monotonic() + 60
+while not signals and time.monotonic() < end:
+    time.sleep(.02)
+time.sleep(1)
+sys.exit(len(signals))
+"""
+
+
+def supervised(source):
+    """A Python program under child.py, that has said it is ready."""
+    child = subprocess.Popen([sys.executable, str(ROOT / "reproduce" / "child.py"), str(os.getpid()), sys.executable,
+                              "-c", source], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+@pytest.mark.parametrize("sent, received", [([signal.SIGHUP] * 3, 1), ([signal.SIGTERM] * 2, 2)],
+                         ids=["death of the parent", "asked twice"])
+def test_the_parents_death_is_told_once(sent, received):
+    # A parent with threads dies in pieces: the kernel may send its signal for each. A second SIGTERM would kill.
+    child = supervised(COUNTS_SIGTERM)
+    for number in sent:
+        child.send_signal(number)
+        time.sleep(.1)
+    child.communicate()
+    assert child.returncode == received
+
+
+def test_no_training_outlives_its_supervisor():
+    child = supervised("import time; print('ready', flush=True); time.sleep(60)")
+    started = time.monotonic()
+    child.kill()
+    assert child.stdout.read() == "" and time.monotonic() - started < 30  # ends when the sleeper does
+    child.wait()
+
+
+def test_what_was_interrupted_is_gone_on_from_and_recorded(interrupted, place):
+    folder, run = interrupted["folder"], interrupted["run"]
+    metrics = runlog.read_metrics(folder / "metrics.jsonl")
+    assert [record["epoch"] for record in metrics] == list(range(EPOCHS))
+    record, = ledger.read(place / "results")
+    assert record["id"] == folder.name and record["cell"] == "cifar10-b1-relu"
+    assert record["last"]["accuracy"] == metrics[-1]["val_accuracy"] and record["epochs"] == EPOCHS
+    assert record["recipe"]["lr_decay_epochs"] == list(run.recipe.lr_decay_epochs)
+    assert record["data"]["train_images"] == 128 and record["data"]["test_images"] == 40
+    assert record["files"]["last.params"] == ledger.sha256(folder / "last.params")
+    kept = ledger.folder_of(record["id"], place / "results")
+    assert record["files"]["train.log"] == ledger.sha256(kept / "train.log")
+    assert record["resumed"] == 2 and record["started_from"] is None
+    assert record["chosen_on"] == "test" and record["hardware"]["processor"]
+
+
+def test_records_name_no_folder_of_the_machine(interrupted, place):
+    # The runs' folder is the test's own here; in runs/grid it is a relative path too.
+    record, = ledger.read(place / "results")
+    assert str(ROOT) not in json.dumps(record) and str(place / "data") not in json.dumps(record)
+    run = interrupted["run"]
+    words = runner.command_of(run, runner.WORK / "name", None, runner.Options(data_dir="/somewhere"))
+    assert not any(word.startswith("/") for word in words)
+
+
+def test_a_finished_run_is_not_run_again(interrupted, place, monkeypatch):
+    monkeypatch.setattr(runner.subprocess, "Popen", no_training)
+    trainings = runner.Grid([interrupted["run"]], options(place))
+    trainings.train()
+    assert (trainings.done, trainings.failures) == (1, [])
+
+
+def test_a_training_that_ended_unrecorded_is_recorded(interrupted, place, monkeypatch, tmp_path):
+    monkeypatch.setattr(runner.subprocess, "Popen", no_training)
+    made = options(place, results=tmp_path / "results")
+    trainings = runner.Grid([interrupted["run"]], made)
+    trainings.train()
+    assert (trainings.done, trainings.failures) == (1, [])
+    assert ledger.read(made.results) == ledger.read(place / "results")
+
+
+def test_a_record_is_never_replaced_by_another_run(interrupted, place, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(place / "results", results)
+    copy = tmp_path / "again"
+    shutil.copytree(interrupted["folder"], copy, symlinks=True)
+    assert ledger.add(copy, results)["id"] == interrupted["folder"].name
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    lines[0]["seconds"] += 1
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(runner.InputError, match="is another run of what"):
+        ledger.add(copy, results)
+    lines[-1]["val_accuracy"] = .99
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(runner.InputError, match="are not of the same run"):
+        ledger.add(copy, results)
+
+
+def test_a_failed_run_stops_no_other(place, monkeypatch, tmp_path, caplog):
+    made = options(tmp_path, data_dir=str(place / "data"), jobs=2)
+    bad, good = grid.Run(ATAC, 1, 1), grid.Run(RELU, 1, 1)
+    right = runner.command_of
+    monkeypatch.setattr(runner, "command_of", lambda run, *rest: right(run, *rest) + (
+        ["--lr", "never"] if run == bad else []))
+    folder = folder_of(good, made)
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"epoch": 0}\n')  # left by a kill within the first epoch
+    absent = grid.Run(grid.Cell(grid.COARSE, "resnet20_v2", 1), 1, 0)
+    monkeypatch.setattr(runner.cifar, "download", lambda *_: (_ for _ in ()).throw(runner.InputError("no network")))
+    with caplog.at_level("INFO"):
+        trainings = runner.Grid([bad, absent, good], made)
+        trainings.train()
+    assert trainings.done == 1 and ledger.read(made.results)[0]["cell"] == "cifar10-b1-relu"
+    reasons = dict(trainings.failures)
+    assert "'never' is not a finite number" in reasons[bad] and "exit status 2" in reasons[bad]
+    assert "there is no CIFAR-100" in reasons[absent]
+    ended = [line for line in caplog.messages if "started" not in line and "epochs, seed" in line]
+    assert len(ended) == 3 and sum("FAILED" in line for line in ended) == 2
+
+
+def test_a_run_that_another_script_trains_is_waited_for(place, monkeypatch):
+    monkeypatch.setattr(runner.subprocess, "Popen", no_training)
+    made, run = options(place), grid.Run(ATAC, 2, 0)
+    lock = runner.lock_folder(folder_of(run, made))
+    trainings = runner.Grid([run], made)
+    trainings.data[run.cell.task] = runner.data_of(run.cell.task, made)
+    trainings.start_what_fits()
+    assert trainings.waiting == [run] and not trainings.running
+    os.close(lock)
+    with pytest.raises(AssertionError, match="a training was started"):
+        trainings.start_what_fits()
+
+
+def test_the_plan_names_every_run_and_its_time(interrupted, place):
+    runs = [interrupted["run"], grid.Run(ATAC, EPOCHS, 0), grid.Run(grid.Cell(grid.COARSE, "resnet20_v2", 1), 3, 0)]
+    text = runner.plan(runs, options(place, jobs=2))
+    assert f"cifar10-b1-relu, {EPOCHS} epochs, seed 0: finished, in the ledger" in text
+    assert f"cifar10-b1-atac, {EPOCHS} epochs, seed 0: to run, about " in text
+    assert "cifar100-coarse-b1-relu, 3 epochs, seed 0: to run, when its data is there" in text
+    assert "3 runs: 1 finished, 2 to do, 2 at a time on the CPU" in text
+    assert "the ledger's runs on this kind of hardware, beside 1 runs that cannot be estimated" in text
+    empty = runner.plan([grid.Run(ATAC, 3, 0)], options(place, results=place / "nothing"))
+    assert "no estimate: the ledger has no run yet" in empty
+
+
+def a_record(processor="A", seconds=100., gpus=(), model="atac_resnet20_v2"):
+    arguments = runner.complete_arguments(model, {"blocks": 1})
+    return {"model": model, "arguments": arguments, "epochs": 10, "seconds": seconds,
+            "hardware": {"processor": processor, "gpus": list(gpus)}, "data": {"train_images": 900, "test_images": 300}}
+
+
+def test_speeds(monkeypatch):
+    monkeypatch.setattr(runner.runlog, "environment", lambda: {"processor": "A"})
+    data = runner.Data("", 1800, 600)
+    speeds = runner.Speeds([a_record(), a_record("B", 700.)], on_gpu=False)
+    assert speeds.epoch(ATAC, data) == pytest.approx(20)  # twice the images, of the same net on this processor
+    relu = speeds.epoch(RELU, data)
+    assert 10 < relu < 20 and "this kind" in speeds.source  # by its multiply-adds
+    others = runner.Speeds([a_record("B", 700.)], on_gpu=False)
+    assert others.epoch(ATAC, data) == pytest.approx(140) and "OTHER hardware (B)" in others.source
+    monkeypatch.setattr(runner.ledger, "gpu_names", lambda: ["G"])
+    assert runner.Speeds([a_record(), a_record(gpus=["G"], seconds=1.)], True).epoch(ATAC, data) == pytest.approx(.2)
+    assert runner.Speeds([], False).epoch(ATAC, data) is None
+
+
+@pytest.mark.parametrize("seconds, text", [(4.4, "4 s"), (600, "10 min"), (9000, "2.5 h"), (3 * 86400, "3.0 days")])
+def test_duration(seconds, text):
+    assert runner.duration(seconds) == text
+
+
+def test_jobs_on_the_cpu_share_its_cores(place, monkeypatch, tmp_path):
+    given = []
+
+    def note(command, env, **_):
+        given.append(env["OMP_NUM_THREADS"])
+        raise OSError(12, "no memory")
+
+    monkeypatch.setattr(runner.subprocess, "Popen", note)
+    monkeypatch.setattr(runner.runtime, "usable_cores", lambda: 8)
+    for jobs, threads in ((1, "8"), (2, "8"), (4, "8"), (4, "1")):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        made = options(tmp_path, data_dir=str(place / "data"), jobs=jobs)
+        trainings = runner.Grid([grid.Run(RELU, 1, 0)], made)
+        trainings.data[RELU.task] = runner.data_of(RELU.task, made)
+        trainings.start_what_fits()
+        (_, reason), = trainings.failures
+        assert "cannot be started: [Errno 12] no memory" in reason and len(trainings.free) == jobs
+    assert given == ["8", "4", "2", "1"]
+
+
+def test_jobs_share_the_gpus():
+    assert runner.Grid([], runner.Options(gpus=(2, 3), jobs=3)).free == [2, 3, 2]
+    assert runner.Grid([], runner.Options(jobs=2)).free == [None, None]
+
+
+def test_gpu_names_come_from_the_driver(monkeypatch, tmp_path):
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text("#!/bin/sh\nprintf 'Model X\\nModel X\\n'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ledger.gpu_names() == ["Model X"]
+    fake.unlink()
+    assert ledger.gpu_names() == []

@@ -27,9 +27,9 @@ def fuse(net, wanted="auto"):
 
     Returns (forward, sentence). forward is called in the place of net and uses net's own parameters, so that training,
     saving and loading go on with net: a CIFARResNetV2 becomes a graph of fused blocks; any other net keeps its graph,
-    and its ATAC, SEActivation and LocalSE units of up to 64 channels (with the BatchNorm before them) become
-    operators. Without the operators, or where they do not fit, forward is net itself. The sentence says which, and
-    why.
+    and its ATAC and SEActivation units of up to 64 channels (with the BatchNorm before them) become operators;
+    LocalSE units, for which that is slower, with "on" alone. Without the operators, or where they do not fit, forward
+    is net itself. The sentence says which, and why.
 
     wanted : "auto", "on" (InputError where "auto" would fall back) or "off" (net itself).
     """
@@ -38,7 +38,7 @@ def fuse(net, wanted="auto"):
     try:
         _check(net)
         loader.load()
-        return _fused(net)
+        return _fused(net, wanted == "on")
     except (Unfit, loader.Unavailable) as reason:
         if wanted == "on":
             raise InputError(f"the fused operators cannot be used: {reason}; leave --fused away") from reason
@@ -54,11 +54,13 @@ def _check(net):
             raise Unfit("the fused operators are for CPUs")
 
 
-def _fused(net):
+def _fused(net, demanded):
     try:
         return Fused(net, Twin, own_statistics=True), "fused C++ operators for the whole net"
     except Unfit as reason:
         units = attention_units(net)
+        if not demanded and any(type(unit) is refine.LocalSE for unit in units):
+            raise Unfit(f"{reason}, and its LocalSE units alone are slower as operators") from reason
         if not units:
             raise Unfit(f"{reason}, and no attention unit of {WIDEST} channels or fewer") from reason
         return Fused(net, traced, own_statistics=False), f"fused C++ operators for {len(units)} units ({reason})"

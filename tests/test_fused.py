@@ -494,3 +494,11 @@ def test_wide_units_stay_gluons():
     narrow, wide = fused.WIDEST, 2 * fused.WIDEST
     assert len(fused.attention_units(Pair(narrow, wide))) == 1
     assert not fused.attention_units(Pair(wide, 2 * wide))
+
+
+@NET
+def test_local_se_units_become_operators_on_demand_alone():
+    net = started(lambda: get_model("localsenet_resnet20_v2", blocks=1))
+    forward, sentence = fused.fuse(net)
+    assert forward is net and "LocalSE units alone are slower" in sentence
+    assert len(fused.attention_units(net)) == 3 and fused.fuse(net, "on")[0] is not net

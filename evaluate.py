@@ -9,7 +9,6 @@
 Prints top-1 and top-5 accuracy, cross entropy, speed, a table by class, and all of it as one JSON line at the end.
 Every image counts once.
 """
-import hashlib
 import json
 import os
 import time
@@ -17,6 +16,7 @@ import time
 from engine import flags
 from support import runtime
 from support.errors import InputError
+from support.files import sha256
 
 
 def parse(argv=None):
@@ -205,6 +205,7 @@ def main():
         print(remark)
     contexts, sentence = loop.devices(args.gpus)
     load_params(net, args.params, contexts)
+    loop.set_mode(net, args.mode)
     if args.images:
         classify(net, args.images, names, contexts[0])
         return 0
@@ -236,10 +237,8 @@ def main():
         draw_confusion(evaluation.confusion, names, args.confusion_matrix,
                        f"{model}, {dataset}{labels}: {evaluation.top1:.4f} of {evaluation.images:,} images right")
         print(f"confusion matrix: {args.confusion_matrix}")
-    with open(args.params, "rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
     print(json.dumps({
-        "params": os.path.basename(args.params), "sha256": digest, "model": model, "arguments": arguments,
+        "params": os.path.basename(args.params), "sha256": sha256(args.params), "model": model, "arguments": arguments,
         "dataset": dataset, "label_mode": mode, "data": data.variant, "data_sha256": data.provenance["sha256"],
         **scores, "seconds": seconds, "images_per_second": evaluation.images / seconds}))
     return 0

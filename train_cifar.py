@@ -237,7 +237,7 @@ def main():
     loop.initialize(net, spec["seed"], contexts)
     if args.resume_params:
         load_params(net, args.resume_params, contexts)
-    forward, operators = fuse(net, args.fused) if dtype == "float32" else (net, "plain Gluon operators: float16")
+    forward, operators = fuse(net, args.fused)
     log.info("%s", operators)
     loop.set_mode(forward, args.mode)
 

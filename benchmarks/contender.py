@@ -4,6 +4,7 @@ Imports no framework, so that a worker loads only the one that it measures.
 """
 import json
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,20 @@ class Contender:
     def describe(self):
         """What else the record should say: the path chosen, differences from the plain net, settings."""
         return {}
+
+
+class Rounds:
+    """Training batches of engine.cifar.TrainBatches, a number of them at a time, over as many epochs as that takes."""
+
+    def __init__(self, batches):
+        self.batches, self.epoch = batches, 0
+
+    def take(self, count):
+        while count:
+            for batch in islice(self.batches.epoch(self.epoch, workers=1), count):
+                count -= 1
+                yield batch
+            self.epoch += 1
 
 
 class Reference:

@@ -9,14 +9,14 @@ from engine import cifar, loop
 from engine.recipe import Recipe
 from model import fuse, get_model, inference
 from model.complexity import count
-from model.fused import Fused, traced
+from model.fused import Fused, blocks_in, traced
 from model.zoo import set_params
 from ops import loader
 from ops.nag import update_operator
 from support import runtime
 
 from . import contender
-from .contender import CHECK_STEPS, Contender, Reference
+from .contender import CHECK_STEPS, Contender, Reference, Rounds
 
 runtime.prepare()
 
@@ -74,7 +74,7 @@ def _unsettle(net, images):
     random = np.random.RandomState(0)
     parameters = net._collect_params_with_prefix()
     _scatter(parameters, random, gamma=(0.7, 1.3), beta=(0.9, 1.1))
-    norms = [block for block in _blocks(net) if isinstance(block, gluon.nn.BatchNorm)]
+    norms = [block for block in blocks_in(net) if isinstance(block, gluon.nn.BatchNorm)]
     momenta = [block._kwargs["momentum"] for block in norms]
     for block in norms:
         block._kwargs["momentum"] = 0.0  # one pass makes the statistics the batch's own
@@ -104,19 +104,13 @@ def _export(net, path, shape):
         return
     from mxnet import onnx as exporter
 
-    for block in _blocks(net):
+    for block in blocks_in(net):
         # The exporter drops fix_gamma, so that the stored gamma of a BatchNorm without one would count.
         if isinstance(block, gluon.nn.BatchNorm) and block._kwargs.get("fix_gamma"):
             block.gamma.set_data(mx.nd.ones(block.gamma.shape))
     symbol = net(mx.sym.Variable("data"))
     parameters = {name: parameter.data() for name, parameter in net.collect_params().items()}
     exporter.export_model(symbol, parameters, [shape], [np.float32], str(path))
-
-
-def _blocks(block):
-    yield block
-    for child in block._children.values():
-        yield from _blocks(child)
 
 
 def load(reference):
@@ -297,29 +291,20 @@ class OurEpoch(Contender):
     def __init__(self, folder, data_dir, steps, evaluated, fused="auto"):
         reference = Reference(folder)
         data, batch = load_data(data_dir), reference.about["batch"]
-        self.batches = cifar.TrainBatches(data.train, batch, seed=0)
+        batches = cifar.TrainBatches(data.train, batch, seed=0)
+        self.rounds = Rounds(batches)
         self.score_batches = cifar.EvalBatches(part_of(data.test, evaluated), loop.evaluation_batch(CPU))
-        self.steps = steps or self.batches.steps
+        self.steps = steps or batches.steps
         self.images = self.steps * batch
         self.macs = reference.macs * (TRAINING_MACS * self.images + len(self.score_batches.split))
         self.net = load(reference)
         self.forward, self.sentence = compiled(self.net, fused)
         self.trainer = trainer_of(self.net, batch, fused)
-        self.epoch = 0
 
     def work(self, count):
         for _ in range(count):
-            train(self.net, self.forward, self.trainer, self._some_batches(), loop.Meter())
+            train(self.net, self.forward, self.trainer, self.rounds.take(self.steps), loop.Meter())
             loop.evaluate(self.net, self.score_batches, CPU, 10, self.forward)
-
-    def _some_batches(self):
-        """The next `steps` batches, over as many epochs of the data as that takes."""
-        left = self.steps
-        while left:
-            for batch in islice(self.batches.epoch(self.epoch, workers=1), left):
-                left -= 1
-                yield batch
-            self.epoch += 1
 
     def describe(self):
         return {"path": self.sentence, "training_images": self.images,

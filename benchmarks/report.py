@@ -1,9 +1,10 @@
 """The tables of docs/PERFORMANCE.md from the records in results/benchmarks: `python -m benchmarks.report [--check]`."""
-import re
+import functools
 import sys
 
 from engine import flags, runlog
 from support.errors import InputError
+from support.tables import fill_tables
 
 from . import groups, harness
 from .__main__ import DEFAULT_OUT
@@ -269,12 +270,8 @@ def render(text, stored):
     quick = [name for name, record in stored.items() if record["quick"]]
     if quick:
         raise InputError(f"{', '.join(quick)}: measured with --quick, which is no result; measure again without it")
-    for name, made in TABLES.items():
-        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text, found = pattern.subn(lambda match, made=made: f"{match[1]}{made(stored)}\n{match[2]}", text)
-        if found != 1:
-            raise InputError(f"the page has {found} places for the table {name!r}, not one")
-    return text
+    tables = {name: functools.partial(made, stored) for name, made in TABLES.items()}
+    return fill_tables(text, tables, "the page")
 
 
 def main(argv=None):

@@ -4,7 +4,6 @@ Compiled twins have their arrays channels-last, which is faster on CPUs. All sta
 agree with it before they are timed; under autocast the twin itself must, in float32.
 """
 import contextlib
-from itertools import islice
 
 import torch
 from torch.nn import functional
@@ -12,7 +11,7 @@ from torch.nn import functional
 from engine import cifar
 
 from . import contender
-from .contender import CHECK_STEPS, Contender, Reference
+from .contender import CHECK_STEPS, Contender, Reference, Rounds
 from .torch_nets import TWINS, load
 
 TRAINING_MACS = 3
@@ -108,32 +107,24 @@ class Epoch(Contender):
         reference = Reference(folder)
         data, batch = cifar.load("cifar10", data_dir), reference.about["batch"]
         scored = cifar.Split(data.test.images[:evaluated], data.test.labels[:evaluated])
-        self.batches = cifar.TrainBatches(data.train, batch, seed=0)
+        batches = cifar.TrainBatches(data.train, batch, seed=0)
+        self.rounds = Rounds(batches)
         self.score_batches = cifar.EvalBatches(scored, EVAL_BATCH)
-        self.steps = steps or self.batches.steps
+        self.steps = steps or batches.steps
         self.images = self.steps * batch
         self.macs = reference.macs * (TRAINING_MACS * self.images + len(scored))
         self.twin = Twin(reference, compiled, bfloat16)
         self.trainer = Trainer(self.twin)
-        self.epoch = 0
 
     def work(self, count):
         for _ in range(count):
-            self.trainer.train(self._some_batches())
+            self.trainer.train(self.rounds.take(self.steps))
             self.twin.net.eval()
             correct = 0
             with torch.no_grad(), self.twin.autocast():
                 for images, labels, real in self.score_batches:
                     answers = self.twin.forward(self.twin.batch(images)).argmax(1).numpy()
                     correct += int((answers[:real] == labels[:real]).sum())
-
-    def _some_batches(self):
-        left = self.steps
-        while left:
-            for batch in islice(self.batches.epoch(self.epoch, workers=1), left):
-                left -= 1
-                yield batch
-            self.epoch += 1
 
     def describe(self):
         return {**self.twin.about, "training_images": self.images, "validation_images": len(self.score_batches.split)}

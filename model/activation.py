@@ -28,6 +28,13 @@ def finite(name, value, least=-math.inf):
     return float(value)
 
 
+def truth(name, value):
+    """Return value; InputError unless it is True or False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
 def reduced(channels, reduction):
     """Return C/r; InputError unless r is a whole number of at least 1 that divides C."""
     channels, reduction = whole("channels", channels), whole("reduction", reduction)
@@ -144,8 +151,7 @@ class ATAC(Gated):
     def __init__(self, channels, reduction=2, inner_relu=True, **kwargs):
         super().__init__(**kwargs)
         inner = reduced(channels, reduction)
-        if not isinstance(inner_relu, bool):
-            raise InputError(f"inner_relu must be True or False, got {inner_relu!r}")
+        truth("inner_relu", inner_relu)
         with self.gate.name_scope():
             self._pool()
             self.gate.add(pointwise(inner, channels), nn.BatchNorm(in_channels=inner))

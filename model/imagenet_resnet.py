@@ -6,7 +6,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from support.errors import InputError
 
-from .activation import ReLU, pointwise, whole
+from .activation import ReLU, pointwise, truth, whole
 
 BLOCKS = (3, 4, 6, 3)  # of the four stages (Table II)
 WIDTHS = (64, 128, 256, 512)  # inside their bottlenecks
@@ -111,9 +111,8 @@ class ResNet50(HybridBlock):
         whole("classes", classes)
         if whole("input_size", input_size) % 32:
             raise InputError(f"input_size must be a multiple of 32 (the net halves it five times), got {input_size}")
-        for name, value in (("stride_first", stride_first), ("last_gamma", last_gamma)):
-            if not isinstance(value, bool):
-                raise InputError(f"{name} must be True or False, got {value!r}")
+        truth("stride_first", stride_first)
+        truth("last_gamma", last_gamma)
         activations, spatials = _per_stage("activation", activation), _per_stage("spatial", spatial)
         with self.name_scope():
             self.conv1, self.maxpool = stem(STEM_CHANNELS)

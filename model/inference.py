@@ -69,8 +69,8 @@ def optimize(net, example, fused="auto"):
     net: as in `fold`. example: NDArray (N, ...) as net will get it; shape, type, mean and spread count. The forms tried
     are, in this order: our own fused operators for the whole net (model.fuse), folded BatchNorm with oneDNN's fused
     operators (float32 nets on CPUs), the same without fusing additions, folded BatchNorm alone, net itself. fused is
-    "auto" for that, "on" for nothing but our operators (InputError where they do not fit), or "off" for net itself,
-    compiled. Each must agree with the plain net, on each of net's devices,
+    "auto" for that, "on" for nothing but our operators (InputError where they do not fit), or "off" for net itself.
+    Each must agree with the plain net, on each of net's devices,
     on at least IMAGES seeded random images in batches of N, on a batch of another length and on the first one once
     more, within TOLERANCE. Returns (callable, sentence); nothing is timed. Raises InputError as `fold`
     does, and for an example that is no batch for this net.
@@ -80,7 +80,6 @@ def optimize(net, example, fused="auto"):
         raise InputError("inference.optimize needs an example batch: an NDArray (N, ...) of floating-point numbers, "
                          "as the net will get it")
     if fused == "off":
-        net.hybridize(static_alloc=True, static_shape=True)
         return net, "inference with the plain net, as asked"
     plain, folded = _Graph.of(net), _Graph.of(net)
     folded.fold()

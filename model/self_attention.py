@@ -12,7 +12,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from support.errors import InputError
 
-from .activation import finite, pointwise, whole
+from .activation import finite, pointwise, truth, whole
 
 
 def per_head(name, channels, heads, multiple=1):
@@ -22,13 +22,6 @@ def per_head(name, channels, heads, multiple=1):
         raise InputError(f"{name}={channels} cannot be divided among heads={heads}"
                          f"{f' in multiples of {multiple}' if multiple > 1 else ''}; choose another number of heads")
     return channels // heads
-
-
-def truth(name, value):
-    """Return value; InputError unless it is True or False."""
-    if not isinstance(value, bool):
-        raise InputError(f"{name} must be True or False, got {value!r}")
-    return value
 
 
 def position_table(block, name, shape):

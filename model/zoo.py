@@ -1,6 +1,5 @@
 """Names to networks, weights to networks, the authors' array names to ours."""
 import functools
-import hashlib
 import inspect
 import json
 import os
@@ -13,6 +12,7 @@ import numpy as np
 
 from support import params_file
 from support.errors import InputError
+from support.files import sha256
 
 from . import activation, refine
 from .cifar_resnet import CIFARResNetV2, replace_sites, replace_stages
@@ -256,7 +256,7 @@ def _entries(manifest, fields):
 def _verified(manifest, entry):
     """Path of an entry's file in its manifest's folder, its checksum compared."""
     path = manifest.parent / os.path.basename(entry["file"])
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+    if not path.is_file() or sha256(path) != entry["sha256"]:
         fetched = f"fetch it with scripts/download_params.sh {entry['name']}" if entry.get("urls") else "restore it"
         raise InputError(f"{path} is missing or is not the file that {manifest} describes; {fetched}")
     return path

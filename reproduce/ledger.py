@@ -13,6 +13,7 @@ from engine import runlog
 from engine.recipe import CIFAR_PAPER, Recipe
 from model import complete_arguments
 from support.errors import InputError
+from support.files import sha256
 
 from . import grid
 
@@ -23,15 +24,6 @@ EVIDENCE = ("metrics.jsonl", "train.log")  # copied beside the record
 WEIGHTS = ("last.params", "best.params")  # stay in the run's folder; the record has their checksums
 FORMAT = 1
 NAMES_OF_DATA = json.loads((RESULTS / "data.json").read_text(encoding="utf-8"))  # by checksum
-
-
-def sha256(path):
-    """The SHA-256 of a file as hexadecimal text."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def make(folder):

@@ -2,7 +2,6 @@
 import dataclasses
 import functools
 import json
-import re
 from pathlib import Path
 from typing import Optional
 
@@ -10,7 +9,7 @@ from engine import runlog
 from engine.recipe import CIFAR_PAPER
 from model import get_model
 from model.complexity import count
-from support.errors import InputError
+from support.tables import fill_tables
 
 from . import figures, grid, ledger
 from .runner import duration
@@ -440,12 +439,7 @@ TABLES = {"nets": nets_table, "params": params_table, "legend": lambda: LEGEND,
 
 def render(text):
     """README's text with every table between its marks rendered anew."""
-    for name, table in TABLES.items():
-        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text, found = pattern.subn(lambda match, table=table: f"{match[1]}{table()}\n{match[2]}", text)
-        if found != 1:
-            raise InputError(f"README.md has {found} places for the table {name!r}, not one")
-    return text
+    return fill_tables(text, TABLES, "README.md")
 
 
 def update_readme():

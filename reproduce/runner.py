@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Optional, Tuple
 
 from engine import checkpoint, cifar, runlog
+from engine.run import Stopped
 from model import complete_arguments, get_model
 from model.complexity import count
 from support import runtime
@@ -53,14 +54,6 @@ class Data:
     sha256: str
     train_images: int
     test_images: int
-
-
-class Stopped(Exception):
-    """A signal ended the script; the trainings have saved themselves. `status` is the exit status a shell expects."""
-
-    def __init__(self, message, number):
-        super().__init__(message)
-        self.status = 128 + number
 
 
 def default_devices():

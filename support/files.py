@@ -1,6 +1,7 @@
-"""Files that are whole or untouched."""
+"""Files that are whole or untouched, and their checksums."""
 import contextlib
 import errno
+import hashlib
 import os
 
 
@@ -19,3 +20,12 @@ def replacing(path):
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def sha256(path):
+    """The SHA-256 of a file as hexadecimal text."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -211,7 +211,6 @@ class ATAC : public Unit {
     Arena& arena = batch.arena;
     dv_mean_ = arena.zeros<float>(width);
     dv_z_mean_ = arena.zeros<float>(width);
-    scale2_ = arena.zeros<float>(width);
     double* z_a = arena.take<double>(static_cast<size_t>(channels) * inner);  // covariance of z2 and a
     double* a_covariance = arena.take<double>(static_cast<size_t>(inner) * inner);
     for (int i = 0; i < inner * inner; ++i) a_covariance[i] = saved_.a_covariance[i];
@@ -219,13 +218,12 @@ class ATAC : public Unit {
     for (int i = 0; i < channels; ++i) {
       dv_mean_[i] = static_cast<float>(sum[i] / count);
       dv_z_mean_[i] = static_cast<float>(sum[width + i] / count);
-      scale2_[i] = norm2_.gamma[i] * norm2_.inverse[i];
       gradients.beta2[i] = static_cast<float>(sum[i]);
       gradients.gamma2[i] = static_cast<float>(sum[width + i]);
       for (int j = 0; j < inner; ++j) {
         const double dv_a = product_at(sum + 4 * width, i, j, inner) - sum[i] * saved_.mean_a[j];
         gradients.weight2[i * inner + j] = static_cast<float>(
-            scale2_[i] * (dv_a - sum[width + i] * norm2_.inverse[i] * z_a[i * inner + j]));
+            norm2_.scale[i] * (dv_a - sum[width + i] * norm2_.inverse[i] * z_a[i * inner + j]));
       }
     }
   }
@@ -239,7 +237,7 @@ class ATAC : public Unit {
     dense(second_, tile.a, count, tile.z, bias2_);
     for (int b = 0; b < blocks_of(s_.channels); ++b) {
       const V mean = load(dv_mean_ + b * LANES), with_z = load(dv_z_mean_ + b * LANES);
-      const V scale = load(scale2_ + b * LANES);
+      const V scale = load(norm2_.scale + b * LANES);
       for (int p = 0; p < count; ++p)
         store(tile.z.at(b, p), scale * (load(dv.at(b, p)) - mean - load(tile.z.at(b, p)) * with_z));
     }
@@ -273,7 +271,6 @@ class ATAC : public Unit {
     Arena& arena = batch.arena;
     dw_mean_ = arena.zeros<float>(inner_width);
     dw_z_mean_ = arena.zeros<float>(inner_width);
-    scale1_ = arena.zeros<float>(inner_width);
     input_ = {arena.zeros<double>(width), arena.zeros<double>(width)};
     for (int c = 0; c < channels; ++c) {
       input_.du[c] = first[2 * width + c];  // what comes through the gate sums to 0: BN1 takes its mean away
@@ -289,13 +286,12 @@ class ATAC : public Unit {
     for (int j = 0; j < inner; ++j) {
       dw_mean_[j] = static_cast<float>(sum[j] / count);
       dw_z_mean_[j] = static_cast<float>(sum[inner_width + j] / count);
-      scale1_[j] = norm1_.gamma[j] * norm1_.inverse[j];
       gradients.beta1[j] = static_cast<float>(sum[j]);
       gradients.gamma1[j] = static_cast<float>(sum[inner_width + j]);
       for (int c = 0; c < channels; ++c) {
         const double dw_hat = product_at(sum + 2 * inner_width, c, j, inner);
         const double dz_hat =
-            scale1_[j] * (dw_hat - sum[inner_width + j] * norm1_.inverse[j] * z_hat[j * channels + c]);
+            norm1_.scale[j] * (dw_hat - sum[inner_width + j] * norm1_.inverse[j] * z_hat[j * channels + c]);
         gradients.weight1[j * channels + c] = static_cast<float>(norm.gamma[c] * dz_hat);
         input_.du_hat[c] += arrays_.weight1[j * channels + c] * dz_hat;
       }
@@ -309,7 +305,7 @@ class ATAC : public Unit {
     first_layer(batch, x, count, tile);
     for (int b = 0; b < blocks_of(s_.inner); ++b) {
       const V mean = load(dw_mean_ + b * LANES), with_z = load(dw_z_mean_ + b * LANES);
-      const V scale = load(scale1_ + b * LANES);
+      const V scale = load(norm1_.scale + b * LANES);
       for (int p = 0; p < count; ++p)
         store(tile.da.at(b, p), scale * (load(dw.at(b, p)) - mean - load(tile.z1.at(b, p)) * with_z));
     }
@@ -415,8 +411,8 @@ class ATAC : public Unit {
   const float *bias1_ = nullptr, *bias2_ = nullptr;
   Saved saved_{};
   Sums sums1_, sums2_;
-  float *dv_mean_ = nullptr, *dv_z_mean_ = nullptr, *scale2_ = nullptr;
-  float *dw_mean_ = nullptr, *dw_z_mean_ = nullptr, *scale1_ = nullptr;
+  float *dv_mean_ = nullptr, *dv_z_mean_ = nullptr;
+  float *dw_mean_ = nullptr, *dw_z_mean_ = nullptr;
   InputSums input_{};
 };
 

@@ -96,13 +96,9 @@ class Region {
     const InputSums sums = unit_->input_sums();
     float* mean = arena.zeros<float>(padded(channels));
     float* with_hat = arena.zeros<float>(padded(channels));
-    float* scale = arena.zeros<float>(padded(channels));
-    for (int c = 0; c < channels; ++c) {
-      scale[c] = 1;
-      if (!batch_.has_norm) continue;
+    for (int c = 0; batch_.has_norm && c < channels; ++c) {
       mean[c] = static_cast<float>(sums.du[c] / shape.count());
       with_hat[c] = static_cast<float>(sums.du_hat[c] / shape.count());
-      scale[c] = batch_.norm.gamma[c] * batch_.norm.inverse[c];
       if (norm_gradients.beta) norm_gradients.beta[c] = static_cast<float>(sums.du[c]);
       if (norm_gradients.gamma) norm_gradients.gamma[c] = static_cast<float>(sums.du_hat[c]);
     }
@@ -113,7 +109,8 @@ class Region {
         unit_->backward3(batch_, n, x, count, part(kept_a, n, first), part(kept_b, n, first), to, buffers.unit);
         if (batch_.has_norm)
           for (int b = 0; b < blocks; ++b) {
-            const V m = load(mean + b * LANES), h = load(with_hat + b * LANES), s = load(scale + b * LANES);
+            const V m = load(mean + b * LANES), h = load(with_hat + b * LANES);
+            const V s = load(batch_.norm.scale + b * LANES);
             for (int p = 0; p < count; ++p)
               store(to.at(b, p), s * (load(to.at(b, p)) - m - batch_.hat(b, load(x.at(b, p))) * h));
           }

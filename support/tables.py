@@ -1,0 +1,17 @@
+"""Pages whose tables a command renders, between marks."""
+import re
+
+from .errors import InputError
+
+
+def fill_tables(text, tables, page):
+    """A page's text with every table between its marks made anew; tables is {name of the marks: function}.
+
+    Raises InputError where the page, called so in the sentence, has not exactly one place for each.
+    """
+    for name, table in tables.items():
+        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, found = pattern.subn(lambda match, table=table: f"{match[1]}{table()}\n{match[2]}", text)
+        if found != 1:
+            raise InputError(f"{page} has {found} places for the table {name!r}, not one")
+    return text

@@ -27,7 +27,7 @@ def fuse(net, wanted="auto"):
 
     Returns (forward, sentence). forward is called in the place of net and uses net's own parameters, so that training,
     saving and loading go on with net: a CIFARResNetV2 becomes a graph of fused blocks; any other net keeps its graph,
-    and its ATAC and SEActivation units of up to 64 channels (with the BatchNorm before them) become operators;
+    and its ATAC, SEActivation and NiN units of up to 64 channels (with the BatchNorm before them) become operators;
     LocalSE units, for which that is slower, with "on" alone. Without the operators, or where they do not fit, forward
     is net itself. The sentence says which, and why.
 
@@ -58,11 +58,11 @@ def _fused(net, demanded):
     try:
         return Fused(net, Twin, own_statistics=True), "fused C++ operators for the whole net"
     except Unfit as reason:
-        units = attention_units(net)
+        units = layered_units(net)
         if not demanded and any(type(unit) is refine.LocalSE for unit in units):
             raise Unfit(f"{reason}, and its LocalSE units alone are slower as operators") from reason
         if not units:
-            raise Unfit(f"{reason}, and no attention unit of {WIDEST} channels or fewer") from reason
+            raise Unfit(f"{reason}, and no unit of layers with {WIDEST} channels or fewer") from reason
         return Fused(net, traced, own_statistics=False), f"fused C++ operators for {len(units)} units ({reason})"
 
 
@@ -123,6 +123,12 @@ def gated(name):
     return kind
 
 
+def nin(unit):
+    if len(unit) != 7:  # ReLU, then twice convolution, BatchNorm, ReLU
+        raise Unfit("there is no fused NiN of one layer")
+    return "nin"
+
+
 # The operators' names of the units, with their numbers. Exactly these classes: a subclass may compute something else.
 KINDS = {
     activation.ReLU: lambda unit: "relu",
@@ -135,6 +141,7 @@ KINDS = {
     activation.ATAC: gated("atac"),
     activation.SEActivation: gated("seactivation"),
     refine.LocalSE: gated("atac"),
+    refine.NiN: nin,
 }
 
 
@@ -160,14 +167,17 @@ def common_norm(block):
     return {name: repr(value) for name, value in zip(("epsilon", "momentum"), *settings)}
 
 
+def layers_of(unit):
+    """The layers inside a unit, in the order of the data flow; none in a scalar one."""
+    return getattr(unit, "gate", unit if isinstance(unit, nn.HybridSequential) else ())
+
+
 def unit_parameters(unit):
     """A unit's parameters in the order of the operators' arrays."""
     if isinstance(unit, activation.PReLU):
         return [unit.alpha]
-    if not isinstance(unit, activation.ATAC):
-        return []
     found = []
-    for layer in unit.gate:
+    for layer in layers_of(unit):
         if isinstance(layer, nn.Conv2D):
             found.append(layer.weight)
         elif isinstance(layer, nn.BatchNorm):
@@ -228,13 +238,18 @@ class Twin(HybridBlock):
             x = x[0] if not self._suffix else x  # the other outputs are for the backward pass
 
 
-# ---- Any net, with its attention units as operators
+# ---- Any net, with its units of layers as operators
 
 
-def attention_units(net):
-    """The units of a net that the operators are for."""
-    return [block for block in blocks_in(net) if type(block) in KINDS and isinstance(block, activation.ATAC)
-            and unit_parameters(block)[0].shape[1] <= WIDEST]
+def layered_units(net):
+    """The units of a net that are worth an operator of their own: those of several layers."""
+    found = []
+    for block in blocks_in(net):
+        if type(block) in KINDS and layers_of(block) and unit_parameters(block)[0].shape[1] <= WIDEST:
+            with contextlib.suppress(Unfit):
+                kind_of(block)
+                found.append(block)
+    return found
 
 
 @contextlib.contextmanager
@@ -250,7 +265,7 @@ def forwarding(blocks):
 
 
 def traced(net, training):
-    """net's graph with an operator for each attention unit, and for the BatchNorm whose result only that unit reads."""
+    """net's graph with an operator for each unit of layers, and for the BatchNorm whose result only that unit reads."""
     suffix = "" if training else "_inference"
     norms = {id(block): block for block in blocks_in(net) if type(block) is nn.BatchNorm}
     before = {}  # name of a BatchNorm's symbol: what it normalizes, and the block
@@ -276,7 +291,7 @@ def traced(net, training):
             return result if suffix else result[0]
         return forward
 
-    units = attention_units(net)
+    units = layered_units(net)
     hooks = [(block, norm_forward(block)) for block in norms.values()]
     hooks += [(unit, unit_forward(unit)) for unit in units]
     shared = set()
@@ -294,4 +309,4 @@ def traced(net, training):
 
 
 def first_norm(unit):
-    return next(layer for layer in unit.gate if isinstance(layer, nn.BatchNorm))
+    return next(layer for layer in layers_of(unit) if isinstance(layer, nn.BatchNorm))

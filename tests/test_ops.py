@@ -99,7 +99,15 @@ def test_gates_agree_with_float64(channels, reduction, unit, inner_relu, norm):
                       (images, channels, *size), seed=images)
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.LocalSE])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("channels, reduction", WIDTHS)
+def test_nin_agrees_with_float64(channels, reduction, norm):
+    for images, size in ((3, (7, 7)), (33, (3, 5))):
+        assert_parity(lambda: Normed(refine.NiN, channels, norm, reduction=reduction), (images, channels, *size),
+                      seed=images)
+
+
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.LocalSE, refine.NiN])
 @pytest.mark.parametrize("images", [1, 3, 33])
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 7), (32, 32), (1, 37)])
 def test_any_batch_and_any_size(unit, images, size):
@@ -111,7 +119,7 @@ def test_any_batch_and_any_size(unit, images, size):
                       tolerance=TOLERANCE if numbers > 3 else 2 * TOLERANCE)
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.NiN])
 def test_many_channels(unit):
     assert_parity(lambda: Normed(unit, 256, True, reduction=2), (4, 256, 7, 7))
 
@@ -123,13 +131,13 @@ def test_scalar_activations_agree_with_float64(unit, channels, size):
         assert_parity(lambda: Normed(unit, channels, norm), (5, channels, *size))  # noqa: B023
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, refine.NiN])
 @pytest.mark.parametrize("mean", [30, -300])
 def test_means_far_above_the_deviation(unit, mean):
     assert_parity(lambda: Normed(unit, 16, True), (9, 16, 7, 7), mean)
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, refine.NiN])
 def test_channels_that_are_constant(unit):
     assert_parity(lambda: Normed(unit, 16, True), (9, 16, 7, 7), constant=5)
 
@@ -172,7 +180,7 @@ WRONG = [
               gate=changed(GATE, 5, (8, 16, 1, 1))),
     unit_case("second BatchNorm beta must have the shape (16), got (17)", gate=changed(GATE, 7, (17,))),
     unit_case("BatchNorm gamma must have the shape (16), got (15)", gate=[(15,)] + [(16,)] * 3 + GATE, norm="1"),
-    unit_case("there is no unit 'nin'", unit="nin"),
+    unit_case("there is no unit 'maxout'", unit="maxout"),
     unit_case("attribute unit has 0 numbers behind 'atac', which takes 1", unit="atac"),
     unit_case("attribute unit has 2 numbers behind 'atac', which takes 1", unit="atac 1 2"),
     unit_case("attribute unit has 0 numbers behind 'atac', which takes 1", unit="atac yes"),
@@ -268,7 +276,7 @@ def test_inference_has_no_gradient():
 # NaN and infinity.
 
 @pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation] + SCALARS)
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.NiN] + SCALARS)
 def test_nan_stays_nan(unit, norm):
     block = Normed(unit, 24, norm)
     block.initialize()
@@ -308,7 +316,7 @@ def digest():
     from ops import loader
     loader.load()
     found = hashlib.sha256()
-    for unit in (activation.ATAC, activation.SEActivation, activation.PReLU):
+    for unit in (activation.ATAC, activation.SEActivation, activation.PReLU, refine.NiN):
         mx.random.seed(0)
         block = Normed(unit, 32, True)
         block.initialize(mx.init.Normal(.3))
@@ -397,14 +405,15 @@ print("finished")
 
 def exercise():
     """A training step and inference of everything, on small arrays of awkward sizes, and errors between them."""
-    for unit, norm in itertools.product((activation.ATAC, activation.SEActivation, *SCALARS), (False, True)):
+    units = (activation.ATAC, activation.SEActivation, refine.NiN, *SCALARS)
+    for unit, norm in itertools.product(units, (False, True)):
         for channels, size in ((5, (3, 5)), (24, (1, 1)), (32, (7, 7))):
             block = Normed(unit, channels, norm, **({} if unit in SCALARS else {"reduction": 1}))
             block.initialize()
             x = np.random.RandomState(0).normal(0, 1, (3, channels, *size)).astype("float32")
             everything(block, Operator(block), x, x)
     for unit, blocks, size, images in ((activation.ATAC, 2, 12, 3), (activation.SEActivation, 1, 13, 2),
-                                       (activation.PReLU, 1, 9, 33), (activation.ATAC, 1, 1, 2)):
+                                       (activation.PReLU, 1, 9, 33), (activation.ATAC, 1, 1, 2), (refine.NiN, 1, 7, 3)):
         net = CIFARResNetV2(blocks, 7, unit)
         net.initialize()
         forward, _ = fused.fuse(net, "on")

@@ -8,7 +8,7 @@
 //
 // "Blocks" are (N, C/16, H, W, 16). Attributes: unit (unit1 and unit2 of a block), stride, norm,
 // downsample, epsilon, momentum, input_gradient (1: the stem's backward pass finds that of x, else it is 0). A
-// unit is a name and its numbers: "atac 1" and "seactivation 1" (1: with the inner ReLU), "relu", "identity",
+// unit is a name and its numbers: "atac 1" and "seactivation 1" (1: with the inner ReLU), "nin", "relu", "identity",
 // "leakyrelu 0.1", "prelu", "elu 1", "selu", "gelu", "swish 1". The arrays follow x in the order of the data flow.
 #include <exception>
 #include <functional>
@@ -19,6 +19,7 @@
 
 #include "mxnet/lib_api.h"
 #include "nag.h"
+#include "nin.h"
 #include "region.h"
 #include "stem.h"
 
@@ -86,15 +87,17 @@ struct UnitKind {
                   "', which takes " + std::to_string(expected()));
   }
 
-  bool attends() const { return name == "atac" || name == "seactivation"; }
+  // Two 1x1 convolutions with a BatchNorm each.
+  bool pair() const { return name == "atac" || name == "seactivation" || name == "nin"; }
 
   std::string roles() const {
-    return attends() ? "w" + NORM + "w" + NORM : name == "prelu" ? "w" : "";
+    return pair() ? "w" + NORM + "w" + NORM : name == "prelu" ? "w" : "";
   }
 
   size_t expected() const {
-    if (attends() || name == "leakyrelu" || name == "elu" || name == "swish") return 1;
-    if (name == "relu" || name == "identity" || name == "prelu" || name == "selu" || name == "gelu") return 0;
+    if (name == "atac" || name == "seactivation" || name == "leakyrelu" || name == "elu" || name == "swish") return 1;
+    if (name == "nin" || name == "relu" || name == "identity" || name == "prelu" || name == "selu" || name == "gelu")
+      return 0;
     throw Fault("there is no unit '" + name + "'");
   }
 };
@@ -146,26 +149,27 @@ NormArrays take_norm(Arrays& arrays, const std::string& name, int channels, bool
 // A unit's kind, sizes and arrays.
 struct UnitInputs {
   UnitKind kind;
-  GateSettings gate{};
+  PairSettings pair{};
   UnitArrays arrays;
 
   UnitInputs(Arrays& from, const Attributes& attributes, const std::string& which, int channels)
       : kind(attributes, which) {
     if (kind.name == "prelu") arrays.slope = from.take(which + " slope", {1});
-    if (!kind.attends()) return;
+    if (!kind.pair()) return;
     const unsigned c = static_cast<unsigned>(channels), inner = from.peek().empty() ? 0 : from.peek()[0];
     if (inner == 0) throw Fault(which + " first weight must have the shape (C/r, C, 1, 1), got " + text(from.peek()));
-    gate = {channels, static_cast<int>(inner), kind.numbers[0] != 0};
+    pair = {channels, static_cast<int>(inner), kind.name == "nin" || kind.numbers[0] != 0};
     arrays.weight1 = from.take(which + " first weight", {inner, c, 1, 1});
-    arrays.norm1 = take_norm(from, which + " first BatchNorm", gate.inner);
+    arrays.norm1 = take_norm(from, which + " first BatchNorm", pair.inner);
     arrays.weight2 = from.take(which + " second weight", {c, inner, 1, 1});
     arrays.norm2 = take_norm(from, which + " second BatchNorm", channels);
   }
 
   std::unique_ptr<Unit> build() const {
     const auto value = [&](size_t index) { return static_cast<float>(kind.numbers[index]); };
-    if (kind.name == "atac") return std::unique_ptr<Unit>(new ATAC(gate, arrays));
-    if (kind.name == "seactivation") return std::unique_ptr<Unit>(new SEActivation(gate, arrays));
+    if (kind.name == "atac") return std::unique_ptr<Unit>(new ATAC(pair, arrays));
+    if (kind.name == "seactivation") return std::unique_ptr<Unit>(new SEActivation(pair, arrays));
+    if (kind.name == "nin") return std::unique_ptr<Unit>(new NiN(pair, arrays));
     if (kind.name == "relu") return elementwise(ReLU());
     if (kind.name == "leakyrelu") return elementwise(LeakyReLU(value(0)));
     if (kind.name == "prelu") return elementwise(PReLU(arrays.slope ? *arrays.slope : 0));
@@ -210,7 +214,7 @@ class Gradients {
   UnitGradients unit(const UnitKind& kind) {
     UnitGradients found;
     if (kind.name == "prelu") found.slope = take();
-    if (!kind.attends()) return found;
+    if (!kind.pair()) return found;
     found.weight1 = take();
     const NormGradients first = norm();
     found.weight2 = take();

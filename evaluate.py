@@ -4,11 +4,15 @@
     python evaluate.py --params runs/NAME/best.params                  # a file of ours: it knows its net and data
     python evaluate.py --params FILE --model atac_resnet20_v2 --blocks 3 --dataset cifar10   # the authors', MXNet's
     python evaluate.py --pretrained atac_resnet20_v2_b1_cifar10        # a name in params/manifest.json
+    python evaluate.py --pretrained atac_resnet50_v1b_official --data-dir DIR      # the authors', fetched before with
+                                                                       # scripts/download_params.sh; DIR has ImageNet
+    python evaluate.py --params FILE --model atac_resnet50_v1b --dataset imagenet --use-rec --data-dir DIR
     python evaluate.py --params FILE --images cat.png dog.jpg          # the five likeliest classes of each picture
 
-Prints top-1 and top-5 accuracy, cross entropy, speed, a table by class, and all of it as one JSON line at the end.
-Every image counts once.
+Prints top-1 and top-5 accuracy, cross entropy, speed, a table by class (of more than 100 classes the ten worst), and
+all of it as one JSON line at the end. Every image counts once, or with --count-padding as in the authors' log.
 """
+import csv
 import json
 import os
 import time
@@ -16,7 +20,14 @@ import time
 from engine import flags
 from support import runtime
 from support.errors import InputError
-from support.files import sha256
+from support.files import replacing, sha256
+
+# Flags of some data sets only, by their names in the parsed arguments.
+IMAGENET_FLAGS = ("use_rec", "rec_val", "rec_val_idx", "input_size", "crop_ratio", "num_data_workers", "damaged",
+                  "count_padding")
+DATA_FLAGS = {"cifar10": ("mirror",), "cifar100": ("mirror", "label_mode"), "imagenet": IMAGENET_FLAGS}
+FLAG_NAMES = {"num_data_workers": "-j"}
+LONG, WORST = 100, 10  # a table of more classes than LONG shows the WORST ones
 
 
 def parse(argv=None):
@@ -25,32 +36,77 @@ def parse(argv=None):
     parser.add_argument("--pretrained", type=flags.words, metavar="NAME",
                         help="weights of this repository instead, by their name in params/manifest.json")
     flags.add_net_flags(parser)
-    flags.add_data_flags(parser, "default: what the file was trained on")
+    flags.add_data_flags(parser, "default: what the file was trained on", tuple(DATA_FLAGS))
+    parser.add_argument("--stem", choices=("attention", "conv"), help="first layers of fa_resnet50 (default attention)")
+    parser.set_defaults(last_gamma=None)  # says how a training starts
+    group = parser.add_argument_group("data of ImageNet")
+    group.add_argument("--use-rec", action="store_true", default=None,
+                       help="read a record file, not a folder of images for each class")
+    group.add_argument("--rec-val", type=flags.words, metavar="FILE", help="the record file (default rec/val.rec in "
+                       "--data-dir)")
+    group.add_argument("--rec-val-idx", type=flags.words, metavar="FILE", help="its index (default: beside it)")
+    group.add_argument("--input-size", type=flags.number(int, 32), metavar="S",
+                       help="side of the images; default: what the file was trained with, or 224")
+    group.add_argument("--crop-ratio", type=flags.number(float, .01, 1), metavar="X",
+                       help="share of the shorter side that the middle crop takes; default as --input-size, or 0.875")
+    group.add_argument("-j", "--num-data-workers", "--num-workers", type=flags.number(int, 0), metavar="N",
+                       help="threads that read images ahead (default: one a core)")
+    group.add_argument("--damaged", choices=("refuse", "skip"),
+                       help="an image that cannot be read ends the evaluation (default), or is left out and named")
+    group.add_argument("--count-padding", action="store_true", default=None,
+                       help="count the full batches of the authors' record iterator, padding included: their 21.41 is "
+                       "of 49,920 images, in batches of 256")
     group = parser.add_argument_group("run")
     flags.add_device_flags(group)
-    group.add_argument("--batch-size", type=flags.number(int, 1), default=250, metavar="N", help="default 250")
+    group.add_argument("--batch-size", type=flags.number(int, 1), metavar="N",
+                       help="default 250; of ImageNet 32 on a CPU, 128 on a GPU, and 256 with --count-padding")
     group.add_argument("--confusion-matrix", type=flags.words, metavar="PNG", help="draw the confusion matrix there")
+    group.add_argument("--by-class", type=flags.words, metavar="CSV", help="write the table of all classes there")
     group.add_argument("--images", nargs="+", metavar="FILE", help="classify these pictures instead")
     args = parser.parse_args(argv)
     if (args.params is None) == (args.pretrained is None):
         parser.error("one of these is required: --params or --pretrained")
-    if args.images and args.confusion_matrix:
-        parser.error("--images and --confusion-matrix exclude each other")
-    if args.confusion_matrix and not os.path.isdir(os.path.dirname(os.path.abspath(args.confusion_matrix))):
-        parser.error(f"--confusion-matrix {args.confusion_matrix}: that folder does not exist")
+    for flag, path in (("--confusion-matrix", args.confusion_matrix), ("--by-class", args.by_class)):
+        if args.images and path:
+            parser.error(f"--images and {flag} exclude each other")
+        if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+            parser.error(f"{flag} {path}: that folder does not exist")
+    if args.rec_val_idx and not args.rec_val:
+        parser.error("--rec-val-idx needs --rec-val, whose index it is")
+    if args.count_padding and args.damaged == "skip":
+        parser.error("--count-padding and --damaged skip exclude each other: the authors' iterator leaves nothing out")
+    if args.dataset:
+        refuse_flags_of_others(parser, args, args.dataset)
     try:
+        if args.dataset == "imagenet":
+            args.model, _ = flags.imagenet_net_arguments(args)  # its short names
         args.net_name, args.net_arguments, args.remarks = flags.net_arguments(args)
+        if args.stem:
+            args.net_arguments["stem"] = args.stem
     except InputError as error:
         parser.error(str(error))
     return parser, args
 
 
-def task_of(args, settings, arrays):
-    """What to build and what to evaluate on: (model, arguments, dataset, label mode).
+def _flag(name):
+    return FLAG_NAMES.get(name, f"--{name.replace('_', '-')}")
 
-    A file of ours says it itself, and flags that contradict it are refused; for other files the flags say it, and
-    the array of the last bias says the number of classes.
+
+def refuse_flags_of_others(parser, args, dataset):
+    """End the script at a flag that means nothing for this data set."""
+    for name in sorted({name for names in DATA_FLAGS.values() for name in names}):
+        if getattr(args, name) is not None and name not in DATA_FLAGS.get(dataset, ()):
+            owners = " and ".join(owner for owner, names in DATA_FLAGS.items() if name in names)
+            parser.error(f"{_flag(name)} is for {owners}, not for {dataset}; leave it out")
+
+
+def task_of(args, settings, arrays):
+    """What to build and what to evaluate on: (model, its arguments, the data set as a task of engine.tasks).
+
+    A file of ours, or the manifest's entry of a file that is not, says it itself, and flags that contradict it are
+    refused; for other files the flags say it, and the array of the last bias says the number of classes.
     """
+    from engine import tasks
     from model import complete_arguments
 
     if settings is not None:
@@ -69,44 +125,60 @@ def task_of(args, settings, arrays):
             if name not in own or value != own[name]:
                 has = f"{name}={own[name]}" if name in own else f"no {name}"
                 raise InputError(f"{args.params} holds a net with {has}, not {value}; leave that flag out")
-        return settings["model"], own, settings["dataset"], settings["label_mode"]
+        return settings["model"], own, tasks.of(settings["dataset"], args, settings)
 
-    if args.net_name is None:
-        raise InputError(f"{args.params} holds weights only: name its net with --model and --blocks")
-    if args.dataset is None:
-        raise InputError(f"{args.params} holds weights only: name its --dataset")
-    mode = (args.label_mode or "coarse") if args.dataset == "cifar100" else args.label_mode
-    bias = arrays.get("output.bias")
-    classes = len(bias) if bias is not None and bias.ndim == 1 else args.classes or 10
-    usual = {"cifar10": (10,), "cifar100": (100, 20) if mode == "coarse" else (100,)}[args.dataset]
-    if args.classes is None and classes not in usual:
-        raise InputError(f"{args.params} has {classes} classes, {args.dataset} nets have {usual[0]}: "
+    for flag, given in (("net with --model", args.net_name), ("--dataset", args.dataset)):
+        if given is None:
+            raise InputError(f"{args.params} holds weights only: name its {flag}")
+    task = tasks.of(args.dataset, args, None)
+    bias = arrays.get("output.bias", arrays.get("fc.bias"))  # of the CIFAR nets and of ResNet-50
+    classes = len(bias) if bias is not None and bias.ndim == 1 else args.classes or task.usual[0]
+    if args.classes is None and classes not in task.usual:
+        raise InputError(f"{args.params} has {classes} classes, {args.dataset} nets have {task.usual[0]}: "
                          f"is it another --dataset? (--classes {classes} evaluates it all the same)")
-    return args.net_name, {"blocks": 3, **args.net_arguments, "classes": args.classes or classes}, args.dataset, mode
+    return args.net_name, {**args.net_arguments, "classes": args.classes or classes}, task
 
 
-def report(evaluation, class_names):
-    """Scores as a dict for JSON, and the table by class as text."""
-    confusion = evaluation.confusion
-    images = confusion.sum(axis=1)
-    width = max(map(len, class_names))
-    lines = [f"{'class'.ljust(width)}  images  right  accuracy  most often taken for"]
-    by_class = []
+def rows_of(confusion, class_names):
+    """By class: its name, its images, how many were right, what it is mostly taken for and how often.
+
+    Of more than LONG classes those without images are left out.
+    """
+    rows = []
     for label, name in enumerate(class_names):
-        right = int(confusion[label, label])
-        row = {"class": name, "images": int(images[label]), "right": right}
-        by_class.append(row)
         mistaken = confusion[label].copy()
         mistaken[label] = 0
         other = int(mistaken.argmax())
-        taken = ""
-        if mistaken[other]:
-            taken = f"{class_names[other] if other < len(class_names) else f'output {other}'} ({mistaken[other]})"
-        accuracy = f"{right / images[label]:.4f}" if images[label] else "-"
-        lines.append(f"{name.ljust(width)}  {images[label]:6,}  {right:5,}  {accuracy:>8}  {taken}".rstrip())
-    scores = {"images": evaluation.images, "top1": evaluation.top1, "top5": evaluation.top5,
-              "loss": evaluation.loss, "classes": by_class}
-    return scores, "\n".join(lines)
+        taken = class_names[other] if other < len(class_names) else f"output {other}"
+        rows.append((name, int(confusion[label].sum()), int(confusion[label, label]),
+                     taken if mistaken[other] else "", int(mistaken[other])))
+    return rows if len(rows) <= LONG else [row for row in rows if row[1]]
+
+
+def table_of(rows):
+    """The rows as text; of more than LONG classes only the WORST ones, the worst first."""
+    lines = []
+    if len(rows) > LONG:
+        lines.append(f"the {WORST} worst of {len(rows):,} classes (--by-class FILE writes them all):")
+        rows = sorted(rows, key=lambda row: row[2] / row[1])[:WORST]
+    width = max(len(row[0]) for row in rows)
+    lines.append(f"{'class'.ljust(width)}  images  right  accuracy  most often taken for")
+    for name, images, right, taken, times in rows:
+        accuracy = f"{right / images:.4f}" if images else "-"
+        mistake = f"{taken} ({times})" if times else ""
+        lines.append(f"{name.ljust(width)}  {images:6,}  {right:5,}  {accuracy:>8}  {mistake}".rstrip())
+    return "\n".join(lines)
+
+
+def write_rows(rows, path):
+    """Write the rows as CSV; the file is whole or untouched. Raises InputError where the disk refuses."""
+    try:
+        with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("class", "images", "right", "most_often_taken_for", "times"))
+            writer.writerows(rows)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def draw_confusion(confusion, class_names, path, title):
@@ -119,12 +191,13 @@ def draw_confusion(confusion, class_names, path, title):
 
     count = len(class_names)
     shares = confusion[:, :count] / confusion.sum(axis=1, keepdims=True).clip(1)
-    side = max(5.5, 0.24 * count + 2) if count > 10 else 6.5
+    side = 14 if count > LONG else max(5.5, 0.24 * count + 2) if count > 10 else 6.5
     figure, axes = pyplot.subplots(figsize=(side + 0.8, side), constrained_layout=True)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     font = 9 if count <= 20 else 5
-    axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
-    axes.set_yticks(range(count), class_names, fontsize=font)
+    if count <= LONG:  # names of more could not be read
+        axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
+        axes.set_yticks(range(count), class_names, fontsize=font)
     axes.set(xlabel="answer of the net", ylabel="class of the image", title=title)
     if count <= 20:
         for row in range(count):
@@ -136,13 +209,11 @@ def draw_confusion(confusion, class_names, path, title):
     runlog.save_figure(figure, path)
 
 
-def classify(net, paths, class_names, context):
-    """Print the five likeliest classes of each picture. The middle square of a picture is scaled to 32x32."""
+def classify(net, paths, class_names, context, pixels):
+    """Print the five likeliest classes of each picture. pixels makes of a picture what the net takes."""
     import mxnet as mx
     import numpy as np
     from PIL import Image, ImageOps
-
-    from engine import cifar
 
     for path in paths:
         try:
@@ -157,11 +228,7 @@ def classify(net, paths, class_names, context):
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = getattr(error, "strerror", None) or "it is not a picture that Pillow reads"
             raise InputError(f"{path}: {reason}") from error
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        picture = picture.resize((32, 32), Image.BICUBIC, box=(left, top, left + side, top + side))
-        pixels = np.asarray(picture).transpose(2, 0, 1)[None]
-        logits = net(mx.nd.array(cifar.normalise(pixels), context)).asnumpy()[0].astype(np.float64)
+        logits = net(mx.nd.array(pixels(picture), context)).asnumpy()[0].astype(np.float64)
         if not np.isfinite(logits).all():
             raise InputError(f"the net answers {path} with numbers that are not finite; use another checkpoint")
         chances = np.exp(logits - logits.max())
@@ -178,26 +245,29 @@ def main():
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     import mxnet as mx
 
-    from engine import checkpoint, cifar, loop, runlog
-    from model import get_model, image_size, load_params
+    from engine import checkpoint, loop, runlog
+    from model import complete_arguments, get_model, image_size, load_params
     from model.inference import optimize
-    from model.zoo import pretrained_file
+    from model.zoo import pretrained_entry, pretrained_file
     from support import params_file
 
     runlog.start_logging()
+    entry = None
     if args.pretrained:
-        args.params = str(pretrained_file(args.pretrained))
+        entry, args.params = pretrained_entry(args.pretrained), str(pretrained_file(args.pretrained))
     arrays, attachments = params_file.read(args.params)
-    settings = checkpoint.settings_in(args.params, attachments, required=False)
+    settings = checkpoint.settings_in(args.params, attachments, required=False) or entry
     if settings is not None:
         checkpoint.require(settings, ("model", "arguments", "dataset", "label_mode"), args.params)
-    model, arguments, dataset, mode = task_of(args, settings, arrays)
-    names = cifar.class_names(dataset, mode)
+    model, arguments, task = task_of(args, settings, arrays)
+    refuse_flags_of_others(parser, args, task.name)
+    names = task.class_names(arguments["classes"])
     if arguments["classes"] < len(names):
         raise InputError(f"{args.params} has {arguments['classes']} classes, too few for the {len(names)} labels of "
-                         f"{dataset}{f' ({mode})' if mode else ''}")
+                         f"{task.title}")
     try:
-        cifar.check_size(model, image_size(model, arguments))
+        arguments = complete_arguments(model, arguments)
+        arguments = task.complete(model, arguments, image_size(model, arguments))
         net = get_model(model, **arguments)
     except (InputError, TypeError) as error:
         parser.error(str(error))
@@ -207,40 +277,46 @@ def main():
     load_params(net, args.params, contexts)
     loop.set_mode(net, args.mode)
     if args.images:
-        classify(net, args.images, names, contexts[0])
+        classify(net, args.images, names, contexts[0], task.pixels)
         return 0
 
-    data = cifar.load_or_download(dataset, args.data_dir, mode, args.mirror)
-    labels = f" ({mode} labels)" if mode else ""
+    images = task.load(arguments["classes"], args.batch_size or task.batch_size(contexts))
     print(f"{flags.net_text(model, arguments)}: {args.params}")
-    print(f"{dataset}{labels}: {len(data.test):,} test images, data {data.variant}; {sentence}")
-    batches = cifar.EvalBatches(data.test, min(args.batch_size, len(data.test)))
-    example = mx.nd.array(next(iter(batches))[0], contexts[0])
+    print(f"{images.text}; {sentence}")
+    example = mx.nd.array(next(iter(images.batches))[0], contexts[0])
     forward, form = optimize(net, example, args.fused) if args.mode == "hybrid" else (net, "operator by operator")
     started = time.perf_counter()
     try:
-        evaluation = loop.evaluate(net, batches, contexts, len(names), forward)
+        evaluation = loop.evaluate(net, images.batches, contexts, len(names), forward)
     except loop.Diverged as error:
         raise InputError(f"{args.params}: {error}; use another checkpoint") from error
     seconds = time.perf_counter() - started
-    if evaluation.images != len(data.test):
-        raise InputError(f"evaluated {evaluation.images} of {len(data.test)} images")  # never on whole data
-    scores, by_class = report(evaluation, names)
+    images.check(evaluation.images)
+    rows = rows_of(evaluation.confusion, names)
     print(f"top-1 accuracy {evaluation.top1:.4f} (error {100 * (1 - evaluation.top1):.2f}%), "
           f"top-5 accuracy {evaluation.top5:.4f} (error {100 * (1 - evaluation.top5):.2f}%), "
           f"cross entropy {evaluation.loss:.4f}")
     print(f"{evaluation.images:,} images in {seconds:.1f} s, {evaluation.images / seconds:,.0f} images/s")
-    print(by_class)
+    left_out = f", {len(images.skipped):,} damaged ones left out" if images.skipped else ""
+    print(f"counted: {images.counting}{left_out}")
+    print(table_of(rows))
     print(form)
     print(runtime.settings_sentence())
+    if args.by_class:
+        write_rows(rows, args.by_class)
+        print(f"table of {len(rows):,} classes: {args.by_class}")
     if args.confusion_matrix:
         draw_confusion(evaluation.confusion, names, args.confusion_matrix,
-                       f"{model}, {dataset}{labels}: {evaluation.top1:.4f} of {evaluation.images:,} images right")
+                       f"{model}, {task.title}: {evaluation.top1:.4f} of {evaluation.images:,} images right")
         print(f"confusion matrix: {args.confusion_matrix}")
     print(json.dumps({
         "params": os.path.basename(args.params), "sha256": sha256(args.params), "model": model, "arguments": arguments,
-        "dataset": dataset, "label_mode": mode, "data": data.variant, "data_sha256": data.provenance["sha256"],
-        **scores, "seconds": seconds, "images_per_second": evaluation.images / seconds}))
+        "dataset": task.name, "label_mode": task.label_mode, **task.record, "data": images.variant,
+        "data_sha256": images.sha256, "images": evaluation.images, "counting": images.counting,
+        "skipped": images.skipped,
+        "top1": evaluation.top1, "top5": evaluation.top5, "loss": evaluation.loss,
+        "classes": [{"class": name, "images": count, "right": right} for name, count, right, *_ in rows],
+        "seconds": seconds, "images_per_second": evaluation.images / seconds}))
     return 0
 
 

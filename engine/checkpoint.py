@@ -2,8 +2,9 @@
 
 The archive behind the weights (support/params_file.py) holds `settings.json` and, for training to go on,
 `optimizer/<array>.<i>.npy` (i counts NAG's states of an array; device 0, all are equal) and, with several devices,
-`running/<device>/<array>.npy` (BatchNorm statistics, which differ between devices). The random state is the seed and
-the position: the order of an epoch and the crops of a step are functions of them, and nothing else is drawn.
+`running/<device>/<array>.npy` (BatchNorm statistics, which differ between devices; the devices of several workers are
+counted through, worker by worker). The random state is the seed and the position: the order of an epoch and the crops
+of a step are functions of them, and nothing else is drawn.
 Nothing is pickled. Everything is float32: a float16 run writes its master weights, so that its file and that of a
 float32 run are interchangeable.
 """
@@ -26,14 +27,18 @@ SETTINGS = "settings.json"
 FORMAT = 1
 
 
-def save(path, net, settings, trainer=None):
+def save(path, net, settings, trainer=None, team=None):
     """Write weights, settings (JSON-able) and, with a trainer, its optimizer's state; path is whole or untouched.
 
-    Raises Diverged, and writes nothing, when a weight is not finite; InputError when the disk refuses.
+    All workers of a team call it, for each has statistics of its own; the first one alone writes. Raises Diverged, and
+    writes nothing, when a weight is not finite; InputError when the disk refuses.
     """
     loop.check_weights(net)
-    parameters = net._collect_params_with_prefix()
-    weights = {name: _mean(parameter) for name, parameter in parameters.items()}
+    running = loop.running_statistics(net, team)
+    if team is not None and team.rank:
+        return
+    weights = {name: (loop.mean(running[name]) if name in running else parameter.list_data()[0].as_in_context(mx.cpu()))
+               .astype("float32", copy=False) for name, parameter in net._collect_params_with_prefix().items()}
     if trainer is not None:
         weights.update({name: master.as_in_context(mx.cpu()) for name, master in _masters(net, trainer).items()})
     attachments = {SETTINGS: json.dumps({"format": FORMAT, **settings}, indent=1, sort_keys=True).encode()}
@@ -41,10 +46,9 @@ def save(path, net, settings, trainer=None):
         for name, states in _states(net, trainer).items():
             for index, state in enumerate(states):
                 attachments[f"optimizer/{name}.{index}.npy"] = _npy(state.asnumpy())
-        for name, parameter in parameters.items():
-            if parameter.grad_req == "null" and len(parameter.list_ctx()) > 1:
-                for device, copy in enumerate(parameter.list_data()):
-                    attachments[f"running/{device}/{name}.npy"] = _npy(copy.asnumpy())
+        for name, copies in running.items():
+            for device, copy in enumerate(copies):
+                attachments[f"running/{device}/{name}.npy"] = _npy(copy.asnumpy())
     params_file.write(path, weights, attachments)
 
 
@@ -78,11 +82,11 @@ def require(settings, names, path):
             raise InputError(f"{path} has no {name!r} among its settings: it is not a checkpoint of a run of ours")
 
 
-def restore(path, net, trainer):
+def restore(path, net, trainer, team=None):
     """Bring an initialized net and its trainer back to the state of a checkpoint; returns its settings.
 
-    Everything is checked before anything changes. Raises InputError when the file is damaged, is of another net or
-    was written with another number of devices.
+    All workers of a team call it, each with a path to the same file. Everything is checked before anything changes.
+    Raises InputError when the file is damaged, is of another net or was written with another number of devices.
     """
     arrays, attachments = params_file.read(path)
     settings = settings_in(path, attachments)
@@ -98,14 +102,16 @@ def restore(path, net, trainer):
     own = {}
     devices = len(next(iter(parameters.values())).list_ctx())
     recorded = {member.split("/")[1] for member in attachments if member.startswith("running/")}
-    if (len(recorded) or 1) != devices:
-        raise InputError(f"{path} was written by a run on {len(recorded) or 1} device(s), this one has {devices}; "
-                         "resume with as many")
+    rank, workers = (team.rank, team.size) if team is not None else (0, 1)
+    if (len(recorded) or 1) != devices * workers:
+        raise InputError(f"{path} was written by a run on {len(recorded) or 1} device(s), this one has "
+                         f"{devices * workers}; resume with as many")
     if recorded:
         for name, parameter in parameters.items():
             if parameter.grad_req == "null":
                 for device in range(devices):
-                    own[name, device] = _member(path, attachments, f"running/{device}/{name}.npy", parameter)
+                    member = f"running/{rank * devices + device}/{name}.npy"
+                    own[name, device] = _member(path, attachments, member, parameter)
 
     for name, parameter in parameters.items():
         parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))
@@ -119,13 +125,6 @@ def restore(path, net, trainer):
         for name, master in _masters(net, trainer, device).items():
             master[:] = arrays[name]
     return settings
-
-
-def _mean(parameter):
-    """One device's copy, or the mean of several (equal but for running statistics), on the CPU."""
-    copies = [copy.as_in_context(mx.cpu()) for copy in parameter.list_data()]
-    mean = copies[0] if len(copies) == 1 or parameter.grad_req != "null" else mx.nd.add_n(*copies) / len(copies)
-    return mean.astype("float32", copy=False)
 
 
 def _states(net, trainer, device=0):

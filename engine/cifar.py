@@ -6,7 +6,6 @@
 Images stay in the files' own layout: uint8 (N, 3, 32, 32), red, green, blue planes. Nothing here needs MXNet.
 """
 
-import argparse
 import functools
 import gzip
 import hashlib
@@ -27,9 +26,11 @@ from typing import Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from engine import download as network
-from engine import pickled_batch
+from engine import flags, pickled_batch
 from engine.prefetch import ahead
+from engine.seeds import check_seed, random_stream
 from support.errors import InputError
+from support.files import expanded
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +237,7 @@ class NotFound(InputError):
 
 def default_root(name: str) -> Path:
     """Where the data set lies if nobody says otherwise: ~/.mxnet/datasets/<name>, as Gluon has it."""
-    return Path(os.environ.get("MXNET_HOME") or "~/.mxnet").expanduser() / "datasets" / name
+    return expanded(os.environ.get("MXNET_HOME") or "~/.mxnet") / "datasets" / name
 
 
 def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
@@ -255,7 +256,11 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
     """
     dataset = _dataset(name)
     column = _label_column(dataset, label_mode)
-    form, archive, contents = _find(dataset, Path(root).expanduser() if root is not None else default_root(name))
+    root = expanded(root) if root is not None else default_root(name)
+    try:
+        form, archive, contents = _find(dataset, root)
+    except OSError as error:  # a folder that may not be searched, say
+        raise InputError(f"{root} cannot be searched: {error.strerror}; give another --data-dir") from None
 
     parts, records = {}, {}
     for file, where, content in contents:
@@ -437,6 +442,8 @@ def _archive_contents(path, form):
                     if file is not None:
                         where = f"{path} ({member.name})"
                         yield file, where, _member(archive, member, file.images * form.max_bytes, where)
+                    if archive.offset > limit:  # where the next one is to be; tarfile would read on for hours
+                        _refuse(f"{path} ({ascii(member.name)[:80]})", member.offset, "it claims more than any archive has")
             while stream.read(1 << 20):  # to the end, where gzip compares its checksum
                 pass
     except InputError:
@@ -540,9 +547,11 @@ def download(name: str, root=None, base_url: Optional[str] = None, form: str = "
     if form not in dataset.forms:
         raise InputError(f"unknown form {form!r} of {dataset.title}: choose one of {', '.join(dataset.forms)}")
     archive = dataset.forms[form].archive
-    path = (Path(root) if root is not None else default_root(name)).expanduser() / archive
+    path = (expanded(root) if root is not None else default_root(name)) / archive
     url = f"{(base_url or BASE_URL).rstrip('/')}/{archive}"
-    return network.fetch(url, path, md5=dataset.forms[form].archive_md5, allow_http=True, **how)
+    # What was named on the command line may be http; the site's own https address must not lead to it.
+    allow_http = base_url is not None
+    return network.fetch(url, path, md5=dataset.forms[form].archive_md5, allow_http=allow_http, **how)
 
 
 # --- Splitting ----------------------------------------------------------------------------------------------
@@ -555,14 +564,14 @@ def hold_out(split: Split, count: int, seed: int) -> Tuple[Split, Split]:
     """
     if not 0 < count < len(split):
         raise InputError(f"cannot hold out {count} of {len(split)} images: give a number from 1 to {len(split) - 1}")
-    _check_seed(seed)
+    check_seed(seed)
     sizes = np.bincount(split.labels)
     shares = sizes * count / len(split)
     taken = np.floor(shares).astype(int)
     # What rounding down left over goes to the largest remainders, on a tie to the lower label.
     taken[np.argsort(taken - shares, kind="stable")[: count - taken.sum()]] += 1
 
-    generator = _generator(seed, _HOLD_OUT)
+    generator = random_stream(seed, _HOLD_OUT)
     held = np.zeros(len(split), bool)
     for label, number in enumerate(taken):
         held[generator.permutation(np.flatnonzero(split.labels == label))[:number]] = True
@@ -573,15 +582,6 @@ def hold_out(split: Split, count: int, seed: int) -> Tuple[Split, Split]:
 
 # One stream of random numbers per purpose, so that none depends on how much another has drawn.
 _HOLD_OUT, _ORDER, _AUGMENT = range(3)
-
-
-def _generator(seed, *key) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
-
-
-def _check_seed(seed):
-    if seed < 0:
-        raise InputError(f"the seed {seed} is negative: give 0 or more")
 
 
 _SCALE = (1 / (255 * np.array(STD))).astype(np.float32).reshape(3, 1, 1)
@@ -612,7 +612,7 @@ class TrainBatches:
                 f"a batch of {batch_size} does not fit {len(split)} training images: "
                 f"give a batch size from 1 to {len(split)}"
             )
-        _check_seed(seed)
+        check_seed(seed)
         self.split, self.batch_size, self.seed, self.augment = split, batch_size, seed, augment
         self.steps = len(split) // batch_size  # per epoch
         if last_batch == "keep" and len(split) % batch_size:
@@ -630,7 +630,7 @@ class TrainBatches:
         """
         if index < 0 or not 0 <= start <= self.steps:
             raise InputError(f"there is no step {start} in epoch {index}: an epoch has {self.steps} steps, from 0")
-        order = _generator(self.seed, _ORDER, index).permutation(len(self.split))
+        order = random_stream(self.seed, _ORDER, index).permutation(len(self.split))
         calls = (functools.partial(self._batch, order, index, step) for step in range(start, self.steps))
         if workers < 1:
             return (call() for call in calls)
@@ -641,7 +641,7 @@ class TrainBatches:
         chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
         if not self.augment:
             return normalise(self.split.images[chosen]), self.split.labels[chosen]
-        generator = _generator(self.seed, _AUGMENT, epoch, step)
+        generator = random_stream(self.seed, _AUGMENT, epoch, step)
         y, x = generator.integers(0, 2 * PAD + 1, (2, len(chosen)))
         mirrored = generator.random(len(chosen)) < 0.5
         images = self._crops[chosen, :, y, x]
@@ -700,21 +700,35 @@ def measure_pipeline(
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m engine.cifar",
         description="Show what CIFAR data there is and how fast it becomes batches, or download it.",
     )
     parser.add_argument("--dataset", choices=[*DATASETS, "all"], default="cifar10")
-    parser.add_argument("--data-dir", help="folder of the data (default: ~/.mxnet/datasets/<dataset>)")
+    parser.add_argument(
+        "--data-dir", type=flags.words, help="folder of the data (default: ~/.mxnet/datasets/<dataset>)"
+    )
     parser.add_argument("--label-mode", choices=["fine", "coarse"], help="labels of CIFAR-100 (default: coarse)")
     parser.add_argument("--download", action="store_true", help="fetch the official archive and stop")
-    parser.add_argument("--mirror", metavar="URL", help=f"folder to fetch from (default: {BASE_URL})")
+    parser.add_argument(
+        "--mirror", type=flags.words, metavar="URL", help=f"folder to fetch from (default: {BASE_URL})"
+    )
     parser.add_argument("--python-version", action="store_true", help="fetch the python archive, not the binary one")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds of silence allowed (default: 30)")
-    parser.add_argument("--attempts", type=int, default=4, help="tries after lost connections (default: 4)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="how long to measure (default: 3; 0: not at all)")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--workers", type=int, default=0, help="threads that make batches ahead (default: 0)")
+    parser.add_argument(
+        "--timeout", type=flags.number(float, 0.001, 86400), default=30.0,
+        help="seconds of silence allowed (default: 30)",
+    )
+    parser.add_argument(
+        "--attempts", type=flags.number(int, 1, 1000), default=4, help="tries after lost connections (default: 4)"
+    )
+    parser.add_argument(
+        "--seconds", type=flags.number(float, 0, 86400), default=3.0,
+        help="how long to measure (default: 3; 0: not at all)",
+    )
+    parser.add_argument("--batch-size", type=flags.number(int, 1, 100_000), default=128)
+    parser.add_argument(
+        "--workers", type=flags.number(int, 0, 1024), default=0, help="threads that make batches ahead (default: 0)"
+    )
     return parser
 
 
@@ -740,8 +754,6 @@ def main(argv=None) -> int:
         parser.error("--label-mode is for cifar100: CIFAR-10 has one kind of label")
     if not arguments.download and (arguments.mirror or arguments.python_version):
         parser.error("--mirror and --python-version go with --download")
-    if arguments.attempts < 1 or arguments.timeout <= 0 or arguments.batch_size < 1 or arguments.workers < 0:
-        parser.error("--attempts and --batch-size start at 1, --workers at 0, --timeout above 0")
     try:
         for name in DATASETS if arguments.dataset == "all" else [arguments.dataset]:
             if arguments.download:

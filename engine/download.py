@@ -1,6 +1,5 @@
 """Fetch one file from the network: resumed, checked, and put in its place only when whole."""
 
-import hashlib
 import http.client
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Optional
 from urllib.parse import urlsplit
 
+from support import files
 from support.errors import InputError
 
 CHUNK = 1 << 18  # bytes; small enough for a progress bar that moves on a slow line
@@ -27,6 +27,7 @@ def fetch(
     md5: Optional[str] = None,
     sha256: Optional[str] = None,
     size: Optional[int] = None,
+    git_blob: Optional[str] = None,
     progress: bool = True,
     allow_http: bool = False,
     timeout: float = 30.0,
@@ -36,8 +37,8 @@ def fetch(
     """Bring `url` to `path` and return the path; a file that is there already and right is kept as it is.
 
     The bytes arrive in `path`.part, which a later call continues after an interruption, and are compared
-    with size (bytes), md5 and sha256 (hexadecimal), where given, before they replace `path` in one step.
-    With none of the three, any existing file counts as right.
+    with size (bytes), md5, sha256 and git_blob (hexadecimal; git's name of a file's content), where given, before they
+    replace `path` in one step. With none of the four, any existing file counts as right.
 
     url: https://, file://, or http:// (this machine only, unless allow_http; then redirects to it too).
     timeout: seconds of silence allowed; attempts: tries in all after lost connections and server faults;
@@ -46,7 +47,8 @@ def fetch(
     """
     path = Path(path).expanduser()
     _check_address(url, allow_http, schemes=("https", "http", "file"))
-    if path.is_file() and _mismatch(path, md5, sha256, size) is None:
+    wanted = {"md5": md5, "sha256": sha256, "git_blob": git_blob}
+    if path.is_file() and _mismatch(path, size, wanted) is None:
         return path
 
     part = path.with_name(path.name + ".part")
@@ -55,11 +57,11 @@ def fetch(
         source = _Source(url, part, size, progress, allow_http, timeout)
         resumed = _size(part) > 0
         source.receive_patiently(attempts, pause)
-        problem = _mismatch(part, md5, sha256, size)
+        problem = _mismatch(part, size, wanted)
         if problem and resumed:  # the older half may come from other bytes: once more, from nothing
             part.unlink()
             source.receive_patiently(attempts, pause)
-            problem = _mismatch(part, md5, sha256, size)
+            problem = _mismatch(part, size, wanted)
         if problem:
             part.unlink()
             raise InputError(f"{url} holds other bytes than expected ({problem}); they were removed, try a mirror")
@@ -201,21 +203,15 @@ def _check_address(url, allow_http, schemes):
         raise InputError(f"{url} is not encrypted: use its https:// address")
 
 
-def _mismatch(path, md5, sha256, size) -> Optional[str]:
-    """What is wrong with a file, None if it is as expected."""
+def _mismatch(path, size, wanted) -> Optional[str]:
+    """What is wrong with a file, None if it is as expected. wanted: name of a digest -> its value, or None."""
     found = path.stat().st_size
     if size is not None and found != size:
         return f"{found:,} bytes instead of {size:,}"
-    wanted = {"md5": md5, "sha256": sha256}
-    digests = {name: hashlib.new(name) for name, value in wanted.items() if value}
-    if digests:
-        with open(path, "rb") as file:
-            for chunk in iter(lambda: file.read(1 << 20), b""):
-                for digest in digests.values():
-                    digest.update(chunk)
-    for name, digest in digests.items():
-        if digest.hexdigest() != wanted[name].lower():
-            return f"{name} {digest.hexdigest()} instead of {wanted[name].lower()}"
+    wanted = {name: value.lower() for name, value in wanted.items() if value}
+    for name, digest in files.digests(path, wanted).items():
+        if digest != wanted[name]:
+            return f"{name.replace('_', ' ')} {digest} instead of {wanted[name]}"
     return None
 
 

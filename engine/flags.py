@@ -7,9 +7,15 @@ import sys
 
 from support.errors import InputError
 
+from .recipe import CIFAR_PAPER, Recipe
+
 UNIT_FLAGS = ("reduction", "alpha", "beta", "kernel_size", "layers", "variant", "replaced_sites", "replace_from",
               "act_layers", "act_order", "replace_act")
 SHORT_NAMES = ("atac", "nin", "localsenet", "senet", "genet")
+IMAGENET_MODEL = "atac_resnet50_v1b"
+IMAGENET_ARGUMENTS = ("reduction", "act_layers", "last_gamma", "variant", "stem", "kernel_size")
+IMAGENET_SHORT_NAMES = ("atac", "se", "ge", "aa", "fa")
+SMOOTHING, MIXUP_ALPHA = 0.1, 0.2  # GluonCV's, for --label-smoothing and --mixup without a number
 AUTHORS_UNITS = ("relu", "prelu", "elu", "selu", "gelu", "swish", "xunit")
 
 
@@ -54,6 +60,24 @@ def words(text):
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return text
+
+
+def switch(text):
+    """A type for argparse: on or off."""
+    if text not in ("on", "off"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
+    return text == "on"
+
+
+class Refused(argparse.Action):
+    """A flag that other scripts of this kind have and this one cannot honour: its `why` is the error."""
+
+    def __init__(self, option_strings, dest, why, **kwargs):
+        super().__init__(option_strings, dest, nargs="*", help=argparse.SUPPRESS, **kwargs)
+        self.why = why
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.error(f"{option_string}: {self.why}")
 
 
 def add_net_flags(parser):
@@ -126,27 +150,62 @@ def _authors_net(args, given):
     return ("" if unit == "relu" else f"{unit}_") + "resnet20_v2", given, remarks
 
 
+def add_imagenet_net_flags(parser):
+    """The nets of Table IV: zoo names with those of their arguments that the paper or the authors' script name."""
+    group = parser.add_argument_group("network")
+    group.add_argument("--model", type=words, metavar="NAME",
+                       help="a ResNet-50 of model.list_models(), or resnet50, atac, se, ge, aa, fa in short "
+                       f"(default {IMAGENET_MODEL})")
+    group.add_argument("--classes", type=number(int, 1), metavar="K", help="length of the output (default 1000)")
+    group.add_argument("--r", "--reduction", dest="reduction", type=number(int, 1), metavar="R",
+                       help="channel reduction ratio (ATAC: 2; SE, GE: 16)")
+    group.add_argument("--act-layers", type=number(int, 0), metavar="N",
+                       help="ATAC in the N last stages (default 2: stages 3 and 4)")
+    group.add_argument("--last-gamma", nargs="?", type=switch, const=True, metavar="on|off",
+                       help="start the last gamma of every bottleneck at 0 (default: the recipe's)")
+    group.add_argument("--variant", choices=("theta_minus", "theta", "theta_plus"), help="which GE")
+    group.add_argument("--stem", choices=("attention", "conv"), help="first layers of FA (default attention)")
+    group.add_argument("--kernel-size", type=number(int, 1), metavar="K", help="window of FA (default 7)")
+
+
+def imagenet_net_arguments(args):
+    """Turn those flags into (name, keyword arguments without classes); name is None when --model is absent."""
+    given = {name: getattr(args, name) for name in IMAGENET_ARGUMENTS if getattr(args, name) is not None}
+    if args.model is None:
+        return None, given
+    name = args.model.lower()
+    return {"resnet50": "resnet50_v1b", **{short: f"{short}_resnet50_v1b" for short in IMAGENET_SHORT_NAMES}}.get(
+        name, name), given
+
+
 def net_text(name, arguments):
     """A net in a line of a log: its name and those arguments that have a value."""
     return ", ".join([name] + [f"{key}={value}" for key, value in arguments.items() if value is not None])
 
 
-def add_data_flags(parser, dataset_help):
+def add_data_flags(parser, dataset_help, datasets=("cifar10", "cifar100")):
     """The data: which set, where, with which labels."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=("cifar10", "cifar100"), help=dataset_help)
+    group.add_argument("--dataset", choices=datasets, help=dataset_help)
     group.add_argument("--data-dir", type=words, metavar="DIR", help="default ~/.mxnet/datasets/DATASET; "
-                       "the official archive is downloaded to it when there is none")
+                       "CIFAR's official archive is downloaded to it when there is none")
     group.add_argument("--mirror", type=words, metavar="URL", help="folder to download the archive from")
     group.add_argument("--label-mode", choices=("fine", "coarse"),
                        help="CIFAR-100: 100 classes, or the 20 superclasses that the authors trained on (default)")
 
 
+def _first_gpus(text):
+    return tuple(range(number(int, 0, most=1024)(text)))
+
+
 def add_device_flags(parser):
     """Where the net runs."""
-    parser.add_argument("--gpus", type=numbers, default=(0,), metavar="N,N",
-                        help="GPU numbers; where the machine has none, as many CPU contexts; '' for the CPU "
-                        "(default 0)")
+    gpus = parser.add_mutually_exclusive_group()
+    gpus.add_argument("--gpus", type=numbers, default=(0,), metavar="N,N",
+                      help="GPU numbers; where the machine has none, as many CPU contexts; '' for the CPU "
+                      "(default 0)")
+    gpus.add_argument("--num-gpus", dest="gpus", type=_first_gpus, metavar="N",
+                      help="the first N GPUs; 0 for the CPU")
     parser.add_argument("--mode", choices=("hybrid", "imperative"), default="hybrid",
                         help="compile the net, or run it operator by operator")
     parser.add_argument("--fused", choices=("auto", "on", "off"), default="auto",
@@ -155,28 +214,113 @@ def add_device_flags(parser):
                         help="leave the environment alone: no thread count and no settings of the memory allocator")
 
 
-def add_recipe_flags(parser):
-    """Every number of a recipe; a flag that is not given takes the recipe's value."""
+def add_recipe_flags(parser, named=CIFAR_PAPER, where="in the paper"):
+    """Every number of a recipe; a flag that is not given takes the recipe's value. The help quotes those of `named`."""
     group = parser.add_argument_group("recipe")
-    group.add_argument("--num-epochs", dest="epochs", type=number(int, 1), metavar="N", help="400 in the paper")
-    group.add_argument("--batch-size", type=number(int, 1), metavar="N", help="per device; 128 in the paper")
-    group.add_argument("--lr", type=number(float, 0), help="learning rate; 0.2 in the paper")
-    group.add_argument("--momentum", type=number(float, 0), help="of NAG; 0.9 in the authors' code")
-    group.add_argument("--wd", type=number(float, 0), help="weight decay; 1e-4 in the paper")
-    group.add_argument("--no-wd", action="store_true", default=None, help="none on gamma, beta and bias")
-    group.add_argument("--lr-mode", choices=("step", "cosine"), help="shape of the schedule (default step)")
+    group.add_argument("--num-epochs", dest="epochs", type=number(int, 1), metavar="N", help=f"{named.epochs} {where}")
+    group.add_argument("--batch-size", type=number(int, 1), metavar="N", help=f"per device; {named.batch_size} {where}")
+    group.add_argument("--accumulate", type=number(int, 1), metavar="N",
+                       help="compute a device's batch in N equal parts, one after the other, for small memories; each "
+                       "part has BatchNorm statistics of its own (default 1)")
+    group.add_argument("--lr", type=number(float, 0), help=f"learning rate; {named.lr:g} {where}")
+    group.add_argument("--momentum", type=number(float, 0), help=f"of NAG; {named.momentum:g} in the authors' code")
+    group.add_argument("--wd", type=number(float, 0), help=f"weight decay; {named.wd:g} {where}")
+    group.add_argument("--no-wd", nargs="?", type=switch, const=True, metavar="on|off",
+                       help=f"none on gamma, beta and bias (default {'on' if named.no_wd else 'off'})")
+    group.add_argument("--lr-mode", choices=("step", "cosine"),
+                       help=f"shape of the schedule (default {named.lr_mode})")
     group.add_argument("--lr-decay", type=number(float, 0), metavar="X", help="factor of a decay; 0.1 in the paper")
     group.add_argument("--lr-decay-epoch", dest="lr_decay_epochs", type=numbers, metavar="E,E",
-                       help="epochs, from 0, at whose start the rate decays; 300,350 in the paper")
+                       help="epochs, from 0, at whose start the rate decays; "
+                       f"{','.join(map(str, named.lr_decay_epochs))} {where}")
     group.add_argument("--lr-decay-period", type=number(int, 0), metavar="N", help="decay every N epochs instead")
-    group.add_argument("--warmup-epochs", type=number(int, 0), metavar="N", help="straight rise from --warmup-lr")
-    group.add_argument("--warmup-lr", type=number(float, 0), metavar="X", help="rate at the start of the warmup")
+    group.add_argument("--warmup-epochs", type=number(int, 0), metavar="N",
+                       help=f"straight rise from --warmup-lr (default {named.warmup_epochs})")
+    group.add_argument("--warmup-lr", type=number(float, 0), metavar="X",
+                       help="rate at the start of the warmup (default 0)")
+    group.add_argument("--label-smoothing", nargs="?", type=number(float, 0), const=SMOOTHING, metavar="X",
+                       help=f"share of the target that all classes divide; {SMOOTHING} where X is left out (default "
+                       f"{named.label_smoothing:g})")
+    group.add_argument("--mixup", action="store_true", help="mix each batch with itself; training accuracy is then "
+                       "that of the label with the larger share")
+    group.add_argument("--mixup-alpha", type=number(float, 1e-6), metavar="X",
+                       help=f"the shares are from Beta(X, X) (default {MIXUP_ALPHA})")
+    group.add_argument("--mixup-off-epoch", dest="mixup_off_epochs", type=number(int, 0), metavar="N",
+                       help="do not mix in the last N epochs (default 0)")
 
 
 def recipe_changes(args, recipe_class):
-    """The recipe fields that the command line sets, as a dict."""
-    return {field.name: getattr(args, field.name) for field in dataclasses.fields(recipe_class)
-            if getattr(args, field.name) is not None}
+    """The recipe fields that the command line sets, as a dict. Raises InputError for one that has no effect."""
+    if args.mixup_alpha is not None and not args.mixup:
+        raise InputError("--mixup-alpha needs --mixup")
+    changes = {field.name: getattr(args, field.name) for field in dataclasses.fields(recipe_class)
+               if getattr(args, field.name) is not None}
+    return {"mixup_alpha": MIXUP_ALPHA, **changes} if args.mixup else changes
+
+
+def recipe_remarks(changes, recipe):
+    """Sentences about recipe fields that the command line sets and that have no effect in this recipe."""
+    idle = {}
+    if recipe.lr_mode == "cosine":
+        idle = dict.fromkeys(("lr_decay", "lr_decay_epochs", "lr_decay_period"), "--lr-mode cosine")
+    elif recipe.lr_decay_period:
+        idle = {"lr_decay_epochs": "--lr-decay-period"}
+    if not recipe.warmup_epochs:
+        idle["warmup_lr"] = "--warmup-epochs 0"
+    return [f"{name} {changes[name]} from the command line has no effect with {why}" for name, why in idle.items()
+            if name in changes]
+
+
+def add_run_flags(parser, kvstores, save_interval, workers=1):
+    """How a training runs, what it leaves behind and what it goes on from; returns the group.
+
+    kvstores : the choices of --kvstore. save_interval, workers : the defaults of --save-interval and -j.
+    """
+    group = parser.add_argument_group("run")
+    add_device_flags(group)
+    group.add_argument("--dtype", choices=("float32", "float16"),
+                       help="float16: on GPUs, with float32 master weights and float32 checkpoints")
+    group.add_argument("--kvstore", choices=kvstores, default="device",
+                       help="how several devices add their gradients (default device)")
+    group.add_argument("-j", "--num-data-workers", "--num-workers", type=number(int, 0), default=workers,
+                       metavar="N", help="threads that prepare batches ahead, no more than there are cores; 0: none "
+                       f"(default {workers})")
+    group.add_argument("--seed", type=number(int, 0, most=2**32 - 1), metavar="N",
+                       help="of initialization, order and augmentation (default 0)")
+    group.add_argument("--save-dir", type=words, metavar="DIR", help="folder of the run (default runs/NAME)")
+    group.add_argument("--save-period", "--save-frequency", type=number(int, 0), default=0, metavar="N",
+                       help="also keep the checkpoint of every Nth epoch")
+    group.add_argument("--save-interval", type=number(int, 0), default=save_interval, metavar="STEPS",
+                       help="write last.params every so many steps and before scoring too, not only after each epoch "
+                       f"(0: no; default {save_interval})")
+    group.add_argument("--resume", nargs="?", const="", metavar="PATH", help="go on with the run in folder PATH, or "
+                       "from the checkpoint PATH; without PATH with the run in --save-dir or the newest of this name")
+    group.add_argument("--resume-params", "--resume-from", type=words, metavar="FILE",
+                       help="start from the weights in FILE, ours or the authors'")
+    group.add_argument("--log-interval", type=number(int, 1), default=100, metavar="N",
+                       help="steps between two lines of the log (default 100)")
+    group.add_argument("--logging-file", type=words, metavar="FILE", help="default train.log in the run's folder")
+    group.add_argument("--summary", action="store_true", help="print the table of layers first")
+    return group
+
+
+def settle_recipe(args, presets, default):
+    """Set args.changes, the recipe fields that single flags give, and args.preset, the recipe that --recipe names.
+
+    args.recipe is a name in presets, 'scaled' (default in --num-epochs, its decays moved in proportion) or None: the
+    default, or a checkpoint's. Raises InputError for nonsense, before MXNet loads.
+    """
+    args.changes = recipe_changes(args, Recipe)
+    if args.resume is not None and args.resume_params:
+        raise InputError("--resume and --resume-params exclude each other")
+    args.preset = presets.get(args.recipe)
+    if args.recipe == "scaled":
+        args.preset = default.scaled(args.changes.get("epochs", default.epochs))
+    if args.preset or args.resume is None:  # without both, the numbers belong to a checkpoint's recipe
+        recipe = dataclasses.replace(args.preset or default, **args.changes)
+        if recipe.accumulate > 1 and args.fused == "on":
+            raise InputError("--fused on and --accumulate exclude each other: the fused operators cannot add up "
+                             "gradients")
 
 
 def _discard_output():

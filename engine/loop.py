@@ -3,7 +3,9 @@ import collections
 import contextlib
 import ctypes
 import dataclasses
+import logging
 import math
+from typing import Optional
 
 from support import runtime
 
@@ -15,8 +17,11 @@ from mxnet import autograd, gluon
 
 from support.errors import InputError
 
+from .distributed import Team
 from .nag import NAG
 from .prefetch import prefetch
+
+log = logging.getLogger(__name__)
 
 # Steps that may be queued on the device before the result of the oldest is read. One is always under way, so the
 # device never waits for the host, and the queue stays short enough to stop and to notice NaN at once.
@@ -25,6 +30,10 @@ LAG = 2
 
 class Diverged(Exception):
     """The loss or a weight is no longer a finite number."""
+
+
+class DataFault(InputError):
+    """A batch could not be read."""
 
 
 @dataclasses.dataclass
@@ -97,8 +106,49 @@ def training_type(wanted, contexts):
     return wanted, "float16 with float32 master weights; checkpoints are float32" if wanted == "float16" else None
 
 
-def make_trainer(net, recipe, kvstore="device", dtype="float32", update_all=None):
+class LossScale:
+    """A power of two that gradients are multiplied by in float16: halved where they overflow, doubled again later.
+
+    The gradient of a step is that of the loss summed over a device's images, which is large already; so the scale
+    starts at 1, the authors' way, and moves only where a run needs it. A step with an overflow is left out.
+    """
+
+    PATIENCE = 2000  # steps without overflow before the scale doubles
+    MOST, LEAST = 2.0 ** 16, 2.0 ** -24
+
+    def __init__(self, value=1.0, sound=0, left_out=0):
+        self.value, self.sound, self.left_out = value, sound, left_out
+
+    def as_dict(self):
+        return {"value": self.value, "sound": self.sound, "left_out": self.left_out}
+
+    def follow(self, finite):
+        """Note whether a step's gradients were finite, and move. Raises Diverged where no scale makes them so."""
+        if finite:
+            self.sound += 1
+            if self.sound >= self.PATIENCE:
+                self.sound, self.value = 0, min(2 * self.value, self.MOST)
+            return
+        self.sound, self.value, self.left_out = 0, self.value / 2, self.left_out + 1
+        if self.value < self.LEAST:
+            raise Diverged("the gradients overflow float16 at every loss scale")
+
+
+def finite_gradients(net, context):
+    """Whether all gradients on a device are finite. Waits for them."""
+    arrays = {}
+    for parameter in net.collect_params().values():
+        if parameter.grad_req != "null":
+            arrays.setdefault(np.dtype(parameter.dtype), []).append(parameter.grad(context))
+    checks = [mx.nd.multi_all_finite(*group[start:start + 200], num_arrays=len(group[start:start + 200]))
+              for group in arrays.values() for start in range(0, len(group), 200)]
+    return all(check.asscalar() == 1 for check in checks)
+
+
+def make_trainer(net, recipe, kvstore="device", dtype="float32", update_all=None, team=None):
     """NAG over all parameters of net; several devices add their gradients through kvstore: device, local or nccl.
+
+    A team (engine.distributed) adds them over its workers too, in its own way.
 
     dtype 'float16' casts net (but for its BatchNorms, which stay float32) and keeps float32 master weights in the
     optimizer's state. The gradient of a step is that of the loss summed over the batch and is divided in float32, so
@@ -109,6 +159,10 @@ def make_trainer(net, recipe, kvstore="device", dtype="float32", update_all=None
         for name, parameter in parameters.items():
             if name.endswith(("_gamma", "_beta", "_bias")):
                 parameter.wd_mult = 0.0
+    if recipe.accumulate > 1:
+        for parameter in parameters.values():
+            if parameter.grad_req != "null":
+                parameter.grad_req = "add"
     masters = {}
     if dtype != "float32":
         masters = {name: parameter.data(parameter.list_ctx()[0]).astype("float32")
@@ -116,7 +170,7 @@ def make_trainer(net, recipe, kvstore="device", dtype="float32", update_all=None
         net.cast(dtype)
     optimizer = NAG(update_all, learning_rate=recipe.lr, momentum=recipe.momentum, wd=recipe.wd,
                     multi_precision=dtype != "float32")
-    trainer = gluon.Trainer(parameters, optimizer, kvstore=kvstore, update_on_kvstore=False)
+    trainer = (team or Team(kvstore)).trainer(parameters, optimizer)
     # Left to the first step, this would copy device 0's running statistics over those of all while they change.
     trainer._init_kvstore()
     trainer._init_params()
@@ -150,10 +204,26 @@ def _on_gpus(contexts):
     return contexts[0].device_type == "gpu"
 
 
+def _read_from(items):
+    """The same items; whatever goes wrong in making them, in a data thread too, becomes a DataFault."""
+    items = iter(items)
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except InputError as error:
+            raise DataFault(str(error)) from error
+        except Exception as error:
+            log.debug("a batch could not be read", exc_info=True)
+            raise DataFault(f"a batch cannot be read ({type(error).__name__}: {error})") from error
+        yield item
+
+
 def _staged(items, stage, contexts):
     """stage(item) of each; for GPUs by a thread that is one item ahead, so that no GPU waits for it."""
     def results():
-        for item in items:
+        for item in _read_from(items):
             yield stage(item)
 
     return prefetch(results(), depth=1) if _on_gpus(contexts) else results()
@@ -173,6 +243,43 @@ def _shares(images, labels, contexts, dtype):
             for context, start, end in zip(contexts, edges, edges[1:])]
 
 
+def reverse(array):
+    """An array with its first axis backwards."""
+    return mx.nd.reverse(array, axis=0)
+
+
+class Loss:
+    """Cross entropy of logits and labels, one number (nats) an image, with smoothed and with mixed labels.
+
+    smoothing: this share of the target is spread evenly over all outputs, the label's own included [Szegedy et al.
+    2016]. share: what is left of the label where images were mixed; the rest is the label of the image at the same
+    place from the end.
+    """
+
+    def __init__(self, smoothing=0.0):
+        self.smoothing = smoothing
+        self._plain = gluon.loss.SoftmaxCrossEntropyLoss()
+        self._plain.hybridize()  # one call for its four operators
+
+    def __call__(self, logits, labels, share=1.0):
+        if not self.smoothing and share == 1:
+            return self._plain(logits, labels)
+        scores = mx.nd.log_softmax(logits, axis=1)
+        own = mx.nd.pick(scores, labels, axis=1)
+        if share != 1:
+            own = share * own + (1 - share) * mx.nd.pick(scores, reverse(labels), axis=1)
+        return -((1 - self.smoothing) * own + self.smoothing * scores.mean(axis=1))
+
+
+def _parts(shares, count):
+    """The shares of a batch, [(images, labels)], in `count` equal parts one after the other: a list of such lists."""
+    if count == 1:
+        return [shares]
+    edges = [[len(labels) * part // count for part in range(count + 1)] for _, labels in shares]
+    return [[(images[edge[part]:edge[part + 1]], labels[edge[part]:edge[part + 1]])
+             for (images, labels), edge in zip(shares, edges)] for part in range(count)]
+
+
 def wants_input_gradient(forward, context):
     """Whether a training step must ask for the gradient of its input, which nothing uses.
 
@@ -183,51 +290,100 @@ def wants_input_gradient(forward, context):
     return context.device_type == "cpu" and not getattr(forward, "own_statistics", False)
 
 
-def train_steps(net, trainer, batches, contexts, meter, forward=None):
-    """Train on batches, an iterable of (learning rate, images, labels); yields (after each step) the steps done.
+@dataclasses.dataclass
+class Method:
+    """How a step is computed, beside its batch and its rate.
 
-    The batch is shared out over the contexts; the gradient is the mean over the whole of it. forward(x) gives the
-    logits where another callable than net, on net's parameters, is to compute them. meter lags behind by LAG steps
-    and is complete when the generator ends, also when it is closed early. Raises Diverged when a loss is not finite.
+    smoothing: of the labels (Loss). accumulate: parts of a device's batch, one after the other, for a net whose
+    gradients add up (make_trainer). scale: for float16, else None.
     """
-    forward = forward or net
-    cross_entropy = gluon.loss.SoftmaxCrossEntropyLoss()
-    cross_entropy.hybridize()  # one call for its four operators
+
+    smoothing: float = 0.0
+    accumulate: int = 1
+    scale: Optional[LossScale] = None
+
+
+def train_steps(net, trainer, batches, contexts, meter, forward=None, method=None, settle=None):
+    """Train on batches; yields (after each step) the steps done.
+
+    batches : (learning rate, images, labels), or (learning rate, images, labels, share) to mix each device's images
+        with themselves in reverse: share of an image, the rest of its mirror.
+    forward : forward(x) gives the logits where another callable than net, on net's parameters, is to compute them.
+    method : a Method; the plain one by default.
+    settle : settle(steps done) says after which steps meter is to be complete, and the device through with all of it,
+        before they are yielded: the caller saves there.
+
+    The batch is shared out over the contexts; the gradient is the mean over the whole of it. Accuracy counts answers
+    that are the image's label, or the one with the larger share. meter lags behind by LAG steps and is complete when
+    the generator ends, also when it is closed early. Raises Diverged when a loss is not finite.
+    """
+    forward, method = forward or net, method or Method()
+    scale = method.scale
+    cross_entropy = Loss(method.smoothing)
     dtype = input_type(net)
     pending = collections.deque()
     done = 0
 
     def stage(batch):
-        lr, images, labels = batch
-        return lr, len(images), _shares(images, labels, contexts, dtype)
+        lr, images, labels, *share = batch
+        return lr, len(images), _shares(images, labels, contexts, dtype), share[0] if share else 1.0
+
+    def read_all():
+        while pending:
+            _read(pending.popleft(), meter)
+        # The engine does not know that a compiled net's backward pass writes running statistics, and would let
+        # others read them before it is through.
+        mx.nd.waitall()
+
+    def differentiate(shares, share):
+        """Gradients of one part of a batch; returns its (images, sums of loss and of correct answers) by device."""
+        if share != 1:
+            shares = [(share * x + (1 - share) * reverse(x), y) for x, y in shares]
+        for x, _ in shares:
+            if wants_input_gradient(forward, x.context):
+                x.attach_grad()
+        with autograd.record():
+            # float16 logits are too coarse for a loss, and sums of them.
+            outputs = [forward(x).astype("float32", copy=False) for x, _ in shares]
+            losses = [cross_entropy(output, y, share) for output, (_, y) in zip(outputs, shares)]
+            heads = losses if scale is None or scale.value == 1 else [loss * scale.value for loss in losses]
+        autograd.backward(heads)
+        answers = [y if share >= .5 else reverse(y) for _, y in shares]
+        # Two numbers a device and step are all that the host ever reads.
+        return [(len(y), mx.nd.stack(loss, output.argmax(axis=1) == y).sum(axis=1))
+                for loss, output, y in zip(losses, outputs, answers)]
+
+    def update(images):
+        """One step of the optimizer, with the gradient's mean over this many images, and as many of each worker."""
+        if scale is None:
+            trainer.step(images)
+        else:
+            factor = scale.value
+            trainer.allreduce_grads()
+            finite = finite_gradients(net, contexts[0])  # summed over all devices and workers, the same on each
+            scale.follow(finite)
+            if finite:
+                trainer.update(images * factor)
+        if method.accumulate > 1:
+            net.collect_params().zero_grad()
 
     with contextlib.closing(_staged(batches, stage, contexts)) as staged:
         try:
-            for lr, count, shares in staged:
+            for lr, count, shares, share in staged:
                 shares = [(x.as_in_context(context), y.as_in_context(context)) for context, x, y in shares]
-                for x, _ in shares:
-                    if wants_input_gradient(forward, x.context):
-                        x.attach_grad()
-                with autograd.record():
-                    # float16 logits are too coarse for a loss, and sums of them.
-                    outputs = [forward(x).astype("float32", copy=False) for x, _ in shares]
-                    losses = [cross_entropy(output, y) for output, (_, y) in zip(outputs, shares)]
-                autograd.backward(losses)
+                results = [result for part in _parts(shares, method.accumulate)
+                           for result in differentiate(part, share)]
                 trainer.set_learning_rate(lr)
-                trainer.step(count)
-                # Two numbers a device and step are all that the host ever reads.
-                pending.append([(len(y), mx.nd.stack(loss, output.argmax(axis=1) == y).sum(axis=1))
-                                for loss, output, (_, y) in zip(losses, outputs, shares)])
+                update(count)
+                pending.append(results)
                 if len(pending) > LAG:
                     _read(pending.popleft(), meter)
                 done += 1
+                if settle is not None and settle(done):
+                    read_all()
                 yield done
         finally:
-            while pending:
-                _read(pending.popleft(), meter)
-            # The engine does not know that a compiled net's backward pass writes running statistics, and would let
-            # others read them before it is through.
-            mx.nd.waitall()
+            read_all()
 
 
 def _read(results, meter):
@@ -246,16 +402,41 @@ def check_weights(net):
                 raise Diverged(f"{name} is no longer finite")
 
 
-def average_running_statistics(net):
-    """Give all devices the mean of their BatchNorm statistics, which is what a saved file holds.
+def running_statistics(net, team=None):
+    """BatchNorm's running statistics, by structural name: a list of arrays, of every device of every worker in turn.
+
+    Each device keeps those of its own share of each batch. Empty where there is but one device.
+    """
+    parameters = {name: parameter for name, parameter in net._collect_params_with_prefix().items()
+                  if parameter.grad_req == "null"}
+    own = {name: [copy.as_in_context(mx.cpu()) for copy in parameter.list_data()]
+           for name, parameter in parameters.items()}
+    if team is None or team.size == 1:
+        return {name: copies for name, copies in own.items() if len(copies) > 1}
+    devices = len(next(iter(own.values()), []))
+    numbers = np.zeros((team.size, devices, sum(copies[0].size for copies in own.values())))
+    for device in range(devices):
+        numbers[team.rank, device] = np.concatenate([copies[device].asnumpy().ravel() for copies in own.values()])
+    numbers = team.total(numbers).reshape(team.size * devices, -1)  # of zeros and one worker's each: exact
+    edges = np.cumsum([0] + [copies[0].size for copies in own.values()])
+    return {name: [mx.nd.array(row[start:end].reshape(copies[0].shape), dtype=copies[0].dtype) for row in numbers]
+            for (name, copies), start, end in zip(own.items(), edges, edges[1:])}
+
+
+def mean(arrays):
+    """The mean of MXNet arrays of one shape on the CPU."""
+    return mx.nd.add_n(*arrays) / len(arrays)
+
+
+def average_running_statistics(net, team=None):
+    """Give all devices of all workers the mean of their BatchNorm statistics, which is what a saved file holds.
 
     Every device keeps statistics of its own share of each batch; without this, evaluation would see one device's and
     a file the mean of all.
     """
-    for parameter in net.collect_params().values():
-        if parameter.grad_req == "null" and len(parameter.list_ctx()) > 1:
-            copies = [copy.as_in_context(mx.cpu()) for copy in parameter.list_data()]
-            parameter.set_data(mx.nd.add_n(*copies) / len(copies))
+    parameters = net._collect_params_with_prefix()
+    for name, copies in running_statistics(net, team).items():
+        parameters[name].set_data(mean(copies))
 
 
 def restore_layout(net):
@@ -283,8 +464,10 @@ class Evaluation:
     confusion: np.ndarray
 
 
-def evaluate(net, batches, contexts, labels, forward=None):
+def evaluate(net, batches, contexts, labels, forward=None, team=None):
     """Evaluate net on batches of (images, labels, count); only the first `count` of a batch are real.
+
+    A team's workers each bring their own batches, and all get the scores over those of all.
 
     labels is the number of classes in the data; the net may have more outputs. Batches go to the contexts in turn.
     forward(x) gives the logits where another callable than net, on net's parameters, is to compute them. The host
@@ -330,4 +513,9 @@ def evaluate(net, batches, contexts, labels, forward=None):
     restore_layout(net)
     if not meter.images:
         raise InputError("there are no images to evaluate")
+    if team is not None and team.size > 1:
+        sums = [meter.images, meter.loss_sum, meter.correct, top5]
+        sums, counts = np.split(team.total(np.concatenate([sums, confusion.ravel()])), [len(sums)])
+        meter, top5 = Meter(int(sums[0]), sums[1], int(sums[2])), int(sums[3])
+        confusion = counts.reshape(confusion.shape).astype(np.int64)
     return Evaluation(meter.images, meter.loss, meter.accuracy, top5 / meter.images, confusion)

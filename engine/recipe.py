@@ -12,7 +12,9 @@ class Recipe:
 
     The optimizer is NAG. batch_size is per device. Epochs are counted from 0; a decay takes effect at the start of
     its epoch. lr_decay_period > 0 decays every so many epochs in the place of lr_decay_epochs. no_wd takes gamma,
-    beta and bias out of the weight decay.
+    beta and bias out of the weight decay. label_smoothing is the share of the target that is spread over all classes.
+    mixup_alpha > 0 mixes each batch with itself, by a share from Beta(alpha, alpha), but for the last
+    mixup_off_epochs. accumulate: equal parts that a device computes its batch in, one after the other.
     """
 
     epochs: int
@@ -27,17 +29,30 @@ class Recipe:
     lr_decay_period: int = 0
     warmup_epochs: int = 0
     warmup_lr: float = 0.0
+    # What follows came later: a checkpoint without it was trained with these defaults.
+    label_smoothing: float = 0.0
+    mixup_alpha: float = 0.0
+    mixup_off_epochs: int = 0
+    accumulate: int = 1
 
     def __post_init__(self):
         object.__setattr__(self, "lr_decay_epochs", tuple(self.lr_decay_epochs))
-        for name, least in (("epochs", 1), ("batch_size", 1), ("lr_decay_period", 0), ("warmup_epochs", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("lr_decay_period", 0), ("warmup_epochs", 0),
+                            ("mixup_off_epochs", 0), ("accumulate", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("lr", "momentum", "wd", "lr_decay", "warmup_lr"):
+        for name in ("lr", "momentum", "wd", "lr_decay", "warmup_lr", "label_smoothing", "mixup_alpha"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}")
         if self.momentum >= 1:
             raise InputError(f"momentum must be below 1, got {self.momentum}")
+        if self.label_smoothing >= 1:
+            raise InputError(f"label_smoothing is a share below 1, got {self.label_smoothing}")
+        if self.mixup_off_epochs and not self.mixup_alpha:
+            raise InputError("mixup_off_epochs needs mixup_alpha: without it nothing is mixed")
+        if self.batch_size % self.accumulate:
+            raise InputError(f"a batch of {self.batch_size} does not fall into {self.accumulate} equal parts: "
+                             "accumulate must divide batch_size")
         if self.lr_mode not in ("step", "cosine"):
             raise InputError(f"lr_mode is 'step' or 'cosine', got {self.lr_mode!r}")
         if any(epoch < 1 for epoch in self.lr_decay_epochs) \
@@ -54,9 +69,19 @@ class Recipe:
         decays = sorted({max(1, epoch * epochs // self.epochs) for epoch in self.lr_decay_epochs} - {epochs})
         return dataclasses.replace(self, epochs=epochs, lr_decay_epochs=tuple(decays),
                                    lr_decay_period=math.ceil(self.lr_decay_period * epochs / self.epochs),
-                                   warmup_epochs=self.warmup_epochs * epochs // self.epochs)
+                                   warmup_epochs=self.warmup_epochs * epochs // self.epochs,
+                                   mixup_off_epochs=self.mixup_off_epochs * epochs // self.epochs)
 
 
 # Section IV-A of the paper; momentum, and weight decay on all parameters, from the authors' code.
 CIFAR_PAPER = Recipe(epochs=400, batch_size=128, lr=0.2, momentum=0.9, wd=1e-4, lr_decay=0.1,
                      lr_decay_epochs=(300, 350))
+
+# Section IV-A: "no weight decay", 256 images on two GPUs; momentum from the authors' code.
+IMAGENET_PAPER = Recipe(epochs=160, batch_size=128, lr=0.075, momentum=0.9, wd=0.0, lr_decay=0.1,
+                        lr_decay_epochs=(40, 60))
+
+# The authors' command and log of the released checkpoint. Weight decay and momentum are their script's defaults, and so
+# are the decays, which only --lr-mode step would use.
+IMAGENET_RELEASED = Recipe(epochs=160, batch_size=128, lr=0.075, momentum=0.9, wd=1e-4, no_wd=True, lr_mode="cosine",
+                           lr_decay_epochs=(40, 60), warmup_epochs=5, label_smoothing=0.1)

@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
+
 from support.errors import InputError
 
 from . import checkpoint, loop, runlog
+from .distributed import Team
 from .recipe import Recipe
-from .schedule import learning_rate
+from .schedule import learning_rate, mixing_share
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +29,15 @@ class Job:
 
     net : initialized, on contexts.
     batches : training data with `steps` and `epoch(index, start, workers)` (engine.cifar.TrainBatches).
+    seed : of what the run draws beside them, the shares of mixed images.
     score_batches, labels : images (engine.cifar.EvalBatches) and number of their classes, scored after every epoch.
-    scored_on : what those are, 'test' or 'held-out'.
-    test_batches : the test images, scored once at the end, where score_batches are others; else None.
+    scored_on : what those are, 'test', 'held-out' or 'validation'.
+    test_batches : the test images, scored once at the end, where score_batches are others; else None. For one worker.
     settings : JSON-able description of the run (net, data, recipe, seed); it travels in every checkpoint.
+    team : the workers that train together (engine.distributed), each with its own Job: each reads its own share of
+        the batches and of the images to score, the first one alone writes. By default this process alone.
+    save_interval : write last.params every so many steps and before scoring, not only after an epoch; 0: no.
+    first_epoch : where a run that starts from foreign weights enters its schedule.
     dtype : 'float32', or on GPUs 'float16' with float32 master weights (engine.loop.make_trainer).
     forward : computes the logits in the place of net, on its parameters; None: net itself.
     update_all : operator that updates all parameters at once (engine.nag); None: MXNet's own.
@@ -45,10 +53,13 @@ class Job:
     contexts: list
     directory: Path
     settings: dict
+    seed: int = 0
     workers: int = 0
-    kvstore: str = "device"
+    team: Team = dataclasses.field(default_factory=lambda: Team("device"))
     save_period: int = 0
+    save_interval: int = 0
     log_interval: int = 100
+    first_epoch: int = 0
     dtype: str = "float32"
     forward: Any = None
     update_all: Any = None
@@ -63,17 +74,28 @@ class Stopped(Exception):
 
 
 class _StopSignal:
-    """Notes the first SIGTERM or SIGINT, so that the step under way can end and be saved; the second one kills."""
+    """Notes the first SIGTERM, SIGINT or SIGHUP, so that the step under way can end and be saved; the second kills.
+
+    A SIGHUP that the process was started to ignore, as by nohup, stays ignored.
+    """
 
     received = None
 
     def __enter__(self):
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._terminal = os.isatty(sys.__stderr__.fileno()) if sys.__stderr__ else False
+        self._previous = {number: signal.signal(number, self._note)
+                          for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+                          if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
         return self
 
     def _note(self, number, frame):
         self.received = number
         signal.signal(number, signal.SIG_DFL)
+        if self._terminal and not os.isatty(sys.__stderr__.fileno()):
+            # The terminal is gone, and the next word to it would be an error that ends the run unsaved.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (1, 2):
+                os.dup2(nowhere, stream)
 
     def __exit__(self, *exception):
         for number, handler in self._previous.items():
@@ -89,149 +111,226 @@ class _State:
     meter: loop.Meter = dataclasses.field(default_factory=loop.Meter)
     best: Optional[dict] = None
 
-    def as_dict(self):
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_dict(cls, stored):
         return cls(stored["epoch"], stored["step"], loop.Meter(**stored["meter"]), stored["best"])
 
 
 def train(job, resume=None):
-    """Run a job, from a checkpoint file when resume names one. Returns the record of result.json.
+    """Run a job, from a checkpoint file when resume names one.
 
-    Raises Stopped after SIGTERM or SIGINT, and InputError when the training diverges; both leave last.params behind,
-    the end of the last whole step or epoch.
+    Returns the record of result.json; None in a worker that is not the first of its team. Raises Stopped after
+    SIGTERM, SIGINT or SIGHUP, and InputError when the training diverges or the data cannot be read. All leave
+    last.params behind: the end of the last whole step, or, of a diverged run, an earlier one that was good.
     """
-    trainer = loop.make_trainer(job.net, job.recipe, job.kvstore, job.dtype, job.update_all)
-    state = _State()
-    if resume is not None:
-        state = _State.from_dict(checkpoint.restore(resume, job.net, trainer)["state"])
-        log.info("going on from %s: epoch %d, step %d", resume, state.epoch, state.step)
-    metrics = runlog.Metrics(job.directory / "metrics.jsonl", keep_epochs=state.epoch)
-
+    run = _Run(job)
+    run.restore(resume)
     with _StopSignal() as stop:
-        while state.epoch < job.recipe.epochs:
-            started, first_step = time.time(), state.step
+        while run.state.epoch < job.recipe.epochs:
             try:
-                _train_epoch(job, trainer, state, stop)
-                if state.step < job.batches.steps:
-                    _save(job, LAST, state, trainer)
-                    raise Stopped(_stop_sentence(job, state, stop), stop.received)
-                loop.check_weights(job.net)
-                trained = time.time()
-                loop.average_running_statistics(job.net)
-                score = loop.evaluate(job.net, job.score_batches, job.contexts, job.labels, job.forward)
-                _finish_epoch(job, trainer, state, metrics, score, first_step, started, trained)
+                run.epoch(stop)
             except loop.Diverged as error:
-                raise InputError(_divergence_sentence(job, state, error)) from error
-            if stop.received is not None and state.epoch < job.recipe.epochs:
-                raise Stopped(_stop_sentence(job, state, stop), stop.received)
-    return _finish(job, metrics, state)
+                raise InputError(run.divergence_sentence(error)) from error
+    return run.finish() if run.writes else None
 
 
-def _train_epoch(job, trainer, state, stop):
-    """Train from state.step to the end of the epoch, or to a stop signal; state follows."""
-    steps = job.batches.steps
-    first = state.step
+class _Run:
+    """A Job under way."""
 
-    def feed():
-        for step, (images, labels) in enumerate(job.batches.epoch(state.epoch, first, job.workers), first):
-            yield learning_rate(job.recipe, state.epoch, step, steps), images, labels
+    def __init__(self, job):
+        self.job, self.team = job, job.team
+        self.team.broadcast(job.net)
+        self.trainer = loop.make_trainer(job.net, job.recipe, self.team.kvstore, job.dtype, job.update_all, self.team)
+        self.scale = loop.LossScale() if job.dtype == "float16" else None
+        self.method = loop.Method(job.recipe.label_smoothing, job.recipe.accumulate, self.scale)
+        self.images_per_step = job.recipe.batch_size * len(job.contexts) * self.team.size
+        self.state = _State(job.first_epoch)
+        self.metrics = None
 
-    mark, marked = time.time(), first
-    images_per_step = job.recipe.batch_size * len(job.contexts)
-    with runlog.progress_bar(steps, f"epoch {state.epoch + 1}/{job.recipe.epochs}", first) as bar, \
-            contextlib.closing(loop.train_steps(job.net, trainer, feed(), job.contexts, state.meter,
-                                                job.forward)) as progress:
-        for done in progress:
-            state.step = first + done
-            bar.update()
-            if state.step % job.log_interval == 0:
-                speed = (state.step - marked) * images_per_step / max(time.time() - mark, 1e-9)
-                mark, marked = time.time(), state.step
-                bar.set_postfix_str(f"loss {state.meter.loss:.3f}, accuracy {state.meter.accuracy:.3f}, "
-                                    f"{speed:,.0f} images/s")
-                # A terminal has the bar; the plain lines are for files and pipes.
-                log.log(logging.DEBUG if sys.stderr.isatty() else logging.INFO,
-                        "Epoch[%d] Batch [%d]\tSpeed: %f samples/sec\taccuracy=%f\tlr=%f", state.epoch, state.step,
-                        speed, state.meter.accuracy, trainer.learning_rate)
-            if stop.received is not None:
-                break
+    @property
+    def writes(self):
+        """Whether this process writes the run's files."""
+        return self.team.rank == 0
 
+    def restore(self, path):
+        """Bring everything back to a checkpoint, or stay at the start where path is None, and open the metrics.
 
-def _finish_epoch(job, trainer, state, metrics, score, first_step, started, trained):
-    """Write the record and the checkpoints of a scored epoch, and move state to the next one."""
-    meter, epoch = state.meter, state.epoch
-    images = (job.batches.steps - first_step) * job.recipe.batch_size * len(job.contexts)
-    record = {
-        "epoch": epoch, "lr": trainer.learning_rate, "train_loss": meter.loss, "train_accuracy": meter.accuracy,
-        "train_images": meter.images, "val_loss": score.loss, "val_accuracy": score.top1, "val_top5": score.top5,
-        "val_images": score.images, "scored_on": job.scored_on, "seconds": time.time() - started,
-        "train_images_per_second": images / max(trained - started, 1e-9),
-    }
-    log.info("[Epoch %d] train=%f val=%f loss=%f time: %f", epoch, meter.accuracy, score.top1, meter.loss,
-             record["seconds"])
-    log.info("[Epoch %d] validation: err-top1=%f err-top5=%f", epoch, 1 - score.top1, 1 - score.top5)
-    metrics.append(record)
-    improved = state.best is None or score.top1 > state.best["accuracy"]
-    if improved:
-        state.best = {"epoch": epoch, "accuracy": score.top1, "loss": score.loss, "top5": score.top5}
-    state.epoch, state.step, state.meter = epoch + 1, 0, loop.Meter()
-    if improved:
-        _save(job, BEST, state, trainer, score)
-    if job.save_period and state.epoch % job.save_period == 0:
-        _save(job, f"epoch-{state.epoch:04d}.params", state, trainer, score)
-    _save(job, LAST, state, trainer, score)
+        Raises InputError in all workers of a team unless all of them are at the same place then.
+        """
+        place = [-1, 0]
+        if path is not None:
+            stored = checkpoint.restore(path, self.job.net, self.trainer, self.job.team)["state"]
+            self.state = _State.from_dict(stored)
+            place = [self.state.epoch, self.state.step]
+            if self.scale is not None and "loss_scale" in stored:
+                self.scale = self.method.scale = loop.LossScale(**stored["loss_scale"])
+            if not self.writes:
+                self.state.meter = loop.Meter()  # the first worker goes on with the sums of all
+            log.info("going on from %s: epoch %d, step %d", path, *place)
+        sums, squares = self.team.total(np.array([place, np.square(place)], np.float64))
+        if (self.team.size * squares != sums ** 2).any():
+            raise InputError("--resume: the workers do not find the same checkpoint; the run's folder must lie on a "
+                             "disk that all of them reach by the same path")
+        if self.writes:
+            self.metrics = runlog.Metrics(self.job.directory / "metrics.jsonl",
+                                          keep_epochs=None if path is None else self.state.epoch)
 
+    def epoch(self, stop):
+        """Train the rest of an epoch, score it, save. Raises Stopped, Diverged and InputError."""
+        job, state = self.job, self.state
+        started, first_step = time.time(), state.step
+        try:
+            self.train_epoch(stop)
+        except loop.DataFault as error:
+            raise InputError(self.fault_sentence(error)) from error
+        if state.step < job.batches.steps:
+            self.save(LAST)
+            raise self.stopped(stop)
+        loop.check_weights(job.net)
+        if job.save_interval and state.step > first_step:
+            self.save(LAST)
+        trained = time.time()
+        loop.average_running_statistics(job.net, job.team)
+        score = loop.evaluate(job.net, job.score_batches, job.contexts, job.labels, job.forward, job.team)
+        self.finish_epoch(score, first_step, started, trained)
+        if state.epoch < job.recipe.epochs and self.asked_to(stop):
+            raise self.stopped(stop)
 
-def _save(job, name, state, trainer, score=None):
-    settings = {**job.settings, "state": state.as_dict(), "scored_on": job.scored_on}
-    if score is not None:
-        settings["score"] = {"images": score.images, "accuracy": score.top1, "top5": score.top5, "loss": score.loss}
-    checkpoint.save(job.directory / name, job.net, settings, trainer)
+    def train_epoch(self, stop):
+        """Train from state.step to the end of the epoch, or to a stop signal; state follows."""
+        job, state, recipe, steps = self.job, self.state, self.job.recipe, self.job.batches.steps
+        first = state.step
 
+        def feed():
+            for step, (images, labels) in enumerate(job.batches.epoch(state.epoch, first, job.workers), first):
+                yield (learning_rate(recipe, state.epoch, step, steps), images, labels,
+                       mixing_share(recipe, job.seed, state.epoch, step))
 
-def _stop_sentence(job, state, stop):
-    where = f"before epoch {state.epoch}" if state.step == 0 else \
-        f"in epoch {state.epoch} after step {state.step} of {job.batches.steps}"
-    return (f"stopped by {signal.Signals(stop.received).name} {where}; everything is saved in "
-            f"{job.directory / LAST}: give the same command with --resume {job.directory} to go on")
+        def saved_after(done):
+            return job.save_interval and (first + done) % job.save_interval == 0 and first + done < steps
 
+        mark, marked = time.time(), first
+        with runlog.progress_bar(steps, f"epoch {state.epoch + 1}/{recipe.epochs}", first) as bar, \
+                contextlib.closing(loop.train_steps(job.net, self.trainer, feed(), job.contexts, state.meter,
+                                                    job.forward, self.method, saved_after)) as progress:
+            for done in progress:
+                state.step = first + done
+                bar.update()
+                if state.step % job.log_interval == 0:
+                    speed = (state.step - marked) * self.images_per_step / max(time.time() - mark, 1e-9)
+                    mark, marked = time.time(), state.step
+                    bar.set_postfix_str(f"loss {state.meter.loss:.3f}, accuracy {state.meter.accuracy:.3f}, "
+                                        f"{speed:,.0f} images/s")
+                    # A terminal has the bar; the plain lines are for files and pipes.
+                    log.log(logging.DEBUG if sys.stderr.isatty() else logging.INFO,
+                            "Epoch[%d] Batch [%d]\tSpeed: %f samples/sec\taccuracy=%f\tlr=%f", state.epoch,
+                            state.step, speed, state.meter.accuracy, self.trainer.learning_rate)
+                if self.asked_to(stop):
+                    break
+                if saved_after(done):
+                    self.save(LAST)
 
-def _divergence_sentence(job, state, error):
-    good = job.directory / LAST
-    kept = f"the last good checkpoint is {good}" if good.exists() else "there is no checkpoint yet"
-    return (f"the training diverged in epoch {state.epoch}: {error}; {kept}. Try a smaller --lr, or a warmup "
-            "(--warmup-epochs)")
+    def finish_epoch(self, score, first_step, started, trained):
+        """Write the record and the checkpoints of a scored epoch, and move state to the next one."""
+        job, state, meter, epoch = self.job, self.state, self.meter(), self.state.epoch
+        images = (job.batches.steps - first_step) * self.images_per_step
+        record = {
+            "epoch": epoch, "lr": learning_rate(job.recipe, epoch, job.batches.steps - 1, job.batches.steps),
+            "train_loss": meter.loss, "train_accuracy": meter.accuracy, "train_images": meter.images,
+            "val_loss": score.loss, "val_accuracy": score.top1, "val_top5": score.top5, "val_images": score.images,
+            "scored_on": job.scored_on, "seconds": time.time() - started,
+            "train_images_per_second": images / max(trained - started, 1e-9),
+        }
+        log.info("[Epoch %d] train=%f val=%f loss=%f time: %f", epoch, meter.accuracy, score.top1, meter.loss,
+                 record["seconds"])
+        log.info("[Epoch %d] validation: err-top1=%f err-top5=%f", epoch, 1 - score.top1, 1 - score.top5)
+        if self.scale is not None and self.scale.left_out:
+            log.info("[Epoch %d] float16: %d steps of the run left out, their gradients overflowed; loss scale now %g",
+                     epoch, self.scale.left_out, self.scale.value)
+        if self.writes:
+            self.metrics.append(record)
+        improved = state.best is None or score.top1 > state.best["accuracy"]
+        if improved:
+            state.best = {"epoch": epoch, "accuracy": score.top1, "loss": score.loss, "top5": score.top5}
+        state.epoch, state.step, state.meter = epoch + 1, 0, loop.Meter()
+        if improved:
+            self.save(BEST, score)
+        if job.save_period and state.epoch % job.save_period == 0:
+            self.save(f"epoch-{state.epoch:04d}.params", score)
+        self.save(LAST, score)
 
+    def save(self, name, score=None):
+        """Write a checkpoint; all workers of a team at once."""
+        job = self.job
+        state = {**dataclasses.asdict(self.state), "meter": dataclasses.asdict(self.meter())}
+        if self.scale is not None:
+            state["loss_scale"] = self.scale.as_dict()
+        settings = {**job.settings, "state": state, "scored_on": job.scored_on}
+        if score is not None:
+            settings["score"] = {"images": score.images, "accuracy": score.top1, "top5": score.top5,
+                                 "loss": score.loss}
+        checkpoint.save(job.directory / name, job.net, settings, self.trainer, job.team)
 
-def _finish(job, metrics, state):
-    """Score the test images where they were kept back, draw the history, write result.json."""
-    if not metrics.records:
-        raise InputError(f"all {state.epoch} epochs are done, but {metrics.path} does not have them; put the run's own "
-                         "metrics.jsonl back")
-    last = metrics.records[-1]
-    result = {
-        **job.settings, "epochs": state.epoch, "scored_on": job.scored_on, "environment": runlog.environment(),
-        "last": {"epoch": last["epoch"], "accuracy": last["val_accuracy"], "top5": last["val_top5"],
-                 "loss": last["val_loss"], "images": last["val_images"]},
-        "best": state.best, "seconds": sum(record["seconds"] for record in metrics.records),
-        "train_images_per_second": sorted(record["train_images_per_second"]
-                                          for record in metrics.records)[len(metrics.records) // 2],
-    }
-    if job.test_batches is not None:
-        for name in (LAST, BEST):
-            checkpoint.load_weights(job.directory / name, job.net)
-            test = loop.evaluate(job.net, job.test_batches, job.contexts, job.labels, job.forward)
-            result[f"test_of_{name.partition('.')[0]}"] = {"accuracy": test.top1, "top5": test.top5,
-                                                           "loss": test.loss, "images": test.images}
-            log.info("test images with the weights of the %s epoch: err-top1=%f err-top5=%f",
-                     name.partition(".")[0], 1 - test.top1, 1 - test.top5)
-    runlog.plot_history(metrics.records, job.directory / "history.png", job.directory.name,
-                        f"{job.scored_on} images")
-    runlog.write_json(job.directory / "result.json", result)
-    return result
+    def meter(self):
+        """The epoch's sums so far, over all workers."""
+        own = self.state.meter
+        images, loss_sum, correct = self.team.total(np.array([own.images, own.loss_sum, own.correct], np.float64))
+        return loop.Meter(int(images), float(loss_sum), int(correct))
+
+    def asked_to(self, stop):
+        """Whether this process or another of its team was told to stop."""
+        return self.team.any(stop.received is not None)
+
+    def stopped(self, stop):
+        """The Stopped of a run whose state is saved."""
+        state, number = self.state, stop.received or signal.SIGTERM  # where another worker was told
+        where = f"before epoch {state.epoch}" if state.step == 0 else \
+            f"in epoch {state.epoch} after step {state.step} of {self.job.batches.steps}"
+        return Stopped(f"stopped by {signal.Signals(number).name} {where}; everything is saved in "
+                       f"{self.job.directory / LAST}: give the same command with --resume {self.job.directory} to go "
+                       "on", number)
+
+    def fault_sentence(self, error):
+        """What to say of a batch that cannot be read; saves the steps before it, unless others had to join in."""
+        if self.team.size == 1 and self.state.step:
+            self.save(LAST)
+        return f"epoch {self.state.epoch}, step {self.state.step}: {error}; {self._kept()}"
+
+    def divergence_sentence(self, error):
+        return (f"the training diverged in epoch {self.state.epoch}: {error}; {self._kept()}. Try a smaller --lr, or a "
+                "warmup (--warmup-epochs)")
+
+    def _kept(self):
+        good = self.job.directory / LAST
+        return f"the last good checkpoint is {good}" if good.exists() else "there is no checkpoint yet"
+
+    def finish(self):
+        """Score the test images where they were kept back, draw the history, write result.json."""
+        job, records = self.job, self.metrics.records
+        if not records:
+            raise InputError(f"all {self.state.epoch} epochs are done, but {self.metrics.path} does not have them; put "
+                             "the run's own metrics.jsonl back")
+        last = records[-1]
+        result = {
+            **job.settings, "epochs": self.state.epoch, "scored_on": job.scored_on,
+            "environment": runlog.environment(),
+            "last": {"epoch": last["epoch"], "accuracy": last["val_accuracy"], "top5": last["val_top5"],
+                     "loss": last["val_loss"], "images": last["val_images"]},
+            "best": self.state.best, "seconds": sum(record["seconds"] for record in records),
+            "train_images_per_second": sorted(record["train_images_per_second"] for record in records)[
+                len(records) // 2],
+        }
+        if job.test_batches is not None:
+            for name in (LAST, BEST):
+                checkpoint.load_weights(job.directory / name, job.net)
+                test = loop.evaluate(job.net, job.test_batches, job.contexts, job.labels, job.forward)
+                result[f"test_of_{name.partition('.')[0]}"] = {"accuracy": test.top1, "top5": test.top5,
+                                                               "loss": test.loss, "images": test.images}
+                log.info("test images with the weights of the %s epoch: err-top1=%f err-top5=%f",
+                         name.partition(".")[0], 1 - test.top1, 1 - test.top5)
+        runlog.plot_history(records, job.directory / "history.png", job.directory.name, f"{job.scored_on} images")
+        runlog.write_json(job.directory / "result.json", result)
+        return result
 
 
 def new_directory(wanted, name):

@@ -1,4 +1,5 @@
 """What a run leaves behind: args.json, metrics.jsonl, train.log, result.json, history.png; and its progress bar."""
+import contextlib
 import json
 import logging
 import logging.handlers
@@ -10,13 +11,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from support import runtime
+from support import files, json_files, runtime
 from support.errors import InputError
 from support.files import replacing
+from support.json_files import COUNT, NUMBER, POSITIVE, SHARE
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# What a line of metrics.jsonl must have: all that is plotted, summed up or put into the ledger.
+METRICS = {"epoch": COUNT, "lr": POSITIVE, "train_loss": NUMBER, "train_accuracy": SHARE, "val_loss": NUMBER,
+           "val_accuracy": SHARE, "val_top5": SHARE, "val_images": COUNT, "seconds": POSITIVE,
+           "train_images_per_second": POSITIVE}
 
 
 def write_json(path, record):
@@ -71,10 +78,34 @@ def git_revision():
 
 
 class _BarHandler(logging.Handler):
-    """Writes log lines above a running progress bar."""
+    """Writes log lines above a running progress bar, to standard error for as long as it can be written."""
 
     def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except OSError:  # its terminal, reader or room is gone: no reason to end a training, the log file has it all
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+class _LogFile(logging.StreamHandler):
+    """Writes log lines to a file that is its own; InputError when the disk refuses, once."""
+
+    def handleError(self, record):  # noqa: N802 - logging's name
+        if self.stream.closed:
+            return
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        logging.getLogger().removeHandler(self)
+        self.close()
+        raise InputError(f"{self.stream.name} cannot be written: {error.strerror}; free space and resume, or choose "
+                         "another place with --logging-file") from error
+
+    def close(self):
+        with contextlib.suppress(OSError):  # said already
+            super().close()
+        with contextlib.suppress(OSError):  # what it still holds
+            self.stream.close()
 
 
 def start_logging():
@@ -94,16 +125,18 @@ def start_logging():
 def log_to_file(path):
     """Append the log to a file from now on, what was said since start_logging first."""
     try:
-        file = logging.FileHandler(path, encoding="utf-8")
+        # Names on the command line need not be UTF-8.
+        stream = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - as long as the log
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
+    file = _LogFile(stream)
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger = logging.getLogger()
     for handler in list(logger.handlers):
         if isinstance(handler, logging.handlers.MemoryHandler):
+            logger.removeHandler(handler)
             handler.setTarget(file)
             handler.flush()
-            logger.removeHandler(handler)
             handler.close()
     logger.addHandler(file)
 
@@ -120,15 +153,16 @@ def progress_bar(total, description, initial=0):
 class Metrics:
     """metrics.jsonl: one JSON object a line and epoch, in the order of the epochs."""
 
-    def __init__(self, path, keep_epochs=None):
-        """Open for appending. keep_epochs drops the lines of later epochs, which a resumed run will write again."""
+    def __init__(self, path, keep_epochs=None, first_epoch=0):
+        """Open for appending. keep_epochs drops the lines of that epoch and of later ones, which a resumed run will
+        write again; first_epoch is where the run began."""
         self.path = Path(path)
         self.records = []
         if keep_epochs is not None and self.path.exists():
             self.records = [record for record in read_metrics(self.path) if record["epoch"] < keep_epochs]
-        if keep_epochs is not None and len(self.records) < keep_epochs:
+        if keep_epochs is not None and len(self.records) < keep_epochs - first_epoch:
             log.warning("%s has only %d of the %d epochs before the checkpoint: the history will lack the others",
-                        self.path, len(self.records), keep_epochs)
+                        self.path, len(self.records), keep_epochs - first_epoch)
         write_text(self.path, "".join(_line(record) for record in self.records))
 
     def append(self, record):
@@ -145,19 +179,30 @@ def _line(record):
 
 
 def read_metrics(path):
-    """The records of a metrics.jsonl; a last line that was cut off is left out. InputError for any other bad line."""
-    records = []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        lines = file.readlines()
+    """The records of a metrics.jsonl, by epoch; a last line that was cut off is left out.
+
+    InputError for any other line that is not the record of an epoch after that of the line before.
+    """
+    try:
+        lines = files.content(path).split(b"\n")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; put it back") from error
+    cut = lines.pop() if not lines[-1] else lines[-1]  # a whole file ends with a line's end
+    records, before = [], -1
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-            record["epoch"] + 0  # a number
+            record = json_files.loads(line)
+            wrong = json_files.problem(record, METRICS)
+            if wrong is None and record["epoch"] <= before:
+                wrong = f"epoch {record['epoch']} follows epoch {before}"
+        except ValueError as error:
+            wrong = str(error)
+        if wrong is None:
             records.append(record)
-        except (ValueError, KeyError, TypeError) as error:
-            if number < len(lines):
-                raise InputError(f"{path}: line {number} is damaged; mend it, or move the file away to go on "
-                                 "without the history") from error
+            before = record["epoch"]
+        elif not (cut and number == len(lines)):
+            raise InputError(f"{path}: line {number} is damaged ({wrong}); mend it, or move the file away to go on "
+                             "without the history")
     return records
 
 

@@ -1,5 +1,9 @@
-"""The learning rate as a pure function of the recipe and the step."""
+"""The learning rate and the share of mixed images, as pure functions of the recipe and the step."""
 import math
+
+from .seeds import random_stream
+
+_MIXING = 100  # the purpose of the random numbers here; those of the data count from 0
 
 
 def learning_rate(recipe, epoch, step, steps):
@@ -20,3 +24,10 @@ def learning_rate(recipe, epoch, step, steps):
     else:
         decays = sum(decay <= epoch for decay in recipe.lr_decay_epochs)
     return recipe.lr * recipe.lr_decay ** decays
+
+
+def mixing_share(recipe, seed, epoch, step):
+    """Share of an image where a step mixes images in pairs [Zhang et al. 2018]: from Beta(alpha, alpha); 1 for none."""
+    if not recipe.mixup_alpha or epoch >= recipe.epochs - recipe.mixup_off_epochs:
+        return 1.0
+    return float(random_stream(seed, _MIXING, epoch, step).beta(recipe.mixup_alpha, recipe.mixup_alpha))

@@ -2,11 +2,9 @@
 
 The net is traced symbolically, so the count is the same before and after initialize() and hybridize(). Multiply-adds
 are those of convolutions, dense layers and the dot products of attention for one image, one multiply-add counted once;
-biases, normalisation, activations, gates and additions are not counted. As a command it prints the table of layers,
-or the first two columns of Table IV beside our counts:
+biases, normalisation, activations, gates and additions are not counted. As a command it prints the table of layers:
 
     python -m model.complexity atac_resnet20_v2 --blocks 3 --reduction 2
-    python -m model.complexity --table4
 """
 import json
 import math
@@ -129,23 +127,6 @@ def _in_columns(rows, left):
                       for column, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
 
 
-class Published(NamedTuple):
-    """A row of the paper's Table IV: its first two columns as printed, and our name of the net."""
-
-    net: str
-    model: str
-    gflops: str
-    params: str  # millions
-
-
-TABLE4 = (
-    Published("ResNet-50", "resnet50", "3.86", "25.6"),
-    Published("SE-ResNet-50", "se_resnet50", "3.87", "28.1"),
-    Published("AA-ResNet-50", "aa_resnet50", "8.3", "25.8"),
-    Published("FA-ResNet-50", "fa_resnet50", "7.2", "18.0"),
-    Published("GE-theta-plus-ResNet-50", "ge_resnet50", "3.87", "33.7"),
-    Published("ATAC-ResNet-50", "atac_resnet50", "4.4", "28.0"),
-)
 CONVENTIONS = ("v1 MACs", "v1b MACs", "2 x v1b MACs")
 
 
@@ -176,40 +157,15 @@ def nearest(published, found):
     return " and ".join(fitting) or min(found, key=lambda name: abs(found[name] - float(published)))
 
 
-def table4():
-    """Parameters and "GFlops" of Table IV as published, our counts, and the convention each published one is nearest
-    to, as text."""
-    rows = [("net", "params, M", "total", "trainable", "it is", "GFlops", *CONVENTIONS, "nearest")]
-    counts = {row.net: conventions(row.model) for row in TABLE4}
-    for row in TABLE4:
-        found = counts[row.net]
-        millions = {"total": found.total / 1e6, "trainable": found.trainable / 1e6}
-        rows.append((row.net, row.params, *(f"{value:.3f}" for value in millions.values()),
-                     nearest(row.params, millions), row.gflops, *(f"{value:.3f}" for value in found.giga.values()),
-                     nearest(row.gflops, found.giga)))
-    plain, atac = (counts[net].giga["v1b MACs"] for net in ("ResNet-50", "ATAC-ResNet-50"))
-    return "\n".join([
-        *_in_columns(rows, left=1), "",
-        '"params, M" and "GFlops" are the paper\'s. The other numbers are counted on the nets: 224 x 224 images, one',
-        'multiply-add = 1 MAC, stride on the first 1x1 (v1) or on the 3x3 (v1b). "it is" and "nearest" name the count',
-        "that the published number fits best.",
-        f"On one host ATAC costs {atac - plain:+.3f} GMACs ({atac / plain - 1:+.1%}).",
-        "The readings behind AA- and FA-ResNet-50: docs/FIDELITY.md."])
-
-
 def main(words):
     """The command: a model's name, then its keyword arguments as ``--blocks 3`` or ``blocks=3``."""
     from .zoo import get_model, image_size, list_models
 
     usage = ("usage: python -m model.complexity NAME [--blocks B] [--classes K] [--ARGUMENT VALUE ...]\n"
-             "       python -m model.complexity --table4\n"
              f"NAME is one of {', '.join(list_models())}")
     if not words or {"-h", "--help"} & set(words):
         print(usage)
         return 0 if words else 2
-    if words == ["--table4"]:
-        print(table4())
-        return 0
     name, *rest = words
     rest = " ".join(rest).replace("=", " ").split()
     if len(rest) % 2 or any(key.lstrip("-")[:1].isdigit() for key in rest[::2]):

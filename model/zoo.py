@@ -12,7 +12,7 @@ import numpy as np
 
 from support import params_file
 from support.errors import InputError
-from support.files import sha256
+from support.files import digests
 
 from . import activation, refine
 from .cifar_resnet import CIFARResNetV2, replace_sites, replace_stages
@@ -216,13 +216,18 @@ def get_model(name, pretrained=False, classes=None, ctx=mx.cpu(), root=SHIPPED, 
     return net
 
 
-def pretrained_file(entry, root=SHIPPED):
-    """Path of the weights that root/manifest.json calls `entry`, their checksum compared. Raises InputError."""
+def pretrained_entry(name, root=SHIPPED):
+    """What root/manifest.json says of the weights called name, as a dict. Raises InputError."""
     manifest = Path(root) / "manifest.json"
     entries = {each["name"]: each for each in _entries(manifest, ("name", "file", "sha256"))}
-    if entry not in entries:
-        raise InputError(f"no pretrained weights called {entry!r}; {manifest} has: {', '.join(entries) or 'none'}")
-    return _verified(manifest, entries[entry])
+    if name not in entries:
+        raise InputError(f"no pretrained weights called {name!r}; {manifest} has: {', '.join(entries) or 'none'}")
+    return entries[name]
+
+
+def pretrained_file(name, root=SHIPPED):
+    """Path of the weights that root/manifest.json calls name, their checksum compared. Raises InputError."""
+    return _verified(Path(root) / "manifest.json", pretrained_entry(name, root))
 
 
 def _pretrained_file(root, name, arguments, wanted):
@@ -230,7 +235,7 @@ def _pretrained_file(root, name, arguments, wanted):
     manifest = root / "manifest.json"
     entries = _entries(manifest, ("model", "arguments", "file", "sha256"))
     fitting = [each for each in entries if each["model"] == name
-               and complete_arguments(name, each["arguments"]) == arguments]
+               and _structure(complete_arguments(name, each["arguments"])) == _structure(arguments)]
     names = [each.get("name") for each in fitting]
     if wanted is None and len(fitting) > 1:
         raise InputError(f"several weights fit {name} with {arguments}: pretrained= takes one of {', '.join(names)}")
@@ -239,6 +244,11 @@ def _pretrained_file(root, name, arguments, wanted):
         offered = "; ".join(f"{each['model']} {each['arguments']}" for each in entries) or "none"
         raise InputError(f"no pretrained weights{called} for {name} with {arguments}; {manifest} has: {offered}")
     return _verified(manifest, fitting[0 if wanted is None else names.index(wanted)])
+
+
+def _structure(arguments):
+    """Complete arguments without last_gamma, which says how a net starts and not what it is."""
+    return {name: value for name, value in arguments.items() if name != "last_gamma"}
 
 
 def _entries(manifest, fields):
@@ -253,10 +263,17 @@ def _entries(manifest, fields):
     return entries
 
 
+def intact(path, entry):
+    """Whether a file is the one of a manifest's entry: by its sha256 or, where nobody has published that, by git's name
+    of its content (git_blob)."""
+    name = "sha256" if entry["sha256"] else "git_blob"
+    return digests(path, [name])[name] == entry.get(name)
+
+
 def _verified(manifest, entry):
     """Path of an entry's file in its manifest's folder, its checksum compared."""
     path = manifest.parent / os.path.basename(entry["file"])
-    if not path.is_file() or sha256(path) != entry["sha256"]:
+    if not path.is_file() or not intact(path, entry):
         fetched = f"fetch it with scripts/download_params.sh {entry['name']}" if entry.get("urls") else "restore it"
         raise InputError(f"{path} is missing or is not the file that {manifest} describes; {fetched}")
     return path

@@ -66,7 +66,8 @@ def parse(argv=None):
     download = tasks.add_parser("download", help="fetch the weights that do not ship, resumed and checked")
     download.add_argument("name", nargs="?", default="all", help="a name of --list, or all (default)")
     download.add_argument("--list", action="store_true", help="list the weights and whether they are here")
-    download.add_argument("--mirror", type=flags.words, metavar="URL", help="folder to fetch the files from instead")
+    download.add_argument("--mirror", type=flags.words, metavar="PLACE", help="address or path of a folder with the "
+                          "files, or of the file, to fetch from instead")
 
     verify = tasks.add_parser("verify", help="hold every file in params/ to its checksum and its score")
     verify.add_argument("--data-dir", type=flags.words, help="the data to evaluate on (default: the usual place, or "

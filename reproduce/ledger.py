@@ -12,8 +12,10 @@ from pathlib import Path
 from engine import runlog
 from engine.recipe import CIFAR_PAPER, Recipe
 from model import complete_arguments
+from support import json_files
 from support.errors import InputError
 from support.files import sha256
+from support.json_files import COUNT, FILE_NAME, FLAG, LINES, NOTHING, NUMBER, OBJECT, POSITIVE, SHA256, SHARE, SOME, TEXT
 
 from . import grid
 
@@ -24,6 +26,20 @@ EVIDENCE = ("metrics.jsonl", "train.log")  # copied beside the record
 WEIGHTS = ("last.params", "best.params")  # stay in the run's folder; the record has their checksums
 FORMAT = 1
 NAMES_OF_DATA = json.loads((RESULTS / "data.json").read_text(encoding="utf-8"))  # by checksum
+
+_BEST = {"epoch": COUNT, "accuracy": SHARE, "top5": SHARE, "loss": NUMBER}
+SHAPE = {  # of a record; what the report reads and more
+    "format": COUNT, "id": FILE_NAME, "cell": (NOTHING, TEXT), "model": TEXT, "arguments": OBJECT, "dataset": TEXT,
+    "label_mode": (NOTHING, TEXT), "recipe": OBJECT, "epochs": SOME, "seed": COUNT, "devices": SOME,
+    "started_from": (NOTHING, LINES), "val_split": COUNT,
+    "data": {"variant": TEXT, "sha256": SHA256, "official": FLAG, "files": [OBJECT], "train_images": SOME,
+             "test_images": SOME},
+    "chosen_on": TEXT, "last": {**_BEST, "images": SOME}, "best": _BEST, "seconds": POSITIVE, "resumed": COUNT,
+    "train_images_per_second": POSITIVE,
+    "hardware": {"processor": TEXT, "threads": (NOTHING, TEXT), "contexts": TEXT, "gpus": [TEXT]},
+    "versions": {TEXT: TEXT}, "git_revision": (NOTHING, TEXT), "command": LINES,
+    "files": {"metrics.jsonl": SHA256, "train.log": SHA256},
+}
 
 
 def make(folder):
@@ -68,8 +84,31 @@ def make(folder):
     except (KeyError, TypeError, OSError) as error:
         raise InputError(f"{folder} is not the folder of a finished run: {error!r}; name one with its args.json, "
                          "result.json and metrics.jsonl") from error
-    cell = cell_of(record)
-    return {"id": _name(record, cell), "cell": cell.key if cell else None, **record}
+    try:
+        cell = cell_of(record)
+        record = {"id": _name(record, cell), "cell": cell.key if cell else None, **record}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder}: its recipe or its data cannot be ({error}); put the run's own files back") from error
+    return checked(record, folder)
+
+
+def checked(record, source):
+    """A record, or InputError unless every field is there, of its kind, and its name and cell are what they make."""
+    wrong = json_files.problem(record, SHAPE)
+    if wrong is None:
+        try:
+            cell = cell_of(record)
+            if "blocks" in complete_arguments(record["model"], record["arguments"]):
+                wrong = json_files.problem(record["arguments"], {"blocks": SOME}, "arguments")
+            if wrong is None and (_name(record, cell), cell.key if cell else None) != (record["id"], record["cell"]):
+                wrong = "its fields belong to another id or cell"
+            if wrong is None and record["recipe"]["epochs"] != record["epochs"]:
+                wrong = "its epochs are not those of its recipe"
+        except (InputError, TypeError) as error:
+            wrong = str(error)
+    if wrong is not None:
+        raise InputError(f"{source} is not a sound record: {wrong}; restore it")
+    return record
 
 
 def _resumed(path):
@@ -79,14 +118,7 @@ def _resumed(path):
 
 
 def _json(path):
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
-        return content
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path.parent} is not the folder of a finished run: {path.name} cannot be read "
-                         f"({error})") from error
+    return json_files.read(path, OBJECT, "name the folder of a finished run, with its own files")
 
 
 def cell_of(record):
@@ -138,7 +170,7 @@ def add(folder, results=RESULTS):
     record = make(folder)
     place = folder_of(record["id"], results)
     if (place / RECORD).exists():
-        kept = _json(place / RECORD)
+        kept = _read(place / RECORD)
         if kept["files"].get("metrics.jsonl") != record["files"]["metrics.jsonl"]:
             raise InputError(f"{folder} is another run of what {place} holds already; its record stays. Remove {place} "
                              "first if this run is to take its place")
@@ -154,14 +186,15 @@ def add(folder, results=RESULTS):
 
 
 def read(results=RESULTS):
-    """All records, sorted by their ids. InputError for one that cannot be read or has another format."""
-    records = []
-    for path in sorted((Path(results) / "runs").glob(f"*/{RECORD}")):
-        record = _json(path)
-        if record.get("format") != FORMAT or record.get("id") != path.parent.name:
-            raise InputError(f"{path} is not a record of format {FORMAT} under its own name; restore it")
-        records.append(record)
-    return records
+    """All records, sorted by their ids. InputError for one that cannot be read, is not sound or has another format."""
+    return [_read(path) for path in sorted((Path(results) / "runs").glob(f"*/{RECORD}"))]
+
+
+def _read(path):
+    record = json_files.read(path, OBJECT, "restore it")
+    if record.get("format") != FORMAT or record.get("id") != path.parent.name:
+        raise InputError(f"{path} is not a record of format {FORMAT} under its own name; restore it")
+    return checked(record, path)
 
 
 def data_label(data):

@@ -95,6 +95,11 @@ def read_manifest():
         raise InputError(f"{MANIFEST} cannot be read ({error!r}); restore it from the repository") from error
 
 
+def is_ours(entry):
+    """Whether weights are of a run in the ledger; if not, the entry says whose they are and what they published."""
+    return "record" in entry
+
+
 def sample_digest():
     """The checksum of the sample's images and labels, as results have it."""
     return cifar.load("cifar10", SAMPLE).provenance["sha256"]

@@ -8,11 +8,11 @@ from typing import Optional
 from engine import runlog
 from engine.recipe import CIFAR_PAPER
 from model import get_model
-from model.complexity import count
+from model.complexity import CONVENTIONS, conventions, count, nearest
 from support.tables import fill_tables
 
-from . import figures, grid, ledger
-from .runner import duration
+from . import figures, grid, ledger, publish
+from .runner import Data, Speeds, duration
 from .scores import OPEN, WHOLE, Protocol, answers, by_protocol
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,22 +63,35 @@ def params_table():
     """The shipped weights with their scores, from params/manifest.json and the evaluations in results/."""
     lines = ["| name in params/ | net | trained on | epochs | test images | last epoch | best epoch |",
              "|---|---|---|---|---|---|---|"]
-    for entry in json.loads((ROOT / "params" / "manifest.json").read_text(encoding="utf-8"))["models"]:
-        evaluations = json.loads((ROOT / entry["record"] / "evaluations.json").read_text(encoding="utf-8"))
+    for entry in publish.read_manifest():
         arguments = ", ".join(f"{key} {value}" for key, value in entry["arguments"].items()
                               if key in ("blocks", "reduction", "replaced_sites") and value is not None)
-        labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
-        trained = ledger.data_label(entry["data"])
-        first = [f"[{entry['name']}]({entry['record']})", f"{entry['model']}, {arguments}",
-                 f"{entry['dataset']}{labels}, {trained}", str(entry["recipe"]["epochs"])]
-        for place, evaluation in enumerate(evaluations):
-            best = "" if place else f"{entry['best']['accuracy']:.4f} (epoch {entry['best']['epoch']})"
-            label = ledger.data_label({"sha256": evaluation["data_sha256"], "variant": evaluation["data"],
-                                       "official": evaluation["data"] == "official"})
-            cells = [*([""] * 4 if place else first), f"{evaluation['images']:,}, {label}",
-                     f"{evaluation['top1']:.4f}", best]
-            lines.append(f"| {' | '.join(cells)} |")
+        cells = _own_cells if publish.is_ours(entry) else _published_cells
+        lines += [f"| {' | '.join(row)} |" for row in cells(entry, f"{entry['model']}, {arguments}")]
     return "\n".join(lines)
+
+
+def _own_cells(entry, net):
+    """The rows of weights of ours: one for each set of test images on which they were evaluated."""
+    evaluations = json.loads((publish.ROOT / entry["record"] / publish.EVALUATIONS).read_text(encoding="utf-8"))
+    labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
+    first = [f"[{entry['name']}]({entry['record']})", net,
+             f"{entry['dataset']}{labels}, {ledger.data_label(entry['data'])}", str(entry["recipe"]["epochs"])]
+    for place, evaluation in enumerate(evaluations):
+        best = "" if place else f"{entry['best']['accuracy']:.4f} (epoch {entry['best']['epoch']})"
+        label = ledger.data_label({"sha256": evaluation["data_sha256"], "variant": evaluation["data"],
+                                   "official": evaluation["data"] == "official"})
+        yield [*([""] * 4 if place else first), f"{evaluation['images']:,}, {label}", f"{evaluation['top1']:.4f}", best]
+
+
+def _published_cells(entry, net):
+    """The row of somebody else's weights: what their log says of them."""
+    published = entry["published"]
+    yield [f"{entry['name']}, by {entry['author']}; [fetched](params/manifest.json), not shipped", net,
+           entry["dataset"], str(published["epochs"]),
+           f"{published['images']:,} in [their log]({published['log']}), padding counted",
+           f"{1 - published['last']['top1_error']:.4f}",
+           f"{1 - published['top1_error']:.4f} (epoch {published['epoch']}, which is the file)"]
 
 
 @functools.lru_cache(maxsize=None)
@@ -154,6 +167,16 @@ def blocks_of(exhibit, records):
     return found
 
 
+def leading(blocks):
+    """For README.md: of each task and b the block with the most cells, of those on whole training sets."""
+    best = {}
+    for block in blocks:
+        key = block.protocol.task, block.blocks
+        if block.whole and (key not in best or len(block.scores) > len(best[key].scores)):
+            best[key] = block
+    return list(best.values())
+
+
 def caption(block):
     """What a block's numbers are, in one paragraph."""
     protocol, data = block.protocol, block.data
@@ -173,15 +196,22 @@ def caption(block):
 
 
 def effort(block):
-    """Training time of a block's runs, by hardware."""
-    times, resumed = {}, 0
+    """Training time of a block's runs, by hardware, and what the whole exhibit would take at those speeds."""
+    machines, resumed = {}, 0
     for score in block.scores.values():
         for record in score.records:
-            times.setdefault(hardware_text(record["hardware"]), []).append(record["seconds"])
+            machines.setdefault(hardware_text(record["hardware"]), []).append(record)
             resumed += record["resumed"] > 0
-    return "Training time: " + "; ".join(
-        f"{duration(sum(seconds))} for {len(seconds)} run{'s' * (len(seconds) > 1)} on {name}"
-        for name, seconds in sorted(times.items())) + "." + (
+    cells = {entry.cell for entry in block.exhibit.entries if not entry.extra}
+    data = Data(None, WHOLE, block.data["test_images"])
+    parts = []
+    for name, records in sorted(machines.items()):
+        speeds = Speeds(records)
+        whole = sum(speeds.epoch(cell, data) for cell in cells) * CIFAR_PAPER.epochs
+        parts.append(f"{duration(sum(record['seconds'] for record in records))} for {len(records)} "
+                     f"run{'s' * (len(records) > 1)} on {name} (at that speed all {len(cells)} cells with the paper's "
+                     f"{CIFAR_PAPER.epochs} epochs, one after the other, would take about {duration(whole)})")
+    return f"Training time: {'; '.join(parts)}." + (
         f" {resumed} of them stopped and gone on with: the begun parts of interrupted epochs are not counted."
         if resumed else "")
 
@@ -308,29 +338,36 @@ def numbers_of(block):
 
 
 def table4():
-    """Table IV: the published numbers beside the parameters and multiply-adds of the nets as they are built."""
-    lines = ["| net | parameters: published | of the net | \"GFlops\": published | multiply-adds of the net (v1b) | "
-             "top-1 error: published | top-5 error: published | ours |", "|---|---|---|---|---|---|---|---|"]
+    """Table IV: the published numbers beside the counts of the nets as they are built, in every convention."""
+    lines = [f"| net | parameters: published | total | trainable | it is | \"GFlops\": published | "
+             f"{' | '.join(CONVENTIONS)} | nearest | top-1 error: published | top-5 error: published | ours |",
+             "|" + "---|" * (9 + len(CONVENTIONS))]
+    counts = {net.row: conventions(net.model) for net in grid.TABLE4}
     for net in grid.TABLE4:
-        paper = net.published
-        top5 = "-" if paper["top5_err"] is None else f"{paper['top5_err']:.2f}"
-        lines.append(f"| {net.row} | {paper['params_m']:.1f}M | {net.total:.3f}M | {paper['gflops']:g} | "
-                     f"{net.macs:.3f}G | {paper['top1_err']:.2f} | {top5} | not run |")
-    lines += ["", "The paper's column mixes three conventions: multiply-adds of ResNet-50-v1 (stride on the 1x1 "
-              "convolutions) in the first two rows and GE, of v1b for ATAC, and twice the multiply-adds for AA and FA."]
+        paper, found = net.published, counts[net.row]
+        millions = {"total": found.total / 1e6, "trainable": found.trainable / 1e6}
+        lines.append("| " + " | ".join([
+            net.row, f"{paper['params_m']}M", *(f"{value:.3f}M" for value in millions.values()),
+            nearest(str(paper["params_m"]), millions), str(paper["gflops"]),
+            *(f"{value:.3f}G" for value in found.giga.values()), nearest(str(paper["gflops"]), found.giga),
+            f"{paper['top1_err']:.2f}", "-" if paper["top5_err"] is None else f"{paper['top5_err']:.2f}",
+            "not run"]) + " |")
+    plain, atac = (counts[row].giga["v1b MACs"] for row in ("ResNet-50", "ATAC-ResNet-50"))
+    lines += ["", "Counted on the built nets at 224 x 224; one multiply-add is one MAC; stride on the first 1x1 "
+              "convolution (v1) or on the 3x3 (v1b). *It is* and *nearest* name the count that the published number "
+              "fits best: the paper's column mixes three conventions. On one host ATAC costs "
+              f"{atac - plain:+.3f} GMACs ({atac / plain - 1:+.1%}). The readings behind AA and FA: docs/FIDELITY.md."]
     return "\n".join(lines)
 
 
-def answers_text(records, whole):
-    """The paper's questions and what the ledger says of them, a table a protocol; whole: only whole training sets."""
+def answers_text(records, brief):
+    """The paper's questions and what the ledger says of them, a table a protocol; brief: only the `leading` ones."""
     parts = []
-    for protocol, scores in by_protocol(records).items():
-        block = Block(grid.TABLE3, protocol, scores, None)
-        if whole and not block.whole:
-            continue
+    blocks = [Block(grid.TABLE3, protocol, scores, None) for protocol, scores in by_protocol(records).items()]
+    for block in leading(blocks) if brief else blocks:
         marks = f" <sup>{block.marks}</sup>" if block.marks else ""
         lines = ["| | claim | answer | differences of the last epochs |", "|---|---|---|---|"]
-        for answer in answers(protocol, scores):
+        for answer in answers(block.protocol, block.scores):
             seen = "; ".join(map(str, answer.comparisons)) or "-"
             scope = ""
             if answer.missing and answer.comparisons:
@@ -378,15 +415,18 @@ def published_table3():
     return "\n".join(lines)
 
 
-def exhibit_text(name, records, prefix="", whole=False):
-    """An exhibit in Markdown: its blocks, or what to do where there are none. whole: only whole training sets."""
+def exhibit_text(name, records, prefix="", brief=False):
+    """An exhibit in Markdown: its blocks, or what to do where there are none. brief: only the `leading` blocks."""
     if name == "table4":
         return table4()
     exhibit = grid.EXHIBITS[name]
-    blocks = [block for block in blocks_of(exhibit, records) if block.whole or not whole]
-    parts = [block_text(block, prefix) for block in blocks]
+    blocks = blocks_of(exhibit, records)
+    chosen = leading(blocks) if brief else blocks
+    parts = [block_text(block, prefix) for block in chosen]
     if not parts:
-        parts = [f"No run{' on a whole training set' * whole} yet: `bash scripts/{name}.sh` trains them."]
+        parts = [f"No run{' on a whole training set' * brief} yet: `bash scripts/{name}.sh` trains them."]
+    if len(chosen) < len(blocks):
+        parts.append(f"Runs with other schedules or data: [{prefix}{PAGE}]({prefix}{PAGE}).")
     return "\n\n".join([*parts, published_table3()] if exhibit is grid.TABLE3 else parts)
 
 
@@ -429,7 +469,7 @@ def _write_if_new(path, text):
 
 
 def _in_readme(name):
-    return lambda: exhibit_text(name, ledger.read(), "results/", whole=True)
+    return lambda: exhibit_text(name, ledger.read(), "results/", brief=True)
 
 
 TABLES = {"nets": nets_table, "params": params_table, "legend": lambda: LEGEND,

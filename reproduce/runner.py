@@ -93,21 +93,23 @@ def progress_of(folder):
 
 
 class Speeds:
-    """Seconds that an epoch takes, from the ledger's runs on this kind of hardware; if it has none, from all.
+    """Seconds that an epoch takes, from records of runs; source says in words which they are."""
 
-    source: in words, which they are.
-    """
-
-    def __init__(self, records, on_gpu):
+    @classmethod
+    def here(cls, records, on_gpu):
+        """From the ledger's runs on this kind of hardware; if it has none, from all."""
         here = {"gpus": ledger.gpu_names()} if on_gpu else {"gpus": [], "processor": runlog.environment()["processor"]}
         same = [record for record in records if here.items() <= record["hardware"].items()]
-        self.source = "the ledger's runs on this kind of hardware"
-        if not same:
-            others = sorted({", ".join(record["hardware"]["gpus"]) or record["hardware"]["processor"]
-                             for record in records})
-            self.source = f"the ledger's runs on OTHER hardware ({'; '.join(others)})"
+        if same:
+            return cls(same, "the ledger's runs on this kind of hardware")
+        others = sorted({", ".join(record["hardware"]["gpus"]) or record["hardware"]["processor"]
+                         for record in records})
+        return cls(records, f"the ledger's runs on OTHER hardware ({'; '.join(others)})")
+
+    def __init__(self, records, source=""):
+        self.source = source
         self.rates, self.by_net, self.macs = [], {}, {}
-        for record in same or records:
+        for record in records:
             data = record["data"]
             images = data["train_images"] + data["test_images"] / 3  # forward only: about a third of a training step
             rate = record["seconds"] / record["epochs"] / images
@@ -122,7 +124,7 @@ class Speeds:
         return self.macs[key]
 
     def epoch(self, cell, data):
-        """Seconds for an epoch of a cell, or None where the ledger has no run on such hardware.
+        """Seconds for an epoch of a cell, or None without any record.
 
         From runs of the same net where there are any, else from all, in proportion to the multiply-adds.
         """
@@ -147,7 +149,7 @@ def duration(seconds):
 def plan(runs, options):
     """What running would do, as text: every run with its state and an estimated time. Trains and downloads nothing."""
     lines, total, unknown, counts = [], 0.0, 0, {"finished": 0, "to do": 0}
-    speeds = Speeds(ledger.read(options.results), bool(options.gpus))
+    speeds = Speeds.here(ledger.read(options.results), bool(options.gpus))
     known = {}
     for run in runs:
         task = run.cell.task

@@ -1,12 +1,15 @@
 """The weights in params/: fetch those that are too large to ship, and hold every file to its manifest."""
+import collections
 import json
+import re
 from pathlib import Path
 
 from engine import cifar
 from engine.download import fetch
+from model.zoo import intact
 from support.errors import InputError
 
-from . import ledger, publish
+from . import publish
 
 TOLERANCE = 2  # images: another processor may round an undecided one the other way
 
@@ -26,23 +29,32 @@ def state_of(entry):
     file = publish.MANIFEST.parent / entry["file"]
     if not file.is_file():
         return "missing"
-    return "here" if ledger.sha256(file) == entry["sha256"] else "damaged"
+    return "here" if intact(file, entry) else "damaged"
 
 
 def table():
     """The manifest as text, a line each."""
-    return "\n".join(
-        f"{entry['name']}: {entry['size']:,} bytes, {state_of(entry)}; {entry['dataset']}"
-        + (f" ({entry['label_mode']} labels)" if entry["label_mode"] else "")
-        + f", accuracy {entry['last']['accuracy']:.4f} after {entry['recipe']['epochs']} epochs"
-        for entry in chosen("all")) or "params/manifest.json lists no weights"
+    return "\n".join(_line(entry) for entry in chosen("all")) or "params/manifest.json lists no weights"
+
+
+def _line(entry):
+    labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
+    size = "size not published" if entry["size"] is None else f"{entry['size']:,} bytes"
+    if publish.is_ours(entry):
+        score = f"accuracy {entry['last']['accuracy']:.4f} after {entry['recipe']['epochs']} epochs"
+    else:
+        published = entry["published"]
+        score = (f"error {published['top1_error']:.4f} (top-5 {published['top5_error']:.4f}) in epoch "
+                 f"{published['epoch']}, by {entry['author']}")
+    return f"{entry['name']}: {size}, {state_of(entry)}; {entry['dataset']}{labels}, {score}"
 
 
 def download(name, mirror=None):
     """Bring the weights called name, or 'all', to params/; those that are there and right stay. Prints a line each.
 
-    mirror: address of a folder that has the files, tried in the place of the manifest's own addresses. Raises
-    InputError when one of them cannot be had; the others are fetched all the same.
+    mirror: address or path of a folder that has the files, under their names here or at their origin, or of the one
+    file wanted; tried in the place of the manifest's own addresses. Raises InputError when one of them cannot be had;
+    the others are fetched all the same.
     """
     done, failed = [], []
     for entry in chosen(name):
@@ -50,16 +62,17 @@ def download(name, mirror=None):
         if state_of(entry) == "here":
             done.append(f"{entry['name']}: {file} is there already")
             continue
-        urls = [f"{mirror.rstrip('/')}/{file.name}"] if mirror else entry["urls"]
+        urls = _mirrored(entry, mirror) if mirror else entry["urls"]
         reasons = [] if urls else [f"{entry['name']} ships with the repository and has no address: restore {file} with "
                                    "git, or give a --mirror"]
         for url in urls:
             try:
-                fetch(url, file, sha256=entry["sha256"], size=entry["size"], allow_http=True)
+                fetch(url, file, sha256=entry["sha256"], size=entry["size"], git_blob=entry.get("git_blob"),
+                      allow_http=True)
             except InputError as error:
                 reasons.append(str(error))
             else:
-                done.append(f"{entry['name']}: {file}, {entry['size']:,} bytes, from {url}")
+                done.append(f"{entry['name']}: {file}, {file.stat().st_size:,} bytes, from {url}")
                 break
         else:
             failed.append("; ".join(reasons))
@@ -69,34 +82,47 @@ def download(name, mirror=None):
         raise InputError("; ".join(failed))
 
 
+def _mirrored(entry, mirror):
+    """Where a mirror may have an entry's file."""
+    if not re.match(r"[a-z]+://", mirror):
+        mirror = Path(mirror).expanduser().resolve().as_uri()
+    if mirror.endswith(".params"):
+        return [mirror]
+    names = [Path(entry["file"]).name, *(url.rpartition("/")[2] for url in entry["urls"])]
+    return [f"{mirror.rstrip('/')}/{name}" for name in dict.fromkeys(names)]
+
+
 def verify(data_dir=None):
     """Hold every shipped file to its checksum and, where its data is, to its score. Prints a line each.
 
     data_dir: a folder with the data; without it the usual place and the repository's sample are looked at. Returns
     the number of files that differ.
     """
-    wrong = evaluated = 0
     entries = chosen("all")
+    outcomes = collections.Counter()
     for entry in entries:
         try:
-            sentence, scored = _verify(entry, data_dir)
+            sentence, outcome = _verify(entry, data_dir)
         except InputError as error:
-            wrong += 1
-            sentence, scored = f"FAILED: {error}", False
-        evaluated += scored
+            sentence, outcome = f"FAILED: {error}", "wrong"
+        outcomes[outcome] += 1
         print(f"{entry['name']}: {sentence}", flush=True)
-    print(f"{len(entries)} files: {evaluated} evaluated, {len(entries) - evaluated - wrong} held to their checksums "
-          f"only, {wrong} differ")
-    return wrong
+    absent = f"; {outcomes['absent']} not fetched" if outcomes["absent"] else ""
+    print(f"{len(entries)} files: {outcomes['evaluated']} evaluated, {outcomes['checked']} held to their checksums "
+          f"only, {outcomes['wrong']} differ{absent}")
+    return outcomes["wrong"]
 
 
 def _verify(entry, data_dir):
-    """(sentence, whether the file was evaluated); InputError where it differs."""
+    """(sentence, 'evaluated', 'checked' or 'absent'); InputError where the file differs."""
     state = state_of(entry)
     if state == "missing" and entry["urls"]:
-        return "not fetched (scripts/download_params.sh does it)", False
+        return f"not fetched (scripts/download_params.sh {entry['name']} does it)", "absent"
     if state != "here":
         raise InputError(f"params/{entry['file']} is {state}; restore it")
+    if not publish.is_ours(entry):
+        return (f"checksum right; not evaluated: evaluate.py --pretrained {entry['name']} does it where "
+                f"{entry['dataset']} is", "checked")
     record = json.loads((publish.ROOT / entry["record"] / publish.EVALUATIONS).read_text(encoding="utf-8"))
     for folder in [data_dir] if data_dir else [None, publish.SAMPLE]:
         try:
@@ -110,5 +136,5 @@ def _verify(entry, data_dir):
                 if again["images"] != known["images"] or abs(difference) > TOLERANCE:
                     raise InputError(f"accuracy {again['top1']:.4f} on {again['images']:,} images, but "
                                      f"{known['top1']:.4f} on {known['images']:,} is recorded")
-                return f"accuracy {again['top1']:.4f} on {again['images']:,} images, as recorded", True
-    return "checksum right; not evaluated, for want of data on which its score is recorded (--data-dir)", False
+                return f"accuracy {again['top1']:.4f} on {again['images']:,} images, as recorded", "evaluated"
+    return "checksum right; not evaluated, for want of data on which its score is recorded (--data-dir)", "checked"

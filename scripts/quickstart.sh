@@ -58,7 +58,9 @@ images=$(count "$data")
 epochs=$((images >= 50000 ? 1 : images <= 5000 ? 10 : 50000 / images))
 batch=$((images >= 50000 ? 128 : 64))
 
-checkpoint=$("$python" -c 'import json; print(json.load(open("params/manifest.json"))["models"][0]["file"])')
+shipped='import json; print(*[entry["file"] for entry in json.load(open("params/manifest.json"))["models"]
+               if entry["dataset"] == "cifar10" and not entry["urls"]][:1])'
+checkpoint=$("$python" -c "$shipped")
 say "3/4 Evaluating the shipped network (params/$checkpoint)"
 "$python" evaluate.py --params "params/$checkpoint" --data-dir "$data"
 

@@ -12,6 +12,7 @@ Layout of MXNet's part, little endian [ndarray.cc of MXNet 1.9.1]: uint64 0x112,
 uint64 count, the names (uint64 length, bytes). An array: uint32 magic, int32 storage type (0, dense), int32 number of
 axes, int64 each axis, int32 device type, int32 device id, int32 type code, the numbers.
 """
+import errno
 import hashlib
 import io
 import os
@@ -21,7 +22,7 @@ import zipfile
 import numpy as np
 
 from .errors import InputError
-from .files import replacing
+from .files import content, replacing
 
 LIST_MAGIC = 0x112
 ARRAY_MAGICS = (0xF993FAC9, 0xF993FACA)  # MXNet >= 0.12 and the same with NumPy's shape semantics
@@ -86,8 +87,7 @@ def read(path):
     """
     path = os.fspath(path)
     try:
-        with open(path, "rb") as file:
-            data = memoryview(file.read())
+        data = memoryview(content(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
     reader = _Reader(path, data)
@@ -127,6 +127,8 @@ def _read_archive(reader):
                    for member in members) or expected != len(reader.data) - start \
                     or min((member.header_offset for member in members), default=-1) != start:
                 reader.fail("the archive behind the weights is not one that this project writes", start)
+            if len({member.filename for member in members}) < len(members):
+                reader.fail("the archive behind the weights has a member twice", start)
             attachments = {member.filename: archive.read(member) for member in members}
     except (zipfile.BadZipFile, EOFError, OSError, struct.error, RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -147,12 +149,16 @@ def write(path, arrays, attachments):
         with replacing(path) as temporary:
             mx.nd.save(temporary, arrays)
             with open(temporary, "rb+") as file:
-                digest = hashlib.sha256(file.read()).hexdigest()
+                weights = file.read()
+                if not weights.endswith(next(reversed(list(arrays)), "").encode()):  # MXNet ends with the names, and
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # does not look whether they were written
+                digest = hashlib.sha256(weights).hexdigest()
                 with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
-                    for name, content in {DIGEST: digest.encode(), **attachments}.items():
-                        archive.writestr(zipfile.ZipInfo(name), content)  # ZipInfo: a fixed date, repeatable bytes
+                    for name, member in {DIGEST: digest.encode(), **attachments}.items():
+                        archive.writestr(zipfile.ZipInfo(name), member)  # ZipInfo: a fixed date, repeatable bytes
                 file.flush()
                 os.fsync(file.fileno())
     except (OSError, mx.MXNetError) as error:
-        reason = str(error).strip().splitlines()[-1]  # of MXNet's errors, which begin with a C++ trace
+        # MXNet's errors begin with a C++ trace.
+        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
         raise InputError(f"{path} cannot be written: {reason}; free space or choose another folder") from error

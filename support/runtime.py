@@ -69,6 +69,7 @@ def prepare():
     if _prepared:
         return
     check_python()
+    check_role()
     if not _hands_off:
         _made.update(set_environment())  # first of all that loads libraries: OpenMP reads its variables once
     build = installed_build()
@@ -90,6 +91,14 @@ def check_python(version=None):
             f"Python {version[0]}.{version[1]} ({sys.executable}) cannot run MXNet 1.9.1: install one of Python 3.8 "
             f"to 3.12 and run `PYTHON=python3.11 {SETUP}` with its name"
         )
+
+
+def check_role(environment=os.environ):
+    """Refuse a role in which `import mxnet` would serve, and unpickle what it is sent."""
+    role = environment.get("DMLC_ROLE")
+    if role in ("server", "scheduler"):
+        raise InputError(f"DMLC_ROLE={role} is set in the environment and would turn this program into MXNet's {role}: "
+                         "unset it (scripts/launch.sh starts servers and schedulers itself)")
 
 
 def version_of(package):
@@ -583,8 +592,15 @@ def broken(fault):
     return f"an installed package does not work ({type(fault).__name__}: {fault}): run `{SETUP}` to repair .venv"
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-sentence errors. engine.flags has one for the scripts, in a newer Python's syntax."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help lists the tasks)\n")
+
+
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m support.runtime", description="Is this machine ready?")
+    parser = _Parser(prog="python -m support.runtime", description="Is this machine ready?")
     tasks, modes = ("report", "choose", "libraries", "check"), ("auto", "cpu", "gpu")
     parser.add_argument("task", nargs="?", default="report", choices=tasks)
     parser.add_argument("mode", nargs="?", default="auto", choices=modes, help="for choose")

@@ -151,6 +151,46 @@ def test_load_weights_gives_all_devices_the_files_weights(tmp_path):
             assert (tiny.numbers_of(other, device)[name] == value).all(), name
 
 
+# Of several workers. `Worker` is one of two, which holds the other's running statistics ready.
+
+class Worker(loop.Team):
+    size = 2
+
+    def __init__(self, rank, other):
+        super().__init__("device")
+        self.rank, self.other = rank, other
+
+    def total(self, values):
+        return super().total(values) + self.other
+
+
+def test_one_file_of_two_workers_holds_the_statistics_of_both_and_each_gets_back_its_own(tmp_path):
+    pairs = [trained(steps=3), trained(steps=3)]
+    names = ["1.running_mean", "1.running_var"]
+    go_on(*pairs[1], tiny.CPU, range(5, 6))
+    for name, value in tiny.numbers_of(pairs[0][0]).items():  # workers have equal weights
+        if name not in names:
+            pairs[1][0]._collect_params_with_prefix()[name].set_data(mx.nd.array(value))
+    own = [np.concatenate([tiny.numbers_of(net)[name] for name in names]) for net, _ in pairs]
+    assert (own[0] != own[1]).all()
+    others = np.zeros((2, 2, 1, 8))
+    others[0, 1, 0], others[1, 0, 0] = own[1], own[0]
+    teams = [Worker(rank, others[rank]) for rank in (0, 1)]
+    checkpoint.save(tmp_path / "x.params", *pairs[1][:1], {}, pairs[1][1], teams[1])
+    assert not (tmp_path / "x.params").exists()  # the first one writes
+    checkpoint.save(tmp_path / "x.params", *pairs[0][:1], {}, pairs[0][1], teams[0])
+    arrays, attachments = params_file.read(tmp_path / "x.params")
+    np.testing.assert_allclose(np.concatenate([arrays[name] for name in names]), (own[0] + own[1]) / 2, rtol=1e-6)
+    assert {name for name in attachments if name.startswith("running")} == {
+        f"running/{worker}/{name}.npy" for worker in (0, 1) for name in names}
+    for rank in (0, 1):
+        net, trainer = trained(steps=1)
+        checkpoint.restore(tmp_path / "x.params", net, trainer, teams[rank])
+        assert (np.concatenate([tiny.numbers_of(net)[name] for name in names]) == own[rank]).all()
+    with pytest.raises(InputError, match="was written by a run on 2 device.s., this one has 1; resume with as many"):
+        checkpoint.restore(tmp_path / "x.params", *trained(steps=1))
+
+
 # Who else can read them.
 
 def test_gluon_loads_the_file_as_it_stands(saved):

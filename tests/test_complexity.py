@@ -1,9 +1,7 @@
 """Parameters and multiply-adds against the tables of the specification, and the command that prints them."""
-import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 
 from model import get_model, list_models
 from model.activation import ATAC, XUnit
-from model.complexity import CONVENTIONS, TABLE4, conventions, count, main, nearest, table
+from model.complexity import count, main, nearest, table
 from model.self_attention import LocalAttention
 
 # Specification, section 1. Rows: model, arguments, totals and trainables for b = 1, 2, ... (None: not stated).
@@ -221,43 +219,10 @@ def test_a_parameter_that_is_only_reshaped_belongs_to_the_layer_that_uses_it():
 
 # Table IV.
 
-@pytest.mark.parametrize("net, gflops, params", [
-    ("ResNet-50", "v1 MACs", "total and trainable"), ("SE-ResNet-50", "v1 MACs", "total and trainable"),
-    ("AA-ResNet-50", "2 x v1b MACs", "trainable"), ("FA-ResNet-50", "2 x v1b MACs", "trainable"),
-    ("GE-theta-plus-ResNet-50", "v1 MACs", "total"), ("ATAC-ResNet-50", "v1b MACs", "total")])
-def test_each_published_number_is_nearest_to_one_convention(net, gflops, params):
-    row = next(row for row in TABLE4 if row.net == net)
-    found = conventions(row.model)
-    assert nearest(row.gflops, found.giga) == gflops
-    assert nearest(row.params, {"total": found.total / 1e6, "trainable": found.trainable / 1e6}) == params
-
-
 @pytest.mark.parametrize("published, expected", [
     ("3.86", "a"), ("3.9", "a and b"), ("4.0", "c"), ("9", "d"), ("1.0", "a")])
 def test_the_nearest_number_is_the_one_that_rounds_or_else_the_closest(published, expected):
     assert nearest(published, {"a": 3.858, "b": 3.9, "c": 4.04, "d": 8.2}) == expected
-
-
-def test_the_published_pairs_are_the_papers():
-    paper = Path(__file__).resolve().parents[2] / "shared" / "paper" / "tables.json"
-    if not paper.is_file():
-        pytest.skip("the paper's tables are not beside the repository")
-    rows = json.loads(paper.read_text(encoding="utf-8"))["table4"]
-    assert rows.pop("columns")[:2] == ["gflops", "params_m"]
-    assert {row.net: [float(row.gflops), float(row.params)] for row in TABLE4} \
-        == {net: row[:2] for net, row in rows.items()}
-
-
-def test_the_command_prints_table_iv(capsys):
-    assert main(["--table4"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert all(name in lines[0] for name in CONVENTIONS)
-    assert [line.split()[0] for line in lines[1:7]] == [row.net for row in TABLE4]
-    assert lines[1].split() == ["ResNet-50", "25.6", "25.610", "25.557", "total", "and", "trainable", "3.86", "3.858",
-                                "4.089", "8.178", "v1", "MACs"]
-    assert lines[6].split() == ["ATAC-ResNet-50", "28.0", "28.006", "27.935", "total", "4.4", "4.089", "4.397", "8.795",
-                                "v1b", "MACs"]
-    assert "On one host ATAC costs +0.308 GMACs (+7.5%)." in lines
 
 
 # The command.
@@ -330,7 +295,7 @@ def test_wrong_arguments_end_in_one_sentence(words, said, capsys):
 
 
 @pytest.mark.parametrize("words", [["atac_resnet20_v2", "--blocks"], ["atac_resnet20_v2", "3"], ["--blocks", "3"],
-                                   ["--table4", "1", "2"], ["atac_resnet20_v2", "3", "blocks"], []])
+                                   ["atac_resnet20_v2", "3", "blocks"], []])
 def test_words_that_do_not_pair_up_show_the_usage(words, capsys):
     assert main(words) == 2
     printed = capsys.readouterr()

@@ -9,11 +9,13 @@ import http_files
 import pytest
 
 from engine import download
+from support import files
 from support.errors import InputError
 
 CONTENT = random.Random(0).getrandbits(8 * 700_000).to_bytes(700_000, "little")
 MD5 = hashlib.md5(CONTENT).hexdigest()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+GIT_BLOB = hashlib.sha1(b"blob 700000\0" + CONTENT).hexdigest()
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +50,16 @@ def leave_part(path, content):
 
 def test_plain_download(path):
     with http_files.serve(CONTENT) as site:
-        assert fetch(site.url, path, md5=MD5.upper(), sha256=SHA256, size=len(CONTENT)) == path
+        assert fetch(site.url, path, md5=MD5.upper(), sha256=SHA256, size=len(CONTENT), git_blob=GIT_BLOB) == path
     assert path.read_bytes() == CONTENT
     assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_a_git_blob_is_gits_name_of_a_files_content(path):
+    path.parent.mkdir()
+    path.write_bytes(b"hello\n")
+    assert files.digests(path, ["git_blob"]) == {"git_blob": "ce013625030ba8dba906f756967f9e9ca394464a"}  # as git says
+    assert files.digests(path, []) == {}
 
 
 def test_right_file_is_kept(path):
@@ -58,6 +67,7 @@ def test_right_file_is_kept(path):
     path.write_bytes(CONTENT)
     with http_files.serve(b"other") as site:
         fetch(site.url, path, md5=MD5)
+        fetch(site.url, path, git_blob=GIT_BLOB)
         fetch(site.url, path)  # nothing to compare with
         assert not site.requests
     assert path.read_bytes() == CONTENT
@@ -150,7 +160,16 @@ def test_missing_page_is_not_tried_again(path):
     assert "answers 404 Not Found" in message and site.root in message
 
 
-@pytest.mark.parametrize("check", [{"md5": MD5}, {"sha256": SHA256}, {"size": len(CONTENT)}])
+def test_a_file_known_by_its_git_blob_alone_is_resumed_and_replaced(path):
+    leave_part(path, CONTENT[:300_000])
+    path.write_bytes(b"wrong")
+    with http_files.serve(CONTENT) as site:
+        fetch(site.url, path, git_blob=GIT_BLOB)
+        assert site.requests == [("/file", "bytes=300000-")]
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("check", [{"md5": MD5}, {"sha256": SHA256}, {"size": len(CONTENT)}, {"git_blob": GIT_BLOB}])
 def test_wrong_bytes(path, check):
     path.parent.mkdir()
     path.write_bytes(b"older")

@@ -1,4 +1,5 @@
 """evaluate.py: files of ours, of MXNet and of the authors, everything that does not fit, and pictures."""
+import csv
 import hashlib
 import json
 import struct
@@ -121,8 +122,9 @@ def test_the_report(files, data):
     assert "running on the CPU, as asked" in lines[1]
     assert f"top-1 accuracy {found['top1']:.4f} (error {100 - 100 * found['top1']:.2f}%), top-5 accuracy " in lines[2]
     assert lines[3].startswith("40 images in ") and lines[3].endswith(" images/s")
-    assert [line.split()[0] for line in lines[5:15]] == list(NAMES)
-    for line, row in zip(lines[5:15], found["classes"]):
+    assert lines[4] == "counted: every image once" == f"counted: {found['counting']}"
+    assert [line.split()[0] for line in lines[6:16]] == list(NAMES)
+    for line, row in zip(lines[6:16], found["classes"]):
         assert line.split()[1:4] == [str(row["images"]), str(row["right"]), f"{row['right'] / row['images']:.4f}"]
 
 
@@ -143,17 +145,37 @@ def test_labels_of_both_kinds_and_outputs_that_no_label_has(files, data, argumen
 
 
 def test_a_report_names_what_a_class_is_mostly_taken_for():
-    confusion = np.array([[3, 2, 0, 0], [0, 0, 1, 4], [0, 0, 0, 0]])
-    scores, table = evaluate.report(loop.Evaluation(10, 1.5, .3, .9, confusion), ("cat", "doggy", "eel"))
-    assert table.splitlines() == [
+    rows = evaluate.rows_of(np.array([[3, 2, 0, 0], [0, 0, 1, 4], [0, 0, 0, 0]]), ("cat", "doggy", "eel"))
+    assert rows == [("cat", 5, 3, "doggy", 2), ("doggy", 5, 0, "output 3", 4), ("eel", 0, 0, "", 0)]
+    assert evaluate.table_of(rows).splitlines() == [
         "class  images  right  accuracy  most often taken for",
         "cat         5      3    0.6000  doggy (2)",
         "doggy       5      0    0.0000  output 3 (4)",
         "eel         0      0         -"]
-    assert scores == {"images": 10, "top1": .3, "top5": .9, "loss": 1.5, "classes": [
-        {"class": "cat", "images": 5, "right": 3}, {"class": "doggy", "images": 5, "right": 0},
-        {"class": "eel", "images": 0, "right": 0}]}
-    json.dumps(scores)
+    json.dumps(rows)
+
+
+def test_of_many_classes_the_worst_are_shown_and_those_without_images_left_out():
+    confusion = 9 * np.eye(120, dtype=int)
+    confusion[[3, 50, 119], 7] = 1, 4, 9  # three classes with mistakes
+    confusion[99] = 0
+    rows = evaluate.rows_of(confusion, [f"class {label}" for label in range(120)])
+    assert len(rows) == 119 and "class 99" not in {row[0] for row in rows}
+    title, heading, *lines = evaluate.table_of(rows).splitlines()
+    assert title == "the 10 worst of 119 classes (--by-class FILE writes them all):" and len(lines) == 10
+    assert [line[:9] for line in lines[:3]] == ["class 119", "class 50 ", "class 3  "]
+    assert lines[0].split()[2:] == ["18", "9", "0.5000", "class", "7", "(9)"]
+
+
+def test_the_table_of_all_classes_goes_to_a_file(files, data, tmp_path):
+    result = run(files, "--data-dir", data, "--params", "own.params", "--by-class", tmp_path / "classes.csv")
+    found = record_of(result)
+    heading, *rows = csv.reader((tmp_path / "classes.csv").read_text().splitlines())
+    assert heading == ["class", "images", "right", "most_often_taken_for", "times"]
+    assert [row[:3] for row in rows] == [[row["class"], str(row["images"]), str(row["right"])]
+                                         for row in found["classes"]]
+    assert f"table of 10 classes: {tmp_path / 'classes.csv'}" in result.out
+    refused(run(files, "--data-dir", data, "--params", "own.params", "--by-class", "."), 1, ". cannot be written")
 
 
 # What does not fit.
@@ -166,6 +188,12 @@ def test_a_report_names_what_a_class_is_mostly_taken_for():
     (["--params", "own.params", "--images"], 2, ["--images: expected at least one argument"]),
     (["--params", "own.params", "--useReLU"], 2, ["need --model atac"]),
     (["--params", "own.params", "--confusion-matrix", "none/x.png"], 2, ["none/x.png: that folder does not exist"]),
+    (["--params", "own.params", "--by-class", "none/x.csv"], 2, ["none/x.csv: that folder does not exist"]),
+    (["--params", "own.params", "--images", "a.png", "--by-class", "x.csv"], 2, ["exclude each other"]),
+    (["--params", "own.params", "--use-rec"], 2, ["--use-rec is for imagenet, not for cifar10; leave it out"]),
+    (["--params", "own.params", "--count-padding", "--dataset", "cifar10"], 2, ["--count-padding is for imagenet"]),
+    (["--params", "own.params", "--input-size", "64", "--dataset", "cifar100"], 2, ["--input-size is for imagenet"]),
+    (["--params", "own.params", "-j", "4"], 2, ["-j is for imagenet, not for cifar10"]),
     (["--params", "plain.params", "--model", "x", "--dataset", "cifar10"], 2, ["unknown model 'x'; the models are"]),
     (["--params", "plain.params", "--model", "nin", "--alpha", "1", "--dataset", "cifar10"], 2, ["argument 'alpha'"]),
     (["--params", "plain.params", "--model", "atac", "--r", "3", "--dataset", "cifar10"], 2, ["does not divide"]),
@@ -182,7 +210,7 @@ def test_a_report_names_what_a_class_is_mostly_taken_for():
     (["--params", "own.params", "--model", "atac", "--act-type", "ChaATAC"], 1,
      ["holds a net with ReLU inside its units: add --useReLU"]),
     # of other files the flags say what they are
-    (["--params", "plain.params"], 1, ["plain.params holds weights only: name its net with --model and --blocks"]),
+    (["--params", "plain.params"], 1, ["plain.params holds weights only: name its net with --model"]),
     (["--params", "plain.params", "--model", "atac"], 1, ["plain.params holds weights only: name its --dataset"]),
     (["--params", "plain.params", "--model", "atac", "--dataset", "cifar10"], 1,
      ["plain.params does not fit this net: it lacks", "the file looks like blocks=1, classes=10, head ATAC with r=2"]),
@@ -193,14 +221,15 @@ def test_a_report_names_what_a_class_is_mostly_taken_for():
     (["--params", "plain.params", "--model", "atac", "--blocks", "1", "--dataset", "cifar100"], 1,
      ["plain.params has 10 classes, cifar100 nets have 100: is it another --dataset? (--classes 10 evaluates it all"]),
     (["--params", "plain.params", "--model", "atac", "--blocks", "1", "--dataset", "cifar100", "--classes", "10"], 1,
-     ["plain.params has 10 classes, too few for the 20 labels of cifar100 (coarse)"]),
+     ["plain.params has 10 classes, too few for the 20 labels of cifar100 (coarse labels)"]),
     (["--params", "hundred.params", "--model", "resnet20_v2", "--blocks", "1", "--dataset", "cifar10"], 1,
      ["hundred.params has 100 classes, cifar10 nets have 10: is it another --dataset?"]),
     (["--params", "twenty.params", "--model", "resnet20_v2", "--blocks", "1", "--dataset", "cifar100", "--label-mode",
       "fine"], 1, ["twenty.params has 20 classes, cifar100 nets have 100"]),
     (["--params", "plain.params", "--model", "atac", "--blocks", "1", "--dataset", "cifar10", "--classes", "12"], 1,
      ["does not fit this net", "(10, 64) in the file and (12, 64) in the net"]),
-    (["--params", "plain.params", *PLAIN, "--label-mode", "fine"], 1, ["CIFAR-10 has one kind of label"]),
+    (["--params", "plain.params", *PLAIN, "--label-mode", "fine"], 2, ["--label-mode is for cifar100, not for"]),
+    (["--params", "plain.params", "--model", "atac_resnet50_v1b", "--dataset", "cifar10"], 2, ["224 x 224 pixels"]),
     # files that are none
     (["--params", "none.params"], 1, ["none.params cannot be read: No such file or directory"]),
     (["--params", "."], 1, [". cannot be read: Is a directory"]),
@@ -361,6 +390,7 @@ def test_every_cut_of_a_picture_is_read_or_one_sentence(tmp_path):
         for end in range(0, len(whole), max(1, len(whole) // 40)):
             (tmp_path / "cut").write_bytes(whole[:end])
             try:
-                evaluate.classify(lambda x: mx.nd.zeros((1, 10)), [tmp_path / "cut"], NAMES, mx.cpu())
+                evaluate.classify(lambda x: mx.nd.zeros((1, 10)), [tmp_path / "cut"], NAMES, mx.cpu(),
+                                  lambda picture: np.zeros((1, 3, *picture.size)))
             except evaluate.InputError as error:
                 assert str(error) == f"{tmp_path / 'cut'}: it is not a picture that Pillow reads", (kind, end)

@@ -69,7 +69,10 @@ def test_flags_are_not_guessed_from_a_part_of_them(capsys):
     ("--wd", "none", "'none' is not a finite number"), ("--lr-mode", "poly", "invalid choice: 'poly'"),
     ("--lr-decay", "-1", "-1 is below 0"), ("--lr-decay-epoch", "1.5", "'1.5' is not a list of whole numbers"),
     ("--lr-decay-period", "-1", "-1 is below 0"), ("--warmup-epochs", "-1", "-1 is below 0"),
-    ("--warmup-lr", "-1", "-1 is below 0")])
+    ("--warmup-lr", "-1", "-1 is below 0"), ("--no-wd", "yes", "'yes' is neither on nor off"),
+    ("--label-smoothing", "-1", "-1 is below 0"), ("--mixup-alpha", "0", "0 is below"),
+    ("--mixup-off-epoch", "-1", "-1 is below 0"), ("--accumulate", "0", "0 is below 1"),
+    ("--num-gpus", "-1", "-1 is below 0"), ("--num-gpus", "x", "'x' is not a whole number")])
 def test_a_wrong_value_is_one_sentence_that_names_flag_and_value(capsys, flag, value, said):
     error = refused(capsys, flag, value)
     assert flag in error and said in error
@@ -161,6 +164,12 @@ def test_a_net_in_words():
 def test_devices():
     for arguments, gpus in (([], (0,)), (["--gpus", "0,2"], (0, 2)), (["--gpus", ""], ()), (["--gpus="], ())):
         assert parser().parse_args(arguments).gpus == gpus
+    for count, gpus in (("0", ()), ("1", (0,)), ("3", (0, 1, 2))):
+        assert parser().parse_args(["--num-gpus", count]).gpus == gpus
+
+
+def test_gpus_are_named_or_counted(capsys):
+    assert "not allowed with argument --gpus" in refused(capsys, "--gpus", "0", "--num-gpus", "1")
 
 
 def test_what_makes_a_cpu_fast_can_be_left_out():
@@ -179,13 +188,51 @@ def test_a_flag_that_is_not_given_changes_nothing():
 def test_every_number_of_a_recipe_has_a_flag():
     given = ["--num-epochs", "7", "--batch-size", "8", "--lr", "0", "--momentum", "0", "--wd", "0", "--no-wd",
              "--lr-mode", "cosine", "--lr-decay", "0", "--lr-decay-epoch", "", "--lr-decay-period", "0",
-             "--warmup-epochs", "0", "--warmup-lr", "0"]
+             "--warmup-epochs", "0", "--warmup-lr", "0", "--label-smoothing", "0", "--mixup", "--mixup-alpha", "0.4",
+             "--mixup-off-epoch", "2", "--accumulate", "4"]
     changes = flags.recipe_changes(parser().parse_args(given), Recipe)
     assert changes == {"epochs": 7, "batch_size": 8, "lr": 0, "momentum": 0, "wd": 0, "no_wd": True,
                        "lr_mode": "cosine", "lr_decay": 0, "lr_decay_epochs": (), "lr_decay_period": 0,
-                       "warmup_epochs": 0, "warmup_lr": 0}
+                       "warmup_epochs": 0, "warmup_lr": 0, "label_smoothing": 0, "mixup_alpha": .4,
+                       "mixup_off_epochs": 2, "accumulate": 4}
     assert set(changes) == {field.name for field in dataclasses.fields(Recipe)}
     dataclasses.replace(CIFAR_PAPER, **changes)
+
+
+def test_flags_that_say_on_or_off_and_numbers_that_may_be_left_out():
+    def changes(*arguments):
+        return flags.recipe_changes(parser().parse_args(arguments), Recipe)
+
+    assert changes("--no-wd") == changes("--no-wd", "on") == {"no_wd": True} and changes("--no-wd", "off") == {
+        "no_wd": False}
+    assert changes("--label-smoothing") == {"label_smoothing": .1}
+    assert changes("--label-smoothing", "--no-wd") == {"label_smoothing": .1, "no_wd": True}
+    assert changes("--label-smoothing", ".2") == {"label_smoothing": .2}
+    assert changes("--mixup") == {"mixup_alpha": .2}
+    with pytest.raises(InputError, match="^--mixup-alpha needs --mixup$"):
+        changes("--mixup-alpha", ".3")
+
+
+def test_numbers_without_effect_are_remarked_on():
+    def remarks(**changes):
+        return flags.recipe_remarks(changes, dataclasses.replace(CIFAR_PAPER, **changes))
+
+    assert remarks(lr=.1, lr_decay_epochs=(1, 2), lr_decay=.5, warmup_epochs=1, warmup_lr=.1) == []
+    assert remarks(lr_mode="cosine", lr_decay_epochs=(1, 2)) \
+        == ["lr_decay_epochs (1, 2) from the command line has no effect with --lr-mode cosine"]
+    assert remarks(lr_decay_period=2, lr_decay=.5, lr_decay_epochs=(3,)) \
+        == ["lr_decay_epochs (3,) from the command line has no effect with --lr-decay-period"]
+    assert remarks(warmup_lr=.1) == ["warmup_lr 0.1 from the command line has no effect with --warmup-epochs 0"]
+
+
+def test_a_flag_that_cannot_be_honoured_says_why(capsys):
+    made = flags.Parser(prog="script.py")
+    made.add_argument("--states", action=flags.Refused, why="it is a pickle")
+    for arguments in (["--states"], ["--states", "x"]):
+        with pytest.raises(SystemExit) as caught:
+            made.parse_args(arguments)
+        assert caught.value.code == 2 and capsys.readouterr().err.startswith("script.py: --states: it is a pickle (")
+    assert "--states" not in made.format_help()
 
 
 # Running.

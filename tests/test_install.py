@@ -901,3 +901,18 @@ def test_scripts_without_packages_end_in_one_sentence(script):
                           env=environment)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert "MXNet is not installed" in done.stderr and "bash scripts/setup.sh" in done.stderr
+
+
+# A stray role of MXNet's parameter server.
+
+@pytest.mark.parametrize("role", ["server", "scheduler"])
+def test_a_stray_server_role_is_refused_before_mxnet_loads(role):
+    done = subprocess.run([sys.executable, "evaluate.py", "--pretrained", "atac_resnet20_v2_b1_cifar10"], cwd=ROOT,
+                          env={**os.environ, "DMLC_ROLE": role}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"evaluate.py: DMLC_ROLE={role} is set in the environment")
+
+
+def test_a_worker_may_load_mxnet():
+    runtime.check_role({"DMLC_ROLE": "worker"})
+    runtime.check_role({})

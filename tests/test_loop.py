@@ -625,3 +625,259 @@ def test_training_is_repeatable_to_the_bit_after_an_evaluation():
         return scores, {name: value.tobytes() for name, value in tiny.numbers_of(net).items()}
 
     assert run() == run()
+
+
+# The loss.
+
+def soft_cross_entropy(logits, targets):
+    logits = logits.astype(np.float64)
+    scores = logits - logits.max(axis=1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    return -(targets * scores).sum(axis=1)
+
+
+@pytest.mark.parametrize("smoothing, share", [(0., 1.), (.1, 1.), (0., .3), (.1, .7)])
+def test_the_loss_is_the_cross_entropy_against_smoothed_and_mixed_targets(smoothing, share):
+    logits, labels = RANDOM.normal(0, 3, (6, 10)).astype("float32"), np.array([0, 3, 9, 3, 1, 7])
+    one_hot = np.eye(10)[labels] * (1 - smoothing) + smoothing / 10
+    targets = share * one_hot + (1 - share) * one_hot[::-1]
+    x = mx.nd.array(logits)
+    x.attach_grad()
+    with autograd.record():
+        losses = loop.Loss(smoothing)(x, mx.nd.array(labels), share)
+    losses.backward()
+    np.testing.assert_allclose(losses.asnumpy(), soft_cross_entropy(logits, targets), rtol=1e-5)
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(x.grad.asnumpy(), shifted / shifted.sum(axis=1, keepdims=True) - targets, atol=1e-5)
+
+
+def test_without_smoothing_and_mixing_the_loss_is_gluons_to_the_bit():
+    logits, labels = mx.nd.array(RANDOM.normal(0, 3, (6, 10))), mx.nd.array([0, 3, 9, 3, 1, 7])
+    assert (loop.Loss()(logits, labels).asnumpy() == gluon.loss.SoftmaxCrossEntropyLoss()(logits, labels).asnumpy()
+            ).all()
+
+
+@pytest.mark.parametrize("share", [.3, .7])
+def test_mixed_images_train_on_mixtures_and_count_the_label_with_the_larger_share(share):
+    images, labels = batch(12)
+    mixed = share * images + (1 - share) * images[::-1]
+    net = tiny.ready(tiny.net(batch_norm=False))
+    logits = net(mx.nd.array(mixed)).asnumpy()
+    targets = .9 * (share * np.eye(10)[labels] + (1 - share) * np.eye(10)[labels[::-1]]) + .01
+    meter = loop.Meter()
+    trainer = loop.make_trainer(net, tiny.recipe())
+    list(loop.train_steps(net, trainer, [(.1, images, labels, share)], tiny.CPU, meter, None, loop.Method(.1)))
+    assert meter.loss == pytest.approx(soft_cross_entropy(logits, targets).mean(), rel=1e-5)
+    assert meter.correct == (logits.argmax(axis=1) == (labels if share > .5 else labels[::-1])).sum()
+
+
+# A batch in parts.
+
+@pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
+@pytest.mark.parametrize("mode", ["hybrid", "imperative"])
+def test_a_batch_in_parts_is_the_whole_batch_where_there_is_no_batchnorm(contexts, mode):
+    batches = [batch(16, seed) for seed in range(4)]
+    nets, meters = [], []
+    for accumulate in (1, 4):
+        net, meter = tiny.ready(tiny.net(batch_norm=False), contexts=contexts, mode=mode), loop.Meter()
+        trainer = loop.make_trainer(net, tiny.recipe(accumulate=accumulate))
+        list(loop.train_steps(net, trainer, ((.1, *pair) for pair in batches), contexts, meter, None,
+                              loop.Method(accumulate=accumulate)))
+        nets.append(tiny.numbers_of(net))
+        meters.append(meter)
+    assert_close(nets[1], nets[0])
+    assert (meters[0].images, meters[0].correct) == (meters[1].images, meters[1].correct) == (64, meters[0].correct)
+    assert meters[1].loss == pytest.approx(meters[0].loss, rel=1e-6)
+
+
+def test_each_part_of_a_batch_has_its_own_batchnorm_statistics():
+    images, labels = batch(16)
+    net, reference = tiny.ready(tiny.net()), tiny.ready(tiny.net())
+    parts = [gradients_of(reference, images[start:start + 4], labels[start:start + 4]) for start in range(0, 16, 4)]
+    before = tiny.numbers_of(net)
+    trainer = loop.make_trainer(net, tiny.recipe(momentum=0, wd=0, accumulate=4))
+    list(loop.train_steps(net, trainer, [(.1, images, labels)], tiny.CPU, loop.Meter(), None,
+                          loop.Method(accumulate=4)))
+    after = tiny.numbers_of(net)
+    for name in parts[0]:
+        expected = before[name] - .1 * sum(part[name] for part in parts) / 4
+        np.testing.assert_allclose(after[name], expected, atol=1e-6, err_msg=name)
+    for name, value in tiny.numbers_of(reference).items():  # which has seen the same parts in the same order
+        if "running" in name:
+            np.testing.assert_allclose(after[name], value, rtol=1e-5, err_msg=name)
+
+
+# Loss scaling. What it follows is plain arithmetic; the steps are float32 ones, which a CPU can do.
+
+def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_a_while():
+    scale = loop.LossScale()
+    assert scale.value == 1
+    for _ in range(3):
+        scale.follow(False)
+    assert (scale.value, scale.left_out, scale.sound) == (1 / 8, 3, 0)
+    for _ in range(scale.PATIENCE - 1):
+        scale.follow(True)
+    assert scale.value == 1 / 8
+    scale.follow(True)
+    assert (scale.value, scale.sound) == (1 / 4, 0)
+    scale.follow(True)
+    scale.follow(False)
+    assert (scale.value, scale.sound, scale.left_out) == (1 / 8, 0, 4)
+    assert loop.LossScale(**scale.as_dict()).as_dict() == scale.as_dict() == json.loads(json.dumps(scale.as_dict()))
+
+
+def test_the_loss_scale_has_bounds():
+    scale = loop.LossScale(loop.LossScale.MOST, loop.LossScale.PATIENCE - 1)
+    scale.follow(True)
+    assert scale.value == loop.LossScale.MOST
+    with pytest.raises(loop.Diverged, match="^the gradients overflow float16 at every loss scale$"):
+        for _ in range(100):
+            scale.follow(False)
+    assert scale.value < loop.LossScale.LEAST
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
+def test_a_scaled_loss_makes_the_same_steps(contexts, accumulate):
+    nets, meters = [], []
+    for scale in (None, loop.LossScale(2.0 ** 10)):
+        net, meter = tiny.ready(tiny.net(), contexts=contexts), loop.Meter()
+        trainer = loop.make_trainer(net, tiny.recipe(accumulate=accumulate))
+        list(loop.train_steps(net, trainer, ((.1, *batch(16, seed)) for seed in range(3)), contexts, meter, None,
+                              loop.Method(accumulate=accumulate, scale=scale)))
+        nets.append(tiny.numbers_of(net))
+        meters.append(meter)
+    assert_close(nets[1], nets[0], 1e-7)
+    assert meters[0] == meters[1]  # of the unscaled loss
+
+
+def test_a_step_whose_gradients_overflow_is_left_out_and_the_next_is_not():
+    net = tiny.ready(tiny.net(batch_norm=False))
+    trainer = loop.make_trainer(net, tiny.recipe())
+    scale = loop.LossScale(2.0 ** 110)
+    before, seen = tiny.numbers_of(net), []
+    images, labels = batch(16)
+    for _ in loop.train_steps(net, trainer, 40 * [(1e-12, 1e8 * images, labels)], tiny.CPU, loop.Meter(), None,
+                              loop.Method(scale=scale)):
+        seen.append((scale.left_out, all((tiny.numbers_of(net)[name] == value).all() for name, value in
+                                         before.items())))
+    assert seen[0] == (1, True) and scale.left_out < 40
+    assert [left_out == step + 1 for step, (left_out, _) in enumerate(seen)] == [same for _, same in seen]
+    loop.check_weights(net)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_gradients_of_both_types_are_looked_through(dtype):
+    net = tiny.ready(tiny.net())
+    trained(net, [batch(8)])
+    if dtype == "float16":
+        net.cast(dtype)
+        for parameter in net.collect_params().values():
+            if parameter.grad_req != "null":
+                parameter.grad()[:] = 1
+    assert loop.finite_gradients(net, mx.cpu())
+    for name, parameter in net._collect_params_with_prefix().items():
+        if parameter.grad_req != "null":
+            kept = parameter.grad().copy()
+            for value in (np.nan, np.inf):
+                parameter.grad()[-1:] = value
+                assert not loop.finite_gradients(net, mx.cpu()), name
+            parameter.grad()[:] = kept
+    assert loop.finite_gradients(net, mx.cpu())
+
+
+# Saving in between.
+
+def test_steps_that_settle_are_complete_and_change_no_bit():
+    nets, images = [], []
+    for settle in (None, lambda done: done % 3 == 0):
+        net, meter, seen = tiny.ready(tiny.net()), loop.Meter(), []
+        trainer = loop.make_trainer(net, tiny.recipe())
+        for _ in loop.train_steps(net, trainer, ((.1, *batch(8, seed)) for seed in range(7)), tiny.CPU, meter, None,
+                                  None, settle):
+            seen.append(meter.images)
+        nets.append({name: value.tobytes() for name, value in tiny.numbers_of(net).items()})
+        images.append(seen)
+    assert nets[0] == nets[1]
+    assert images[0] == [0, 0, 8, 16, 24, 32, 40] and images[1] == [0, 0, 24, 24, 24, 48, 48]
+
+
+# Data that cannot be read.
+
+def test_any_error_of_a_data_thread_becomes_one_sentence():
+    def broken(error):
+        yield (.1, *batch(8))
+        raise error
+
+    net = tiny.ready(tiny.net())
+    trainer = loop.make_trainer(net, tiny.recipe())
+    for error, said in ((OSError(5, "Input/output error"), "^a batch cannot be read .OSError: .* Input/output error.$"),
+                        (KeyError("x"), "^a batch cannot be read .KeyError: 'x'.$"),
+                        (InputError("x.JPEG is damaged"), "^x.JPEG is damaged$")):
+        meter = loop.Meter()
+        with pytest.raises(loop.DataFault, match=said):
+            list(loop.train_steps(net, trainer, broken(error), tiny.CPU, meter))
+        assert meter.images == 8
+
+    def unreadable():
+        yield (*batch(8), 8)
+        raise OSError("gone")
+
+    with pytest.raises(loop.DataFault, match="^a batch cannot be read .OSError: gone.$"):
+        loop.evaluate(net, unreadable(), tiny.CPU, 10)
+
+
+# Several workers, as far as one process can play them: `Two` is a team that holds the other worker's numbers ready.
+
+class Two(loop.Team):
+    size = 2
+
+    def __init__(self, rank, other):
+        super().__init__("device")
+        self.rank, self.other = rank, other
+
+    def total(self, values):
+        return super().total(values) + self.other
+
+
+def test_running_statistics_are_those_of_every_device_of_every_worker():
+    nets = [tiny.ready(tiny.net(), contexts=tiny.TWO) for _ in range(2)]
+    for seed, net in enumerate(nets):
+        trained(net, [batch(8, seed)], tiny.TWO)
+    names = ["1.running_mean", "1.running_var"]
+    own = [[np.concatenate([tiny.numbers_of(net, device)[name] for name in names]) for device in (0, 1)]
+           for net in nets]
+    expected = {name: [tiny.numbers_of(net, device)[name] for net in nets for device in (0, 1)] for name in names}
+    for rank in (0, 1):
+        other = np.zeros((2, 2, 8))
+        other[1 - rank] = own[1 - rank]
+        team = Two(rank, other)
+        found = loop.running_statistics(nets[rank], team)
+        assert sorted(found) == names
+        for name in names:
+            assert [array.asnumpy().tobytes() for array in found[name]] == [value.tobytes() for value in expected[name]]
+        if rank == 0:
+            kept = tiny.numbers_of(nets[0])
+        loop.average_running_statistics(nets[rank], Two(rank, other))
+        for name in names:
+            mean = np.mean([values[:4] if "mean" in name else values[4:] for pair in own for values in pair], axis=0)
+            for device in (0, 1):
+                np.testing.assert_allclose(tiny.numbers_of(nets[rank], device)[name], mean, rtol=1e-6)
+    assert all((tiny.numbers_of(nets[0])[name] == value).all() for name, value in kept.items() if name not in names)
+
+
+def test_an_evaluation_by_two_workers_is_that_of_all_images():
+    logits, labels = RANDOM.normal(0, 1, (20, 7)).astype("float32"), RANDOM.randint(0, 6, 20)
+    whole = loop.evaluate(Given(7), batches_of(logits, labels, 4), tiny.CPU, 6)
+    halves = [loop.evaluate(Given(7), batches_of(logits[part], labels[part], 4), tiny.CPU, 6)
+              for part in (slice(0, 12), slice(12, 20))]
+
+    def sums(half):
+        return np.concatenate([[half.images, half.loss * half.images, round(half.top1 * half.images),
+                                round(half.top5 * half.images)], half.confusion.ravel()])
+
+    for rank, part in enumerate((slice(0, 12), slice(12, 20))):
+        team = Two(rank, sums(halves[1 - rank]))
+        found = loop.evaluate(Given(7), batches_of(logits[part], labels[part], 4), tiny.CPU, 6, None, team)
+        assert (found.images, found.top1, found.top5) == (20, whole.top1, whole.top5)
+        assert found.loss == pytest.approx(whole.loss) and (found.confusion == whole.confusion).all()

@@ -323,6 +323,24 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, limit):
     assert os.listdir(tmp_path) == ["x"]
 
 
+def test_a_disk_that_is_full_for_a_moment_only_leaves_the_old_file(tmp_path, monkeypatch):
+    """MXNet does not notice when the last bytes of its part, the names, cannot be written."""
+    old, save = small(tmp_path / "x"), mx.nd.save
+
+    def save_on_a_full_disk(path, arrays):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40060, hard))
+        try:
+            save(path, arrays)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    monkeypatch.setattr(mx.nd, "save", save_on_a_full_disk)
+    with pytest.raises(InputError, match="x cannot be written: No space left on device; free space"):
+        params_file.write(tmp_path / "x", {"a" * 50: mx.nd.ones((10000,))}, {"state": b"0" * 21000})
+    assert (tmp_path / "x").read_bytes() == old and os.listdir(tmp_path) == ["x"]
+
+
 def test_any_other_failure_leaves_the_old_file_too(tmp_path, monkeypatch):
     old = small(tmp_path / "x")
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from engine.recipe import CIFAR_PAPER, Recipe
+from engine.recipe import CIFAR_PAPER, IMAGENET_PAPER, IMAGENET_RELEASED, Recipe
 from support.errors import InputError
 
 PLAIN = {"epochs": 10, "batch_size": 32, "lr": .1, "momentum": .9, "wd": 1e-4}
@@ -20,7 +20,8 @@ def test_the_papers_recipe():
     assert dataclasses.asdict(CIFAR_PAPER) == {
         "epochs": 400, "batch_size": 128, "lr": 0.2, "momentum": 0.9, "wd": 0.0001, "no_wd": False,
         "lr_mode": "step", "lr_decay": 0.1, "lr_decay_epochs": (300, 350), "lr_decay_period": 0,
-        "warmup_epochs": 0, "warmup_lr": 0.0}
+        "warmup_epochs": 0, "warmup_lr": 0.0, "label_smoothing": 0.0, "mixup_alpha": 0.0, "mixup_off_epochs": 0,
+        "accumulate": 1}
 
 
 def test_a_recipe_is_frozen_and_comes_back_from_its_json_form():
@@ -66,3 +67,30 @@ def test_scaled_moves_warmup_and_period_too_and_a_period_never_vanishes():
     recipe = Recipe(**{**PLAIN, "epochs": 100, "lr_decay_period": 30, "warmup_epochs": 5})
     assert (recipe.scaled(20).lr_decay_period, recipe.scaled(20).warmup_epochs) == (6, 1)
     assert (recipe.scaled(2).lr_decay_period, recipe.scaled(2).warmup_epochs) == (1, 0)
+
+
+# ImageNet.
+
+def test_the_two_recipes_for_imagenet():
+    assert dataclasses.asdict(IMAGENET_PAPER) == {
+        **dataclasses.asdict(CIFAR_PAPER), "epochs": 160, "lr": 0.075, "wd": 0.0, "lr_decay_epochs": (40, 60)}
+    assert dataclasses.asdict(IMAGENET_RELEASED) == {
+        **dataclasses.asdict(CIFAR_PAPER), "epochs": 160, "lr": 0.075, "wd": 1e-4, "no_wd": True, "lr_mode": "cosine",
+        "lr_decay_epochs": (40, 60), "warmup_epochs": 5, "label_smoothing": 0.1}
+    assert IMAGENET_RELEASED.scaled(64).warmup_epochs == 2 and IMAGENET_PAPER.scaled(8).lr_decay_epochs == (2, 3)
+
+
+def test_a_recipe_of_a_checkpoint_that_was_written_before_a_field_came_has_its_default():
+    stored = {name: value for name, value in dataclasses.asdict(CIFAR_PAPER).items()
+              if name not in ("label_smoothing", "mixup_alpha", "mixup_off_epochs", "accumulate")}
+    assert Recipe(**stored) == CIFAR_PAPER
+
+
+def test_what_is_refused_of_smoothing_mixing_and_parts():
+    refused("^label_smoothing is a share below 1, got 1$", label_smoothing=1)
+    refused("^label_smoothing must be a finite number of at least 0, got -0.1$", label_smoothing=-.1)
+    refused("^mixup_off_epochs needs mixup_alpha", mixup_off_epochs=1)
+    refused("^a batch of 32 does not fall into 3 equal parts", accumulate=3)
+    refused("^accumulate must be at least 1, got 0$", accumulate=0)
+    made = Recipe(**{**PLAIN, "accumulate": 32, "mixup_alpha": .2, "mixup_off_epochs": 5})
+    assert made.scaled(4).mixup_off_epochs == 2

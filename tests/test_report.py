@@ -194,9 +194,20 @@ def test_the_label_modes_cannot_be_mistaken():
 def test_smoke_runs_stay_out_of_the_readme():
     tiny = [record(cell("atac"), .3, images=486)]
     nothing = "No run on a whole training set yet: `bash scripts/table3.sh`"
-    assert nothing in report.exhibit_text("table3", tiny, whole=True)
+    assert nothing in report.exhibit_text("table3", tiny, brief=True)
     assert "0.3000" in report.exhibit_text("table3", tiny)
-    assert report.answers_text(tiny, whole=True) == "Not enough runs yet."
+    assert report.answers_text(tiny, brief=True) == "Not enough runs yet."
+
+
+def test_the_readme_has_the_schedule_with_most_cells_and_points_to_the_others():
+    few = [record(cell("atac"), .31, epochs=20)]
+    many = [record(cell(unit), .32, epochs=15) for unit in ("atac", "relu")]
+    brief = report.exhibit_text("table3", few + many, "results/", brief=True)
+    assert "0.3100" not in brief and brief.count("0.3200") >= 2
+    assert "Runs with other schedules or data: [results/README.md](results/README.md)." in brief
+    assert "20 epochs" not in report.answers_text(few + many, brief=True)
+    assert "0.3100" in report.exhibit_text("table3", few + many)
+    assert "20 epochs" in report.answers_text(few + many, False)
 
 
 def test_table_iii_is_there_as_published():

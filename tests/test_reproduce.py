@@ -15,7 +15,7 @@ import tiny
 
 import evaluate
 from engine import checkpoint, cifar, loop
-from model import get_model
+from model import complete_arguments, get_model
 from model.zoo import pretrained_file
 from reproduce import __main__ as command
 from reproduce import grid, ledger, report, runner, weights
@@ -24,13 +24,14 @@ from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = json.loads((ROOT / "params" / "manifest.json").read_text(encoding="utf-8"))["models"]
+OURS = [entry for entry in MANIFEST if publishing.is_ours(entry)]
 SCRIPTS = {"table3": "run table3", "fig6": "run fig6", "fig7": "run fig7", "fig8": "run fig8", "table4": "table4",
            "download_params": "download", "evaluate": "verify"}
 
 
 # What ships.
 
-@pytest.mark.parametrize("entry", MANIFEST, ids=lambda entry: entry["name"])
+@pytest.mark.parametrize("entry", OURS, ids=lambda entry: entry["name"])
 def test_the_manifest_agrees_with_the_files_and_the_ledger(entry):
     file = ROOT / "params" / entry["file"]
     if file.exists() or not entry["urls"]:
@@ -44,7 +45,21 @@ def test_the_manifest_agrees_with_the_files_and_the_ledger(entry):
     assert first["sha256"] == entry["sha256"] and first["top1"] == record["last"]["accuracy"]
 
 
-@pytest.mark.parametrize("entry", [entry for entry in MANIFEST if entry["dataset"] == "cifar10"],
+@pytest.mark.parametrize("entry", [entry for entry in MANIFEST if entry not in OURS], ids=lambda entry: entry["name"])
+def test_weights_of_others_say_what_was_published_and_do_not_ship(entry):
+    assert entry["urls"] and all(url.startswith("https://") for url in entry["urls"])
+    assert entry["sha256"] or re.fullmatch("[0-9a-f]{40}", entry["git_blob"])
+    assert entry["arguments"] == complete_arguments(entry["model"], entry["arguments"])
+    published = entry["published"]
+    for place in (published, published["last"]):  # errors are shares of the images that were counted
+        for error in (place["top1_error"], place["top5_error"]):
+            assert 0 < error < 1 and error == round(round(error * published["images"]) / published["images"], 6)
+    assert published["last"]["epoch"] == published["epochs"] - 1 >= published["epoch"]
+    line, = [line for line in weights.table().splitlines() if line.startswith(entry["name"] + ": ")]
+    assert f"error {published['top1_error']:.4f}" in line and entry["author"] in line
+
+
+@pytest.mark.parametrize("entry", [entry for entry in OURS if entry["dataset"] == "cifar10"],
                          ids=lambda entry: entry["name"])
 def test_shipped_weights_score_on_the_sample_what_is_recorded(entry):
     evaluations = json.loads((ROOT / entry["record"] / publishing.EVALUATIONS).read_text(encoding="utf-8"))
@@ -284,6 +299,58 @@ def test_download(published, capsys):
         weights.download("all")
 
 
+def authors_entry(content, **changes):
+    """An entry as that of the authors' file, of this content."""
+    entry, = [entry for entry in MANIFEST if entry["name"] == "atac_resnet50_v1b_official"]
+    return {**entry, "git_blob": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), **changes}
+
+
+def test_download_of_a_file_that_only_its_git_blob_describes(repository, tmp_path, capsys):
+    content, root = bytes(range(256)) * 100, repository / "params"
+    original, here = "0.2141-imagenet-ResNet50_v1b_ChaATAC-155-best.params", "atac_resnet50_v1b_official.params"
+    (tmp_path / "mirror").mkdir()
+    mirror = tmp_path / "mirror" / original
+    mirror.write_bytes(content)
+    with http_files.serve(content) as site:
+        (root / "manifest.json").write_text(json.dumps({"models": [authors_entry(content, urls=[site.url])]}))
+        assert "size not published, missing; imagenet, error 0.2141" in weights.table()
+        assert weights.verify() == 0 and "not fetched" in capsys.readouterr().out
+        weights.download("atac_resnet50_v1b_official")
+        assert (root / here).read_bytes() == content and f"{len(content):,} bytes" in capsys.readouterr().out
+    (root / "manifest.json").write_text(json.dumps({"models": [authors_entry(content)]}))
+    assert weights.verify() == 0
+    assert "0 evaluated, 1 held to their checksums only, 0 differ\n" in capsys.readouterr().out
+    for place in (mirror, mirror.as_uri(), mirror.parent, f"{mirror.parent.as_uri()}/"):  # the file, or its folder
+        (root / here).unlink()
+        weights.download("all", mirror=str(place))
+        assert (root / here).read_bytes() == content
+    mirror.rename(mirror.with_name(here))
+    (root / here).write_bytes(b"damaged")
+    assert weights.verify() == 1
+    weights.download("all", mirror=str(mirror.parent))
+    assert pretrained_file("atac_resnet50_v1b_official", root).read_bytes() == content
+    (root / here).unlink()
+    mirror.with_name(here).write_bytes(content[::-1])
+    with pytest.raises(InputError, match=r"holds other bytes than expected \(git blob \w{40} instead of \w{40}\)"):
+        weights.download("all", mirror=str(mirror.parent))
+    assert [path.name for path in root.iterdir()] == ["manifest.json"]
+    with pytest.raises(InputError, match="official.params: No such file or directory"):
+        weights.download("all", mirror=str(tmp_path / "nothing"))
+
+
+def test_others_weights_stay_in_the_manifest_when_a_run_is_published(published, finished_run, monkeypatch):
+    run, data = finished_run
+    root = published / "params"
+    entry, = manifest_of(published)
+    (root / "manifest.json").write_text(json.dumps({"models": [authors_entry(b""), entry]}))
+    evaluations = json.loads((published / entry["record"] / publishing.EVALUATIONS).read_text())
+    monkeypatch.setattr(publishing, "score", lambda *_: evaluations.pop(0))
+    publishing.publish(run, None, data)
+    assert [other["name"] for other in manifest_of(published)] == ["atac_resnet50_v1b_official", entry["name"]]
+    row = report.params_table().splitlines()[2]
+    assert "atac_resnet50_v1b_official, by the paper's authors" in row and "0.7859 (epoch 155" in row
+
+
 # The command line.
 
 def call(*words):
@@ -319,7 +386,9 @@ def test_a_wrong_command_is_one_sentence(words, status, said):
 def test_table4_says_what_it_cannot_do():
     result = call("table4")
     assert result.status == 0 and "not available in this version" in result.err
-    assert "| ATAC-ResNet-50 | 28.0M | 28.006M | 4.4 | 4.398G | 21.41 | 6.02 | not run |" in result.out
+    assert ("| ATAC-ResNet-50 | 28.0M | 28.006M | 27.935M | total | 4.4 | 4.089G | 4.397G | 8.795G | v1b MACs | 21.41 | "
+            "6.02 | not run |") in result.out
+    assert "On one host ATAC costs +0.308 GMACs (+7.5%)." in result.out
 
 
 def test_a_failed_run_is_the_exit_status(monkeypatch, tmp_path):

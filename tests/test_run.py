@@ -6,7 +6,10 @@ import json
 import logging
 import math
 import os
+import pty
 import signal
+import sys
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -168,7 +171,7 @@ def test_a_runs_type_reaches_its_trainer(tmp_path, monkeypatch):
     job.dtype = "float16"
     with pytest.raises(ZeroDivisionError):
         run.train(job)
-    assert asked == [(job.net, job.recipe, "device", "float16", None)]
+    assert asked == [(job.net, job.recipe, "device", "float16", None, job.team)]
 
 
 # Stopped and gone on with.
@@ -276,6 +279,176 @@ def test_a_finished_run_that_goes_on_writes_its_result_again(tmp_path):
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(InputError, match="^all 2 epochs are done, but .*metrics.jsonl does not have them"):
         run.train(tiny.job(tmp_path), tmp_path / run.LAST)
+
+
+# Checkpoints within an epoch.
+
+def copies_of(job, name=run.LAST):
+    """Every state that a run writes to a file of this name, in order: list of (epoch, step, whole content)."""
+    seen, path = [], job.directory / name
+
+    def look():
+        if path.exists():
+            content = path.read_bytes()
+            if not seen or seen[-1][2] != content:
+                state = checkpoint.read_settings(path)["state"]
+                seen.append((state["epoch"], state["step"], content))
+
+    return look, seen
+
+
+@pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
+def test_checkpoints_within_an_epoch_change_no_bit_and_each_goes_on_to_the_same_end(tmp_path, contexts, monkeypatch):
+    how = {"contexts": contexts, "images": 128 * len(contexts), "mixup_alpha": .2, "label_smoothing": .1}
+    run.train(tiny.job(tmp_path / "whole", **how))
+    job = tiny.job(tmp_path / "often", save_interval=3, **how)
+    look, seen = copies_of(job)
+    written = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *arguments: (written(*arguments), look()))
+    run.train(job)
+    monkeypatch.setattr(checkpoint, "save", written)
+    assert_same_run(tmp_path / "whole", tmp_path / "often")
+    # Every third of eight steps, the end of the epoch before it is scored, and after it.
+    assert [place[:2] for place in seen] == [(0, 3), (0, 6), (0, 8), (1, 0), (1, 3), (1, 6), (1, 8), (2, 0)]
+    for epoch, step, content in seen:
+        folder = tmp_path / f"{epoch}-{step}"
+        folder.mkdir()
+        (folder / run.LAST).write_bytes(content)
+        (folder / run.BEST).write_bytes((tmp_path / "whole" / run.BEST).read_bytes())  # where epoch 0 was the best
+        lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (folder / "metrics.jsonl").write_text("".join(lines[:epoch]))
+        run.train(tiny.job(folder, save_interval=3, **how), folder / run.LAST)
+        assert_same_run(tmp_path / "whole", folder)
+
+
+def test_no_checkpoint_is_written_within_an_epoch_unless_asked(tmp_path, monkeypatch):
+    places = []
+    written = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda path, *others: places.append(path.name) or written(path, *others))
+    run.train(tiny.job(tmp_path, epochs=1))
+    assert places == [run.BEST, run.LAST]
+
+
+@pytest.mark.parametrize("changes", [{"mixup_alpha": .3}, {"label_smoothing": .1}, {"accumulate": 4}])
+def test_every_way_of_training_goes_on_to_the_bit(tmp_path, changes):
+    run.train(tiny.job(tmp_path / "plain"))
+    run.train(tiny.job(tmp_path / "whole", **changes))
+    with pytest.raises(run.Stopped):
+        run.train(tiny.job(tmp_path / "parts", batches=stopped_at((1, 4)), **changes))
+    run.train(tiny.job(tmp_path / "parts", **changes), tmp_path / "parts" / run.LAST)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert tiny.metrics_of(tmp_path / "plain") != tiny.metrics_of(tmp_path / "whole")  # it does something
+
+
+def test_the_last_epochs_are_not_mixed(tmp_path):
+    for name, changes in (("both", {"mixup_alpha": .3}), ("one", {"mixup_alpha": .3, "mixup_off_epochs": 1})):
+        run.train(tiny.job(tmp_path / name, **changes))
+    both, one = (tiny.metrics_of(tmp_path / name) for name in ("both", "one"))
+    assert both[0] == one[0] and both[1] != one[1]
+
+
+def test_the_loss_scale_of_a_float16_run_goes_on(tmp_path, monkeypatch):
+    make, built = loop.make_trainer, []
+    monkeypatch.setattr(loop, "make_trainer", lambda net, recipe, kvstore, dtype, *others: make(
+        net, recipe, kvstore, "float32", *others))  # a CPU has no float16; the scale is the same
+    follow = loop.LossScale.follow
+    monkeypatch.setattr(loop.LossScale, "follow", lambda scale, finite: built.append(scale) or follow(scale, finite))
+    job = tiny.job(tmp_path, epochs=1)
+    job.dtype = "float16"
+    monkeypatch.setattr(loop, "finite_gradients", lambda *_: len(built) != 2)  # the third step overflows
+    run.train(job)
+    state = checkpoint.read_settings(tmp_path / run.LAST)["state"]
+    assert state["loss_scale"] == {"value": .5, "sound": 5, "left_out": 1}
+    job = tiny.job(tmp_path, epochs=2)
+    job.dtype = "float16"
+    run.train(job, tmp_path / run.LAST)
+    state = checkpoint.read_settings(tmp_path / run.LAST)["state"]
+    assert state["loss_scale"] == {"value": .5, "sound": 13, "left_out": 1}
+
+
+def test_a_run_from_foreign_weights_enters_its_schedule_late(tmp_path):
+    result = run.train(tiny.job(tmp_path, epochs=3, first_epoch=1, lr_decay_epochs=(1, 2)))
+    assert [(record["epoch"], record["lr"]) for record in tiny.metrics_of(tmp_path)] == [
+        (1, pytest.approx(.01)), (2, pytest.approx(.001))]
+    assert result["epochs"] == 3
+
+
+# Data that cannot be read.
+
+def broken_at(place, error):
+    def fail():
+        raise error
+    return tiny.Hooked(cifar.TrainBatches(tiny.split(128), 16, 0), *place, fail)
+
+
+@pytest.mark.parametrize("error, said", [(OSError(5, "Input/output error"), "a batch cannot be read (OSError: "),
+                                         (InputError("a.JPEG is damaged"), "a.JPEG is damaged;")])
+def test_a_batch_that_cannot_be_read_ends_in_a_sentence_and_the_steps_before_it_are_kept(tmp_path, error, said):
+    run.train(tiny.job(tmp_path / "whole"))
+    folder = tmp_path / "parts"
+    with pytest.raises(InputError) as caught:
+        run.train(tiny.job(folder, batches=broken_at((1, 5), error)))
+    assert str(caught.value).startswith(f"epoch 1, step 5: {said}") and "\n" not in str(caught.value)
+    assert str(caught.value).endswith(f"; the last good checkpoint is {folder / run.LAST}")
+    assert checkpoint.read_settings(folder / run.LAST)["state"]["step"] == 5
+    run.train(tiny.job(folder), folder / run.LAST)
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def test_a_very_first_batch_that_cannot_be_read_leaves_no_checkpoint(tmp_path):
+    with pytest.raises(InputError, match="^epoch 0, step 0: .*gone.*there is no checkpoint yet$"):
+        run.train(tiny.job(tmp_path, batches=broken_at((0, 0), OSError("gone"))))
+    assert not (tmp_path / run.LAST).exists()
+
+
+# A terminal that goes away.
+
+def test_sighup_stops_a_run_like_sigterm_unless_it_was_started_to_ignore_it(tmp_path):
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(run.Stopped, match="^stopped by SIGHUP in epoch 0 after step 3 of 8") as caught:
+            run.train(tiny.job(tmp_path / "a", batches=stopped_at((0, 2), signal.SIGHUP)))
+        assert caught.value.status == 128 + signal.SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does it
+        run.train(tiny.job(tmp_path / "b", batches=stopped_at((0, 2), signal.SIGHUP)))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+CHILD = """
+import sys, time
+sys.path[:0] = [{root!r}, {tests!r}]
+from support import runtime
+runtime.prepare()
+import tiny
+from pathlib import Path
+from engine import cifar, run, runlog
+runlog.start_logging()
+batches = tiny.Hooked(cifar.TrainBatches(tiny.split(128), 16, 0), 1, 3, lambda: (print("WAITING", flush=True),
+                                                                              time.sleep(3)))
+try:
+    run.train(tiny.job(Path({folder!r}), batches=batches, log_interval=1))
+except run.Stopped as stop:
+    runlog.log.warning("%s", stop)
+    sys.exit(stop.status)
+"""
+
+
+def test_a_terminal_that_is_closed_leaves_the_run_saved(tmp_path):
+    root = Path(__file__).resolve().parent.parent
+    code = CHILD.format(root=str(root), tests=str(root / "tests"), folder=str(tmp_path))
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    seen = b""
+    while b"WAITING" not in seen:
+        seen += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 128 + signal.SIGHUP
+    state = checkpoint.read_settings(tmp_path / run.LAST)["state"]
+    assert (state["epoch"], state["step"]) == (1, 4)
 
 
 # Divergence.

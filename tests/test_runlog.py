@@ -16,7 +16,8 @@ from support.errors import InputError
 
 def records(count):
     return [{"epoch": epoch, "lr": .2 / (1 + epoch // 2), "train_loss": 2 / (1 + epoch), "val_loss": 2.1 / (1 + epoch),
-             "train_accuracy": .1 * epoch, "val_accuracy": .09 * epoch} for epoch in range(count)]
+             "train_accuracy": .1 * epoch, "val_accuracy": .09 * epoch, "val_top5": .1 * epoch, "val_images": 40,
+             "seconds": 9.5, "train_images_per_second": 100} for epoch in range(count)]
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +122,43 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
         runlog.log_to_file(tmp_path)
 
 
+def test_a_log_on_a_full_disk_is_one_sentence_once(tmp_path, capsys):
+    runlog.start_logging()
+    logging.getLogger("engine.x").info("before")
+    with pytest.raises(InputError, match="^/dev/full cannot be written: No space left on device; free space and resume"):
+        runlog.log_to_file("/dev/full")
+    logging.getLogger("engine.x").info("after")
+    assert capsys.readouterr().err == "before\nafter\n"
+    runlog.start_logging()
+    runlog.log_to_file(tmp_path / "train.log")
+    handler = logging.getLogger().handlers[-1]
+    handler.setStream(open("/dev/full", "a"))  # noqa: SIM115 - the disk fills up within the run
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        logging.getLogger("engine.x").info("a line")
+    logging.getLogger("engine.x").info("the last words")
+    assert capsys.readouterr().err == "a line\nthe last words\n"
+
+
+@pytest.mark.parametrize("stream", ["a pipe that nobody reads", "a full disk", "a terminal that is gone"])
+def test_a_standard_error_that_is_gone_ends_nothing(tmp_path, stream):
+    code = ("import logging, sys; from engine import runlog; runlog.start_logging(); "
+            "runlog.log_to_file(sys.argv[1]); log = logging.getLogger('engine.x'); "
+            "log.info('seen'); sys.stdin.read(); [log.info('line %d', n) for n in range(3)]; "
+            "bar = runlog.progress_bar(3, 'x'); [bar.update() for _ in range(3)]; bar.close(); print('done')")
+    reader, target = {"a pipe that nobody reads": os.pipe, "a full disk": lambda: (None, os.open("/dev/full", os.O_WRONLY)),
+                      "a terminal that is gone": os.openpty}[stream]()
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "train.log"], stdin=subprocess.PIPE, stderr=target,
+                          stdout=subprocess.PIPE, cwd=runlog.ROOT) as process:
+        os.close(target)
+        if reader is not None:
+            assert os.read(reader, 100).startswith(b"seen")
+            os.close(reader)
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, b"done\n")
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    assert [line.partition(" ")[2].partition(" ")[2] for line in lines] == ["seen", "line 0", "line 1", "line 2"]
+
+
 def test_the_bar_is_silent_where_there_is_no_terminal(capsys):
     with runlog.progress_bar(3, "epoch 1/2") as bar:
         bar.update()
@@ -157,17 +195,38 @@ def test_metrics_of_later_epochs_are_dropped_when_a_run_goes_on(tmp_path):
             file.write(json.dumps(record) + "\n")
     metrics = runlog.Metrics(path, keep_epochs=2)
     assert metrics.records == runlog.read_metrics(path) == records(2)
-    metrics.append({"epoch": 2, "again": True})
-    assert runlog.read_metrics(path) == [*records(2), {"epoch": 2, "again": True}]
+    again = {**records(3)[2], "again": True}
+    metrics.append(again)
+    assert runlog.read_metrics(path) == [*records(2), again]
     assert runlog.Metrics(path, keep_epochs=0).records == [] and path.read_text() == ""
 
 
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps({"epoch": 0}) + "\n" + '{"epoch": 1, "lr"')
-    assert runlog.read_metrics(path) == [{"epoch": 0}]
-    runlog.Metrics(path, keep_epochs=5).append({"epoch": 1})
-    assert runlog.read_metrics(path) == [{"epoch": 0}, {"epoch": 1}]
+    path.write_text(json.dumps(records(1)[0]) + "\n" + '{"epoch": 1, "lr"')
+    assert runlog.read_metrics(path) == records(1)
+    runlog.Metrics(path, keep_epochs=5).append(records(2)[1])
+    assert runlog.read_metrics(path) == records(2)
+
+
+@pytest.mark.parametrize("lines, said", [
+    (["{}", *map(json.dumps, records(2))], r"line 1 is damaged \(it has no 'epoch'\)"),
+    ([*map(json.dumps, records(2)), "{"], r"line 3 is damaged \(no JSON at line 1, column 2\)"),
+    (map(json.dumps, records(2)[::-1]), r"line 2 is damaged \(epoch 0 follows epoch 1\)"),
+    ([json.dumps({**records(1)[0], "val_loss": float("nan")})], r"line 1 is damaged \(val_loss is not a finite number"),
+    ([json.dumps({**records(1)[0], "epoch": True})], r"line 1 is damaged \(epoch is not a whole number")])
+def test_any_other_line_that_is_no_record_of_an_epoch_is_named(tmp_path, lines, said):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(InputError, match=said):
+        runlog.read_metrics(path)
+
+
+def test_a_run_that_began_late_misses_no_epochs_before_its_first(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records(8)[5:]))
+    assert [record["epoch"] for record in runlog.Metrics(path, keep_epochs=7, first_epoch=5).records] == [5, 6]
+    assert not caplog.text
 
 
 def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
@@ -175,7 +234,7 @@ def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(InputError, match="cannot be written: Is a directory; free space and resume"):
-        metrics.append({"epoch": 0})
+        metrics.append(records(1)[0])
 
 
 # The plot.

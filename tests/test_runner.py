@@ -263,15 +263,15 @@ def a_record(processor="A", seconds=100., gpus=(), model="atac_resnet20_v2"):
 def test_speeds(monkeypatch):
     monkeypatch.setattr(runner.runlog, "environment", lambda: {"processor": "A"})
     data = runner.Data("", 1800, 600)
-    speeds = runner.Speeds([a_record(), a_record("B", 700.)], on_gpu=False)
+    speeds = runner.Speeds.here([a_record(), a_record("B", 700.)], on_gpu=False)
     assert speeds.epoch(ATAC, data) == pytest.approx(20)  # twice the images, of the same net on this processor
     relu = speeds.epoch(RELU, data)
     assert 10 < relu < 20 and "this kind" in speeds.source  # by its multiply-adds
-    others = runner.Speeds([a_record("B", 700.)], on_gpu=False)
+    others = runner.Speeds.here([a_record("B", 700.)], on_gpu=False)
     assert others.epoch(ATAC, data) == pytest.approx(140) and "OTHER hardware (B)" in others.source
     monkeypatch.setattr(runner.ledger, "gpu_names", lambda: ["G"])
-    assert runner.Speeds([a_record(), a_record(gpus=["G"], seconds=1.)], True).epoch(ATAC, data) == pytest.approx(.2)
-    assert runner.Speeds([], False).epoch(ATAC, data) is None
+    assert runner.Speeds.here([a_record(), a_record(gpus=["G"], seconds=1.)], True).epoch(ATAC, data) == pytest.approx(.2)
+    assert runner.Speeds.here([], False).epoch(ATAC, data) is None
 
 
 @pytest.mark.parametrize("seconds, text", [(4.4, "4 s"), (600, "10 min"), (9000, "2.5 h"), (3 * 86400, "3.0 days")])

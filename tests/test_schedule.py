@@ -4,7 +4,7 @@ import dataclasses
 import pytest
 
 from engine.recipe import CIFAR_PAPER, Recipe
-from engine.schedule import learning_rate
+from engine.schedule import learning_rate, mixing_share
 
 
 def rates(recipe, steps):
@@ -64,3 +64,24 @@ def test_it_depends_on_nothing_but_its_arguments():
     asked = [(399, 389), (0, 0), (4, 389), (5, 0), (200, 17)]
     assert [learning_rate(recipe, *place, 390) for place in asked] \
         == [learning_rate(recipe, *place, 390) for place in reversed(asked)][::-1]
+
+
+# Mixing.
+
+def test_the_share_of_mixed_images_is_a_function_of_seed_epoch_and_step():
+    recipe = dataclasses.replace(CIFAR_PAPER, mixup_alpha=.2, mixup_off_epochs=10)
+    places = [(seed, epoch, step) for seed in (0, 1) for epoch in (0, 389) for step in (0, 1, 389)]
+    shares = [mixing_share(recipe, *place) for place in places]
+    assert len(set(shares)) == len(places) and all(0 <= share <= 1 for share in shares)
+    assert shares == [mixing_share(recipe, *place) for place in places]
+    assert mixing_share(recipe, 0, 390, 0) == mixing_share(recipe, 0, 399, 5) == 1  # the last ten
+    assert mixing_share(CIFAR_PAPER, 0, 0, 0) == 1
+
+
+@pytest.mark.parametrize("alpha", [.2, 1.])
+def test_shares_are_from_the_beta_distribution(alpha):
+    recipe = dataclasses.replace(CIFAR_PAPER, mixup_alpha=alpha)
+    shares = [mixing_share(recipe, 0, 0, step) for step in range(4000)]
+    mean = sum(shares) / len(shares)
+    variance = sum((share - mean) ** 2 for share in shares) / len(shares)
+    assert mean == pytest.approx(.5, abs=.03) and variance == pytest.approx(1 / (8 * alpha + 4), rel=.05)

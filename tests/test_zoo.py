@@ -276,6 +276,32 @@ def test_a_damaged_folder_of_weights_is_a_sentence(tmp_path, damage, said):
         get_model("atac_resnet20_v2", blocks=1, pretrained=True, root=tmp_path)
 
 
+def test_weights_may_be_known_by_their_git_blob_alone(tmp_path):
+    published(tmp_path)
+    content = (tmp_path / "weights.params").read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    source = published(tmp_path, sha256=None, git_blob=blob)
+    net = get_model("atac_resnet20_v2", blocks=1, pretrained=True, root=tmp_path)
+    np.testing.assert_array_equal(logits_of(net), logits_of(source))
+    for other in ({"git_blob": "0" * 40}, {"git_blob": None}, {}):
+        published(tmp_path, sha256=None, **other)  # a file that nothing vouches for is not loaded
+        with pytest.raises(InputError, match="weights.params is missing or is not the file"):
+            get_model("atac_resnet20_v2", blocks=1, pretrained=True, root=tmp_path)
+
+
+def test_the_authors_weights_are_an_entry_of_their_net():
+    name, file = "atac_resnet50_v1b_official", model.zoo.SHIPPED / "atac_resnet50_v1b_official.params"
+    if file.exists():
+        pytest.skip("the authors' file has been fetched")
+    for wanted in (True, name):  # the net of the defaults; last_gamma is no part of what it is
+        for start in ({}, {"last_gamma": True}):
+            with pytest.raises(InputError, match=f"{name}.params is missing .* scripts/download_params.sh {name}"):
+                get_model("atac_resnet50_v1b", pretrained=wanted, **start)
+    for other in ({"act_layers": 4}, {"inner_relu": False}, {"reduction": 4}, {"classes": 10}):
+        with pytest.raises(InputError, match="no pretrained weights for atac_resnet50_v1b"):
+            get_model("atac_resnet50_v1b", pretrained=True, **other)
+
+
 def test_a_manifest_cannot_point_out_of_its_folder(tmp_path):
     inner = tmp_path / "params"
     inner.mkdir()

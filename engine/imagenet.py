@@ -1,0 +1,701 @@
+"""ImageNet's 2012 classification images from record files or class folders: found, checked, made into batches.
+
+    python -m engine.imagenet --data-dir DIR              # what is there, and images/s of the pipeline alone
+    python -m engine.imagenet --data-dir DIR --use-rec
+
+The images stay on disk and are read at random, by as many threads as there are workers. engine.prepare_imagenet makes
+the record files. Nothing here needs MXNet.
+"""
+import contextlib
+import functools
+import hashlib
+import itertools
+import logging
+import math
+import os
+import statistics
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from engine import flags, images
+from engine.prefetch import ahead
+from engine.records import Damaged, RecordFile
+from engine.seeds import check_seed, random_stream
+from support import runtime
+from support.errors import InputError
+from support.files import expanded
+
+log = logging.getLogger(__name__)
+
+# Red, green, blue on the scale 0..255, as the authors' script hands them to MXNet's iterator.
+MEAN = (123.68, 116.779, 103.939)
+STD = (58.393, 57.12, 57.375)
+
+# Eigenvalues and eigenvectors (in columns) of the colours (red, green, blue) of ImageNet: Krizhevsky et al., 2012, as
+# MXNet has them.
+EIGENVALUES = (55.46, 4.794, 1.148)
+EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+
+RATIO = (3 / 4, 4 / 3)  # of width to height of a random crop
+ATTEMPTS = 10  # random crops tried before the largest central one is taken
+
+SPLITS = ("train", "val")
+OFFICIAL_COUNTS = {"train": 1_281_167, "val": 50_000}
+SYNSETS = tuple((Path(__file__).parent / "imagenet_synsets.txt").read_text(encoding="ascii").split())
+NAMES_FILE = "synset.txt"  # beside record files: the class names, a line each
+EXTENSIONS = (".jpeg", ".jpg", ".png")  # of an image in a class folder, capital letters or not
+
+DAMAGED = ("refuse", "skip")
+CHUNK = 8  # images that a thread makes at a time
+
+# The evaluation of epoch 155 gave the error in the released file's name; the iterator had made this many before.
+RELEASED_PASSES = 155
+
+PREPARE = "bash scripts/prepare_imagenet.sh --data-dir DIR"
+
+
+# --- Sources ------------------------------------------------------------------------------------------------
+
+
+class Source:
+    """Labelled image files with random access, safe to use from many threads.
+
+    labels : int32 (N,), -1 where a damaged record hides it; class_names : by label, or None where nobody says.
+    sha256 : of the list of images with their labels, not of their pixels: reading 140 GB takes many minutes.
+    description : what it is, for messages.
+    """
+
+    labels: np.ndarray
+    class_names: Optional[Tuple[str, ...]]
+    sha256: str
+    description: str
+
+    def __len__(self):
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of image `index`. Raises Damaged where they cannot be had."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """Where image `index` is from, for messages."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """InputError for damage that shows without reading the images."""
+
+
+class Folders(Source):
+    """Images in one folder for each class; labels count the class names, which are sorted.
+
+    files : CLASS/NAME of every image, in the order of the labels.
+    """
+
+    def __init__(self, directory, class_names: Optional[Sequence[str]] = None):
+        self.directory = expanded(directory)
+        self.description = str(self.directory)
+        present = _class_folders(self.directory)
+        if not present:
+            raise InputError(f"{self.directory} has no class folders{_instead(self.directory)}; it is to hold a folder "
+                             f"of images for each class, such as {SYNSETS[0]}")
+        self.class_names = tuple(class_names or present)
+        labels = {name: label for label, name in enumerate(self.class_names)}
+        strange = [name for name in present if name not in labels]
+        if strange:
+            raise InputError(f"{self.directory} has {len(strange)} class folder(s) that are none of the "
+                             f"{len(labels)} classes, {strange[0]} first: take them away or give the right folder")
+        self.files: List[str] = []
+        counts = []
+        for name in present:
+            found = _image_files(self.directory / name)
+            self.files += [f"{name}/{file}" for file in found]
+            counts.append(len(found))
+        if not self.files:
+            raise InputError(f"{self.directory} has class folders but no {', '.join(EXTENSIONS)} in them")
+        empty = [name for name, count in zip(present, counts) if not count]
+        if empty:
+            log.warning("%s: %d class folder(s) without images, %s first", self.directory, len(empty), empty[0])
+        self.labels = np.repeat(np.array([labels[name] for name in present], np.int32), counts)
+        digest = hashlib.sha256()
+        for file, label in zip(self.files, self.labels.tolist()):
+            digest.update(f"{file}\t{label}\n".encode("utf-8", "surrogateescape"))
+        self.sha256 = digest.hexdigest()
+
+    def read(self, index):
+        try:
+            return (self.directory / self.files[index]).read_bytes()
+        except OSError as error:
+            raise Damaged(f"it cannot be read: {error.strerror}") from None
+
+    def name(self, index):
+        return str(self.directory / self.files[index])
+
+
+class Records(Source):
+    """Images of a record file, in the order of its index.
+
+    The labels are those of the .lst that MXNet's tool leaves beside a record file; without one every record's header
+    is read, a disk access for each. Both are compared again when a record is read.
+    class_names : None: those of the file synset.txt beside it, if there is one.
+    """
+
+    def __init__(self, rec, idx=None, class_names: Optional[Sequence[str]] = None):
+        rec = expanded(rec)
+        self._records = RecordFile(rec, idx or rec.with_suffix(".idx"))
+        self.description = str(rec)
+        self.class_names = tuple(class_names) if class_names else _read_names(rec.with_name(NAMES_FILE))
+        labels = _listed_labels(rec.with_suffix(".lst"), self._records.keys)
+        if labels is None:
+            if len(self) > 100_000:
+                log.info("reading the labels of %d records of %s; its .lst beside it would save this", len(self), rec)
+            labels = self._records.labels()
+        self.labels = self._whole(labels)
+        self.labels.flags.writeable = False
+        digest = hashlib.sha256(self._records.index)
+        digest.update(self.labels.astype("<i4"))
+        digest.update(b"%d" % self._records.size)
+        self.sha256 = digest.hexdigest()
+
+    def __len__(self):
+        return len(self._records)
+
+    def _whole(self, values):
+        """Labels as int32, -1 for NaN; InputError for one that is no class."""
+        classes = len(self.class_names or SYNSETS)
+        known = ~np.isnan(values)
+        if not known.any():
+            raise InputError(f"{self.description} has no record that can be read: copy or prepare it again")
+        with np.errstate(invalid="ignore"):
+            wrong = np.flatnonzero(known & ~((values >= 0) & (values < classes) & (values == np.floor(values))))
+        if wrong.size:
+            raise InputError(f"{self.name(wrong[0])} has the label {values[wrong[0]]:g}, and the labels of {classes:,} "
+                             f"classes are 0 to {classes - 1}: it is no record of this data set")
+        return np.where(known, values, -1).astype(np.int32)
+
+    def read(self, index):
+        label, content = self._records.read(index)
+        if label != self.labels[index]:
+            raise InputError(f"{self.name(index)} has the label {label:g}, and the .lst beside the record file says "
+                             f"{self.labels[index]}: take the .lst away if it belongs to another file")
+        return content
+
+    def name(self, index):
+        return f"{self._records.path}, record {self._records.keys[index]}"
+
+    def check(self):
+        missing = self._records.missing
+        if missing:
+            first = int(np.flatnonzero(self._records.offsets >= self._records.size)[0])
+            raise InputError(
+                f"{self._records.index_path} points to byte {self._records.offsets[first]:,} for record "
+                f"{self._records.keys[first]}, but {self._records.path} ends at byte {self._records.size:,}: "
+                f"{missing:,} of {len(self):,} records are missing; copy the record file again, or leave them out with "
+                "--damaged skip")
+
+
+def folders(directory, class_names: Optional[Sequence[str]] = None) -> Folders:
+    """The images of `directory`/CLASS/*.JPEG; class_names: the order of the labels (default: the folders, sorted)."""
+    return Folders(directory, class_names)
+
+
+def records(rec, idx=None, class_names: Optional[Sequence[str]] = None) -> Records:
+    """The images of a record file; idx: its index (default: NAME.idx beside NAME.rec)."""
+    return Records(rec, idx, class_names)
+
+
+def _class_folders(directory):
+    """Names of the folders in it, sorted, without hidden ones and those of an extraction under way."""
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entry.name for entry in entries
+                          if entry.is_dir() and not entry.name.startswith(".") and not entry.name.endswith(".part"))
+    except OSError as error:
+        raise InputError(f"cannot read the folder {directory}: {error.strerror}") from None
+
+
+def _image_files(directory):
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entry.name for entry in entries
+                          if entry.name.lower().endswith(EXTENSIONS) and entry.is_file())
+    except OSError as error:
+        raise InputError(f"cannot read the folder {directory}: {error.strerror}") from None
+
+
+def _instead(directory):
+    """What a folder without class folders has instead, where that helps."""
+    if _image_files(directory):
+        return f" but images side by side; sort them into classes with: {PREPARE} --val-labels FILE"
+    if any(directory.glob("ILSVRC2012_img_*.tar")):
+        return f" but the official archives; unpack them with: {PREPARE}"
+    return ""
+
+
+def _read_names(path):
+    if not path.is_file():
+        return None
+    try:
+        names = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}; it is to hold a class name on each line") from None
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"{path} is to hold a different class name on each line")
+    return tuple(names)
+
+
+def _listed_labels(path, keys):
+    """The labels that a .lst has for these keys, float64; None where it does not have them all."""
+    if not path.is_file():
+        return None
+    labels = {}
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                key, label, _ = line.split("\t")
+                labels[int(key)] = float(label)
+        return np.array([labels[key] for key in keys.tolist()])
+    except (OSError, ValueError, KeyError):
+        log.warning("%s is not the list of its record file: the labels are read from the records", path)
+        return None
+
+
+# --- Loading ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Data:
+    """ImageNet, or some images in its form.
+
+    train, val : Source, None where not needed. class_names : WordNet ids, or 'class 0' to 'class K-1' for record
+    files without a synset.txt. variant : "official counts", or one sentence about what is not; it belongs beside every
+    result. provenance : for JSON: {"sha256" of both lists of images, "official" whether counts and classes are the
+    official ones, "splits": {split: {"source", "images", "sha256"}}}.
+    """
+
+    train: Optional[Source]
+    val: Optional[Source]
+    class_names: Tuple[str, ...]
+    variant: str
+    provenance: dict
+
+
+def default_root() -> Path:
+    """Where the data set lies if nobody says otherwise: ~/.mxnet/datasets/imagenet, as GluonCV has it."""
+    return expanded(os.environ.get("MXNET_HOME") or "~/.mxnet") / "datasets" / "imagenet"
+
+
+def load(data_dir=None, use_rec: bool = False, rec_train=None, rec_train_idx=None, rec_val=None, rec_val_idx=None,
+         need: Sequence[str] = SPLITS, class_names: Optional[Sequence[str]] = None) -> Data:
+    """Find the splits in `need` ('train', 'val'): in data_dir/SPLIT, a folder for each class, or in record files.
+
+    data_dir : default `default_root()`. use_rec : record files, those named or data_dir/rec/SPLIT.rec or
+    data_dir/SPLIT.rec; they are also taken where one is named or where data_dir has record files and no folders. A
+    data_dir that itself holds the class folders serves as every split.
+    class_names : the order of a folder's labels (default `class_order`). With SYNSETS the folders of some of the 1,000
+    classes keep the labels of the official order.
+
+    Raises InputError where nothing is found or something is malformed.
+    """
+    root = expanded(data_dir) if data_dir is not None else default_root()
+    named = {"train": (rec_train, rec_train_idx), "val": (rec_val, rec_val_idx)}
+    try:
+        return _load(root, use_rec, {split: named[split] for split in need}, class_names)
+    except OSError as error:  # a folder that may not be searched, say
+        raise InputError(f"{error.filename or root} cannot be read: {error.strerror}; give another --data-dir"
+                         ) from None
+
+
+def _load(root, use_rec, named, class_names):
+    if use_rec or any(rec for rec, _ in named.values()) or _only_records(root, named):
+        kind = "records"
+        sources = {split: _find_records(root, split, *paths, class_names) for split, paths in named.items()}
+        known = {source.class_names for source in sources.values()} - {None}
+        if len(known) > 1:
+            raise InputError(f"{' and '.join(source.description for source in sources.values())} have different "
+                             f"classes in the {NAMES_FILE} beside them: give record files that were prepared together")
+        names = known.pop() if known else tuple(
+            f"class {label}" for label in range(1 + max(int(source.labels.max()) for source in sources.values())))
+    else:
+        kind = "folders"
+        sources = _find_folders(root, tuple(named), class_names)
+        names = next(iter(sources.values())).class_names
+    variant = _variant(sources, names, root)
+    if variant != "official counts":
+        log.warning("ImageNet: %s", variant)
+    provenance = {
+        "sha256": hashlib.sha256("".join(source.sha256 for source in sources.values()).encode()).hexdigest(),
+        "official": variant == "official counts",
+        "splits": {split: {"source": kind, "images": len(source), "sha256": source.sha256}
+                   for split, source in sources.items()},
+    }
+    return Data(sources.get("train"), sources.get("val"), names, variant, provenance)
+
+
+def _record_files(root, split):
+    return [path for path in (root / "rec" / f"{split}.rec", root / f"{split}.rec") if path.is_file()]
+
+
+def _only_records(root, need):
+    return root.is_dir() and all(_record_files(root, split) and not (root / split).is_dir() for split in need)
+
+
+def _find_records(root, split, rec, idx, class_names):
+    if rec is None:
+        found = _record_files(root, split)
+        if not found:
+            raise InputError(f"there is no {root / 'rec' / split}.rec: name the record file with --rec-{split}, or its "
+                             f"folder with --data-dir, or make it with: {PREPARE}")
+        rec = found[0]
+    if not expanded(rec).is_file():
+        raise InputError(f"there is no record file {rec}: give --rec-{split} the path of a .rec")
+    return records(rec, idx, class_names)
+
+
+def _find_folders(root, need, class_names):
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}: give ImageNet's with --data-dir; docs/IMAGENET.md says how to "
+                         "get and prepare it")
+    if not any((root / split).is_dir() for split in SPLITS):
+        # or a sentence that it is no folder of classes
+        source = folders(root, class_names or class_order(None, root))
+        return dict.fromkeys(need, source)
+    for split in need:
+        if not (root / split).is_dir():
+            raise InputError(f"there is no {root / split}: put its class folders there, or make it from the official "
+                             f"archive with: {PREPARE}")
+    names = class_names or class_order(root / "train" if (root / "train").is_dir() else None, root / "val")
+    return {split: folders(root / split, names) for split in need}
+
+
+def class_order(train, val) -> Tuple[str, ...]:
+    """The classes by label: the folders in train, sorted.
+
+    Without training images (None) the official classes where all the folders in val are of them, else those folders.
+    """
+    if train is not None:
+        return tuple(_class_folders(train))
+    present = _class_folders(val)
+    return SYNSETS if set(present) <= set(SYNSETS) else tuple(present)
+
+
+def _variant(sources, names, root):
+    parts = [f"{len(source):,} {'training' if split == 'train' else 'validation'} images (officially "
+             f"{OFFICIAL_COUNTS[split]:,})"
+             for split, source in sources.items() if len(source) != OFFICIAL_COUNTS[split]]
+    if len(names) != len(SYNSETS):
+        parts.append(f"{len(names):,} classes (officially {len(SYNSETS):,})")
+    elif names[0] != "class 0" and names != SYNSETS:
+        parts.append("the class names are not the official WordNet ids in their order")
+    if len({id(source) for source in sources.values()}) < len(sources):
+        parts.append(f"the same images, of {root}, for training and validation")
+    for split, source in sources.items():
+        absent = len(names) - len(np.unique(source.labels[source.labels >= 0]))
+        if absent:
+            parts.append(f"{absent:,} of {len(names):,} classes without an image in {split}")
+    return "; ".join(parts) or "official counts"
+
+
+# --- Batches ------------------------------------------------------------------------------------------------
+
+# One stream of random numbers per purpose, so that none depends on how much another has drawn.
+_ORDER, _AUGMENT = range(2)
+
+_SCALE = 1 / np.array(STD)
+_SHIFT = -np.array(MEAN) / np.array(STD)
+
+
+class _Batches:
+    """What both kinds of batches share: a source, its damaged images, and threads that make images in chunks."""
+
+    def __init__(self, source, input_size, damaged):
+        if damaged not in DAMAGED:
+            raise InputError(f"unknown choice {damaged!r} for damaged images: choose {' or '.join(DAMAGED)}")
+        if input_size < 1:
+            raise InputError(f"images of {input_size} pixels cannot be made: give an input size of 1 or more")
+        images.require()
+        if damaged == "refuse":
+            source.check()
+        self.source, self.input_size, self.damaged = source, input_size, damaged
+        self._lock = threading.Lock()
+        self._skipped = {}
+
+    @property
+    def skipped(self):
+        """Names of the damaged images that were left out so far, in the order of the source."""
+        with self._lock:
+            return [name for _, name in sorted(self._skipped.items())]
+
+    def _leave_out(self, index, reason):
+        name = self.source.name(index)
+        if self.damaged == "refuse":
+            raise InputError(f"{name}: {reason}; replace this image, or leave damaged ones out with --damaged skip")
+        with self._lock:
+            new = index not in self._skipped
+            self._skipped[index] = name
+        if new:
+            log.warning("left out %s: %s", name, reason)
+
+    def _made(self, plans, size, workers):
+        """(images, labels, sound, plan) of each plan; self._fill(plan, row, image out) -> label or None makes a row."""
+        def chunk(plan, out, labels, sound, rows):
+            for row in rows:
+                label = self._fill(plan, row, out[row])
+                labels[row], sound[row] = (0, False) if label is None else (label, True)
+            return (out, labels, sound, plan) if rows.stop == size else None
+
+        def calls():
+            for plan in plans:
+                out = np.empty((size, 3, self.input_size, self.input_size), np.float32)
+                labels, sound = np.empty(size, np.int32), np.empty(size, bool)
+                for start in range(0, size, CHUNK):
+                    rows = range(start, min(start + CHUNK, size))
+                    yield functools.partial(chunk, plan, out, labels, sound, rows)
+
+        if workers < 1:
+            yield from filter(None, (call() for call in calls()))
+            return
+        # Results come in order, so that with its last chunk a batch is whole. Ahead is one batch, and work for all.
+        workers = min(workers, runtime.usable_cores())
+        with contextlib.closing(ahead(calls(), workers, depth=2 * workers + -(-size // CHUNK))) as results:
+            yield from filter(None, results)
+
+
+class TrainBatches(_Batches):
+    """Shuffled, augmented batches; each is a function of (seed, epoch, step) alone.
+
+    An epoch resumed at any step therefore gives the bits of an uninterrupted one, with any number of workers, and the
+    parts of several machines together are the batch of one. What does not fill a batch is left out of an epoch.
+
+    Augmentation (the authors' log): a random crop of min_area to 1 of the image's area and 3/4 to 4/3 in shape,
+    resized to input_size; a mirror image half of the time; brightness, contrast and saturation changed by up to
+    `jitter` each, in random order; noise along the principal components of colour, of deviation `lighting`. The
+    authors' iterator decodes at full size and resizes bilinearly. So do we, but where the crop has twice the pixels
+    that are wanted, or more, the JPEG is decoded at 1/2, 1/4 or 1/8 (`engine.images.crop`). Areas and the logarithms of
+    shapes are drawn evenly, as there; the colour noise is not cut to 0..255, as it is there.
+
+    batch_size : of all parts together. part : (rank, parts): the rank-th share of every batch.
+    damaged : 'refuse' raises InputError with the image's name; 'skip' takes the next sound image of the epoch's order
+    in its place and names it in `skipped`. Raises InputError for arguments that do not fit the source.
+    """
+
+    def __init__(self, source: Source, batch_size: int, seed: int, input_size: int = 224, jitter: float = .4,
+                 lighting: float = .1, min_area: float = .08, part: Tuple[int, int] = (0, 1), damaged: str = "refuse"):
+        super().__init__(source, input_size, damaged)
+        if not 1 <= batch_size <= len(source):
+            raise InputError(f"a batch of {batch_size} does not fit {len(source)} training images: give a batch size "
+                             f"from 1 to {len(source)}")
+        _check_part(part)
+        if batch_size % part[1]:
+            raise InputError(f"a batch of {batch_size} cannot be shared by {part[1]} workers: give a multiple")
+        if not 0 <= jitter < 1 or not lighting >= 0 or not 0 < min_area <= 1:
+            raise InputError(f"jitter {jitter} is to be from 0 to below 1, lighting {lighting} 0 or more, the smallest "
+                             f"area {min_area} above 0 and up to 1")
+        check_seed(seed)
+        self.batch_size, self.seed, self.part = batch_size, seed, part
+        self.jitter, self.lighting, self.min_area = jitter, lighting, min_area
+        self.steps = len(source) // batch_size  # per epoch
+
+    def epoch(self, index: int, start: int = 0, workers: int = 0) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+        """This part of the batches of epoch `index` from step `start` on: new (float32 (b, 3, S, S), int32 (b,)).
+
+        workers: threads that compute ahead (no more than there are cores), 0 for none.
+        """
+        if index < 0 or not 0 <= start <= self.steps:
+            raise InputError(f"there is no step {start} in epoch {index}: an epoch has {self.steps} steps, from 0")
+        return self._epoch(index, start, workers)
+
+    def _epoch(self, index, start, workers):
+        order = random_stream(self.seed, _ORDER, index).permutation(len(self.source))
+        share = self.batch_size // self.part[1]
+        first = share * self.part[0]
+        plans = (self._plan(order, index, step, slice(first, first + share)) for step in range(start, self.steps))
+        for pixels, labels, _, _ in self._made(plans, share, workers):
+            yield pixels, labels
+
+    def _plan(self, order, epoch, step, rows):
+        # Drawn for the whole batch and for all of an image at once: neither parts nor an image's size move the rest.
+        stream = random_stream(self.seed, _AUGMENT, epoch, step)
+        even = stream.random((self.batch_size, 2 * ATTEMPTS + 7))
+        normal = stream.standard_normal((self.batch_size, 3))
+        return order, step * self.batch_size + rows.start, even[rows], normal[rows]
+
+    def _fill(self, plan, row, out):
+        order, first, even, normal = plan
+        for ahead_by in range(len(order)):
+            index = int(order[(first + row + ahead_by) % len(order)])
+            if index in self._skipped:
+                continue
+            try:
+                self._augment(self.source.read(index), even[row], normal[row], out)
+                return self.source.labels[index]
+            except Damaged as reason:
+                self._leave_out(index, reason)
+        raise InputError(f"{self.source.description} has no image that is not damaged")
+
+    def _augment(self, data, even, normal, out):
+        crops, (mirrored, order), changes = np.split(even, [2 * ATTEMPTS + 2, 2 * ATTEMPTS + 4])
+        side = self.input_size
+        pixels, _ = images.crop(data, functools.partial(random_box, crops, self.min_area), side)
+        pixels = images.resize(pixels, side, side)
+        if mirrored < .5:
+            pixels = images.mirror(pixels)
+        if self.jitter:
+            pixels = images.jitter(pixels, 1 + self.jitter * (2 * changes - 1), images.ORDERS[int(6 * order)])
+        light = np.array(EIGENVECTORS) @ (self.lighting * normal * EIGENVALUES)
+        images.planes(pixels, _SCALE, _SHIFT + light * _SCALE, out)
+
+
+def random_box(even: np.ndarray, min_area: float, height: int, width: int) -> images.Box:
+    """A random part of an image, from 2 x ATTEMPTS + 2 numbers of [0, 1): (y, x, height, width).
+
+    Its share of the area is even from min_area to 1, the logarithm of its width/height even within RATIO. After
+    ATTEMPTS that do not fit it is the largest central part with a shape within RATIO.
+    """
+    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    areas, ratios = even[:2 * ATTEMPTS].reshape(2, ATTEMPTS)
+    for area, ratio in zip(height * width * (min_area + (1 - min_area) * areas), np.exp(low + (high - low) * ratios)):
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(even[-2] * (height - h + 1)), int(even[-1] * (width - w + 1)), h, w
+    w, h = min(width, max(1, round(height * RATIO[1]))), min(height, max(1, round(width / RATIO[0])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+class EvalBatches(_Batches):
+    """Every image once, in order: (float32 (B, 3, S, S), int32 (B,), count) with B always the batch size.
+
+    Only the first `count` images of a batch are real. The shorter side becomes input_size / crop_ratio pixels,
+    rounded up (256 for 224 and .875), bilinearly, and the middle is taken: the authors' iterator, to the bit.
+
+    part : (rank, parts): the rank-th stretch of the images, each image in one part.
+    damaged : 'refuse' raises InputError with the image's name; 'skip' leaves it out of the counts and names it in
+    `skipped`.
+    count_padding : True counts as the authors' iterator does. It gives full batches only: what the last one lacks
+    comes from the first images, which are counted again, and the next pass begins behind them. `passes` is the number
+    of passes before this one. The default, of the released file's evaluation, gives 195 batches of 256, which are
+    49,920 of 50,000 images; the very first pass gives 50,176.
+    """
+
+    def __init__(self, source: Source, batch_size: int, input_size: int = 224, crop_ratio: float = .875,
+                 workers: int = 0, part: Tuple[int, int] = (0, 1), count_padding: bool = False,
+                 damaged: str = "refuse", passes: int = RELEASED_PASSES):
+        super().__init__(source, input_size, damaged)
+        if batch_size < 1:
+            raise InputError(f"a batch of {batch_size} images cannot be evaluated: give 1 or more")
+        if not 0 < crop_ratio <= 1:
+            raise InputError(f"a crop ratio of {crop_ratio} is not above 0 and up to 1")
+        _check_part(part)
+        if count_padding and part[1] > 1:
+            raise InputError("several workers cannot count the record iterator's padding: evaluate with one")
+        self.batch_size, self.workers = batch_size, workers
+        self.shorter = max(input_size, math.ceil(round(input_size / crop_ratio, 6)))
+        rank, parts = part
+        first, last = (len(source) * edge // parts for edge in (rank, rank + 1))
+        if first == last:
+            raise InputError(f"{len(source)} images cannot be shared by {parts} workers: use fewer")
+        if count_padding:
+            first, last = (batch_size * -(-len(source) * edge // batch_size) for edge in (passes, passes + 1))
+            if first == last:
+                raise InputError(f"after {passes} passes in batches of {batch_size} the record iterator has nothing "
+                                 f"left of {len(source)} images: use a smaller batch")
+        self._range = range(first, last)
+        self.steps = -(-len(self._range) // batch_size)
+
+    def __len__(self):
+        return self.steps
+
+    def __iter__(self):
+        starts = range(self._range.start, self._range.stop, self.batch_size)
+        for pixels, labels, sound, _ in self._made(starts, self.batch_size, self.workers):
+            count = int(sound.sum())
+            if count < len(sound):
+                rows = np.flatnonzero(sound)
+                rows = np.resize(rows, len(sound)) if count else np.zeros(len(sound), int)
+                pixels, labels = pixels[rows], labels[rows]
+            yield pixels, labels, count
+
+    def _fill(self, start, row, out):
+        if start + row < self._range.stop:
+            index = (start + row) % len(self.source)
+            try:
+                pixels = images.decode(self.source.read(index))
+                images.planes(images.centre(pixels, self.shorter, self.input_size), _SCALE, _SHIFT, out)
+                return self.source.labels[index]
+            except Damaged as reason:
+                self._leave_out(index, reason)
+        out[:] = 0
+        return None
+
+
+def _check_part(part):
+    rank, parts = part
+    if not 0 <= rank < parts:
+        raise InputError(f"there is no worker {rank} of {parts}: the ranks go from 0 to {parts - 1}")
+
+
+# --- Command ------------------------------------------------------------------------------------------------
+
+
+def measure_pipeline(batches, workers: int = 0, seconds: float = 3.0, repeats: int = 5) -> float:
+    """Images/s of training batches alone: the median of `repeats`, over `seconds` in all."""
+    stream = itertools.chain.from_iterable(batches.epoch(index, workers=workers) for index in itertools.count())
+    next(stream)
+    speeds = []
+    for _ in range(repeats):
+        count, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds / repeats or not count:
+            count += len(next(stream)[1])
+        speeds.append(count / (time.perf_counter() - began))
+    return statistics.median(speeds)
+
+
+def _parser():
+    parser = flags.Parser(prog="python -m engine.imagenet",
+                          description="Show what ImageNet data there is and how fast it becomes batches.")
+    parser.add_argument("--data-dir", type=flags.words, help="folder of the data (default: ~/.mxnet/datasets/imagenet)")
+    parser.add_argument("--use-rec", action="store_true", help="read the record files, not the class folders")
+    parser.add_argument("--split", choices=SPLITS, help="only this one")
+    parser.add_argument("--seconds", type=flags.number(float, 0, 86400), default=3.0,
+                        help="how long to measure (default: 3; 0: not at all)")
+    parser.add_argument("--batch-size", type=flags.number(int, 1, 100_000), default=64)
+    parser.add_argument("--input-size", type=flags.number(int, 1, 10_000), default=224)
+    parser.add_argument("--workers", type=flags.number(int, 0, 1024), default=0,
+                        help="threads that make images ahead (default: 0)")
+    parser.add_argument("--damaged", choices=DAMAGED, default="refuse")
+    return parser
+
+
+def main(argv=None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        need = (arguments.split,) if arguments.split else SPLITS
+        data = load(arguments.data_dir, arguments.use_rec, need=need)
+        print(f"ImageNet: {data.variant}")
+        print(f"sha256 {data.provenance['sha256']} (of the lists of images)")
+        for split in need:
+            source = getattr(data, split)
+            print(f"{split}: {len(source):,} images of {len(data.class_names):,} classes in {source.description}")
+        if arguments.seconds > 0:
+            source = data.train or data.val
+            batch = min(arguments.batch_size, len(source))
+            for jitter in (.4, 0):
+                made = TrainBatches(source, batch, 0, arguments.input_size, jitter, damaged=arguments.damaged)
+                speed = measure_pipeline(made, arguments.workers, arguments.seconds)
+                print(f"pipeline alone, {'with' if jitter else 'without'} colour jitter: {speed:,.0f} images/s (batch "
+                      f"{batch}, {arguments.workers} workers)")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

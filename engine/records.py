@@ -1,0 +1,154 @@
+"""Record files: MXNet's .rec read at random through its .idx, by any number of threads.
+
+A .rec is a row of records: two little-endian uint32, the magic number and (part << 29 | length), then the content,
+zeros up to a multiple of four bytes. Content that holds the magic number at such a multiple is cut there into parts
+(1 first, 2 middle, 3 last; 0 is a whole record). The content of an image's record is the header `<IfQQ` (number of
+labels if it is not a plain one, the label, an id of 128 bits) and the image file. A line of the .idx is KEY\\tOFFSET.
+
+`MXIndexedRecordIO` seeks and reads on one handle, which two threads must not do at once; here every read names its
+place (`os.pread`). Nothing here needs MXNet.
+"""
+import os
+import re
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from typing import Tuple
+
+import numpy as np
+
+from support.errors import InputError
+from support.files import expanded
+
+MAGIC = 0xCED7230A
+_WORDS = struct.Struct("<II")
+_HEADER = struct.Struct("<IfQQ")
+_LABEL = struct.Struct("<f")
+_INDEX = re.compile(rb"(?:\d{1,18}\t\d{1,18}\r?\n)*(?:\d{1,18}\t\d{1,18})?")
+
+
+class Damaged(ValueError):
+    """An image cannot be had. Says why in a few words; whoever catches it knows the image's name."""
+
+
+class RecordFile:
+    """Labelled images in a .rec, in the order of its .idx.
+
+    keys, offsets : int64 (N,), the numbers of the records and where they begin; size : bytes of the .rec.
+    Raises InputError where the .idx cannot be read or where no record begins at its first offset. Records that lie
+    behind the end of the .rec are counted in `missing`, and reading one raises Damaged.
+    """
+
+    def __init__(self, rec, idx):
+        self.path, self.index_path = expanded(rec), expanded(idx)
+        self.index = _read_index(self.index_path)
+        numbers = np.array(self.index.split(), np.int64)
+        self.keys, self.offsets = numbers[0::2], numbers[1::2]
+        if len(np.unique(self.keys)) < len(self.keys) or len(np.unique(self.offsets)) < len(self.offsets):
+            raise InputError(f"{self.index_path} lists a record twice: make it anew with the record file")
+        try:
+            self._file = open(self.path, "rb")  # noqa: SIM115 (open as long as this object lives)
+            self.size = os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise InputError(f"cannot read {self.path}: {error.strerror}") from None
+        if not self.size:
+            raise InputError(f"{self.path} is empty: copy or prepare it again")
+        first = int(self.offsets.min())
+        if first < self.size and self._words(first)[0] != MAGIC:
+            raise InputError(f"{self.path} is not the record file of {self.index_path.name}: no record begins at byte "
+                             f"{first:,}, where the index has one; give the .rec and .idx that belong together")
+
+    def __len__(self):
+        return len(self.keys)
+
+    @property
+    def missing(self) -> int:
+        """How many records of the .idx begin behind the end of the .rec."""
+        return int((self.offsets >= self.size).sum())
+
+    def read(self, number: int) -> Tuple[float, bytes]:
+        """Label and image file of the record in line `number` of the .idx, from 0. Raises Damaged."""
+        content = self._content(int(self.offsets[number]))
+        if len(content) < _HEADER.size:
+            raise Damaged(f"the record has {len(content)} bytes, too few for its header")
+        count, label, _, _ = _HEADER.unpack_from(content)
+        start = _HEADER.size
+        if count:
+            if count > 1 or len(content) < start + _LABEL.size:
+                raise Damaged(f"the record has {count:,} labels instead of one")
+            label, = _LABEL.unpack_from(content, start)
+            start += _LABEL.size
+        if label != label:
+            raise Damaged("the record's label is not a number")
+        return label, content[start:]
+
+    def labels(self, threads: int = 16) -> np.ndarray:
+        """Every record's label, float32 (N,), NaN where the record cannot be read; from the headers alone.
+
+        That is one small read of the disk for each image, so threads wait side by side.
+        """
+        labels = np.full(len(self), np.nan, np.float32)
+
+        def fill(numbers):
+            for number in numbers:
+                labels[number] = self._label(int(self.offsets[number]))
+
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(fill, np.array_split(np.arange(len(self)), -(-len(self) // 1024))):
+                pass
+        return labels
+
+    def _label(self, offset):
+        start = self._pread(_WORDS.size + _HEADER.size + _LABEL.size, offset)
+        if len(start) < _WORDS.size + _HEADER.size:
+            return np.nan
+        magic, word = _WORDS.unpack_from(start)
+        count, label, _, _ = _HEADER.unpack_from(start, _WORDS.size)
+        length = word & 0x1FFFFFFF
+        if magic == MAGIC and count == 0 and length >= _HEADER.size:
+            return label
+        if magic == MAGIC and count == 1 and length >= _HEADER.size + _LABEL.size and len(start) > 32:
+            return _LABEL.unpack_from(start, _WORDS.size + _HEADER.size)[0]
+        return np.nan
+
+    def _pread(self, length, offset):
+        try:
+            return os.pread(self._file.fileno(), length, offset)
+        except OSError as error:
+            raise Damaged(f"{self.path} cannot be read at byte {offset:,}: {error.strerror}") from None
+
+    def _words(self, offset):
+        words = self._pread(_WORDS.size, offset)
+        return _WORDS.unpack(words) if len(words) == _WORDS.size else (None, 0)
+
+    def _content(self, offset):
+        parts = []
+        while True:
+            if offset + _WORDS.size > self.size:
+                raise Damaged(f"the record file ends at byte {self.size:,}, before byte {offset:,}")
+            magic, word = self._words(offset)
+            part, length = word >> 29, word & 0x1FFFFFFF
+            if magic != MAGIC or (part in (0, 1)) == bool(parts) or part > 3:
+                raise Damaged(f"no record begins at byte {offset:,}" if not parts else
+                              f"the record has no further part at byte {offset:,}")
+            content = self._pread(length, offset + _WORDS.size)
+            if len(content) < length:
+                raise Damaged(f"the record file ends at byte {self.size:,}, inside the record")
+            parts.append(content)
+            if part in (0, 3):
+                return parts[0] if part == 0 else struct.pack("<I", MAGIC).join(parts)
+            offset += _WORDS.size + (length + 3 & ~3)
+
+
+def _read_index(path):
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; a record file is read through its .idx") from None
+    if not content.strip():
+        raise InputError(f"{path} is empty: prepare the record file again")
+    if not _INDEX.fullmatch(content):
+        matched = _INDEX.match(content).end()
+        line = content.count(b"\n", 0, matched) + 1
+        raise InputError(f"{path}, line {line}: it is not KEY, tab and OFFSET in whole numbers; prepare the record "
+                         "file again")
+    return content

@@ -1,0 +1,49 @@
+"""python -m tests.faults.report: renders the tables of docs/RELIABILITY.md from results/faults/."""
+import sys
+
+from . import suite  # isort: skip - finds the project
+from engine import flags, runlog
+from support.tables import fill_tables
+
+from . import ROOT
+
+PAGE = ROOT / "docs" / "RELIABILITY.md"
+
+
+def table(theme, record):
+    """A theme's faults in Markdown: rounds and outcomes as they were counted, what is promised and what is not."""
+    lines = []
+    if record is None:
+        lines += [f"Not counted yet: `{suite.command_of(theme.name, theme.rounds, 0)}` does it.", ""]
+    else:
+        lines += [f"`{suite.command_of(theme.name, record['asked'], record['seed'])}`: {record['rounds']:,} rounds in "
+                  f"{record['seconds']:,.0f} s on {record['date']}, {len(record['faults']):,} broken promises.", ""]
+    lines += ["| fault | rounds | what came of them | promised | not promised |", "|---|---|---|---|---|"]
+    for case in theme.cases:
+        row = (record or {"cases": {}})["cases"].get(case.name, {"rounds": 0, "outcomes": {}})
+        lines.append(f"| {case.name} | {row['rounds']:,} | {suite.outcomes_text(row['outcomes'])} | {case.promised} | "
+                     f"{case.not_promised or '-'} |")
+    return "\n".join(lines)
+
+
+def rendered(text):
+    """The page's text with every table made anew."""
+    records = suite.all_records()
+    return fill_tables(text, {name: lambda theme=theme: table(theme, records.get(theme.name))
+                              for name, theme in suite.themes().items()}, PAGE)
+
+
+def main():
+    parser = flags.Parser(prog="python -m tests.faults.report", description=__doc__)
+    parser.parse_args()
+    old = PAGE.read_text(encoding="utf-8")
+    new = rendered(old)
+    if new != old:
+        runlog.write_text(PAGE, new)
+    print(f"{PAGE} was " + ("rendered anew" if new != old else "up to date"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "faults"
+    flags.run_script(main)

@@ -1,0 +1,557 @@
+"""engine/imagenet.py: what is found and refused, how batches are made, and that they are the authors' iterator's."""
+import itertools
+import logging
+import math
+import shutil
+import threading
+from pathlib import Path
+
+import imagenet_files as files
+import mxnet as mx
+import numpy as np
+import pytest
+
+from engine import imagenet, images
+from support.errors import InputError
+
+SAMPLE = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "imagenet-sample"
+SIDE = 24
+
+
+def refusal(call, *args, **kwargs):
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Twelve images of three classes in folders."""
+    files.folder(tmp_path / "images")
+    return tmp_path
+
+
+@pytest.fixture
+def source(place):
+    return imagenet.folders(place / "images")
+
+
+def as_records(source, path, **how):
+    """A record file of the same images in the same order."""
+    contents = [source.read(index) for index in range(len(source))]
+    return files.record_file(path, contents, source.labels.tolist(), **how)
+
+
+def train(source, batch_size=4, seed=3, **how):
+    return imagenet.TrainBatches(source, batch_size, seed, **{"input_size": SIDE, **how})
+
+
+def evaluate(source, batch_size=5, **how):
+    return imagenet.EvalBatches(source, batch_size, **{"input_size": SIDE, **how})
+
+
+def equal(first, second):
+    first, second = list(first), list(second)
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second):
+        for x, y in zip(a, b):
+            np.testing.assert_array_equal(x, y)
+
+
+# --- Sources ---
+
+
+def test_folders_are_classes_in_the_order_of_their_names(place, source):
+    assert len(source) == 12 and source.class_names == files.CLASSES
+    assert source.labels.dtype == np.int32 and source.labels.tolist() == [0] * 4 + [1] * 3 + [2] * 5
+    for index in range(12):
+        path = Path(source.name(index))
+        assert path.read_bytes() == source.read(index) and path.parent.name == files.CLASSES[source.labels[index]]
+
+
+def test_other_files_and_unfinished_folders_are_left_alone(place, source):
+    (place / "images" / files.CLASSES[0] / "notes.txt").write_text("x")
+    (place / "images" / files.CLASSES[0] / ".hidden.JPEG").mkdir()
+    (place / "images" / "n99999999.part").mkdir()
+    (place / "images" / ".cache").mkdir()
+    (place / "images" / "readme.md").write_text("x")
+    again = imagenet.folders(place / "images")
+    assert again.sha256 == source.sha256 and again.files == source.files
+
+
+def test_the_list_of_images_has_a_checksum(place, source):
+    shutil.copytree(place / "images", place / "elsewhere")
+    assert imagenet.folders(place / "elsewhere").sha256 == source.sha256
+    Path(source.name(0)).unlink()
+    assert imagenet.folders(place / "images").sha256 != source.sha256
+
+
+def test_folders_that_are_none_are_refused_with_what_is_there(tmp_path):
+    assert "no class folders" in refusal(imagenet.folders, tmp_path)
+    (tmp_path / "ILSVRC2012_val_00000001.JPEG").write_bytes(files.jpeg(0))
+    assert "side by side" in refusal(imagenet.folders, tmp_path)
+    assert "cannot read" in refusal(imagenet.folders, tmp_path / "absent")
+    (tmp_path / "b" / "n01440764").mkdir(parents=True)
+    assert "no .jpeg" in refusal(imagenet.folders, tmp_path / "b")
+    files.folder(tmp_path / "c")
+    assert "none of the 2 classes" in refusal(imagenet.folders, tmp_path / "c", files.CLASSES[:2])
+
+
+def test_record_files_have_the_same_images_and_labels(place, source):
+    made = imagenet.records(as_records(source, place / "a", keys=[90 - index for index in range(12)]))
+    assert made.labels.dtype == np.int32 and made.labels.tolist() == source.labels.tolist()
+    assert [made.read(index) for index in range(12)] == [source.read(index) for index in range(12)]
+    assert made.name(2) == f"{place / 'a.rec'}, record 88" and made.class_names is None
+
+
+@pytest.mark.parametrize("label", [3, -1, 2.5, 1000, float("inf")])
+def test_a_label_that_is_no_class_is_refused(tmp_path, label):
+    rec = files.record_file(tmp_path / "a", [files.jpeg(0)] * 3, [0, label, 1])
+    names = files.CLASSES if label == 3 else None
+    assert "record 1 has the label" in refusal(imagenet.records, rec, class_names=names)
+
+
+def test_a_record_whose_label_is_not_a_number_is_damaged(tmp_path):
+    made = imagenet.records(files.record_file(tmp_path / "a", [files.jpeg(0)] * 3, [0, float("nan"), 1]))
+    assert made.labels.tolist() == [0, -1, 1]
+    assert "record 1: the record's label is not a number" in refusal(list, evaluate(made, 3))
+    assert [count for _, _, count in evaluate(made, 3, damaged="skip")] == [2]
+    rec = files.record_file(tmp_path / "b", [files.jpeg(0)], [float("nan")])
+    assert "no record that can be read" in refusal(imagenet.records, rec)
+
+
+def test_labels_come_from_the_list_beside_the_records_and_are_compared(place, source, caplog):
+    rec = as_records(source, place / "a")
+    lines = [f"{index}\t{label:f}\tx.JPEG\n" for index, label in enumerate(source.labels.tolist())]
+    (place / "a.lst").write_text("".join(lines) + "99\t0.0\tleft-out.JPEG\n")
+    assert imagenet.records(rec).labels.tolist() == source.labels.tolist()
+    (place / "a.lst").write_text("".join(lines).replace("2.000000", "1.000000"))
+    made = imagenet.records(rec)
+    assert made.labels.max() == 1 and made.read(0)
+    assert "the .lst beside" in refusal(made.read, 11)
+    (place / "a.lst").write_text("".join(lines[:5]))
+    with caplog.at_level(logging.WARNING):
+        assert imagenet.records(rec).labels.tolist() == source.labels.tolist()
+    assert "is not the list" in caplog.text
+
+
+# --- Loading ---
+
+
+def official_layout(root):
+    files.folder(root / "train", (3, 3, 3))
+    files.folder(root / "val", (2, 2, 2), seed=50)
+    return root
+
+
+def test_folders_are_loaded_and_what_is_not_official_is_said(tmp_path):
+    data = imagenet.load(official_layout(tmp_path))
+    assert len(data.train) == 9 and len(data.val) == 6 and data.class_names == files.CLASSES
+    for words in ("9 training images (officially 1,281,167)", "6 validation images", "3 classes (officially 1,000)"):
+        assert words in data.variant
+    assert data.provenance["official"] is False and len(data.provenance["sha256"]) == 64
+    assert data.provenance["splits"]["val"] == {"source": "folders", "images": 6, "sha256": data.val.sha256}
+    assert imagenet.load(tmp_path, need=("val",)).train is None
+
+
+def test_validation_images_have_the_labels_of_the_training_folders(tmp_path):
+    official_layout(tmp_path)
+    shutil.rmtree(tmp_path / "val" / files.CLASSES[0])
+    for need in (("train", "val"), ("val",)):
+        data = imagenet.load(tmp_path, need=need)
+        assert data.val.labels.tolist() == [1, 1, 2, 2] and "1 of 3 classes without an image in val" in data.variant
+    (tmp_path / "val" / "strange").mkdir()
+    assert "none of the 3 classes, strange" in refusal(imagenet.load, tmp_path)
+
+
+def test_without_training_images_official_classes_keep_their_official_labels(tmp_path):
+    files.folder(tmp_path / "val", (1, 2), ("n01443537", "n15075141"))
+    data = imagenet.load(tmp_path, need=("val",))
+    assert data.val.labels.tolist() == [1, 999, 999] and data.class_names == imagenet.SYNSETS
+    (tmp_path / "val" / "mine").mkdir()
+    files.folder(tmp_path / "val", (1,), ("mine",))
+    assert imagenet.load(tmp_path, need=("val",)).class_names == ("mine", "n01443537", "n15075141")
+    (tmp_path / "val" / "mine" / "mine_0.JPEG").unlink()
+    (tmp_path / "val" / "mine").rmdir()
+    official_layout(tmp_path / "b")
+    assert imagenet.load(tmp_path / "b", class_names=imagenet.SYNSETS).class_names == imagenet.SYNSETS
+
+
+def test_class_folders_alone_serve_as_every_split_and_it_is_said(tmp_path):
+    files.folder(tmp_path)
+    data = imagenet.load(tmp_path)
+    assert data.train is data.val and "the same images" in data.variant
+    assert "the same images" not in imagenet.load(tmp_path, need=("val",)).variant
+
+
+def test_record_files_are_found_by_name_and_in_their_folder(tmp_path):
+    data = imagenet.load(official_layout(tmp_path / "a"))
+    (tmp_path / "b" / "rec").mkdir(parents=True)
+    for split in ("train", "val"):
+        as_records(getattr(data, split), tmp_path / "b" / "rec" / split)
+    found = imagenet.load(tmp_path / "b", use_rec=True)
+    assert found.val.labels.tolist() == data.val.labels.tolist()
+    assert found.class_names == ("class 0", "class 1", "class 2")
+    assert found.provenance["splits"]["train"]["source"] == "records"
+    assert imagenet.load(tmp_path / "b").provenance == found.provenance  # there is nothing but record files
+    (tmp_path / "b" / "rec" / "synset.txt").write_text("\n".join(files.CLASSES) + "\n")
+    assert imagenet.load(tmp_path / "b", use_rec=True).class_names == files.CLASSES
+    shutil.copytree(tmp_path / "b" / "rec", tmp_path / "c")
+    assert len(imagenet.load(tmp_path / "c", use_rec=True).train) == 9
+    named = imagenet.load(tmp_path / "absent", True, rec_val=tmp_path / "c" / "val.rec",
+                          rec_val_idx=str(tmp_path / "b" / "rec" / "val.idx"), need=("val",))
+    assert len(named.val) == 6
+    (tmp_path / "c" / "synset.txt").write_text("a\nb\nc\n")
+    assert "different classes" in refusal(imagenet.load, tmp_path / "b", True, rec_val=tmp_path / "c" / "val.rec")
+
+
+@pytest.mark.parametrize("content, words", [("a\na\n", "different class name"), ("", "different class name"),
+                                            ("a\nb\n", "labels of 2 classes")])
+def test_class_names_that_do_not_fit_are_refused(place, source, content, words):
+    (place / "synset.txt").write_text(content)
+    assert words in refusal(imagenet.records, as_records(source, place / "a"))
+
+
+def test_what_is_absent_is_said_with_what_to_do(tmp_path):
+    assert "--data-dir" in refusal(imagenet.load, tmp_path / "absent")
+    assert "no class folders" in refusal(imagenet.load, tmp_path)
+    assert "prepare_imagenet.sh" in refusal(imagenet.load, tmp_path, use_rec=True)
+    assert "--rec-val" in refusal(imagenet.load, tmp_path, rec_val=tmp_path / "x.rec", need=("val",))
+    files.folder(tmp_path / "val")
+    assert f"there is no {tmp_path / 'train'}" in refusal(imagenet.load, tmp_path)
+    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(b"")
+    shutil.rmtree(tmp_path / "val")
+    assert "official archives" in refusal(imagenet.load, tmp_path)
+
+
+def test_the_official_classes_are_a_thousand_sorted_ids():
+    assert len(imagenet.SYNSETS) == 1000 and list(imagenet.SYNSETS) == sorted(set(imagenet.SYNSETS))
+
+
+def test_official_counts_are_recognised(tmp_path, monkeypatch):
+    monkeypatch.setattr(imagenet, "OFFICIAL_COUNTS", {"train": 9, "val": 6})
+    monkeypatch.setattr(imagenet, "SYNSETS", files.CLASSES)
+    data = imagenet.load(official_layout(tmp_path))
+    assert data.variant == "official counts" and data.provenance["official"] is True
+
+
+# --- Training batches ---
+
+
+def test_a_batch_has_the_shape_type_and_range_it_should(source):
+    seen = []
+    for pixels, labels in train(source).epoch(0):
+        assert pixels.shape == (4, 3, SIDE, SIDE) and pixels.dtype == np.float32
+        assert labels.shape == (4,) and labels.dtype == np.int32
+        assert -3 < pixels.min() < 0 < pixels.max() < 3.2
+        seen += labels.tolist()
+    assert train(source).steps == 3 and sorted(seen) == source.labels.tolist()
+
+
+def test_a_batch_is_a_function_of_seed_epoch_and_step(source):
+    reference = list(train(source).epoch(5))
+    equal(reference, train(source).epoch(5))
+    equal(reference[2:], train(source).epoch(5, start=2))
+    for other in (train(source).epoch(6), train(source, seed=4).epoch(5)):
+        assert not np.array_equal(next(other)[0], reference[0][0])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_workers_do_not_change_a_batch(source, workers, monkeypatch):
+    monkeypatch.setattr(imagenet.runtime, "usable_cores", lambda: 8)
+    monkeypatch.setattr(imagenet, "CHUNK", 3)
+    equal(train(source).epoch(1), train(source).epoch(1, workers=workers))
+    equal(evaluate(source), evaluate(source, workers=workers))
+
+
+def test_parts_together_are_the_batch_of_one(source):
+    whole = list(train(source, 6).epoch(1))
+    parts = [list(train(source, 6, part=(rank, 3)).epoch(1)) for rank in range(3)]
+    equal(whole, [tuple(np.concatenate(pieces) for pieces in zip(*step)) for step in zip(*parts)])
+
+
+def test_both_sources_give_the_same_batches(place, source):
+    made = imagenet.records(as_records(source, place / "a"))
+    equal(train(source).epoch(2), train(made).epoch(2, workers=2))
+    equal(evaluate(source), evaluate(made))
+
+
+def test_the_epochs_threads_end_with_it(source):
+    before = threading.active_count()
+    batches = train(source).epoch(0, workers=2)
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before
+
+
+def test_without_jitter_and_lighting_a_batch_is_a_crop(tmp_path):
+    folder = tmp_path / "images" / "n01440764"
+    folder.mkdir(parents=True)
+    flat = np.full((40, 60, 3), 128, np.uint8)
+    flat[:, 30:] = 64
+    images.require()
+    (folder / "a.png").write_bytes(images.cv2.imencode(".png", flat)[1].tobytes())
+    source = imagenet.folders(tmp_path / "images")
+    low, high = ((value - np.array(imagenet.MEAN)) / imagenet.STD for value in (64, 128))
+    plain = np.concatenate([next(train(source, 1, jitter=0, lighting=0).epoch(epoch))[0] for epoch in range(30)])
+    for channel in range(3):
+        values = plain[:, channel]
+        assert np.isclose(values.min(), low[channel], atol=1e-5) and np.isclose(values.max(), high[channel], atol=1e-5)
+    both = plain[(np.ptp(plain, axis=(1, 2, 3)) > 0)]
+    mirrored = both[:, 0, 0, 0] < both[:, 0, 0, -1]
+    assert 0 < mirrored.sum() < len(mirrored)
+    lit = np.concatenate([next(train(source, 1, jitter=0).epoch(epoch))[0] for epoch in range(30)])
+    noise = lit - plain
+    assert np.abs(noise - noise[:, :, :1, :1]).max() < 1e-5  # of one colour for an image
+    assert 0 < np.abs(noise).max() < .1 * 3.5 * 60 / 57
+
+
+def test_colour_noise_has_the_deviation_of_the_principal_components(source):
+    batches = train(source, 12, jitter=0)
+    plain = train(source, 12, jitter=0, lighting=0)
+    noise = np.concatenate([(next(batches.epoch(epoch))[0] - next(plain.epoch(epoch))[0])[:, :, 0, 0]
+                            for epoch in range(60)]) * imagenet.STD
+    vectors, values = np.array(imagenet.EIGENVECTORS), .1 * np.array(imagenet.EIGENVALUES)
+    np.testing.assert_allclose(np.sqrt((noise ** 2).mean(axis=0)), np.sqrt(((vectors * values) ** 2).sum(axis=1)),
+                               rtol=.12)
+
+
+def test_random_boxes_have_the_area_the_shape_and_the_place_they_should():
+    stream = np.random.default_rng(0)
+    height, width = 300, 400
+    boxes = np.array([imagenet.random_box(stream.random(22), .08, height, width) for _ in range(4000)])
+    y, x, h, w = boxes.T
+    assert (y >= 0).all() and (x >= 0).all() and (y + h <= height).all() and (x + w <= width).all()
+    area, ratio = h * w / (height * width), w / h
+    assert .078 < area.min() < .1 and .95 < area.max() <= 1 and .74 < ratio.min() < .78 and 1.3 < ratio.max() < 1.35
+    assert (y + h == height).any() and (x == 0).any() and abs(np.log(ratio[area < .4]).mean()) < .02
+    # Small boxes always fit, so below some area their share of the draws is even.
+    counts = np.histogram(area, bins=[.1, .2, .3, .4])[0]
+    assert counts.min() > .85 * counts.max()
+
+
+def test_where_no_box_fits_it_is_the_largest_central_one():
+    even = np.random.default_rng(0).random(22)
+    assert imagenet.random_box(even, .9, 100, 1000) == (0, 433, 100, 133)
+    assert imagenet.random_box(even, .9, 1000, 100) == (433, 0, 133, 100)
+    assert imagenet.random_box(even, .08, 1, 1) == (0, 0, 1, 1)
+
+
+@pytest.mark.parametrize("how, words", [
+    ({"batch_size": 0}, "batch size"), ({"batch_size": 13}, "does not fit 12"), ({"seed": -1}, "negative"),
+    ({"part": (2, 2)}, "no worker 2"), ({"part": (0, 3)}, "cannot be shared by 3"), ({"jitter": 1}, "jitter"),
+    ({"damaged": "x"}, "refuse or skip"), ({"input_size": 0}, "input size"), ({"min_area": 0}, "area"),
+    ({"lighting": -1}, "jitter")])
+def test_training_arguments_that_do_not_fit_are_refused(source, how, words):
+    assert words in refusal(train, source, **how)
+
+
+def test_there_is_no_step_behind_the_last(source):
+    batches = train(source)
+    assert list(batches.epoch(0, start=3)) == []
+    for index, start in ((-1, 0), (0, 4), (0, -1)):
+        refusal(batches.epoch, index, start)
+
+
+# --- Evaluation batches ---
+
+
+def test_every_image_is_evaluated_once(source):
+    batches = evaluate(source)
+    assert len(batches) == 3
+    counts, labels = [], []
+    for pixels, truth, count in batches:
+        assert pixels.shape == (5, 3, SIDE, SIDE) and truth.shape == (5,)
+        counts.append(count)
+        labels += truth[:count].tolist()
+    assert counts == [5, 5, 2] and labels == source.labels.tolist()
+
+
+def test_parts_share_the_images_out(source):
+    labels = []
+    for rank in range(5):
+        for _, truth, count in evaluate(source, 2, part=(rank, 5)):
+            labels += truth[:count].tolist()
+    assert labels == source.labels.tolist()
+    assert "shared by 13" in refusal(evaluate, source, part=(0, 13))
+
+
+def iterator(rec, batch_size, side, resize):
+    values = {f"{name}_{channel}": value for name, numbers in (("mean", imagenet.MEAN), ("std", imagenet.STD))
+              for channel, value in zip("rgb", numbers)}
+    return mx.io.ImageRecordIter(
+        path_imgrec=str(rec), path_imgidx=str(rec.with_suffix(".idx")), preprocess_threads=1, shuffle=False,
+        batch_size=batch_size, data_shape=(3, side, side), resize=resize, verbose=False, **values)
+
+
+def test_evaluation_gives_the_pixels_of_the_authors_iterator(place, source):
+    rec = as_records(source, place / "a")
+    for side, ratio in ((SIDE, .875), (30, .8), (SIDE, 1)):
+        theirs = next(iterator(rec, 12, side, math.ceil(side / ratio))).data[0].asnumpy()
+        ours, _, _ = next(iter(evaluate(imagenet.records(rec), 12, input_size=side, crop_ratio=ratio)))
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [4, 5, 7])
+def test_counted_padding_is_that_of_the_authors_iterator_in_every_pass(place, source, batch_size):
+    rec = as_records(source, place / "a")
+    theirs = iterator(rec, batch_size, SIDE, 28)
+    for passes in range(6):
+        wanted = [batch.label[0].asnumpy().astype(int).tolist() for batch in theirs]
+        theirs.reset()
+        batches = evaluate(source, batch_size, count_padding=True, passes=passes)
+        found = [(labels.tolist(), count) for _, labels, count in batches]
+        assert found == [(labels, batch_size) for labels in wanted] and len(batches) == len(wanted)
+
+
+def test_the_released_score_is_over_49920_images(source, monkeypatch):
+    class Many(imagenet.Source):
+        labels = np.zeros(50_000, np.int32)
+
+    assert len(evaluate(Many(), 256)) * 256 == 50_176
+    assert len(evaluate(Many(), 256, count_padding=True)) * 256 == 49_920
+    assert len(evaluate(Many(), 256, count_padding=True, passes=0)) * 256 == 50_176
+
+
+@pytest.mark.parametrize("how, words", [
+    ({"batch_size": 0}, "1 or more"), ({"crop_ratio": 0}, "crop ratio"), ({"crop_ratio": 1.5}, "crop ratio"),
+    ({"part": (1, 1)}, "no worker"), ({"part": (0, 2), "count_padding": True}, "several workers"),
+    ({"count_padding": True, "batch_size": 1000, "passes": 1}, "nothing left")])
+def test_evaluation_arguments_that_do_not_fit_are_refused(source, how, words):
+    assert words in refusal(evaluate, source, **how)
+
+
+# --- Damaged images ---
+
+
+def damage(source, index, keep=200):
+    path = Path(source.name(index))
+    path.write_bytes(path.read_bytes()[:keep])
+    return str(path)
+
+
+def test_a_damaged_image_is_refused_by_its_name(source):
+    name = damage(source, 6)
+    for workers in (0, 2):
+        for batches in (train(source).epoch(0, workers=workers), evaluate(source, workers=workers)):
+            message = refusal(list, batches)
+            assert message.startswith(f"{name}: ") and "--damaged skip" in message
+
+
+def test_skipped_images_are_left_out_of_evaluation_and_named(source):
+    names = [damage(source, 6), damage(source, 11, 0), damage(source, 2)]
+    batches = evaluate(source, damaged="skip", workers=2)
+    results = list(batches)
+    assert [count for _, _, count in results] == [4, 4, 1]
+    assert sum((truth[:count].tolist() for _, truth, count in results), []) == [0, 0, 0, 1, 1, 2, 2, 2, 2]
+    assert all(np.isfinite(pixels).all() and len(pixels) == 5 for pixels, _, _ in results)
+    assert batches.skipped == [names[2], names[0], names[1]]
+    list(batches)
+    assert len(batches.skipped) == 3  # an image counts once, however often it is met
+
+
+def test_a_batch_of_damaged_images_alone_counts_none(source):
+    for index in range(5, 10):
+        damage(source, index)
+    assert [count for _, _, count in evaluate(source, damaged="skip")] == [5, 0, 2]
+
+
+def test_in_training_the_next_sound_image_takes_the_place(source):
+    order = imagenet.random_stream(3, 0, 1).permutation(12)
+    sound = dict(enumerate(itertools.chain.from_iterable(pixels for pixels, _ in train(source).epoch(1))))
+    names = sorted(damage(source, order[place]) for place in (4, 5, 11))
+    for workers in (0, 3):
+        batches = train(source, damaged="skip")
+        steps = list(batches.epoch(1, workers=workers))
+        pixels = np.concatenate([step[0] for step in steps])
+        labels = np.concatenate([step[1] for step in steps])
+        taken = [0, 1, 2, 3, 6, 6, 6, 7, 8, 9, 10, 0]
+        assert labels.tolist() == source.labels[order[taken]].tolist()
+        for place in (0, 3, 6, 10):
+            np.testing.assert_array_equal(pixels[place], sound[place])
+        assert sorted(batches.skipped) == names
+    assert steps[1][0].shape == (4, 3, SIDE, SIDE)
+    equal(train(source, damaged="skip").epoch(1, start=1), steps[1:])
+
+
+def test_a_source_without_a_sound_image_is_refused(source):
+    for index in range(12):
+        damage(source, index)
+    assert "not damaged" in refusal(list, train(source, damaged="skip").epoch(0))
+
+
+def test_a_file_that_vanishes_is_damaged(source):
+    Path(source.name(3)).unlink()
+    assert "cannot be read" in refusal(list, evaluate(source))
+    assert sum(count for _, _, count in evaluate(source, damaged="skip")) == 11
+
+
+def test_a_record_file_that_was_cut_is_refused_at_once_or_its_end_skipped(place, source):
+    rec = as_records(source, place / "a")
+    whole = imagenet.records(rec)
+    rec.write_bytes(rec.read_bytes()[:len(rec.read_bytes()) * 3 // 4])
+    cut = imagenet.records(rec)
+    for made in (train, evaluate):
+        message = refusal(made, cut)
+        assert "records are missing" in message and str(rec) in message
+    batches = evaluate(cut, damaged="skip")
+    left = sum(count for _, _, count in batches)
+    assert 6 < left < 12 and len(batches.skipped) == 12 - left
+    assert batches.skipped[0] == whole.name(left)
+    assert len(list(train(cut, damaged="skip").epoch(0))) == 3
+
+
+def test_damage_inside_a_record_file_is_named_by_its_record(place, source):
+    rec = as_records(source, place / "a")
+    offsets = imagenet.records(rec)._records.offsets
+    content = bytearray(rec.read_bytes())
+    content[offsets[4]] ^= 255
+    content[offsets[7] + 60:offsets[8]] = bytes(int(offsets[8] - offsets[7]) - 60)
+    rec.write_bytes(content)
+    damaged = imagenet.records(rec)
+    assert damaged.labels[4] == -1
+    assert f"{rec}, record 4: no record begins at byte" in refusal(list, evaluate(damaged))
+    batches = evaluate(damaged, damaged="skip")
+    assert sum(count for _, _, count in batches) == 10
+    assert batches.skipped == [f"{rec}, record 4", f"{rec}, record 7"]
+    train_batches = train(damaged, 12, damaged="skip")
+    assert np.isin(next(train_batches.epoch(0))[1], (0, 1, 2)).all()
+
+
+# --- The real sample, and the command ---
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the shared ImageNet sample is not here")
+def test_real_images_are_the_same_in_both_sources_and_in_the_authors_iterator(tmp_path):
+    from engine import prepare_imagenet
+
+    chosen = tmp_path / "images"
+    chosen.mkdir()
+    for name in imagenet.SYNSETS[::25]:
+        (chosen / name).symlink_to(SAMPLE / name)
+    assert imagenet.folders(SAMPLE).class_names == imagenet.SYNSETS
+    assert prepare_imagenet.main(["--data-dir", str(tmp_path), "--val", str(chosen), "--splits", "val"]) == 0
+    by_folder = imagenet.load(chosen, need=("val",))
+    by_record = imagenet.load(tmp_path, use_rec=True, need=("val",))
+    assert by_folder.class_names == by_record.class_names == imagenet.SYNSETS
+    assert by_folder.val.labels.tolist() == list(range(0, 1000, 25))
+
+    theirs = next(iterator(tmp_path / "rec" / "val.rec", 40, 224, 256))
+    recorded, labels, count = next(iter(imagenet.EvalBatches(by_record.val, 40)))
+    assert count == 40 and labels.tolist() == theirs.label[0].asnumpy().tolist()
+    np.testing.assert_allclose(recorded, theirs.data[0].asnumpy(), atol=1e-5)
+    pixels, truth, _ = next(iter(imagenet.EvalBatches(by_folder.val, 40)))
+    order = np.argsort(labels)
+    np.testing.assert_array_equal(pixels, recorded[order])
+    np.testing.assert_array_equal(truth, labels[order])
+
+
+def test_the_command_shows_what_is_there(tmp_path, capsys):
+    official_layout(tmp_path)
+    assert imagenet.main(["--data-dir", str(tmp_path), "--seconds", ".05", "--input-size", "16"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("train: 9 images of 3 classes", "val: 6 images", "images/s", "officially 1,281,167"):
+        assert words in shown
+    assert imagenet.main(["--data-dir", str(tmp_path / "absent")]) == 1
+    assert capsys.readouterr().err.startswith("error: there is no folder")

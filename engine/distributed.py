@@ -28,7 +28,8 @@ NAMES = (*ALONE, *SERVED, "horovod")
 JOINED, LOCAL_RANK = "ATAC_JOINED", "ATAC_LOCAL_RANK"
 
 # The server keeps one array for every key ever used. Sums travel in blocks of few different lengths under these keys,
-# behind those of the Trainer, which counts from 0. MXNet multiplies keys by 9973 in 32 bits: above 215,000 that overflows.
+# behind those of the Trainer, which counts from 0. MXNet multiplies keys by 9973 in 32 bits, which overflows above
+# 215,000.
 FIRST_KEY, SMALLEST_BLOCK, LARGEST_BLOCK = 100_000, 16, 1 << 19
 
 

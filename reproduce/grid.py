@@ -122,6 +122,9 @@ class ImageNetNet:
         return dict(zip(PAPER["table4"]["columns"], PAPER["table4"][self.row]))
 
 
+WHOLE = 50_000  # training images of CIFAR-10 and CIFAR-100
+
+
 def _everywhere(rows, blocks):
     """Entries of (row, model, extra) for every b and task; the paper has no number on the fine labels."""
     return tuple(Entry(row, Cell(task, model, b), extra or task is FINE)

@@ -15,7 +15,21 @@ from model import complete_arguments
 from support import json_files
 from support.errors import InputError
 from support.files import sha256
-from support.json_files import COUNT, FILE_NAME, FLAG, LINES, NOTHING, NUMBER, OBJECT, POSITIVE, SHA256, SHARE, SOME, TEXT
+from support.json_files import (
+    COUNT,
+    FILE_NAME,
+    FLAG,
+    LINES,
+    NOTHING,
+    NUMBER,
+    OBJECT,
+    POSITIVE,
+    SHA256,
+    SHARE,
+    SOME,
+    TEXT,
+)
+from support.lock import locked
 
 from . import grid
 
@@ -167,21 +181,23 @@ def add(folder, results=RESULTS):
 
     Raises InputError when it has not ended, or when another run of the same cell, data and seed is there already.
     """
-    record = make(folder)
+    record, results = make(folder), Path(results)
     place = folder_of(record["id"], results)
-    if (place / RECORD).exists():
-        kept = _read(place / RECORD)
-        if kept["files"].get("metrics.jsonl") != record["files"]["metrics.jsonl"]:
-            raise InputError(f"{folder} is another run of what {place} holds already; its record stays. Remove {place} "
-                             "first if this run is to take its place")
-        return kept
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        for name in EVIDENCE:
-            shutil.copyfile(Path(folder) / name, place / name)
+        results.mkdir(parents=True, exist_ok=True)
+        with locked(results / "lock"):  # two may add the same run at once
+            if (place / RECORD).exists():
+                kept = _read(place / RECORD)
+                if kept["files"].get("metrics.jsonl") != record["files"]["metrics.jsonl"]:
+                    raise InputError(f"{folder} is another run of what {place} holds already; its record stays. Remove "
+                                     f"{place} first if this run is to take its place")
+                return kept
+            place.mkdir(parents=True, exist_ok=True)
+            for name in EVIDENCE:
+                shutil.copyfile(Path(folder) / name, place / name)
+            runlog.write_json(place / RECORD, record)  # last: it says that the rest is whole
     except OSError as error:
         raise InputError(f"{place} cannot be written: {error.strerror}; free space or give other --results") from error
-    runlog.write_json(place / RECORD, record)  # last: it says that the rest is whole
     return record
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from engine import checkpoint, cifar, runlog
 from model import get_model, load_params
 from support.errors import InputError
+from support.lock import locked
 
 from . import ledger, runner
 
@@ -58,19 +59,19 @@ def publish(run, name=None, data_dir=None):
                              f"the ledger has {record['last']['accuracy']}: is that the run's data?")
         if record["dataset"] == "cifar10" and scores[0]["data_sha256"] != sample_digest():
             scores.append(score(candidate, SAMPLE))
-        if (folder / "history.png").exists():
-            shutil.copyfile(folder / "history.png", place / "history.png")
-        runlog.write_json(place / EVALUATIONS, scores)
-        candidate.replace(file)
-
-    entry = {
-        "name": name, "file": file.name, "sha256": scores[0]["sha256"], "size": file.stat().st_size, "urls": [],
-        **{key: record[key] for key in SHARED},
-        "data": {key: record["data"][key] for key in ("variant", "sha256", "official")},
-        "record": _place(place), "log": _place(place / "train.log"), "log_sha256": record["files"]["train.log"],
-    }
-    entries = [other for other in read_manifest() if other["name"] != name] if MANIFEST.exists() else []
-    runlog.write_json(MANIFEST, {"models": sorted([*entries, entry], key=lambda entry: entry["name"])})
+        with locked(MANIFEST.with_name("manifest.json.lock")):  # the file and its entry belong together
+            if (folder / "history.png").exists():
+                shutil.copyfile(folder / "history.png", place / "history.png")
+            runlog.write_json(place / EVALUATIONS, scores)
+            candidate.replace(file)
+            entry = {
+                "name": name, "file": file.name, "sha256": scores[0]["sha256"], "size": file.stat().st_size, "urls": [],
+                **{key: record[key] for key in SHARED},
+                "data": {key: record["data"][key] for key in ("variant", "sha256", "official")},
+                "record": _place(place), "log": _place(place / "train.log"), "log_sha256": record["files"]["train.log"],
+            }
+            entries = [other for other in read_manifest() if other["name"] != name] if MANIFEST.exists() else []
+            runlog.write_json(MANIFEST, {"models": sorted([*entries, entry], key=lambda entry: entry["name"])})
     return (f"{name}: accuracy {scores[0]['top1']:.4f} as in the ledger, params/{file.name} ({entry['size']:,} bytes)")
 
 

@@ -13,7 +13,7 @@ from support.tables import fill_tables
 
 from . import figures, grid, ledger, publish
 from .runner import Data, Speeds, duration
-from .scores import OPEN, WHOLE, Protocol, answers, by_protocol
+from .scores import OPEN, Protocol, answers, by_protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = "README.md"  # the whole report, in the folder of the results
@@ -132,7 +132,7 @@ class Block:
     @property
     def whole(self):
         """Whether the runs saw a whole training set."""
-        return self.data["train_images"] >= WHOLE
+        return self.data["train_images"] >= grid.WHOLE
 
     @property
     def marks(self):
@@ -203,7 +203,7 @@ def effort(block):
             machines.setdefault(hardware_text(record["hardware"]), []).append(record)
             resumed += record["resumed"] > 0
     cells = {entry.cell for entry in block.exhibit.entries if not entry.extra}
-    data = Data(None, WHOLE, block.data["test_images"])
+    data = Data(None, grid.WHOLE, block.data["test_images"])
     parts = []
     for name, records in sorted(machines.items()):
         speeds = Speeds(records)

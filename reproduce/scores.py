@@ -8,7 +8,6 @@ from engine.recipe import CIFAR_PAPER
 
 from . import grid
 
-WHOLE = 50_000  # training images of CIFAR-10 and CIFAR-100
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not enough runs"
 
 

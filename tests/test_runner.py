@@ -274,6 +274,13 @@ def test_speeds(monkeypatch):
     assert runner.Speeds.here([], False).epoch(ATAC, data) is None
 
 
+def test_the_speed_of_a_smoke_run_counts_only_where_there_is_no_other():
+    whole = {**a_record(seconds=6000.), "data": {"train_images": 50_000, "test_images": 10_000}}
+    data = runner.Data("", 50_000, 10_000)
+    assert runner.Speeds([a_record(seconds=900.), whole]).epoch(ATAC, data) == pytest.approx(600)
+    assert runner.Speeds([a_record()]).epoch(ATAC, data) > 500
+
+
 @pytest.mark.parametrize("seconds, text", [(4.4, "4 s"), (600, "10 min"), (9000, "2.5 h"), (3 * 86400, "3.0 days")])
 def test_duration(seconds, text):
     assert runner.duration(seconds) == text

@@ -106,43 +106,43 @@ def main():
     from ops.nag import update_operator
 
     runlog.start_logging()
-    start = script.decide(parser, args, spec_of, build, run_name)
-    spec = start.spec
-    start.greet(dtype="float32")
-    data = cifar.load_or_download(spec["dataset"], args.data_dir, spec["label_mode"], args.mirror)
-    start.require_data(data)
-    train_split, held_out = data.train, None
-    if spec["val_split"]:
-        train_split, held_out = cifar.hold_out(data.train, spec["val_split"], spec["seed"])
-    batches = cifar.TrainBatches(train_split, start.batch_size, spec["seed"])
-    start.prepare_net(model)
-    start.open_folder()
+    with script.decide(parser, args, spec_of, build, run_name) as start:
+        spec = start.spec
+        start.greet(dtype="float32")
+        data = cifar.load_or_download(spec["dataset"], args.data_dir, spec["label_mode"], args.mirror)
+        start.require_data(data)
+        train_split, held_out = data.train, None
+        if spec["val_split"]:
+            train_split, held_out = cifar.hold_out(data.train, spec["val_split"], spec["seed"])
+        batches = cifar.TrainBatches(train_split, start.batch_size, spec["seed"])
+        start.prepare_net(model)
+        start.open_folder()
 
-    for remark in args.remarks:
-        log.info("%s", remark)
-    log.info("data: %s, %s training and %s test images, sha256 %s", _data_name(spec), f"{len(data.train):,}",
-             f"{len(data.test):,}", data.provenance["sha256"])
-    if data.label_mode == "coarse":
-        log.info("labels: the 20 superclasses under an output of %d, as in the authors' runs and the paper's table; "
-                 "--label-mode fine trains the 100 classes", spec["arguments"]["classes"])
-    start.announce(batches, count(start.net), table)
+        for remark in args.remarks:
+            log.info("%s", remark)
+        log.info("data: %s, %s training and %s test images, sha256 %s", _data_name(spec), f"{len(data.train):,}",
+                 f"{len(data.test):,}", data.provenance["sha256"])
+        if data.label_mode == "coarse":
+            log.info("labels: the 20 superclasses under an output of %d, as in the authors' runs and the paper's "
+                     "table; --label-mode fine trains the 100 classes", spec["arguments"]["classes"])
+        start.announce(batches, count(start.net), table)
 
-    def scored(split):
-        return cifar.EvalBatches(split, min(loop.evaluation_batch(start.contexts), len(split)))
+        def scored(split):
+            return cifar.EvalBatches(split, min(loop.evaluation_batch(start.contexts), len(split)))
 
-    status, result = start.train(
-        start.settings(), update_operator(args.fused), batches=batches, score_batches=scored(held_out or data.test),
-        labels=len(data.class_names), scored_on="held-out" if held_out else "test",
-        test_batches=scored(data.test) if held_out else None)
-    if result is None:
-        return status
-    if args.save_plot_dir:
-        _copy_plot(start.directory / "history.png", Path(args.save_plot_dir).expanduser(), run_name(spec))
-    log.info("%s: accuracy %.4f after the last of %d epochs; best %.4f (epoch %d), chosen on the %s images; data %s",
-             _data_name(spec), result["last"]["accuracy"], result["epochs"], result["best"]["accuracy"],
-             result["best"]["epoch"], result["scored_on"], data.variant)
-    log.info("checkpoints, metrics and history.png are in %s", start.directory)
-    return 0
+        status, result = start.train(
+            start.settings(), update_operator(args.fused), batches=batches, score_batches=scored(held_out or data.test),
+            labels=len(data.class_names), scored_on="held-out" if held_out else "test",
+            test_batches=scored(data.test) if held_out else None)
+        if result is None:
+            return status
+        if args.save_plot_dir:
+            _copy_plot(start.directory / "history.png", Path(args.save_plot_dir).expanduser(), run_name(spec))
+        log.info("%s: accuracy %.4f after the last of %d epochs; best %.4f (epoch %d), chosen on the %s images; data "
+                 "%s", _data_name(spec), result["last"]["accuracy"], result["epochs"], result["best"]["accuracy"],
+                 result["best"]["epoch"], result["scored_on"], data.variant)
+        log.info("checkpoints, metrics and history.png are in %s", start.directory)
+        return 0
 
 
 def _copy_plot(plot, folder, name):

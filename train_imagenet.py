@@ -163,9 +163,8 @@ def main():
     from ops.nag import update_operator
 
     runlog.start_logging()
-    start = script.decide(parser, args, spec_of, build, run_name)
-    spec, recipe = start.spec, start.recipe
-    with start.team:
+    with script.decide(parser, args, spec_of, build, run_name) as start:
+        spec, recipe = start.spec, start.recipe
         start.greet(DTYPES[args.recipe or "released"])
         data = imagenet.load(args.data_dir, args.use_rec, args.rec_train, args.rec_train_idx, args.rec_val,
                              args.rec_val_idx)

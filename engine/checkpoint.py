@@ -18,13 +18,25 @@ runtime.prepare()  # before MXNet loads
 import mxnet as mx
 import numpy as np
 
-from support import params_file
+from support import json_files, params_file
 from support.errors import InputError
+from support.json_files import COUNT, LINES, NOTHING, NUMBER, OBJECT, TEXT, Kind
 
 from . import loop
 
 SETTINGS = "settings.json"
 FORMAT = 1
+
+# The form of the settings of a run to go on with, and of what only some have.
+RUN = {
+    "model": TEXT, "arguments": OBJECT, "dataset": TEXT, "recipe": OBJECT,
+    "seed": Kind("a whole number below 2^32", lambda value: COUNT.holds(value) and value < 2 ** 32),
+    "data": {"sha256": TEXT, "variant": LINES},
+    "state": {"epoch": COUNT, "step": COUNT, "meter": {"images": COUNT, "loss_sum": NUMBER, "correct": COUNT},
+              "best": (NOTHING, {"epoch": COUNT, "accuracy": NUMBER, "loss": NUMBER, "top5": NUMBER})},
+}
+DTYPE = Kind("float32 or float16", lambda value: value in ("float32", "float16"))
+SCALE = {"value": NUMBER, "sound": COUNT, "left_out": COUNT}
 
 
 def save(path, net, settings, trainer=None, team=None):
@@ -65,7 +77,7 @@ def settings_in(path, attachments, required=True):
                              "use --resume-params to start a new run from its weights")
         return None
     try:
-        settings = json.loads(attachments[SETTINGS])
+        settings = json_files.loads(attachments[SETTINGS])
         if not isinstance(settings, dict):
             raise ValueError("not an object")
     except ValueError as error:
@@ -80,6 +92,17 @@ def require(settings, names, path):
     for name in names:
         if name not in settings:
             raise InputError(f"{path} has no {name!r} among its settings: it is not a checkpoint of a run of ours")
+
+
+def check_run(settings, path):
+    """InputError unless the settings of the file at path have the form of those of a run to go on with."""
+    wrong = json_files.problem(settings, RUN)
+    if not wrong and "dtype" in settings:
+        wrong = json_files.problem(settings["dtype"], DTYPE, "dtype")
+    if not wrong and "loss_scale" in settings["state"]:
+        wrong = json_files.problem(settings["state"]["loss_scale"], SCALE, "state.loss_scale")
+    if wrong:
+        raise InputError(f"{path} is not a checkpoint of a run of ours: among its settings {wrong}; use another one")
 
 
 def restore(path, net, trainer, team=None):

@@ -443,7 +443,8 @@ def _archive_contents(path, form):
                         where = f"{path} ({member.name})"
                         yield file, where, _member(archive, member, file.images * form.max_bytes, where)
                     if archive.offset > limit:  # where the next one is to be; tarfile would read on for hours
-                        _refuse(f"{path} ({ascii(member.name)[:80]})", member.offset, "it claims more than any archive has")
+                        where = f"{path} ({ascii(member.name)[:80]})"
+                        _refuse(where, member.offset, "it claims more than any archive has")
             while stream.read(1 << 20):  # to the end, where gzip compares its checksum
                 pass
     except InputError:

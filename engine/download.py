@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from support import files
 from support.errors import InputError
+from support.lock import locked
 
 CHUNK = 1 << 18  # bytes; small enough for a progress bar that moves on a slow line
 USER_AGENT = "atac-reproduction"  # some servers refuse urllib's own name
@@ -54,23 +55,31 @@ def fetch(
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        source = _Source(url, part, size, progress, allow_http, timeout)
-        resumed = _size(part) > 0
-        source.receive_patiently(attempts, pause)
-        problem = _mismatch(part, size, wanted)
-        if problem and resumed:  # the older half may come from other bytes: once more, from nothing
-            part.unlink()
-            source.receive_patiently(attempts, pause)
-            problem = _mismatch(part, size, wanted)
-        if problem:
-            part.unlink()
-            raise InputError(f"{url} holds other bytes than expected ({problem}); they were removed, try a mirror")
-        os.replace(part, path)
+        shown = path.name.replace("{", "{{").replace("}", "}}")
+        with locked(path.with_name(path.name + ".lock"),
+                    waiting=f"process {{owner}} is fetching {shown} already; waiting for it"):
+            if not (path.is_file() and _mismatch(path, size, wanted) is None):  # by the one that was waited for
+                _fetch(_Source(url, part, size, progress, allow_http, timeout), wanted, attempts, pause)
+                os.replace(part, path)
     except OSError as error:
         raise InputError(
             f"cannot write {part}: {error.strerror or error}; make room or choose another folder"
         ) from None
     return path
+
+
+def _fetch(source, wanted, attempts, pause):
+    """Bring the right bytes into the source's partial file; InputError where it has others."""
+    resumed = _size(source.part) > 0
+    source.receive_patiently(attempts, pause)
+    problem = _mismatch(source.part, source.size, wanted)
+    if problem and resumed:  # the older half may come from other bytes: once more, from nothing
+        source.part.unlink()
+        source.receive_patiently(attempts, pause)
+        problem = _mismatch(source.part, source.size, wanted)
+    if problem:
+        source.part.unlink()
+        raise InputError(f"{source.url} holds other bytes than expected ({problem}); they were removed, try a mirror")
 
 
 class _Retry(Exception):

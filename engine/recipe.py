@@ -6,6 +6,11 @@ from typing import Tuple
 from support.errors import InputError
 
 
+def _fits(value, kind):
+    """Whether a value, perhaps out of a JSON file, can stand for one of a type; a bool is no number."""
+    return isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything that decides a training beside the net, the data and the seed. Raises InputError for nonsense.
@@ -37,6 +42,11 @@ class Recipe:
 
     def __post_init__(self):
         object.__setattr__(self, "lr_decay_epochs", tuple(self.lr_decay_epochs))
+        for field in dataclasses.fields(self):  # a file may have given it
+            value = getattr(self, field.name)
+            if not all(_fits(part, int) for part in value) if field.name == "lr_decay_epochs" \
+                    else not _fits(value, field.type):
+                raise InputError(f"{field.name} cannot be {value!r}")
         for name, least in (("epochs", 1), ("batch_size", 1), ("lr_decay_period", 0), ("warmup_epochs", 0),
                             ("mixup_off_epochs", 0), ("accumulate", 1)):
             if getattr(self, name) < least:

@@ -113,7 +113,8 @@ class _State:
 
     @classmethod
     def from_dict(cls, stored):
-        return cls(stored["epoch"], stored["step"], loop.Meter(**stored["meter"]), stored["best"])
+        meter = loop.Meter(*(stored["meter"][name] for name in ("images", "loss_sum", "correct")))
+        return cls(stored["epoch"], stored["step"], meter, stored["best"])
 
 
 def train(job, resume=None):
@@ -163,7 +164,8 @@ class _Run:
             self.state = _State.from_dict(stored)
             place = [self.state.epoch, self.state.step]
             if self.scale is not None and "loss_scale" in stored:
-                self.scale = self.method.scale = loop.LossScale(**stored["loss_scale"])
+                self.scale = self.method.scale = loop.LossScale(
+                    *(stored["loss_scale"][name] for name in ("value", "sound", "left_out")))
             if not self.writes:
                 self.state.meter = loop.Meter()  # the first worker goes on with the sums of all
             log.info("going on from %s: epoch %d, step %d", path, *place)
@@ -388,9 +390,11 @@ def refuse_rewinding(path, state):
     if path.name == LAST or not last.exists():
         return
     try:
-        newest = checkpoint.read_settings(last)["state"]
-    except (InputError, KeyError):  # damaged: then the earlier one is what is left
+        settings = checkpoint.read_settings(last)
+        checkpoint.check_run(settings, last)
+    except InputError:  # damaged: then the earlier one is what is left
         return
+    newest = settings["state"]
     if (newest["epoch"], newest["step"]) > (state["epoch"], state["step"]):
         raise InputError(f"--resume: {last} is further on (epoch {newest['epoch']}, step {newest['step']}): resume "
                          f"{path.parent}, or start a new run with --resume-params {path}")

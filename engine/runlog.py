@@ -90,7 +90,7 @@ class _BarHandler(logging.Handler):
 class _LogFile(logging.StreamHandler):
     """Writes log lines to a file that is its own; InputError when the disk refuses, once."""
 
-    def handleError(self, record):  # noqa: N802 - logging's name
+    def handleError(self, record):
         if self.stream.closed:
             return
         error = sys.exc_info()[1]

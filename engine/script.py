@@ -12,11 +12,14 @@ from typing import Any, Optional
 
 from support import runtime
 from support.errors import InputError
+from support.lock import locked
 
 from . import checkpoint, distributed, flags, loop, run, runlog
 from .recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+LOCK = ".lock"  # in a run's folder while a run is in it
 
 
 def recipe_of(args, stored):
@@ -112,11 +115,15 @@ def decide(parser, args, spec_of, build, name_of):
         stored = checkpoint.read_settings(resume)
         checkpoint.require(stored, [*(spec or ("model", "arguments", "dataset", "seed", "recipe")), "data", "state"],
                            resume)
+        checkpoint.check_run(stored, resume)
         run.refuse_rewinding(resume, stored["state"])
         try:
             spec = spec_of(args, stored)
             net = build(spec)
-        except TypeError as error:
+        except InputError:
+            raise
+        except Exception as error:  # settings that somebody else has written can be wrong in many ways
+            log.debug("the settings of %s cannot be used", resume, exc_info=True)
             raise InputError(f"--resume: {error}") from error
     elif problem:
         parser.error(problem)
@@ -129,7 +136,10 @@ def _text(path):
 
 @dataclasses.dataclass
 class Start:
-    """A run before its first step. The methods are called in their order, each once."""
+    """A run before its first step. The methods are called in their order, each once, in a `with` block.
+
+    At its end the run's folder is free again, and a team parts, in good order unless an error has ended the block.
+    """
 
     args: Any
     spec: dict
@@ -144,6 +154,14 @@ class Start:
     def __post_init__(self):
         self.recipe = Recipe(**self.spec["recipe"])
         self.command = " ".join(map(shlex.quote, ["python", *sys.argv]))
+        self.held = contextlib.ExitStack()
+
+    def __enter__(self):
+        self.held.enter_context(self.team)
+        return self
+
+    def __exit__(self, *exception):
+        return self.held.__exit__(*exception)
 
     @property
     def part(self):
@@ -193,6 +211,11 @@ class Start:
             if self.args.logging_file:
                 runlog.log_to_file(self.args.logging_file)
             directory = self.resume.parent if self.resume else run.new_directory(self.args.save_dir, self.name)
+            self.held.enter_context(locked(
+                directory / LOCK, str(directory).replace("{", "{{").replace("}", "}}") + " is in use by another run, "
+                "process {owner}; wait for its end, or give another --save-dir"))
+            if self.args.save_dir and not self.resume:
+                run.new_directory(self.args.save_dir, self.name)  # another run may have come and gone in between
             if not self.args.logging_file:
                 runlog.log_to_file(directory / "train.log")
         self.directory = Path(self.team.agreed(_text(directory) if self.team.rank == 0 else None))

@@ -3,6 +3,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import sys
 from pathlib import Path
 
 from .errors import InputError
@@ -12,14 +13,15 @@ _UNKNOWN = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
 @contextlib.contextmanager
-def locked(path, busy=None):
+def locked(path, busy=None, waiting=None):
     """Hold the lock file `path`, which exists as long as someone does; the system frees it however its owner ends.
 
     busy: a sentence for an InputError where another process holds it, with {owner} for its number; without it the call
-    waits. InputError also where path cannot be written.
+    waits, and says the sentence `waiting` on standard error before. Both are formats: braces of their own are doubled.
+    InputError also where path cannot be written.
     """
     path = Path(path)
-    descriptor = _acquire(path, busy)
+    descriptor = _acquire(path, busy, waiting)
     try:
         yield
     finally:
@@ -28,27 +30,38 @@ def locked(path, busy=None):
         os.close(descriptor)
 
 
-def _acquire(path, busy):
+def _acquire(path, busy, waiting):
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
         try:
-            _lock(descriptor, wait=busy is None)
-        except BlockingIOError:
-            owner = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(descriptor)
-            raise InputError(busy.format(owner=owner)) from None
+            try:
+                _lock(descriptor, wait=busy is None and waiting is None)
+            except BlockingIOError:
+                owner = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+                if busy is not None:
+                    raise InputError(busy.format(owner=owner)) from None
+                print(waiting.format(owner=owner), file=sys.stderr, flush=True)
+                waiting = None  # said once
+                _lock(descriptor, wait=True)
+            if _is_at(descriptor, path):
+                with contextlib.suppress(OSError):  # of a full disk: the lock holds without its owner's number
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, f"{os.getpid()}\n".encode())
+                return descriptor
         except BaseException:
             os.close(descriptor)
             raise
-        with contextlib.suppress(OSError):
-            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
-                os.truncate(descriptor, 0)
-                os.write(descriptor, f"{os.getpid()}\n".encode())
-                return descriptor
         os.close(descriptor)  # its last owner has removed it in the meantime
+
+
+def _is_at(descriptor, path):
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def _lock(descriptor, wait):

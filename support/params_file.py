@@ -159,6 +159,5 @@ def write(path, arrays, attachments):
                 file.flush()
                 os.fsync(file.fileno())
     except (OSError, mx.MXNetError) as error:
-        # MXNet's errors begin with a C++ trace.
-        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
+        reason = error.strerror if isinstance(error, OSError) else "the disk did not take all of it"
         raise InputError(f"{path} cannot be written: {reason}; free space or choose another folder") from error

@@ -151,6 +151,38 @@ def test_load_weights_gives_all_devices_the_files_weights(tmp_path):
             assert (tiny.numbers_of(other, device)[name] == value).all(), name
 
 
+# Settings of a run, as a stranger might have written them.
+
+RUN = {"model": "x", "arguments": {}, "dataset": "cifar10", "recipe": {}, "seed": 0, "dtype": "float32",
+       "data": {"sha256": "0", "variant": "official"},
+       "state": {"epoch": 1, "step": 2, "meter": {"images": 8, "loss_sum": 1.5, "correct": 3}, "best": None}}
+
+
+def test_settings_of_a_run_are_known_by_their_form():
+    checkpoint.check_run(RUN, "x")
+    best = {"epoch": 0, "accuracy": .5, "loss": 1., "top5": 1}
+    scale = {"value": .5, "sound": 3, "left_out": 1}
+    checkpoint.check_run({**RUN, "state": {**RUN["state"], "best": best, "loss_scale": scale}}, "x")
+    checkpoint.check_run({name: value for name, value in RUN.items() if name != "dtype"}, "x")  # of the first version
+
+
+@pytest.mark.parametrize("name, value", [
+    ("model", 3), ("model", None), ("arguments", []), ("recipe", None), ("seed", -1), ("seed", 2 ** 32), ("seed", 1.5),
+    ("dtype", "float64"), ("data", {}), ("data", {"sha256": 1, "variant": ""}), ("state", None), ("state", {}),
+    ("state", {**RUN["state"], "epoch": "1"}), ("state", {**RUN["state"], "step": -1}),
+    ("state", {**RUN["state"], "step": True}), ("state", {**RUN["state"], "meter": {"images": 8}}),
+    ("state", {**RUN["state"], "meter": {**RUN["state"]["meter"], "loss_sum": float("nan")}}),
+    ("state", {**RUN["state"], "best": {"epoch": 0}}), ("state", {**RUN["state"], "loss_scale": {"value": 1}})])
+def test_settings_that_no_run_writes_are_refused(name, value):
+    with pytest.raises(InputError, match=f"^x is not a checkpoint of a run of ours: among its settings .*{name}"):
+        checkpoint.check_run({**RUN, name: value}, "x")
+
+
+def test_settings_that_are_nested_without_end_are_refused():
+    with pytest.raises(InputError, match="^x: its settings cannot be read"):
+        checkpoint.settings_in("x", {checkpoint.SETTINGS: b"[" * 100_000})
+
+
 # Of several workers. `Worker` is one of two, which holds the other's running statistics ready.
 
 class Worker(loop.Team):

@@ -78,3 +78,24 @@ def test_a_folder_that_is_not_there(tmp_path):
     said = "no/lock cannot be written: No such file or directory; choose another folder"
     with pytest.raises(InputError, match=said), locked(tmp_path / "no" / "lock"):
         pass
+
+
+def test_who_has_to_wait_says_so_once(tmp_path, capsys):
+    process = holder(tmp_path / "lock")
+    threading.Timer(.3, process.kill).start()
+    with locked(tmp_path / "lock", waiting="waiting for process {owner}"):
+        assert capsys.readouterr().err == f"waiting for process {process.pid}\n"
+    process.wait()
+    with locked(tmp_path / "lock", waiting="waiting for process {owner}"):
+        assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_does_not_keep_a_lock_from_holding(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.write", full)
+    with locked(tmp_path / "lock", "busy"), pytest.raises(InputError, match="^process unknown$"), \
+            locked(tmp_path / "lock", "process {owner}"):
+        pass
+    assert not (tmp_path / "lock").exists()

@@ -94,3 +94,11 @@ def test_what_is_refused_of_smoothing_mixing_and_parts():
     refused("^accumulate must be at least 1, got 0$", accumulate=0)
     made = Recipe(**{**PLAIN, "accumulate": 32, "mixup_alpha": .2, "mixup_off_epochs": 5})
     assert made.scaled(4).mixup_off_epochs == 2
+
+
+@pytest.mark.parametrize("changes", [
+    {"epochs": 2.5}, {"epochs": True}, {"batch_size": "8"}, {"lr": "0.1"}, {"lr": None}, {"lr": False}, {"no_wd": 1},
+    {"lr_mode": 3}, {"lr_decay_epochs": (1.5,)}, {"lr_decay_epochs": "ab"}, {"momentum": [.9]}])
+def test_values_of_another_type_are_refused(changes):
+    name, = changes
+    refused(f"^{name} cannot be ", **changes)

@@ -15,6 +15,7 @@ from engine import checkpoint, run, script
 from engine.recipe import CIFAR_PAPER, Recipe
 from support import params_file
 from support.errors import InputError
+from support.lock import locked
 
 LATER = ("label_smoothing", "mixup_alpha", "mixup_off_epochs", "accumulate")  # fields that the first version lacked
 SHORT = ["--gpus", "", *tiny.TINY_NET, "--num-epochs", "2", "--batch-size", "16", "--lr-decay-epoch", "1"]
@@ -167,6 +168,24 @@ def test_a_wrong_flag_of_a_run_leaves_nothing_behind(tmp_path):
     result = tiny.call(train_cifar.main, *SHORT, "--accumulate", "5", folder=tmp_path)
     tiny.one_sentence(result, 2, "a batch of 16 does not fall into 5 equal parts")
     assert not os.listdir(tmp_path)
+
+
+# A folder has one run at a time.
+
+@pytest.mark.parametrize("arguments", [["--save-dir", "{run}"], ["--resume", "{run}"]])
+def test_a_folder_in_use_is_left_alone_and_is_free_again_after_the_run(tmp_path, arguments):
+    data, folder = tiny.cifar10(tmp_path / "data"), tmp_path / "{run}"
+    how = [*SHORT, "--data-dir", data, "--num-epochs", "1"]
+    if "--resume" in arguments:
+        assert tiny.call(train_cifar.main, *how, "--save-dir", folder, folder=tmp_path).status == 0
+    folder.mkdir(exist_ok=True)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with locked(folder / script.LOCK):
+        result = tiny.call(train_cifar.main, *how, *arguments, folder=tmp_path)
+        tiny.one_sentence(result, 1, f"{{run}} is in use by another run, process {os.getpid()}; wait for its end")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert tiny.call(train_cifar.main, *how, *arguments, folder=tmp_path).status == 0
+    assert not (folder / script.LOCK).exists()
 
 
 # The end of a run.

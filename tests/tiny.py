@@ -98,8 +98,8 @@ def job(folder, contexts=CPU, images=128, seed=0, batches=None, held_out=None, s
         **changes):
     """A run of the tiny net on noise; changes are the recipe's and, by their names, the Job's."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = {name: changes.pop(name) for name in ("workers", "team", "save_period", "save_interval", "log_interval", "first_epoch")
-           if name in changes}
+    names = ("workers", "team", "save_period", "save_interval", "log_interval", "first_epoch")
+    own = {name: changes.pop(name) for name in names if name in changes}
     made = recipe(**changes)
     test = cifar.EvalBatches(split(25, 9), 10)
     return run.Job(

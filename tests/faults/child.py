@@ -1,7 +1,7 @@
 """The process that reads damaged files: python -m tests.faults.child FOLDER
 
-A line of standard input is a format's name, a seed and a number, as JSON; a line of standard output is what came of that
-file. When this process dies, hangs or grows, the one that asked knows of which file.
+A line of standard input is a format's name, a seed and a number, as JSON; a line of standard output is what came of
+that file. When this process dies, hangs or grows, the one that asked knows of which file.
 """
 import contextlib
 import json

@@ -24,11 +24,16 @@ LONGEST = 6.0  # seconds for the answer to a wrong flag, on a machine that is bu
 PATIENCE = 90.0  # seconds for a whole small run
 ROOM = 8 << 30  # bytes of addresses for a command
 
-VALUES = ("", " ", "-1", "-0.5", "0", "1", "2", "1.5", "nan", "inf", "-inf", "1e400", "1e-400", "9" * 30, "-" + "9" * 30, "9" * 5000,
-          "x", "ü", "\udcff", "\u0661", "a\nb", "\t", "0x10", "1_000", "1,", ",", ",,", "1,2,x", "--", "-", "-x", "None", "True",
-          "%s", "%", "{}", "[]", "$(x)", "*", "a" * 5000, "../..", "/", "/dev/null", "/dev/full", "\u202e", "~", "~nobody/x",
-          "2147483648", "4294967296", "9223372036854775808", "1e308", "-0", "+1", "1 2", "on", "off", "all", "cifar10", "auto", "relu")
-EXTREMES = ("1", "64", "1000000000", "2147483647", "2147483648", "1000000000000000000", "9" * 30, "9" * 400, "0", "1e300", "1e-300",
+VALUES = ("", " ", "-1", "-0.5", "0", "1", "2", "1.5", "nan", "inf", "-inf", "1e400", "1e-400", "9" * 30,
+          "-" + "9" * 30, "9" * 5000,
+          "x", "ü", "\udcff", "\u0661", "a\nb", "\t", "0x10", "1_000", "1,", ",", ",,", "1,2,x", "--", "-", "-x",
+          "None", "True",
+          "%s", "%", "{}", "[]", "$(x)", "*", "a" * 5000, "../..", "/", "/dev/null", "/dev/full", "\u202e", "~",
+          "~nobody/x",
+          "2147483648", "4294967296", "9223372036854775808", "1e308", "-0", "+1", "1 2", "on", "off", "all",
+          "cifar10", "auto", "relu")
+EXTREMES = ("1", "64", "1000000000", "2147483647", "2147483648", "1000000000000000000", "9" * 30, "9" * 400, "0",
+            "1e300", "1e-300",
             "0.999999", "3e38", "1e38")
 
 
@@ -74,7 +79,8 @@ PROGRAMS = (
     Program("train_imagenet.py", "train_imagenet", ["train_imagenet.py"]),
     Program("evaluate.py", "evaluate", ["evaluate.py"],
             ["--params", "{params}", "--gpus", "", "--data-dir", "{data}"]),
-    Program("reproduce", "reproduce.__main__", ["-m", "reproduce"], ["run", "table3", "--dry-run", "--data-dir", "{data}"]),
+    Program("reproduce", "reproduce.__main__", ["-m", "reproduce"], ["run", "table3", "--dry-run", "--data-dir",
+                                                                     "{data}"]),
     Program("benchmarks", "benchmarks.__main__", ["-m", "benchmarks"], ["--list"]),
     Program("benchmarks.report", "benchmarks.report", ["-m", "benchmarks.report"]),
     Program("engine.cifar", "engine.cifar", ["-m", "engine.cifar"], ["--data-dir", "{data}", "--seconds", "0.1"]),
@@ -197,7 +203,7 @@ def bounded():
 
 def run(rounds, seed, folder):
     sys_argv = sys.argv
-    programs = [program for program in PROGRAMS]
+    programs = list(PROGRAMS)
     flags = [(program, *flag) for program in programs for flag in flags_of(program)]
     places = None
     try:
@@ -208,7 +214,7 @@ def run(rounds, seed, folder):
             elif number % 100 == 49:
                 program, front, action, spelling = rng.choice(flags)
                 with bounded():
-                    wrong = [value for value in VALUES if not legal(action, value) and "\udcff" != value and value]
+                    wrong = [value for value in VALUES if not legal(action, value) and value not in ("", "\udcff")]
                 if not wrong or not takes_a_value(action):
                     program, front, action, spelling, wrong = programs[0], (), None, "--nonsense", ["x"]
                 yield real(rng, program, front, spelling, rng.choice(wrong), folder)
@@ -266,8 +272,9 @@ def real(rng, program, front, spelling, value, folder):
 
 def prepared(folder):
     """The data, the weights and the folder of a small real run."""
-    import model
     import tiny
+
+    import model
     from engine import checkpoint
 
     net = tiny.ready(model.get_model("resnet20_v2", blocks=1), 3, mode="imperative")
@@ -280,7 +287,8 @@ def prepared(folder):
 def extreme(rng, flags, places, folder, number):
     """A legal value at the end of its range in a whole small run: it runs, or ends with a sentence."""
     able = [flag for flag in flags if flag[0].words and flag[3] and takes_a_value(flag[2]) and flag[2].type is not None
-            and flag[2].dest not in ("epochs", "repeats", "seconds") and any(legal(flag[2], value) for value in EXTREMES)
+            and flag[2].dest not in ("epochs", "repeats", "seconds") and any(legal(flag[2],
+                                                                                   value) for value in EXTREMES)
             and (len(flag[1]) == 0 or flag[1][0] == flag[0].words[0])]
     program, _, action, spelling = rng.choice(able)
     value = rng.choice([value for value in EXTREMES if legal(action, value)])
@@ -299,9 +307,11 @@ def extreme(rng, flags, places, folder, number):
 
 
 THEME = Theme("command_lines", "Command lines", 6000, (
-    Case(PARSED, "one sentence that names the flag, exit status 2; what is taken is what the flag's type and choices say",
+    Case(PARSED, "one sentence that names the flag, exit status 2; what is taken is what the flag's type and choices "
+                 "say",
          "of a flag that is given twice the last value counts, as argparse has it"),
-    Case(REAL, f"the same from the command itself, before MXNet or data are loaded, within {LONGEST:g} seconds on a busy core"),
+    Case(REAL, f"the same from the command itself, before MXNet or data are loaded, within {LONGEST:g} seconds on a "
+               f"busy core"),
     Case(EXTREME, "the run goes on, or ends with a sentence: no abort, no traceback, no endless allocation"),
     Case(TOGETHER, "refused in a sentence, not ignored"),
 ), run)

@@ -86,8 +86,8 @@ def _right(server, connection, request, **changes):
 
 def _cut(server, connection, request):
     body = server.content[server.begin(request):]
-    head = "206 part\r\nContent-Range: bytes %d-%d/%d" % (server.begin(request), len(server.content) - 1,
-                                                         len(server.content)) if server.begin(request) else "200 OK"
+    begin, size = server.begin(request), len(server.content)
+    head = f"206 part\r\nContent-Range: bytes {begin}-{size - 1}/{size}" if begin else "200 OK"
     _send(connection, head, body[:random.randrange(len(body) + 1)], length=len(body))
 
 

@@ -1,4 +1,5 @@
 """Damaged, foreign and crafted files of every format that is read, each read in a process that may die of it."""
+import contextlib
 import json
 import os
 import select
@@ -73,10 +74,8 @@ class Child:
             self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 stream.close()
-            except BrokenPipeError:
-                pass
 
 
 def run(rounds, seed, folder, only=None):

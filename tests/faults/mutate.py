@@ -16,7 +16,7 @@ def damaged(content, rng, foreign=()):
     place = _place(rng, size)
     if kind == "cut":
         return content[:place], f"cut to {place} of {size} bytes"
-    if kind == "flip":
+    if kind == "flip" and size:
         damaged_bytes = bytearray(content)
         places = [_place(rng, size) for _ in range(rng.choice((1, 1, 1, 2, 8)))]
         for at in places:

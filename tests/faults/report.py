@@ -27,10 +27,13 @@ def table(theme, record):
 
 
 def rendered(text):
-    """The page's text with every table made anew."""
-    records = suite.all_records()
+    """The page's text with every table made anew, and a section at its end for a theme that has none."""
+    records, themes = suite.all_records(), suite.themes()
+    for name, theme in themes.items():
+        if f"<!-- table: {name} -->" not in text:
+            text += f"\n## {theme.title}\n\n<!-- table: {name} -->\n<!-- end -->\n"
     return fill_tables(text, {name: lambda theme=theme: table(theme, records.get(theme.name))
-                              for name, theme in suite.themes().items()}, PAGE)
+                              for name, theme in themes.items()}, PAGE)
 
 
 def main():

@@ -22,8 +22,8 @@ ONCE, TWICE, TERMINAL, UNREAD, END, BEGINNING = (
     "Ctrl-C while the command starts")
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LEAVE = 3.0  # seconds in which the second signal has to end a process, on a machine that is busy
-SENTENCE = re.compile(r"stopped by (SIG[A-Z]+) (before epoch \d+|in epoch \d+ after step \d+ of \d+); everything is saved in "
-                      r"run/last\.params: give the same command with --resume run to go on")
+SENTENCE = re.compile(r"stopped by (SIG[A-Z]+) (before epoch \d+|in epoch \d+ after step \d+ of \d+); everything is "
+                      r"saved in run/last\.params: give the same command with --resume run to go on")
 KINDS = (ONCE, ONCE, ONCE, TWICE, TERMINAL, UNREAD)
 
 
@@ -105,7 +105,7 @@ class Training:
                 wrong = f"it ended with {status}: {last}"
         elif status == 128 + sent and SENTENCE.fullmatch(last):
             found = SENTENCE.fullmatch(last)
-            outcome = "saved and left before an epoch" if found[2].startswith("before") else "saved and left in an epoch"
+            outcome = f"saved and left {'before' if found[2].startswith('before') else 'in'} an epoch"
             if found[1] != sent.name:
                 wrong = f"{last!r} after {sent.name}"
             position = trainings.position(self.place / "run")
@@ -204,10 +204,10 @@ def run(rounds, seed, folder, epochs=5, test=1500):
 
 
 THEME = Theme("signals", "Signals, terminals and preemption", 300, (
-    Case(ONCE, "the step or the scoring under way ends, everything is saved, a sentence says so and how to go on; the exit "
-         "status is 128 and the signal's number", "a start that has not begun to train just ends"),
+    Case(ONCE, "the step or the scoring under way ends, everything is saved, a sentence says so and how to go on; the "
+         "exit status is 128 and the signal's number", "a start that has not begun to train just ends"),
     Case(TWICE, f"the second one ends the process at once (here: within {LEAVE:g} s); what was saved before is whole"),
-    Case(TERMINAL, "the kernel's SIGHUP counts as one signal: saved, exit status 129; no word to the terminal that is gone"),
+    Case(TERMINAL, "the kernel's SIGHUP counts as one signal: saved, exit status 129"),
     Case(UNREAD, "the training goes on; train.log has what it says"),
     Case(END, "the run that nobody disturbed, to the bit; an epoch that was being scored is in the metrics once"),
     Case(BEGINNING, "no traceback", "the first tenth of a second, until the interpreter has read the script"),

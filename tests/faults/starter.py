@@ -113,7 +113,7 @@ def main():
 
     import matplotlib
     matplotlib.use("Agg")
-    import matplotlib.pyplot  # noqa: F401
+    import matplotlib.pyplot
     import tiny  # noqa: F401
 
     import engine.script  # noqa: F401

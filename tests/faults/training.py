@@ -1,4 +1,4 @@
-"""Trainings whose numbers break: rates that explode, losses and gradients that are no numbers, sizes that do not fit."""
+"""Trainings whose numbers break: rates that explode, losses and gradients that are none, sizes that do not fit."""
 import json
 import random
 import shutil
@@ -44,7 +44,8 @@ def trained(folder, **changes):
 
 
 def rates(rng, folder):
-    return trained(folder, lr=10 ** rng.uniform(-3, 38), momentum=rng.choice((0, .9, .999)), wd=10 ** rng.uniform(-5, 30),
+    return trained(folder, lr=10 ** rng.uniform(-3, 38), momentum=rng.choice((0, .9, .999)), wd=10 ** rng.uniform(-5,
+                                                                                                                  30),
                    images=32, batch_norm=rng.random() < .5, seed=rng.randrange(100), epochs=rng.choice((1, 2)))
 
 
@@ -145,12 +146,15 @@ def run_rounds(rounds, seed, folder):
 
 
 THEME = Theme("training", "Numbers that break, sizes that do not fit", 400, (
-    Case(RATES, "the run ends with a sentence that names the epoch and the last good checkpoint; no checkpoint, metric or result "
+    Case(RATES, "the run ends with a sentence that names the epoch and the last good checkpoint; no checkpoint, metric "
+                "or result "
          "ever holds a number that is not finite", "that a run which diverges without infinities is noticed"),
     Case(POISON, "the same", "a batch that is wrong but finite"),
-    Case(SIZES, "every image is scored once, whatever the batch; what does not fill a batch is left out of that epoch, and a "
+    Case(SIZES, "every image is scored once, whatever the batch; what does not fill a batch is left out of that epoch, "
+                "and a "
          "batch that is larger than the set is a sentence"),
-    Case(WORKERS, "the run ends at once with the worker's error, never without it and never waiting; the checkpoint of the "
+    Case(WORKERS, "the run ends at once with the worker's error, never without it and never waiting; the checkpoint of "
+                  "the "
          "epoch before is there"),
     Case(LABELS, "a sentence with the file, the byte, the image and the classes there are"),
 ), run_rounds)

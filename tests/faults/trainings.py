@@ -1,4 +1,4 @@
-"""Small trainings for themes that end them early: their data, what they must come to, and what they may leave behind."""
+"""Small trainings for themes that end them early: their data, what they must come to, what they may leave behind."""
 import functools
 import json
 import os
@@ -14,7 +14,7 @@ from engine import checkpoint, run  # isort: skip
 from support.errors import InputError  # isort: skip
 
 PART = re.compile(r"\.\d+\.part$")
-FILES = {"args.json", "best.params", "history.png", "last.params", "metrics.jsonl", "result.json", "train.log", "lock"}
+FILES = {"args.json", "best.params", "history.png", "last.params", "metrics.jsonl", "result.json", "train.log", ".lock"}
 CLOCK = ("seconds", "train_images_per_second", "environment", "command")  # of result.json: not of the run alone
 THREADS = {**os.environ, "OMP_NUM_THREADS": "1"}
 

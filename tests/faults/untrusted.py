@@ -30,7 +30,8 @@ PACKAGES = ("model", "engine", "ops", "support", "reproduce", "benchmarks")
 UNPICKLING = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle"}
 CALLS = {  # by their last name
     "eval", "exec", "compile", "__import__", "execfile", "extractall", "load_states", "unpack_archive", "load_module",
-    "exec_module", "run_path", "run_module", "literal_eval", "system", "popen", "getoutput", "getstatusoutput", "mktemp",
+    "exec_module", "run_path", "run_module", "literal_eval", "system", "popen", "getoutput", "getstatusoutput",
+    "mktemp",
 }
 BUILTIN = {"eval", "exec", "compile", "__import__"}  # dangerous as bare names only: net.eval() is not
 OF = {"system": "os", "popen": "os", "getoutput": "subprocess", "getstatusoutput": "subprocess", "mktemp": "tempfile",
@@ -81,7 +82,8 @@ def _dangerous_call(node):
 
 def hostile_member(rng):
     """A member that an honest archive does not have: (TarInfo, content or None)."""
-    names = ("../outside", "/tmp/faults-outside", "a/../../outside", "./../outside", "..", ".", "", "x" * 300, "a\nb", "ünï",
+    names = ("../outside", "/tmp/faults-outside", "a/../../outside", "./../outside", "..", ".", "", "x" * 300, "a\nb",
+             "ünï",
              f"{WORDNET}.tar", f"{WORDNET}_1.JPEG", f"{WORDNET}.tar/x", f"../{WORDNET}.tar", "n99999999.tar",
              "data_batch_1.bin", "cifar-10-batches-bin/data_batch_1.bin", "cifar-10-batches-bin/../../data_batch_1.bin")
     info = tarfile.TarInfo(rng.choice(names))
@@ -132,7 +134,8 @@ def sound(case):
     if case == CIFAR:
         return [plain(f"cifar-10-batches-bin/{name}", cifar_files.binary(cifar_files.random_images(4), np.arange(4)))
                 for name in ("data_batch_1.bin", "test_batch.bin")]
-    images = [plain(f"{WORDNET}_{number}.JPEG" if case == TRAIN else f"ILSVRC2012_val_0000000{number}.JPEG", b"jpeg" * 50)
+    images = [plain(f"{WORDNET}_{number}.JPEG" if case == TRAIN else f"ILSVRC2012_val_0000000{number}.JPEG",
+                    b"jpeg" * 50)
               for number in (1, 2)]
     return [plain(f"{WORDNET}.tar", archived(images, "w"))] if case == TRAIN else images
 
@@ -204,9 +207,11 @@ def run(rounds, seed, folder):
 
 
 THEME = Theme("untrusted", "Archives from strangers", 1200, (
-    Case(CIFAR, "read in memory alone, in one pass: paths, links, devices and bombs reach no disk; what is not wanted is passed "
+    Case(CIFAR, "read in memory alone, in one pass: paths, links, devices and bombs reach no disk; what is not wanted "
+                "is passed "
          "over, what is wanted and is no plain file of a possible size is a sentence"),
-    Case(TRAIN, "only plain files under the official names are written, below the folder that was asked for; anything else in the "
+    Case(TRAIN, "only plain files under the official names are written, below the folder that was asked for; anything "
+                "else in the "
          "archive is a sentence"),
     Case(VAL, "the same"),
 ), run)

@@ -1,0 +1,138 @@
+"""Long trainings and many evaluations in one process: what they hold at the end, beside what they held when warm."""
+import gc
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+from . import starter, trainings
+from .suite import FAULT, Case, Round, Theme
+
+import tiny  # isort: skip - found by this package
+from engine import cifar, loop, run  # isort: skip
+from support.errors import InputError  # isort: skip
+
+TRAINED, SCORED, RESTARTED = ("a long training", "many evaluations", "runs that break off, are stopped and go on")
+BOUND = .02  # growth of the resident memory
+WARM = .2  # share of the work after which it is measured first
+WORKERS = 2  # threads that make batches
+
+
+def held():
+    """What this process holds: bytes of resident memory, open files, threads (the system's count) and children."""
+    gc.collect()
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    return {"resident": int(status["VmRSS"].split()[0]) << 10, "files": len(os.listdir("/proc/self/fd")),
+            "threads": int(status["Threads"]), "children": children.read_text().split() if children.exists() else [],
+            "own threads": sorted(thread.name for thread in threading.enumerate())}
+
+
+class Watched:
+    """Training batches; `call(step)` after so many steps of all epochs."""
+
+    def __init__(self, batches, call):
+        self.batches, self.call, self.steps, self.done = batches, call, batches.steps, 0
+
+    def epoch(self, index, start=0, workers=0):
+        for batch in self.batches.epoch(index, start, workers):
+            yield batch
+            self.done += 1
+            self.call(self.done)
+
+
+def training(folder, answer, steps, leak):
+    """In a process of its own: a training of `steps` steps that keeps `leak` bytes of each."""
+    kept, seen = [], {}
+    batches = cifar.TrainBatches(tiny.split(320), 16, 0)  # 20 steps an epoch
+    epochs = steps // batches.steps
+
+    def call(done):
+        if leak:
+            kept.append(os.urandom(leak))
+        if done == int(WARM * steps):
+            seen["warm"] = held()
+
+    run.train(tiny.job(Path(folder) / "before", batches=batches, epochs=2, workers=WORKERS))
+    before = held()
+    job = tiny.job(Path(folder) / "run", batches=Watched(batches, call), epochs=epochs, workers=WORKERS, lr=1e-3,
+                   save_interval=7)
+    run.train(job)
+    Path(answer).write_text(json.dumps({"before": before, **seen, "end": held()}))
+
+
+def evaluations(folder, answer, rounds, leak):
+    """In a process of its own: `rounds` evaluations that keep `leak` bytes of each."""
+    kept, seen = [], {}
+    net, batches = tiny.ready(tiny.net()), cifar.EvalBatches(tiny.split(600, 9), 50)
+    loop.evaluate(net, batches, tiny.CPU, 10)
+    before = held()
+    for number in range(rounds):
+        loop.evaluate(net, batches, tiny.CPU, 10)
+        if leak:
+            kept.append(os.urandom(leak))
+        if number + 1 == int(WARM * rounds):
+            seen["warm"] = held()
+    Path(answer).write_text(json.dumps({"before": before, **seen, "end": held()}))
+
+
+def restarts(folder, answer, rounds, leak):
+    """In a process of its own: a run that is stopped and gone on with, or that its data ends, again and again."""
+    folder, seen, kept = Path(folder), {}, []
+    for number in range(rounds):
+        place = folder / str(number // 5)  # five goes at each run: four stops, and then it ends or breaks
+        resume = place / run.LAST if number % 5 else None
+
+        def broken():
+            raise InputError("the disk is gone")
+
+        call = broken if number % 10 == 9 else lambda: os.kill(os.getpid(), signal.SIGTERM)
+        job = tiny.job(place, epochs=5, workers=WORKERS,
+                       batches=tiny.Hooked(cifar.TrainBatches(tiny.split(128), 16, 0), number % 5, 4, call))
+        try:
+            run.train(job, resume)
+        except (run.Stopped, InputError):
+            pass
+        if leak:
+            kept.append(os.urandom(leak))
+        if number == 4:
+            seen["before"] = held()
+        if number + 1 == max(5, int(WARM * rounds)):
+            seen["warm"] = held()
+    Path(answer).write_text(json.dumps({**seen, "end": held()}))
+
+
+def judged(case, child, answer, output, said):
+    status = child.wait(600)
+    if status != 0:
+        return Round(case, FAULT, f"{said}: it ended with {status}: {trainings.last_line(output.read_text())}")
+    seen = json.loads(answer.read_text())
+    before, end = seen["before"], seen["end"]
+    growth = end["resident"] / seen["warm"]["resident"] - 1
+    said += f": {seen['warm']['resident'] / 2**20:.1f} MiB when warm, {100 * growth:+.2f}% at the end"
+    odd = [f"{before[name]} {name} before, {end[name]} at the end" for name in ("files", "threads", "children", "own threads")
+           if end[name] != before[name]]
+    if growth > BOUND or odd:
+        return Round(case, FAULT, "; ".join([said, *odd]))
+    return Round(case, f"within {100 * BOUND:g}%", said)
+
+
+def run_all(rounds, seed, folder, steps=2000, evaluated=100, restarted=60, leak=0):
+    kinds = ((TRAINED, "training", steps), (SCORED, "evaluations", evaluated), (RESTARTED, "restarts", restarted))
+    for number in range(rounds):
+        case, function, length = kinds[number % len(kinds)]
+        place = folder / str(number)
+        place.mkdir()
+        output, answer = place / "output", place / "answer"
+        child = starter.shared().start(f"{__package__}.memory:{function}", str(place), str(answer), length, leak,
+                                       output=output)
+        yield judged(case, child, answer, output, f"round {number}, {length:,}")
+
+
+THEME = Theme("memory", "Memory, files and threads", 15, (
+    Case(TRAINED, f"2,000 steps with a checkpoint every 7 grow by less than {100 * BOUND:g}% after the first fifth; open "
+         "files, threads and child processes are as before"),
+    Case(SCORED, "100 rounds: the same"),
+    Case(RESTARTED, "60 starts in one process, stopped by signals and broken off by their data: the same"),
+), run_all)

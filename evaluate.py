@@ -45,11 +45,12 @@ def parse(argv=None):
     group.add_argument("--rec-val", type=flags.words, metavar="FILE", help="the record file (default rec/val.rec in "
                        "--data-dir)")
     group.add_argument("--rec-val-idx", type=flags.words, metavar="FILE", help="its index (default: beside it)")
-    group.add_argument("--input-size", type=flags.number(int, 32), metavar="S",
+    group.add_argument("--input-size", type=flags.number(int, 32, 4096), metavar="S",
                        help="side of the images; default: what the file was trained with, or 224")
     group.add_argument("--crop-ratio", type=flags.number(float, .01, 1), metavar="X",
                        help="share of the shorter side that the middle crop takes; default as --input-size, or 0.875")
-    group.add_argument("-j", "--num-data-workers", "--num-workers", type=flags.number(int, 0), metavar="N",
+    group.add_argument("-j", "--num-data-workers", "--num-workers", type=flags.number(int, 0, flags.MOST_THREADS),
+                       metavar="N",
                        help="threads that read images ahead (default: one a core)")
     group.add_argument("--damaged", choices=("refuse", "skip"),
                        help="an image that cannot be read ends the evaluation (default), or is left out and named")

@@ -19,12 +19,12 @@ best.params in its folder; --resume continues it to the bit, also after a stop b
 import dataclasses
 import logging
 import shutil
-from pathlib import Path
 
 from engine import flags
 from engine.recipe import CIFAR_PAPER
 from support import runtime
 from support.errors import InputError
+from support.files import expanded
 
 log = logging.getLogger("engine.train_cifar")
 
@@ -49,6 +49,8 @@ def parse(argv=None):
     try:
         args.net_name, args.net_arguments, args.remarks = flags.net_arguments(args)
         flags.settle_recipe(args, PRESETS, CIFAR_PAPER)
+        if args.save_plot_dir:
+            args.save_plot_dir = expanded(args.save_plot_dir)
     except InputError as error:
         parser.error(str(error))
     return parser, args
@@ -137,7 +139,7 @@ def main():
         if result is None:
             return status
         if args.save_plot_dir:
-            _copy_plot(start.directory / "history.png", Path(args.save_plot_dir).expanduser(), run_name(spec))
+            _copy_plot(start.directory / "history.png", args.save_plot_dir, run_name(spec))
         log.info("%s: accuracy %.4f after the last of %d epochs; best %.4f (epoch %d), chosen on the %s images; data "
                  "%s", _data_name(spec), result["last"]["accuracy"], result["epochs"], result["best"]["accuracy"],
                  result["best"]["epoch"], result["scored_on"], data.variant)

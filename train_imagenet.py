@@ -72,7 +72,7 @@ def parse(argv=None):
         group.add_argument(f"--rec-{split}-idx", type=flags.words, metavar="FILE", help="its index")
     group.add_argument("--damaged", choices=("refuse", "skip"), default="refuse",
                        help="end with the name of an image that cannot be read (default), or leave it out and say so")
-    group.add_argument("--input-size", type=flags.number(int, 32), metavar="S",
+    group.add_argument("--input-size", type=flags.number(int, 32, 4096), metavar="S",
                        help="side of the images, a multiple of 32 (default 224)")
     group.add_argument("--crop-ratio", type=flags.number(float, 0.01, most=1), metavar="X", help="validation images: "
                        "share of the shorter side that the square in the middle keeps (default 0.875)")

@@ -20,7 +20,7 @@ import numpy as np
 
 from support import json_files, params_file
 from support.errors import InputError
-from support.json_files import COUNT, LINES, NOTHING, NUMBER, OBJECT, TEXT, Kind
+from support.json_files import COUNT, LINES, NOTHING, NUMBER, OBJECT, SHARE, TEXT, Kind
 
 from . import loop
 
@@ -33,10 +33,11 @@ RUN = {
     "seed": Kind("a whole number below 2^32", lambda value: COUNT.holds(value) and value < 2 ** 32),
     "data": {"sha256": TEXT, "variant": LINES},
     "state": {"epoch": COUNT, "step": COUNT, "meter": {"images": COUNT, "loss_sum": NUMBER, "correct": COUNT},
-              "best": (NOTHING, {"epoch": COUNT, "accuracy": NUMBER, "loss": NUMBER, "top5": NUMBER})},
+              "best": (NOTHING, {"epoch": COUNT, "accuracy": SHARE, "loss": NUMBER, "top5": SHARE})},
 }
 DTYPE = Kind("float32 or float16", lambda value: value in ("float32", "float16"))
-SCALE = {"value": NUMBER, "sound": COUNT, "left_out": COUNT}
+SCALE = {"value": Kind("a number of at least 2^-24 and at most 2^16", lambda value: NUMBER.holds(value)
+                       and loop.LossScale.LEAST <= value <= loop.LossScale.MOST), "sound": COUNT, "left_out": COUNT}
 
 
 def save(path, net, settings, trainer=None, team=None):
@@ -101,6 +102,8 @@ def check_run(settings, path):
         wrong = json_files.problem(settings["dtype"], DTYPE, "dtype")
     if not wrong and "loss_scale" in settings["state"]:
         wrong = json_files.problem(settings["state"]["loss_scale"], SCALE, "state.loss_scale")
+    if not wrong and "first_epoch" in settings["state"]:
+        wrong = json_files.problem(settings["state"]["first_epoch"], COUNT, "state.first_epoch")
     if wrong:
         raise InputError(f"{path} is not a checkpoint of a run of ours: among its settings {wrong}; use another one")
 
@@ -117,6 +120,8 @@ def restore(path, net, trainer, team=None):
     if {name: array.shape for name, array in arrays.items()} \
             != {name: parameter.shape for name, parameter in parameters.items()}:
         raise InputError(f"{path} is a checkpoint of another net; give the settings that it was trained with")
+    for name, array in arrays.items():
+        params_file.check_numbers(path, name, array)
 
     optimizer = {}
     for name, states in _states(net, trainer).items():
@@ -191,12 +196,17 @@ def _member(path, attachments, name, like):
     if name not in attachments:
         raise InputError(f"{path} holds no {name}: it is not a checkpoint to go on from, or one of another net")
     try:
-        value = np.lib.format.read_array(io.BytesIO(attachments[name]), allow_pickle=False)
-    except Exception as error:  # a crafted header can break NumPy's reader in many ways
-        raise InputError(f"{path}: {name} cannot be read ({error}); use another checkpoint") from error
+        stream = io.BytesIO(attachments[name])
+        value = np.lib.format.read_array(stream, allow_pickle=False)
+        if stream.read(1):
+            raise ValueError("more follows the array")
+    except Exception as error:  # a crafted header can break NumPy's reader in many ways, and be quoted by it
+        reason = next(iter(str(error).splitlines()), "")[:200]
+        raise InputError(f"{path}: {name} cannot be read ({reason}); use another checkpoint") from error
     if value.shape != like.shape or value.dtype != like.dtype:
         raise InputError(f"{path}: {name} is {value.dtype} {value.shape}, not {np.dtype(like.dtype)} {like.shape}; "
                          "use another checkpoint")
+    params_file.check_numbers(path, name[:-len(".npy")], value)
     return value
 
 

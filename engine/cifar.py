@@ -70,6 +70,12 @@ class Form:
     files: Tuple[File, ...]
     max_bytes: int  # per image, that a file may unpack to
 
+    @property
+    def unpacked(self) -> int:
+        """Bytes that the archive cannot exceed, packed or unpacked."""
+        # 16 MiB: its other members (class names, a readme) and tar headers take some 30 kB.
+        return sum(file.images for file in self.files) * self.max_bytes + (16 << 20)
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -431,8 +437,7 @@ def _archive_contents(path, form):
     """
     # Gluon's own mirror has the files at the top of the archive, without the folder.
     wanted = {name: file for file in form.files for name in (file.name, f"{form.folder}/{file.name}")}
-    # 16 MiB: the archives' other members (class names, a readme) and tar headers take some 30 kB.
-    limit = sum(file.images for file in form.files) * form.max_bytes + (16 << 20)
+    limit = form.unpacked
     try:
         with gzip.open(path) as unpacked:
             stream = _Bounded(unpacked, limit, path)
@@ -444,7 +449,7 @@ def _archive_contents(path, form):
                         yield file, where, _member(archive, member, file.images * form.max_bytes, where)
                     if archive.offset > limit:  # where the next one is to be; tarfile would read on for hours
                         where = f"{path} ({ascii(member.name)[:80]})"
-                        _refuse(where, member.offset, "it claims more than any archive has")
+                        _refuse(where, member.offset, "unpacked, the archive is larger than the official one can be")
             while stream.read(1 << 20):  # to the end, where gzip compares its checksum
                 pass
     except InputError:
@@ -552,7 +557,8 @@ def download(name: str, root=None, base_url: Optional[str] = None, form: str = "
     url = f"{(base_url or BASE_URL).rstrip('/')}/{archive}"
     # What was named on the command line may be http; the site's own https address must not lead to it.
     allow_http = base_url is not None
-    return network.fetch(url, path, md5=dataset.forms[form].archive_md5, allow_http=allow_http, **how)
+    return network.fetch(url, path, md5=dataset.forms[form].archive_md5, most=dataset.forms[form].unpacked,
+                         allow_http=allow_http, **how)
 
 
 # --- Splitting ----------------------------------------------------------------------------------------------

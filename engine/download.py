@@ -20,6 +20,7 @@ from support.lock import locked
 CHUNK = 1 << 18  # bytes; small enough for a progress bar that moves on a slow line
 USER_AGENT = "atac-reproduction"  # some servers refuse urllib's own name
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+MAX_ADDRESS = 2000  # letters
 
 
 def fetch(
@@ -28,6 +29,7 @@ def fetch(
     md5: Optional[str] = None,
     sha256: Optional[str] = None,
     size: Optional[int] = None,
+    most: Optional[int] = None,
     git_blob: Optional[str] = None,
     progress: bool = True,
     allow_http: bool = False,
@@ -41,12 +43,13 @@ def fetch(
     with size (bytes), md5, sha256 and git_blob (hexadecimal; git's name of a file's content), where given, before they
     replace `path` in one step. With none of the four, any existing file counts as right.
 
+    most: bytes that the right file cannot exceed, where its size is not known; a server that sends on is left there.
     url: https://, file://, or http:// (this machine only, unless allow_http; then redirects to it too).
     timeout: seconds of silence allowed; attempts: tries in all after lost connections and server faults;
     pause: seconds before the second try, doubled before each further one.
     Raises InputError when the file cannot be had: wrong address or bytes, no connection, no room to write.
     """
-    path = Path(path).expanduser()
+    path = files.expanded(path)
     _check_address(url, allow_http, schemes=("https", "http", "file"))
     wanted = {"md5": md5, "sha256": sha256, "git_blob": git_blob}
     if path.is_file() and _mismatch(path, size, wanted) is None:
@@ -59,7 +62,7 @@ def fetch(
         with locked(path.with_name(path.name + ".lock"),
                     waiting=f"process {{owner}} is fetching {shown} already; waiting for it"):
             if not (path.is_file() and _mismatch(path, size, wanted) is None):  # by the one that was waited for
-                _fetch(_Source(url, part, size, progress, allow_http, timeout), wanted, attempts, pause)
+                _fetch(_Source(url, part, size, most, progress, allow_http, timeout), wanted, attempts, pause)
                 os.replace(part, path)
     except OSError as error:
         raise InputError(
@@ -72,11 +75,11 @@ def _fetch(source, wanted, attempts, pause):
     """Bring the right bytes into the source's partial file; InputError where it has others."""
     resumed = _size(source.part) > 0
     source.receive_patiently(attempts, pause)
-    problem = _mismatch(source.part, source.size, wanted)
+    problem = source.mismatch(wanted)
     if problem and resumed:  # the older half may come from other bytes: once more, from nothing
         source.part.unlink()
         source.receive_patiently(attempts, pause)
-        problem = _mismatch(source.part, source.size, wanted)
+        problem = source.mismatch(wanted)
     if problem:
         source.part.unlink()
         raise InputError(f"{source.url} holds other bytes than expected ({problem}); they were removed, try a mirror")
@@ -89,8 +92,9 @@ class _Retry(Exception):
 class _Source:
     """One address being received into one partial file."""
 
-    def __init__(self, url, part, size, progress, allow_http, timeout):
+    def __init__(self, url, part, size, most, progress, allow_http, timeout):
         self.url, self.part, self.size = url, part, size
+        self.most = size if size is not None else most
         self.progress, self.timeout = progress, timeout
         # Only these protocols: the usual opener also knows ftp and data.
         self.opener = urllib.request.OpenerDirector()
@@ -120,7 +124,7 @@ class _Source:
         have = _size(self.part)
         if self.size is not None and have == self.size:
             return
-        if self.size is not None and have > self.size:
+        if self.most is not None and have > self.most:
             self.part.unlink()
             have = 0
         response = self.open(have)
@@ -134,18 +138,27 @@ class _Source:
             else:
                 have = 0  # the whole file comes, whether asked for or not
             length = response.headers.get("Content-Length", "")
-            total = have + int(length) if length.isdigit() else self.size
+            # A server may announce what it likes: no digits of other scripts, and no more than a disk could hold.
+            total = have + int(length) if re.fullmatch("[0-9]{1,18}", length) else self.size
             with open(self.part, "ab" if have else "wb") as out:
                 have = self.copy(response, out, have, total)
+        if self.most is not None and have > self.most:
+            return  # which is a mismatch
         if total is not None and have < total:
             raise _Retry(f"the connection ended after {have:,} of {total:,} bytes")
 
+    def mismatch(self, wanted):
+        """What is wrong with the partial file, None if it is whole and right."""
+        if self.size is None and self.most is not None and _size(self.part) > self.most:
+            return f"more than the {self.most:,} bytes that it can have"
+        return _mismatch(self.part, self.size, wanted)
+
     def copy(self, response, out, have, total):
         with _Progress(self.part.name[: -len(".part")], have, total, self.progress) as progress:
-            while self.size is None or have <= self.size:
+            while self.most is None or have <= self.most:
                 try:
                     chunk = response.read(CHUNK)
-                except (OSError, http.client.HTTPException) as error:
+                except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a chunk below 0
                     out.flush()
                     raise _Retry(f"the connection was lost after {have:,} bytes ({_words(error)})") from None
                 if not chunk:
@@ -185,8 +198,8 @@ class _Source:
             if isinstance(reason, ssl.SSLCertVerificationError) or self.url.startswith("file:"):
                 raise InputError(f"{self.url}: {_words(reason)}; check the address or use a mirror") from None
             raise _Retry(_words(reason)) from None
-        except http.client.InvalidURL as error:
-            raise InputError(f"{self.url!r} is no usable address: {_words(error)}") from None
+        except (http.client.InvalidURL, ValueError, OverflowError) as error:  # this one's, or one it redirects to
+            raise InputError(f"{self.url!r} is no usable address, or leads to one: {_words(error)}") from None
         except (OSError, http.client.HTTPException) as error:
             raise _Retry(_words(error)) from None
 
@@ -201,9 +214,11 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _check_address(url, allow_http, schemes):
+    if len(url) > MAX_ADDRESS:
+        raise InputError(f"{url[:60]!r}... is no usable address: it has more than {MAX_ADDRESS:,} letters")
     try:
         address = urlsplit(url)
-        scheme, host = address.scheme, address.hostname
+        scheme, host, _ = address.scheme, address.hostname, address.port
     except ValueError as error:
         raise InputError(f"{url!r} is no usable address: {error}") from None
     if scheme not in schemes or (scheme != "file" and not host):
@@ -232,7 +247,9 @@ def _words(error) -> str:
     """An exception as a few words without the "[Errno 111]" in front."""
     if isinstance(error, socket.timeout):
         return "no answer in time"
-    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+    text = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+    # It may quote the server: on one line, and not all that it says.
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))[:200]
 
 
 class _Progress:

@@ -16,6 +16,9 @@ IMAGENET_MODEL = "atac_resnet50_v1b"
 IMAGENET_ARGUMENTS = ("reduction", "act_layers", "last_gamma", "variant", "stem", "kernel_size")
 IMAGENET_SHORT_NAMES = ("atac", "se", "ge", "aa", "fa")
 SMOOTHING, MIXUP_ALPHA = 0.1, 0.2  # GluonCV's, for --label-smoothing and --mixup without a number
+MOST, MOST_FLOAT = 2**31 - 1, 3e38  # of C's int and float, which is what MXNet makes of them
+MOST_GPUS, MOST_THREADS = 1024, 1024
+LONGEST = 900  # letters of a message
 AUTHORS_UNITS = ("relu", "prelu", "elu", "selu", "gelu", "swish", "xunit")
 
 
@@ -26,11 +29,17 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(self, message):
+        message = " ".join(message.split())  # the user's own words in it may have lines, and be of any length
+        if len(message) > LONGEST:
+            message = f"{message[:LONGEST]}..."
         self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
 
 
 def number(kind, least=None, most=None):
-    """A type for argparse: a finite int or float, at least `least` and at most `most`."""
+    """A type for argparse: a finite int or float, at least `least` and at most `most` (of int by default 2^31-1)."""
+    if most is None and kind is int:
+        most = MOST
+
     def parse(text):
         try:
             value = kind(text)
@@ -47,12 +56,20 @@ def number(kind, least=None, most=None):
     return parse
 
 
-def numbers(text):
+def numbers(text, most=MOST):
     """A type for argparse: whole numbers between commas, perhaps none."""
     try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
+        values = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 300,350") from None
+    if any(abs(value) > most for value in values):
+        raise argparse.ArgumentTypeError(f"{text} has a number above {most}")
+    return values
+
+
+def gpus(text):
+    """A type for argparse: the numbers of GPUs between commas, perhaps none."""
+    return numbers(text, MOST_GPUS - 1)
 
 
 def words(text):
@@ -85,8 +102,8 @@ def add_net_flags(parser):
     group = parser.add_argument_group("network")
     group.add_argument("--model", type=words, metavar="NAME",
                        help="a name of model.list_models(), or atac, nin, localsenet, senet, genet in short")
-    group.add_argument("--blocks", type=number(int, 1), metavar="B", help="blocks a stage (default 3)")
-    group.add_argument("--classes", type=number(int, 1), metavar="K",
+    group.add_argument("--blocks", type=number(int, 1, 1000), metavar="B", help="blocks a stage (default 3)")
+    group.add_argument("--classes", type=number(int, 1, 100_000), metavar="K",
                        help="length of the output (default 10 for CIFAR-10, 100 for CIFAR-100 in both label modes)")
     group.add_argument("--r", "--reduction", dest="reduction", type=number(int, 1), metavar="R",
                        help="channel reduction ratio (ATAC, SEActivation, NiN: 2; LocalSENet: 1; SENet, GENet: 16)")
@@ -97,9 +114,10 @@ def add_net_flags(parser):
     group.add_argument("--replaced-sites", type=number(int, 0), metavar="K",
                        help="layer-wise replacement of K of the 6b+1 sites")
     group.add_argument("--replace-from", choices=("last", "first"), help="where layer-wise replacement starts")
-    group.add_argument("--alpha", type=number(float), help="slope of leakyrelu, scale of elu")
-    group.add_argument("--beta", type=number(float), help="beta of swish")
-    group.add_argument("--kernel-size", type=number(int, 1), metavar="K", help="depthwise kernel of xunit (default 9)")
+    for flag, meaning in (("--alpha", "slope of leakyrelu, scale of elu"), ("--beta", "beta of swish")):
+        group.add_argument(flag, type=number(float, -MOST_FLOAT, MOST_FLOAT), metavar="X", help=meaning)
+    group.add_argument("--kernel-size", type=number(int, 1, 1001), metavar="K",
+                       help="depthwise kernel of xunit (default 9)")
     group.add_argument("--layers", type=number(int, 1), help="1x1 convolutions of nin: 2 or 1")
     group.add_argument("--variant", choices=("theta_minus", "theta", "theta_plus"), help="which genet")
     authors = parser.add_argument_group("network, as the authors' script spells it (with --model atac)")
@@ -156,7 +174,8 @@ def add_imagenet_net_flags(parser):
     group.add_argument("--model", type=words, metavar="NAME",
                        help="a ResNet-50 of model.list_models(), or resnet50, atac, se, ge, aa, fa in short "
                        f"(default {IMAGENET_MODEL})")
-    group.add_argument("--classes", type=number(int, 1), metavar="K", help="length of the output (default 1000)")
+    group.add_argument("--classes", type=number(int, 1, 100_000), metavar="K",
+                       help="length of the output (default 1000)")
     group.add_argument("--r", "--reduction", dest="reduction", type=number(int, 1), metavar="R",
                        help="channel reduction ratio (ATAC: 2; SE, GE: 16)")
     group.add_argument("--act-layers", type=number(int, 0), metavar="N",
@@ -165,7 +184,7 @@ def add_imagenet_net_flags(parser):
                        help="start the last gamma of every bottleneck at 0 (default: the recipe's)")
     group.add_argument("--variant", choices=("theta_minus", "theta", "theta_plus"), help="which GE")
     group.add_argument("--stem", choices=("attention", "conv"), help="first layers of FA (default attention)")
-    group.add_argument("--kernel-size", type=number(int, 1), metavar="K", help="window of FA (default 7)")
+    group.add_argument("--kernel-size", type=number(int, 1, 1001), metavar="K", help="window of FA (default 7)")
 
 
 def imagenet_net_arguments(args):
@@ -195,16 +214,16 @@ def add_data_flags(parser, dataset_help, datasets=("cifar10", "cifar100")):
 
 
 def _first_gpus(text):
-    return tuple(range(number(int, 0, most=1024)(text)))
+    return tuple(range(number(int, 0, MOST_GPUS)(text)))
 
 
 def add_device_flags(parser):
     """Where the net runs."""
-    gpus = parser.add_mutually_exclusive_group()
-    gpus.add_argument("--gpus", type=numbers, default=(0,), metavar="N,N",
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--gpus", type=gpus, default=(0,), metavar="N,N",
                       help="GPU numbers; where the machine has none, as many CPU contexts; '' for the CPU "
                       "(default 0)")
-    gpus.add_argument("--num-gpus", dest="gpus", type=_first_gpus, metavar="N",
+    which.add_argument("--num-gpus", dest="gpus", type=_first_gpus, metavar="N",
                       help="the first N GPUs; 0 for the CPU")
     parser.add_argument("--mode", choices=("hybrid", "imperative"), default="hybrid",
                         help="compile the net, or run it operator by operator")
@@ -282,9 +301,9 @@ def add_run_flags(parser, kvstores, save_interval, workers=1):
                        help="float16: on GPUs, with float32 master weights and float32 checkpoints")
     group.add_argument("--kvstore", choices=kvstores, default="device",
                        help="how several devices add their gradients (default device)")
-    group.add_argument("-j", "--num-data-workers", "--num-workers", type=number(int, 0), default=workers,
-                       metavar="N", help="threads that prepare batches ahead, no more than there are cores; 0: none "
-                       f"(default {workers})")
+    group.add_argument("-j", "--num-data-workers", "--num-workers", type=number(int, 0, MOST_THREADS),
+                       default=workers, metavar="N", help="threads that prepare batches ahead, no more than there are "
+                       f"cores; 0: none (default {workers})")
     group.add_argument("--seed", type=number(int, 0, most=2**32 - 1), metavar="N",
                        help="of initialization, order and augmentation (default 0)")
     group.add_argument("--save-dir", type=words, metavar="DIR", help="folder of the run (default runs/NAME)")
@@ -331,6 +350,8 @@ def _discard_output():
 def run_script(main):
     """Run a script's main(): an InputError becomes one sentence on standard error and exit status 1, Ctrl-C 130."""
     name = sys.argv[0].rpartition("/")[2]
+    if hasattr(sys.stdout, "reconfigure"):  # a path need not be text that can be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
         if sys.stdout is not None:

@@ -31,6 +31,7 @@ from pathlib import Path
 
 from support import runtime
 from support.errors import InputError
+from support.files import content
 
 from . import flags
 
@@ -67,7 +68,7 @@ def read_hosts(path):
     A name that stands on several lines has the sum of their slots. Without an address its name is looked up.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = content(path).decode("utf-8").splitlines()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise argparse.ArgumentTypeError(f"{path} cannot be read: {reason}") from None

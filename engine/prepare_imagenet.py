@@ -443,11 +443,11 @@ def _parser():
     parser.add_argument("--splits", type=_splits, default=imagenet.SPLITS, metavar="S,S",
                         help="train,val (default), or one of them")
     parser.add_argument("--folders-only", action="store_true", help="unpack the archives and write no record files")
-    parser.add_argument("--resize", type=number(int, 1), default=0, metavar="N", help="make the shorter side N pixels "
-                        "(larger or smaller) and compress anew (default: the files as they are)")
+    parser.add_argument("--resize", type=number(int, 1, 10_000), default=0, metavar="N", help="make the shorter side N "
+                        "pixels (larger or smaller) and compress anew (default: the files as they are)")
     parser.add_argument("--quality", type=number(int, 1, 100), metavar="Q",
                         help="of the JPEGs with --resize (default 95)")
-    parser.add_argument("--threads", type=number(int, 1), default=runtime.usable_cores(), metavar="N",
+    parser.add_argument("--threads", type=number(int, 1, 1024), default=runtime.usable_cores(), metavar="N",
                         help="images read or compressed at once (default: the cores, %(default)s)")
     parser.add_argument("--damaged", choices=imagenet.DAMAGED, default="refuse",
                         help="stop at a damaged image, or leave it out and name it (default %(default)s)")

@@ -12,6 +12,7 @@ from typing import Any, Optional
 import numpy as np
 
 from support.errors import InputError
+from support.files import expanded
 
 from . import checkpoint, loop, runlog
 from .distributed import Team
@@ -104,17 +105,18 @@ class _StopSignal:
 
 @dataclasses.dataclass
 class _State:
-    """Where a run stands: epoch and step to do next, the sums of the epoch so far, and the best epoch yet."""
+    """Where a run stands: epoch and step to do next, the sums of the epoch so far, the best epoch yet, the first."""
 
     epoch: int = 0
     step: int = 0
     meter: loop.Meter = dataclasses.field(default_factory=loop.Meter)
     best: Optional[dict] = None
+    first_epoch: int = 0
 
     @classmethod
     def from_dict(cls, stored):
         meter = loop.Meter(*(stored["meter"][name] for name in ("images", "loss_sum", "correct")))
-        return cls(stored["epoch"], stored["step"], meter, stored["best"])
+        return cls(stored["epoch"], stored["step"], meter, stored["best"], stored.get("first_epoch", 0))
 
 
 def train(job, resume=None):
@@ -145,7 +147,7 @@ class _Run:
         self.scale = loop.LossScale() if job.dtype == "float16" else None
         self.method = loop.Method(job.recipe.label_smoothing, job.recipe.accumulate, self.scale)
         self.images_per_step = job.recipe.batch_size * len(job.contexts) * self.team.size
-        self.state = _State(job.first_epoch)
+        self.state = _State(job.first_epoch, first_epoch=job.first_epoch)
         self.metrics = None
 
     @property
@@ -162,6 +164,9 @@ class _Run:
         if path is not None:
             stored = checkpoint.restore(path, self.job.net, self.trainer, self.job.team)["state"]
             self.state = _State.from_dict(stored)
+            if self.state.step > self.job.batches.steps:
+                raise InputError(f"{path} is at step {self.state.step} of an epoch, which has {self.job.batches.steps} "
+                                 "here: it is not a checkpoint of this run")
             place = [self.state.epoch, self.state.step]
             if self.scale is not None and "loss_scale" in stored:
                 self.scale = self.method.scale = loop.LossScale(
@@ -175,7 +180,7 @@ class _Run:
                              "disk that all of them reach by the same path")
         if self.writes:
             self.metrics = runlog.Metrics(self.job.directory / "metrics.jsonl",
-                                          keep_epochs=None if path is None else self.state.epoch)
+                                          None if path is None else self.state.epoch, self.state.first_epoch)
 
     def epoch(self, stop):
         """Train the rest of an epoch, score it, save. Raises Stopped, Diverged and InputError."""
@@ -343,7 +348,7 @@ def new_directory(wanted, name):
     try:
         if wanted is None:
             return _make_numbered(name)
-        directory = Path(wanted).expanduser()
+        directory = expanded(wanted)
         # An empty metrics.jsonl is of a run that was killed before it had saved anything.
         if any((directory / file).exists() and (directory / file).stat().st_size
                for file in (LAST, BEST, "metrics.jsonl")):
@@ -402,7 +407,7 @@ def refuse_rewinding(path, state):
 
 def checkpoint_to_resume(path):
     """The checkpoint file that --resume PATH means: PATH itself, or last.params in the folder PATH."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     file = path / LAST if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"--resume: there is no checkpoint {file}; name a run's folder or one of its .params files")

@@ -12,6 +12,7 @@ from typing import Any, Optional
 
 from support import runtime
 from support.errors import InputError
+from support.files import expanded
 from support.lock import locked
 
 from . import checkpoint, distributed, flags, loop, run, runlog
@@ -66,10 +67,10 @@ def checkpoint_of(args, name):
         return None
     if args.resume:
         path = run.checkpoint_to_resume(args.resume)
-        if args.save_dir and Path(args.save_dir).expanduser().resolve() != path.parent.resolve():
+        if args.save_dir and expanded(args.save_dir).resolve() != path.parent.resolve():
             raise InputError(f"--resume goes on in {path.parent}; leave --save-dir out")
         return path
-    place = Path(args.save_dir).expanduser() if args.save_dir else run.newest_directory(name)
+    place = expanded(args.save_dir) if args.save_dir else run.newest_directory(name)
     if place and (place / run.LAST).exists():
         return run.checkpoint_to_resume(place)
     log.warning("--resume: there is no checkpoint in %s yet; starting a new run", place or f"runs/{name}")

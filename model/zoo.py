@@ -337,7 +337,7 @@ def set_params(net, arrays, source, ctx):
     if missing:
         problems.append(f"it lacks {len(missing)} arrays ({', '.join(missing[:2])}{', ...' * (len(missing) > 2)})")
     if extra:
-        problems.append(f"it has {len(extra)} that the net does not ({', '.join(extra[:2])}"
+        problems.append(f"it has {len(extra)} that the net does not ({', '.join(map(_shown, extra[:2]))}"
                         f"{', ...' * (len(extra) > 2)})")
     wrong = [name for name in parameters if name in arrays and parameters[name].shape != arrays[name].shape]
     if wrong:
@@ -350,15 +350,18 @@ def set_params(net, arrays, source, ctx):
             raise InputError(f"{source} holds {arrays[name].dtype} numbers in {name}, not weights; use another file")
         with np.errstate(over="ignore"):
             numbers = arrays[name].astype(parameter.dtype)
-        if not np.isfinite(numbers).all() or name.endswith("running_var") and (numbers < 0).any():
-            raise InputError(f"{source} holds impossible numbers in {name} (NaN, infinite or a variance below 0); "
-                             "use another checkpoint")
+        params_file.check_numbers(source, name, numbers)
     for name, parameter in parameters.items():
         if parameter._data is None:
             parameter.initialize(mx.init.Zero(), ctx)  # overwritten below; draws no random numbers
         elif parameter.list_ctx() != ctx:
             parameter.reset_ctx(ctx)
         parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))
+
+
+def _shown(name):
+    """An array's name in a file, which may be of any length and hold anything, for a sentence."""
+    return name if len(name) <= 60 and name.isprintable() else f"{ascii(name)[:60]}..."
 
 
 def _description(arrays):

@@ -4,7 +4,6 @@ The library's name holds a checksum of its sources, of MXNet's and of the proces
 built elsewhere, or before an update, is not found rather than misused. Needs g++ (9 or newer), with the C++ library's
 headers; CXX names another.
 """
-import argparse
 import contextlib
 import hashlib
 import importlib.util
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from support.errors import InputError
 from support.files import replacing
+from support.runtime import Parser
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "src"
@@ -137,7 +137,7 @@ def _try(path):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m ops.build", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="python -m ops.build", description=__doc__.partition("\n")[0])
     parser.add_argument("--again", action="store_true", help="compile even if the library is there")
     parser.add_argument("--sanitize", action="store_true",
                         help="compile with the address and undefined-behaviour sanitizers, for the tests")

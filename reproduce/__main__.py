@@ -1,4 +1,4 @@
-"""python -m reproduce run table3|fig6|fig7|fig8 | table4 | report | publish RUN | download [NAME] | verify"""
+"""python -m reproduce run EXHIBIT | table4 | rehearse SAMPLE | report | publish RUN | download [NAME] | verify"""
 import argparse
 import logging
 import sys
@@ -10,8 +10,8 @@ from support import runtime
 from support.errors import InputError
 
 EXHIBITS = ("table3", "fig6", "fig7", "fig8")
-TABLE4 = ("train_imagenet.py trains these nets, for days on several GPUs; this command only prints what is published and "
-          "what the nets are made of")
+TABLE4 = ("train_imagenet.py trains these nets, for days on several GPUs; this command only prints what is published "
+          "and what the nets are made of")
 
 log = logging.getLogger("engine.reproduce")
 
@@ -54,6 +54,9 @@ def parse(argv=None):
                      "what is there is gone on from")
 
     tasks.add_parser("table4", help="print Table IV: the published numbers and what the nets are made of")
+    rehearse = tasks.add_parser("rehearse", help="run the ImageNet scripts from end to end on a sample and record it "
+                                "in results/imagenet-sample and docs/IMAGENET.md")
+    rehearse.add_argument("sample", type=flags.words, help="folder with a folder of images for each class, 32 at least")
     tasks.add_parser("report", help="render results/README.md, its figures and the tables of README.md anew")
 
     publish = tasks.add_parser("publish", help="put a finished run's weights into params/")
@@ -120,12 +123,13 @@ def run(args):
 
 def render(results=None):
     """Render the report of a results folder; of the repository's own also README.md's tables."""
-    from . import ledger, report
+    from . import ledger, rehearsal, report
 
     results = results or ledger.RESULTS
     changed = report.update(results)
     if results == ledger.RESULTS:
         changed = report.update_readme() or changed
+        rehearsal.render()
     print(f"reproduce: the report in {results} was " + ("rendered anew" if changed else "up to date"), file=sys.stderr)
 
 
@@ -138,6 +142,9 @@ def main():
         from .report import table4
         print(f"reproduce: {TABLE4}", file=sys.stderr)
         print(table4())
+    elif args.task == "rehearse":
+        from .rehearsal import rehearse
+        rehearse(args.sample)
     elif args.task == "report":
         render()
     elif args.task == "publish":

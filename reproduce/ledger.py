@@ -102,7 +102,8 @@ def make(folder):
         cell = cell_of(record)
         record = {"id": _name(record, cell), "cell": cell.key if cell else None, **record}
     except (KeyError, TypeError) as error:
-        raise InputError(f"{folder}: its recipe or its data cannot be ({error}); put the run's own files back") from error
+        raise InputError(f"{folder}: its recipe or its data cannot be ({error}); put the run's own files "
+                         f"back") from error
     return checked(record, folder)
 
 

@@ -114,6 +114,13 @@ def read(path):
     return arrays, _read_archive(reader) if reader.offset < len(data) else {}
 
 
+def check_numbers(path, name, numbers):
+    """InputError for an array, from the file at path, of numbers that no weight and no state of a training can have."""
+    if not np.isfinite(numbers).all() or name.endswith("running_var") and (numbers < 0).any():
+        raise InputError(f"{path} holds impossible numbers in {name} (NaN, infinite or a variance below 0); use "
+                         "another checkpoint")
+
+
 def _read_archive(reader):
     """The members of the ZIP archive that fills the rest of the file, checked against their checksums."""
     start = reader.offset

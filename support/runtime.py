@@ -592,15 +592,15 @@ def broken(fault):
     return f"an installed package does not work ({type(fault).__name__}: {fault}): run `{SETUP}` to repair .venv"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse with one-sentence errors. engine.flags has one for the scripts, in a newer Python's syntax."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help lists the tasks)\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help says more)\n")
 
 
 def main(arguments=None):
-    parser = _Parser(prog="python -m support.runtime", description="Is this machine ready?")
+    parser = Parser(prog="python -m support.runtime", description="Is this machine ready?")
     tasks, modes = ("report", "choose", "libraries", "check"), ("auto", "cpu", "gpu")
     parser.add_argument("task", nargs="?", default="report", choices=tasks)
     parser.add_argument("mode", nargs="?", default="auto", choices=modes, help="for choose")

@@ -172,7 +172,10 @@ def test_settings_of_a_run_are_known_by_their_form():
     ("state", {**RUN["state"], "epoch": "1"}), ("state", {**RUN["state"], "step": -1}),
     ("state", {**RUN["state"], "step": True}), ("state", {**RUN["state"], "meter": {"images": 8}}),
     ("state", {**RUN["state"], "meter": {**RUN["state"]["meter"], "loss_sum": float("nan")}}),
-    ("state", {**RUN["state"], "best": {"epoch": 0}}), ("state", {**RUN["state"], "loss_scale": {"value": 1}})])
+    ("state", {**RUN["state"], "best": {"epoch": 0}}), ("state", {**RUN["state"], "loss_scale": {"value": 1}}),
+    ("state", {**RUN["state"], "loss_scale": {"value": 0, "sound": 0, "left_out": 0}}),
+    ("state", {**RUN["state"], "first_epoch": "0"}),
+    ("state", {**RUN["state"], "best": {"epoch": 0, "accuracy": 2, "loss": 1, "top5": 1}})])
 def test_settings_that_no_run_writes_are_refused(name, value):
     with pytest.raises(InputError, match=f"^x is not a checkpoint of a run of ours: among its settings .*{name}"):
         checkpoint.check_run({**RUN, name: value}, "x")
@@ -432,7 +435,9 @@ def huge():
     b"", b"PK\x03\x04", b"PK\x05\x06" + b"\0" * 18, b"cos\nsystem\n(S'true'\ntR.", b"\x93NUMPY\x01\0\x04\0{{{{",
     npy(np.array([None, 1], object), allow_pickle=True), npy(np.zeros(4, "float32"))[:-1], huge(),
     npy(np.array(["a", "b", "c", "d"])), npy(np.zeros(5, "float32")), npy(np.zeros((4, 1), "float32")),
-    npy(np.zeros(4, "complex64"))])
+    npy(np.zeros(4, "complex64")), npy(np.zeros(4, "float32")) + b"x", npy(np.full(4, np.nan, "float32")),
+    npy(np.full(4, np.inf, "float32")),
+    npy(np.zeros(4, [("a" * 15_000, "float32")]))])  # NumPy answers this header with several lines
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_crafted_member_is_refused_and_runs_nothing(tmp_path, member, devices):
     contexts = tiny.TWO[:devices]
@@ -441,6 +446,15 @@ def test_a_crafted_member_is_refused_and_runs_nothing(tmp_path, member, devices)
     name = "optimizer/1.gamma.0.npy" if devices == 1 else "running/1/1.running_var.npy"
     rewritten(path, lambda attachments: attachments.update({name: member}))
     assert_refused(path, "use another checkpoint", contexts)
+
+
+def test_weights_and_variances_that_cannot_be_are_refused(saved, tmp_path):
+    arrays, attachments = params_file.read(saved)
+    attachments = {name: member for name, member in attachments.items() if name != params_file.DIGEST}
+    for name, value in (("0.weight", np.nan), ("1.gamma", np.inf), ("1.running_mean", -np.inf), ("1.running_var", -1)):
+        wrong = {**arrays, name: np.full_like(arrays[name], value)}
+        params_file.write(tmp_path / "x.params", {key: mx.nd.array(array) for key, array in wrong.items()}, attachments)
+        assert_refused(tmp_path / "x.params", f"holds impossible numbers in {name} ")
 
 
 # Writing.

@@ -179,6 +179,15 @@ def test_wrong_bytes(path, check):
     assert not part_of(path).exists() and path.read_bytes() == b"older"
 
 
+@pytest.mark.parametrize("left", [0, 50_000, 200_000])
+def test_no_more_is_taken_than_the_file_can_have(path, left):
+    leave_part(path, CONTENT[:left])
+    with http_files.serve(CONTENT) as site:
+        assert "more than the 100,000 bytes that it can have" in refusal(site.url, path, most=100_000)
+        fetch(site.url, path, most=len(CONTENT))
+    assert path.read_bytes() == CONTENT and not part_of(path).exists()
+
+
 def test_no_server(path):
     with http_files.serve(CONTENT) as site:
         url = site.url
@@ -225,9 +234,16 @@ def test_redirects_in_a_circle(path):
         assert "302" in refusal(site.root + "/old", path)
 
 
-@pytest.mark.parametrize("url", ["ftp://x/y", "data:,x", "https://", "file.bin", "http://[x/y"])
+@pytest.mark.parametrize("url", [
+    "ftp://x/y", "data:,x", "https://", "file.bin", "http://[x/y", "https://x:99999/y", "http://127.0.0.1:1/\u00e9",
+    "http://a..localhost:1/x", f"http://{'a' * 64}.localhost:1/x", "https://x/" + "y" * 9000])
 def test_unusable_addresses(path, url):
-    assert "is no usable address" in refusal(url, path)
+    message = refusal(url, path, allow_http=True, attempts=1)
+    assert ("is no usable address" in message or "cannot be found" in message) and len(message) < 400
+
+
+def test_a_folder_of_nobody_is_refused(path):
+    assert "write the path in full" in refusal("https://127.0.0.1/x", "~nobody-of-this-name/x")
 
 
 def test_http_only_when_allowed(path):

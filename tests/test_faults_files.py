@@ -21,11 +21,11 @@ READY = [name for name in FORMATS if name not in (
 
 def test_files_of_every_format_are_read_or_refused_in_a_sentence(tmp_path):
     record = suite.tally(suite.Theme("files", "", 1, files.THEME.cases, lambda rounds, seed, folder: files.run(
-        rounds, seed, folder, READY)), 12 * len(READY), 0, tmp_path)
+        rounds, seed, folder, READY)), 6 * len(READY), 0, tmp_path)
     assert not record["faults"]
     for name in READY:
         outcomes = record["cases"][name]["outcomes"]
-        assert outcomes["refused"] > 1, name  # and the sound file was accepted, or the reader would not have begun
+        assert outcomes["refused"], name  # and the sound file was accepted, or the reader would not have begun
 
 
 def test_a_process_that_dies_is_laid_to_its_file(tmp_path):

@@ -72,10 +72,23 @@ def test_flags_are_not_guessed_from_a_part_of_them(capsys):
     ("--warmup-lr", "-1", "-1 is below 0"), ("--no-wd", "yes", "'yes' is neither on nor off"),
     ("--label-smoothing", "-1", "-1 is below 0"), ("--mixup-alpha", "0", "0 is below"),
     ("--mixup-off-epoch", "-1", "-1 is below 0"), ("--accumulate", "0", "0 is below 1"),
-    ("--num-gpus", "-1", "-1 is below 0"), ("--num-gpus", "x", "'x' is not a whole number")])
+    ("--num-gpus", "-1", "-1 is below 0"), ("--num-gpus", "x", "'x' is not a whole number"),
+    # What MXNet would abort at, or build for hours.
+    ("--blocks", "1001", "1001 is above 1000"), ("--classes", "9" * 30, "is above 100000"),
+    ("--kernel-size", "1003", "1003 is above 1001"), ("--r", "2147483648", "2147483648 is above 2147483647"),
+    ("--alpha", "1e300", "1e300 is above 3e+38"), ("--beta", "-1e39", "-1e39 is below -3e+38"),
+    ("--gpus", "1024", "1024 has a number above 1023"), ("--gpus", "9" * 30, "has a number above 1023"),
+    ("--lr-decay-epoch", "3,2147483648", "has a number above 2147483647")])
 def test_a_wrong_value_is_one_sentence_that_names_flag_and_value(capsys, flag, value, said):
     error = refused(capsys, flag, value)
     assert flag in error and said in error
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\r\n\nb", "x" * 5000, "9" * 5000, "a\u2028b"])
+def test_a_message_is_one_line_and_no_longer_than_one_can_read(capsys, value):
+    for flag in ("--blocks", "--mode", "--gpus", "--lr"):
+        error = refused(capsys, flag, value)
+        assert len(error.splitlines()) == 1 and len(error) < 1000 and flag in error
 
 
 def test_numbers_of_every_kind():
@@ -270,6 +283,12 @@ def test_output_that_finds_no_room_is_one_sentence():
     with open("/dev/full", "w") as full:
         status, error = printing(full)
     assert status == 1 and error == "-c: the output cannot be written: No space left on device\n"
+
+
+def test_a_path_that_is_no_text_can_be_printed():
+    code = "from engine import flags\nflags.run_script(lambda: print('\\udcff'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\\udcff\n", "")
 
 
 def test_an_error_of_the_program_is_not_hidden():

@@ -147,6 +147,12 @@ def test_a_hostfile_that_is_no_text_is_one_sentence(tmp_path):
     tiny.one_sentence(tiny.call(launch.main, "-n", 1, "-H", tmp_path / "hosts", "--", "true"), 2, "cannot be read")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="this system has no /dev/zero")
+def test_a_hostfile_without_an_end_is_not_read():
+    with pytest.raises(launch.argparse.ArgumentTypeError, match="/dev/zero cannot be read: it is no regular file"):
+        launch.read_hosts("/dev/zero")
+
+
 def test_slots_and_repeated_lines_are_room_for_workers(tmp_path):
     file = tmp_path / "hosts"
     file.write_text("a address=10.0.0.1 slots=2 # the fast one\n\nme@b address=10.0.0.2\nme@b\n10.0.0.3\n")

@@ -156,6 +156,14 @@ def test_the_command_says_what_is_wrong_in_one_line():
     assert done.stderr.startswith("error: there is no C++ compiler") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("word", ["--nonsense", "a\nb"])
+def test_a_wrong_flag_is_one_line_and_status_2(capsys, word):
+    with pytest.raises(SystemExit) as caught:
+        build.main([word])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.count("\n") == 1 and error.startswith("python -m ops.build: unrecognized")
+
+
 # What is left when it ends well.
 
 def test_it_compiles_once_and_again_when_asked(built, compiler):

@@ -373,6 +373,24 @@ def test_a_run_from_foreign_weights_enters_its_schedule_late(tmp_path):
     assert result["epochs"] == 3
 
 
+def test_a_run_that_entered_late_goes_on_with_its_history(tmp_path, caplog):
+    run.train(tiny.job(tmp_path, epochs=2, first_epoch=1))
+    run.train(tiny.job(tmp_path, epochs=3), tmp_path / run.LAST)
+    assert [record["epoch"] for record in tiny.metrics_of(tmp_path)] == [1, 2]
+    assert "the history will lack" not in caplog.text
+    (tmp_path / "metrics.jsonl").unlink()
+    run.train(tiny.job(tmp_path, epochs=4), tmp_path / run.LAST)
+    assert "has only 0 of the 2 epochs before the checkpoint" in caplog.text
+
+
+def test_a_step_that_an_epoch_does_not_have_is_refused(tmp_path):
+    with pytest.raises(run.Stopped):
+        run.train(tiny.job(tmp_path, batches=tiny.Hooked(cifar.TrainBatches(tiny.split(128), 16, 0), 0, 6,
+                                                         lambda: os.kill(os.getpid(), signal.SIGTERM))))
+    with pytest.raises(InputError, match="is at step [67] of an epoch, which has 4 here: it is not a checkpoint of"):
+        run.train(tiny.job(tmp_path, batches=cifar.TrainBatches(tiny.split(64), 16, 0)), tmp_path / run.LAST)
+
+
 # Data that cannot be read.
 
 def broken_at(place, error):
@@ -523,6 +541,14 @@ def test_the_newest_run_is_the_last_numbered_one_with_a_checkpoint(tmp_path, mon
     assert run.newest_directory("x") == first
     (second / run.LAST).touch()
     assert run.newest_directory("x") == second  # and not the third, which has saved nothing
+
+
+def test_folders_of_nobody_are_one_sentence():
+    for call in (lambda: run.new_directory("~nobody-of-this-name/x", "x"),
+                 lambda: run.checkpoint_to_resume("~nobody-of-this-name/x"),
+                 lambda: run.checkpoint_to_resume("x" * 5000)):
+        with pytest.raises(InputError, match="write the path in full|File name too long"):
+            call()
 
 
 def test_what_resume_names(tmp_path):

@@ -270,7 +270,8 @@ def test_speeds(monkeypatch):
     others = runner.Speeds.here([a_record("B", 700.)], on_gpu=False)
     assert others.epoch(ATAC, data) == pytest.approx(140) and "OTHER hardware (B)" in others.source
     monkeypatch.setattr(runner.ledger, "gpu_names", lambda: ["G"])
-    assert runner.Speeds.here([a_record(), a_record(gpus=["G"], seconds=1.)], True).epoch(ATAC, data) == pytest.approx(.2)
+    on_gpu = runner.Speeds.here([a_record(), a_record(gpus=["G"], seconds=1.)], True)
+    assert on_gpu.epoch(ATAC, data) == pytest.approx(.2)
     assert runner.Speeds.here([], False).epoch(ATAC, data) is None
 
 

@@ -1,4 +1,4 @@
-"""Several processes at the same thing: runs in one folder, writers of one ledger and manifest, downloads of one file."""
+"""Several processes at the same thing: runs in one folder, writers of one ledger or manifest, one file to download."""
 import hashlib
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import killed, starter, trainings
+from . import killed, small_runs, starter
 from .suite import FAULT, Case, Round, Theme
 
 import http_files  # isort: skip - found by this package
@@ -19,24 +19,29 @@ from support.errors import InputError  # isort: skip
 RUNS, LEDGERS, PUBLISHERS, DOWNLOADS = ("two runs in one folder", "several writers of one ledger",
                                         "several publishers of weights", "several downloads of one file")
 COUNT = 6  # runs that go into a ledger
-CONTENT = 3_000_000  # bytes of a download
+CONTENT = 30_000_000  # bytes of a download
+SOON = .15  # seconds until all have been started and begin
 
 
 class Crowds:
     """Starts several processes at once and looks at what they leave."""
 
     def __init__(self, folder, seed, epochs):
-        self.folder, self.setting = folder, trainings.Setting(folder / "setting", epochs)
+        self.folder, self.setting = folder, small_runs.Setting(folder / "setting", epochs)
         self.setting.expected  # noqa: B018 - makes the run
         self.sources = [folder / "sources" / str(number) for number in range(COUNT)]
-        for number, place in enumerate(self.sources):
-            killed.copy_of_run(self.setting.folder / "undisturbed" / "run", place, number)
+        self.others = [folder / "others" / str(number) for number in range(COUNT)]  # of the same names, but other runs
+        for number in range(COUNT):
+            killed.copy_of_run(self.setting.folder / "undisturbed" / "run", self.sources[number], number)
+            killed.copy_of_run(self.sources[number], self.others[number], number)
+            metrics = self.others[number] / "metrics.jsonl"
+            metrics.write_text(metrics.read_text().replace('"lr": ', '"lr": 1'))
         self.content = random.Random(seed).getrandbits(8 * CONTENT).to_bytes(CONTENT, "little")
         self.ledger_alone = self.made("add_all", [self.order()])
         self.published_alone = self.made("publish_all", [self.order()])
 
-    def order(self, rng=None):
-        places = [str(place) for place in self.sources]
+    def order(self, rng=None, sources=None):
+        places = [str(place) for place in sources or self.sources]
         if rng is not None:
             rng.shuffle(places)
         return places
@@ -45,13 +50,16 @@ class Crowds:
         """The files that calls with some orders of the runs, all started at once, make; InputError where one fails."""
         place = self.folder / function
         shutil.rmtree(place, ignore_errors=True)
-        children = [starter.shared().start(f"{__package__}.at_once:{function}", order, str(place),
+        for number in range(len(orders)):
+            (self.folder / f"output-{number}").unlink(missing_ok=True)
+        begin = time.time() + SOON
+        children = [starter.shared().start(f"{__package__}.at_once:{function}", begin, order, str(place),
                                            output=self.folder / f"output-{number}")
                     for number, order in enumerate(orders)]
         failed = [number for number, child in enumerate(children) if child.wait()]
         for number in failed:
             raise InputError(f"{function} ended with {children[number].status}: "
-                             f"{trainings.last_line((self.folder / f'output-{number}').read_text())}")
+                             f"{small_runs.last_line((self.folder / f'output-{number}').read_text())}")
         return killed.files_in(place)
 
     def runs(self, rng, said):
@@ -59,7 +67,8 @@ class Crowds:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         if rng.random() < .5:  # of a run that had begun
-            child = starter.shared().start("train_cifar:main", *self.setting.command("--save-interval", "1"), folder=place)
+            child = starter.shared().start("train_cifar:main", *self.setting.command("--save-interval", "1"),
+                                           folder=place)
             while not child.ended() and not (place / "run" / "last.params").exists():
                 time.sleep(.005)
             child.kill()
@@ -68,21 +77,23 @@ class Crowds:
         outputs = [place / "first", place / "second"]
         children = []
         for output in outputs:
-            children.append(starter.shared().start("train_cifar:main", *self.setting.command(), folder=place, output=output))
+            children.append(starter.shared().start("train_cifar:main", *self.setting.command(), folder=place,
+                                                   output=output))
             time.sleep(wait if len(children) == 1 else 0)
         said += f", the second {wait:.2f} s later"
         statuses = [child.wait() for child in children]
-        lasts = [trainings.last_line(output.read_text(errors="replace")) for output in outputs]
+        lasts = [small_runs.last_line(output.read_text(errors="replace")) for output in outputs]
         refused = [number for number in (0, 1) if statuses[number] == 1]
         if sorted(statuses) == [0, 0] and "going on from" in outputs[1].read_text():
             outcome = "one after the other"
         elif len(refused) != 1 or sorted(statuses) != [0, 1]:
             return FAULT, f"{said}: they ended with {statuses}: {lasts}"
-        elif f" process {children[1 - refused[0]].number};" not in lasts[refused[0]] and "run already" not in lasts[refused[0]]:
+        elif f" process {children[1 - refused[0]].number};" not in lasts[refused[0]] \
+                and "run already" not in lasts[refused[0]]:  # it had ended just then
             return FAULT, f"{said}: the refusal is {lasts[refused[0]]!r}"
         else:
             outcome = "one trains, the other is refused"
-        wrong = trainings.wrong_in(place / "run") or trainings.difference(place / "run", self.setting.expected)
+        wrong = small_runs.wrong_in(place / "run") or small_runs.difference(place / "run", self.setting.expected)
         log = (place / "run" / "train.log").read_text()
         scored = [line.partition("[Epoch ")[2] for line in log.splitlines() if "] train=" in line]
         if not wrong and len(scored) != self.setting.epochs:
@@ -91,7 +102,22 @@ class Crowds:
 
     def ledgers(self, rng, said):
         orders = [self.order(rng) for _ in range(rng.choice((2, 3, 4)))]
-        return self.compared(self.made("add_all", orders), self.ledger_alone, f"{said}, {len(orders)} writers")
+        said += f", {len(orders)} writers"
+        if rng.random() < .5:
+            return self.compared(self.made("add_all", orders), self.ledger_alone, said)
+        return self.contested(rng, orders[0], f"{said}, two of which have other runs of the same names")
+
+    def contested(self, rng, order, said):
+        """Two writers with other runs of the same names, in the same order: each name goes to one of them, wholly."""
+        self.made("add_what_is_free", [order, [place.replace("sources", "others") for place in order]])
+        results = self.folder / "add_what_is_free"
+        records = ledger.read(results)
+        mixed = [record["id"] for record in records for name in ledger.EVIDENCE
+                 if ledger.sha256(ledger.folder_of(record["id"], results) / name) != record["files"][name]]
+        told = sum((self.folder / f"output-{number}").read_text().count("is another run of what") for number in (0, 1))
+        if mixed or len(records) != COUNT or told != COUNT:
+            return FAULT, f"{said}: {len(records)} records, {told} refusals, not of one run: {mixed}"
+        return "each name went to one of them, wholly", said
 
     def publishers(self, rng, said):
         writers, order = rng.choice((2, 3)), self.order(rng)
@@ -107,28 +133,46 @@ class Crowds:
         shutil.rmtree(place, ignore_errors=True)
         count = rng.choice((2, 3, 5))
         with http_files.serve(self.content) as site:
-            children = []
+            begin, digest = time.time() + SOON, hashlib.sha256(self.content).hexdigest()
             for number in range(count):
-                children.append(starter.shared().start(
-                    f"{__package__}.at_once:fetch", site.url, str(place / "file"),
-                    hashlib.sha256(self.content).hexdigest(), output=self.folder / f"output-{number}"))
-                time.sleep(rng.choice((0, .01)))
+                (self.folder / f"output-{number}").unlink(missing_ok=True)
+            children = [starter.shared().start(
+                f"{__package__}.at_once:fetch", begin + rng.choice((0, 0, .03)), site.url, str(place / "file"), digest,
+                output=self.folder / f"output-{number}") for number in range(count)]
             statuses = [child.wait() for child in children]
             asked = len(site.requests)
         said += f", {count} downloads"
         outputs = [(self.folder / f"output-{number}").read_text().strip().splitlines()[-1:] for number in range(count)]
         if any(statuses) or (place / "file").read_bytes() != self.content or os.listdir(place) != ["file"]:
             return FAULT, f"{said}: they ended with {statuses}: {outputs}; {os.listdir(place)}"
-        return (FAULT, f"{said}: it was asked for {asked} times") if asked != 1 else ("fetched once, found by the others", said)
+        if asked != 1:
+            return FAULT, f"{said}: it was asked for {asked} times"
+        return "fetched once, found by the others", said
 
 
-def add_all(folders, results):
+def wait_until(begin):
+    time.sleep(max(0, begin - time.time()))
+
+
+def add_all(begin, folders, results):
     """In a process of its own: put finished runs into a ledger."""
+    wait_until(begin)
     killed.add_all(folders, results)
 
 
-def fetch(url, path, digest):
+def add_what_is_free(begin, folders, results):
+    """In a process of its own: the same, but those whose names are taken."""
+    wait_until(begin)
+    for folder in folders:
+        try:
+            ledger.add(Path(folder), Path(results))
+        except InputError as error:
+            print(error)
+
+
+def fetch(begin, url, path, digest):
     """In a process of its own: a download."""
+    wait_until(begin)
     os.environ["no_proxy"] = "127.0.0.1"
     try:
         download.fetch(url, path, sha256=digest, progress=False)
@@ -136,7 +180,7 @@ def fetch(url, path, digest):
         sys.exit(f"fetch: {error}")
 
 
-def publish_all(folders, place):
+def publish_all(begin, folders, place):
     """In a process of its own: publish finished runs, in a folder in the place of the repository's, without scoring."""
     place = Path(place)
     publish.MANIFEST, ledger.RESULTS = place / "params" / "manifest.json", place / "results"
@@ -147,6 +191,7 @@ def publish_all(folders, place):
         return {**found, "data_sha256": ""}
 
     publish.score, publish.sample_digest = score, str
+    wait_until(begin)
     try:
         for folder in map(Path, folders):
             record = json.loads((folder / "result.json").read_text())
@@ -168,9 +213,10 @@ def run(rounds, seed, folder, epochs=3):
 
 
 THEME = Theme("at_once", "Two at the same thing", 200, (
-    Case(RUNS, "one trains, to the bit what it comes to alone; the other is a sentence with the first one's process number, "
-         "whether it is a new run or goes on", "disks that know no locks"),
-    Case(LEDGERS, "they wait for each other; the ledger is the one that a single writer makes", "the same"),
+    Case(RUNS, "one trains, to the bit what it comes to alone; the other is a sentence with the first one's process "
+         "number, whether it is a new run or goes on", "disks that know no locks"),
+    Case(LEDGERS, "they wait for each other; the ledger is the one that a single writer makes; of two runs of one name "
+         "the first is in it, wholly, and the second a sentence", "the same"),
     Case(PUBLISHERS, "the same, of params/ and its manifest", "the same"),
     Case(DOWNLOADS, "one fetches, the others say that they wait, and find the file", "the same"),
 ), run)

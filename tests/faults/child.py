@@ -66,7 +66,8 @@ class Reader:
             outcome, why = self.sentence(str(error))
         except BaseException as error:  # whatever it is, it is a fault and not the end
             where = traceback.extract_tb(error.__traceback__)
-            own = [frame for frame in where if "/tests/" not in frame.filename and "site-packages" not in frame.filename]
+            own = [frame for frame in where
+                   if "/tests/" not in frame.filename and "site-packages" not in frame.filename]
             frame = (own or where)[-1]
             outcome = suite.FAULT
             why = f"{type(error).__name__}: {str(error)[:150]} at {Path(frame.filename).name}:{frame.lineno}"
@@ -93,8 +94,10 @@ class Reader:
 FOREIGN = {
     "PNG": b"\x89PNG\r\n\x1a\n" + bytes(60), "ELF": b"\x7fELF\x02\x01\x01" + bytes(200), "text": b"no weights\n" * 40,
     "JSON": b'{"models": []}', "HTML": b"<html><body>404 Not Found</body></html>", "gzip": b"\x1f\x8b\x08" + bytes(40),
-    "ZIP": b"PK\x05\x06" + bytes(18), "pickle": b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.", "zeros": bytes(9000),
-    "MXNet, old": b"\x12\x01\0\0\0\0\0\0" + bytes(64), "git-lfs": b"version https://git-lfs.github.com/spec/v1\noid x\n",
+    "ZIP": b"PK\x05\x06" + bytes(18), "pickle": b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.",
+    "zeros": bytes(9000),
+    "MXNet, old": b"\x12\x01\0\0\0\0\0\0" + bytes(64), "git-lfs": b"version https://git-lfs.github.com/spec/v1\noid "
+                                                                  b"x\n",
     "record": b"\x0a\x23\xd7\xce\x04\0\0\0abcd", "NumPy": b"\x93NUMPY\x01\0v\0" + bytes(118), "tar": bytes(10240),
 }
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import killed, starter, trainings
+from . import killed, small_runs, starter
 from .suite import FAULT, Case, Round, Theme
 
 import http_files  # isort: skip - found by this package
@@ -36,8 +36,8 @@ class Disk:
     def mount(self, options):
         """Whether it failed."""
         try:
-            return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.folder], stdin=subprocess.DEVNULL,
-                                  capture_output=True).returncode
+            return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.folder],
+                                  stdin=subprocess.DEVNULL, capture_output=True).returncode
         except OSError:
             return 1
 
@@ -59,7 +59,7 @@ class Trials:
 
     def __init__(self, folder, seed, disk, epochs):
         self.folder, self.seed, self.disk = folder, seed, disk
-        self.setting = trainings.Setting(folder / "setting", epochs)
+        self.setting = small_runs.Setting(folder / "setting", epochs)
         self.need = sum(path.stat().st_size for path in self.run_folder.iterdir()) + 2 * PAGE
         self.largest = (self.run_folder / "last.params").stat().st_size
         self.content = random.Random(seed).getrandbits(8 * CONTENT).to_bytes(CONTENT, "little")
@@ -92,7 +92,7 @@ class Trials:
         if self.disk.mounted:
             self.disk.resize("64m")
 
-    def start(self, name, call, *arguments, **how):
+    def start(self, call, *arguments, **how):
         """(status, output) of a process that has to end by itself."""
         output = self.folder / "output"
         output.unlink(missing_ok=True)
@@ -104,18 +104,18 @@ class Trials:
         how, said = self.limit(rng, self.need + self.largest, self.largest, mounted=case == TRAINING)
         more = ("--save-interval", str(rng.choice((0, 2))), "--save-period", str(rng.choice((0, 0, 1))))
         if rng.random() < .5 and not how:  # it fills up in the middle, and not from the start
-            used = self.start("training", "train_cifar:main", *self.setting.command("--num-epochs", "1"), folder=place)
-            said += f", after an epoch (status {used[0]})"
-        status, text = self.start("training", "train_cifar:main", *self.setting.command(*more), folder=place, **how)
+            used = self.start("train_cifar:main", *self.setting.command("--num-epochs", "1"), folder=place)
+            said += f", in the {'second' if used[0] == 0 else 'first'} of two goes"
+        status, text = self.start("train_cifar:main", *self.setting.command(*more), folder=place, **how)
         return self.went_on(case, f"round {number}, {said}, {' '.join(more)}", place, status, text)
 
     def log(self, rng, number, case):
         place = self.place("training")
         elsewhere = place if self.disk.mounted else Path("/dev")
-        size = rng.randrange(1, 2 * PAGE)
+        size = rng.randrange(1, PAGE)
         if self.disk.mounted:
             log = elsewhere / "log"
-            self.disk.resize(PAGE * rng.choice((1, 2)))
+            self.disk.resize(PAGE)
             with contextlib.suppress(OSError):
                 log.write_bytes(b"\n" * size)
             place = self.folder / "logged"
@@ -123,41 +123,43 @@ class Trials:
             place.mkdir()
         else:
             log = elsewhere / "full"
-        status, text = self.start("log", "train_cifar:main", *self.setting.command("--logging-file", str(log)), folder=place)
+        status, text = self.start("train_cifar:main", *self.setting.command("--logging-file", str(log)), folder=place)
         self.room_again()
         return self.went_on(case, f"round {number}, {log.name}, {size:,} bytes before", place, status, text)
 
     def went_on(self, case, said, place, status, text):
         """The Round of a training: its end where space ran out, and what the same command makes of it with more."""
-        wrong, last = trainings.wrong_in(place / "run"), trainings.last_line(text)
+        wrong, last = small_runs.wrong_in(place / "run"), small_runs.last_line(text)
         if "Traceback" in text or "Logging error" in text:
             wrong = f"a traceback: {last}"
         elif status not in (0, 1):
             wrong = f"it ended with {status}: {last}"
         elif status == 1 and not ("cannot be written" in last or "cannot be made" in last):
             wrong = f"not a sentence about the disk: {last}"
-        elif trainings.parts_in(place / "run"):
-            wrong = f"temporary files are left: {trainings.parts_in(place / 'run')}"
+        elif small_runs.parts_in(place / "run"):
+            wrong = f"temporary files are left: {small_runs.parts_in(place / 'run')}"
         if wrong:
             return Round(case, FAULT, f"{said}: {wrong}")
         outcome = "there was room enough" if status == 0 else "a sentence; then on with more room, the same to the bit"
         self.room_again()
-        again, text = self.start("again", "train_cifar:main", *self.setting.command(), folder=place)
+        again, text = self.start("train_cifar:main", *self.setting.command(), folder=place)
         if again:
-            return Round(case, FAULT, f"{said}: after {last!r} the same command says {trainings.last_line(text)!r}")
-        wrong = trainings.difference(place / "run", self.setting.expected)
-        return Round(case, FAULT, f"{said}: it came to something else: {wrong}") if wrong else Round(case, outcome, said)
+            return Round(case, FAULT, f"{said}: after {last!r} the same command says {small_runs.last_line(text)!r}")
+        wrong = small_runs.difference(place / "run", self.setting.expected)
+        if wrong:
+            return Round(case, FAULT, f"{said}: it came to something else: {wrong}")
+        return Round(case, outcome, said)
 
     def ledger(self, rng, number, case):
         place, source = self.place("ledger"), self.folder / "source"
         for index in range(3):
             killed.copy_of_run(self.run_folder, source / str(index), index)
         runs = [str(source / str(index)) for index in range(3)]
-        how, said = self.limit(rng, 110_000, 30_000)
+        how, said = self.limit(rng, 40_000, 8_000)
         call = f"{__package__}.disk:add_and_render", runs, str(place / "results")
-        status, text = self.start("ledger", *call, **how)
+        status, text = self.start(*call, **how)
         said = f"round {number}, {said}"
-        last = trainings.last_line(text)
+        last = small_runs.last_line(text)
         if status and not (status == 1 and "cannot be written" in last and "Traceback" not in text):
             return Round(case, FAULT, f"{said}: it ended with {status}: {last}")
         try:
@@ -165,10 +167,10 @@ class Trials:
         except InputError as error:
             return Round(case, FAULT, f"{said}: {error}")
         self.room_again()
-        again, text = self.start("ledger", *call)
+        again, text = self.start(*call)
         found = killed.files_in(place / "results")
         if again or len(ledger.read(place / "results")) != 3 or [name for name in found if name.endswith(".part")]:
-            return Round(case, FAULT, f"{said}: with more room: {again} {trainings.last_line(text)}")
+            return Round(case, FAULT, f"{said}: with more room: {again} {small_runs.last_line(text)}")
         return Round(case, "a sentence; then whole with more room" if status else "there was room enough", said)
 
     def download(self, rng, number, case):
@@ -176,18 +178,20 @@ class Trials:
         how, said = self.limit(rng, CONTENT + PAGE, CONTENT)
         said = f"round {number}, {said}"
         with http_files.serve(self.content) as site:
-            call = (f"{__package__}.killed:fetch", site.url, str(place / "file"), hashlib.sha256(self.content).hexdigest())
-            status, text = self.start("download", *call, **how)
-            last = trainings.last_line(text)
-            if status and not (status == 1 and "cannot" in last and "Traceback" not in text and len(text.splitlines()) == 1):
+            call = (f"{__package__}.killed:fetch", site.url, str(place / "file"),
+                    hashlib.sha256(self.content).hexdigest())
+            status, text = self.start(*call, **how)
+            last = small_runs.last_line(text)
+            if status and not (status == 1 and "cannot" in last and len(text.splitlines()) == 1):
                 return Round(case, FAULT, f"{said}: it ended with {status}: {text[-300:]!r}")
             if status and (place / "file").exists():
                 return Round(case, FAULT, f"{said}: a file is in place")
             self.room_again()
-            again, text = self.start("download", *call)
+            again, text = self.start(*call)
         if again or (place / "file").read_bytes() != self.content or len(list(place.iterdir())) > 1:
-            return Round(case, FAULT, f"{said}: with more room: {again} {trainings.last_line(text)}")
-        return Round(case, "a sentence; then the right bytes with more room" if status else "there was room enough", said)
+            return Round(case, FAULT, f"{said}: with more room: {again} {small_runs.last_line(text)}")
+        outcome = "a sentence; then the right bytes with more room" if status else "there was room enough"
+        return Round(case, outcome, said)
 
 
 def add_and_render(folders, results):
@@ -215,8 +219,8 @@ def run(rounds, seed, folder, epochs=2):
 
 
 THEME = Theme("disk", "Full disks", 250, (
-    Case(TRAINING, "a sentence, exit status 1, the newest checkpoint as it was, no temporary file; with more room the same "
-         "command comes to the run of a large disk, to the bit", "log lines that the disk refused"),
+    Case(TRAINING, "a sentence, exit status 1, the newest checkpoint as it was, no temporary file; with more room the "
+         "same command comes to the run of a large disk, to the bit", "log lines that the disk refused"),
     Case(LIMITED, "the same where a quota refuses (here the system's limit on the size of a file)"),
     Case(LOG, "the run ends with a sentence rather than without its log", "steps since the newest checkpoint"),
     Case(LEDGER, "a sentence; the ledger holds whole records or none"),

@@ -14,7 +14,7 @@ from support.errors import InputError  # isort: skip
 
 TIMEOUT = .25  # seconds of silence that a download is given here
 ATTEMPTS = 3
-LONGEST = 8.0  # seconds that a download may take in all: attempts, silences and pauses, and some more for a busy machine
+LONGEST = 8.0  # seconds that a download may take in all: attempts, silences and pauses, on a machine that is busy
 
 SERVED = "a server that misbehaves"
 ADDRESSES = "addresses that are none"
@@ -79,7 +79,8 @@ def _right(server, connection, request, **changes):
     if begin and begin >= size:
         _send(connection, f"416 no\r\nContent-Range: bytes */{size}")
     elif begin:
-        _send(connection, f"206 part\r\nContent-Range: bytes {begin}-{size - 1}/{size}", server.content[begin:], **changes)
+        _send(connection, f"206 part\r\nContent-Range: bytes {begin}-{size - 1}/{size}", server.content[begin:],
+              **changes)
     else:
         _send(connection, "200 OK", server.content, **changes)
 
@@ -109,7 +110,8 @@ def _wrong(server, connection, request):
 
 
 def _shifted(server, connection, request):
-    _send(connection, f"206 part\r\nContent-Range: bytes 5-{len(server.content)}/{len(server.content)}", server.content[5:])
+    _send(connection, f"206 part\r\nContent-Range: bytes 5-{len(server.content)}/{len(server.content)}",
+          server.content[5:])
 
 
 def _chunked(server, connection, request):
@@ -135,7 +137,8 @@ def _redirect(server, connection, request):
         _right(server, connection, request)
     else:
         target, server.redirect = server.redirect, None
-        connection.sendall(b"HTTP/1.1 302 there\r\nContent-Length: 0\r\nLocation: " + target.encode("latin-1", "replace")
+        connection.sendall(b"HTTP/1.1 302 there\r\nContent-Length: 0\r\nLocation: " + target.encode("latin-1",
+                                                                                                    "replace")
                            + b"\r\n\r\n")
 
 
@@ -145,9 +148,12 @@ ANSWERS = {
     "longer than told": _length(10), "shorter than told": _length(10**9), "length ²": _length("²"),
     "length of 5,000 digits": _length("9" * 5000), "length -1": _length("-1"), "length x": _length("x"),
     "closed": lambda server, connection, request: None,
-    **{str(code): _status(code) for code in (204, 206, 304, 400, 401, 403, 404, 408, 410, 429, 500, 502, 503, 599, 999)},
-    "100 first": _raw(b"HTTP/1.1 100 go on\r\n\r\n" * 200), "no status": _raw(b"hello\r\n\r\n"), "junk": _raw(bytes(range(256)) * 4),
-    "status of letters": _raw(b"HTTP/1.1 abc OK\r\n\r\n"), "endless header": _raw(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000),
+    **{str(code): _status(code) for code in (204, 206, 304, 400, 401, 403, 404, 408, 410, 429, 500, 502, 503, 599,
+                                             999)},
+    "100 first": _raw(b"HTTP/1.1 100 go on\r\n\r\n" * 200), "no status": _raw(b"hello\r\n\r\n"),
+    "junk": _raw(bytes(range(256)) * 4),
+    "status of letters": _raw(b"HTTP/1.1 abc OK\r\n\r\n"), "endless header": _raw(b"HTTP/1.1 200 OK\r\nx: "
+                                                                                  b"" + b"y" * 70_000),
     "many headers": _raw(b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 200 + b"\r\n"),
     "chunk of letters": _raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc"),
     "chunk that ends": _raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nabc"),
@@ -155,16 +161,24 @@ ANSWERS = {
     "redirect in a circle": _raw(b"HTTP/1.1 302 there\r\nContent-Length: 0\r\nLocation: /file\r\n\r\n"),
 }
 TARGETS = (
-    "file:///etc/passwd", "ftp://127.0.0.1/x", "http://192.0.2.1/x", "https://", "//", "http://[x/", "http://127.0.0.1:99999/x",
-    "http://127.0.0.1:x/", "http://127.0.0.1:-1/", "http://a..b/", "http://" + "a" * 300 + "/", "http://\u00e9/", "/\u00e9",
-    "/a b", "data:,x", "http://127.0.0.1:1/", "javascript:x", "?", "#", "http://user:pass@127.0.0.1:1/", "/" + "x" * 70_000,
+    "file:///etc/passwd", "ftp://127.0.0.1/x", "http://192.0.2.1/x", "https://", "//", "http://[x/",
+    "http://127.0.0.1:99999/x",
+    "http://127.0.0.1:x/", "http://127.0.0.1:-1/", "http://a..b/", "http://" + "a" * 300 + "/", "http://\u00e9/",
+    "/\u00e9",
+    "/a b", "data:,x", "http://127.0.0.1:1/", "javascript:x", "?", "#", "http://user:pass@127.0.0.1:1/",
+    "/" + "x" * 70_000,
 )
 SPELLED = (
-    "", " ", "x", "https:/x", "https://", "https://[", "https://[::1", "https://[x]/", "https://x:99999/", "https://x:y/",
-    "https://127.0.0.1:99999/x", "http://127.0.0.1:99999/x", "http://127.0.0.1:70000/\u00e9", "http://127.0.0.1:1/\u00e9",
-    "http://127.0.0.1:1/a b", "http://127.0.0.1:1/\nx", "http://127.0.0.1:1/\x00", "https://a..b/", "https://" + "a" * 64 + ".invalid/",
-    "http://localhost:1/" + "x" * 9000, "file://", "file:///", "file:///nowhere", "file://elsewhere/x", "file:///\u00e9",
-    "file:///%00", "file:///dev", "https://\udcff.invalid/", "http://127.0.0.1:0/", "https://%/x", "http:\\\\x", "HTTP://127.0.0.1:1/",
+    "", " ", "x", "https:/x", "https://", "https://[", "https://[::1", "https://[x]/", "https://x:99999/",
+    "https://x:y/",
+    "https://127.0.0.1:99999/x", "http://127.0.0.1:99999/x", "http://127.0.0.1:70000/\u00e9",
+    "http://127.0.0.1:1/\u00e9",
+    "http://127.0.0.1:1/a b", "http://127.0.0.1:1/\nx", "http://127.0.0.1:1/\x00", "https://a..b/",
+    "https://" + "a" * 64 + ".invalid/",
+    "http://localhost:1/" + "x" * 9000, "file://", "file:///", "file:///nowhere", "file://elsewhere/x",
+    "file:///\u00e9",
+    "file:///%00", "file:///dev", "https://\udcff.invalid/", "http://127.0.0.1:0/", "https://%/x", "http:\\\\x",
+    "HTTP://127.0.0.1:1/",
     "http://127.0.0.1:1/x#y", "http://127.0.0.1:-1/", "http://\u0000/", "http://127.0.0.1:\u0661/",
 )
 
@@ -177,7 +191,8 @@ def attempt(url, path, **how):
         outcome = "fetched", ""
     except InputError as error:
         text = str(error)
-        outcome = ("refused", text) if "\n" not in text and len(text) < 3000 else (FAULT, f"not one sentence: {text[:200]!r}")
+        outcome = ("refused", text) if "\n" not in text and len(text) < 3000 else (FAULT,
+                                                                                   f"not one sentence: {text[:200]!r}")
     except Exception as error:  # a fault, whatever it is
         outcome = FAULT, f"{type(error).__name__}: {str(error)[:150]}"
     took = time.monotonic() - began
@@ -246,7 +261,8 @@ def judged(case, outcome, detail, path, content):
 
 
 THEME = Theme("downloads", "Downloads", 800, (
-    Case(SERVED, "cut, stalled, silent, wrong, unequal and garbled answers: tried again with growing pauses, then a sentence; "
+    Case(SERVED, "cut, stalled, silent, wrong, unequal and garbled answers: tried again with growing pauses, then a "
+                 "sentence; "
          "only bytes with the right checksum take the file's place, and what was there before stays",
          "a server that sends a byte now and then for ever: only silence is timed"),
     Case(ADDRESSES, "a sentence, before anything is written"),

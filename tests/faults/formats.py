@@ -299,7 +299,7 @@ class Params(Format):
     promised = ("structure, names, shapes, types and numbers that are not finite are checked before anything changes: "
                 "a "
                 "sentence, and the net stays as it was; no allocation beyond the file's size")
-    not_promised = "flipped bits that leave finite numbers: the format has no checksum (give one of ours, or a manifest)"
+    not_promised = "flipped bits that leave finite numbers: the format has no checksum (ours has, and a manifest)"
     target = "net.params"
 
     def __init__(self):
@@ -365,14 +365,16 @@ def taken_apart(content):
     """(weights part, [(member, content)]) of a file of ours."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         start = min(member.header_offset for member in archive.infolist())
-        return content[:start], [(name, archive.read(name)) for name in archive.namelist() if name != params_file.DIGEST]
+        return content[:start], [(name, archive.read(name)) for name in archive.namelist()
+                                 if name != params_file.DIGEST]
 
 
 class OwnParams(Format):
     """A file of ours: weights, their digest, and an archive whose members have checksums."""
 
     name = ".params of ours"
-    promised = ("weights carry a SHA-256 and attachments a CRC: a single flipped bit, a cut or junk behind is a sentence; "
+    promised = ("weights carry a SHA-256 and attachments a CRC: a single flipped bit, a cut or junk behind is a "
+                "sentence; "
                 "what is read is what was saved")
     not_promised = "a stranger who recomputes the checksums (a manifest's SHA-256 tells that)"
     target = "net.params"
@@ -396,7 +398,7 @@ class OwnParams(Format):
         if kind == "twice":
             return archived(part, [(*members[0], 0), (members[0][0], b"{}", 0)]), "a member twice"
         if kind == "bomb":
-            return archived(part, [("settings.json", bytes(50 << 20), zipfile.ZIP_DEFLATED)]), "50 MB of zeros, deflated"
+            return archived(part, [("settings.json", bytes(50 << 20), zipfile.ZIP_DEFLATED)]), "50 MB of zeros"
         if kind == "prefix":
             return b"x" + content, "a byte in front"
         return archived(b"", [(*member, 0) for member in members]), "an archive without weights"
@@ -437,7 +439,8 @@ class Checkpoint(Format):
         victim = rng.choice(arrays)
         state = np.lib.format.read_array(io.BytesIO(dict(members)[victim]))
         stream = io.BytesIO()
-        kind = rng.choice(("dtype", "shape", "objects", "huge", "cut", "empty", "gone", "renamed", "header", "nan", "big"))
+        kind = rng.choice(("dtype", "shape", "objects", "huge", "cut", "empty", "gone", "renamed", "header", "nan",
+                           "big"))
         if kind == "dtype":
             np.save(stream, state.astype(rng.choice((np.float64, np.float16, np.int32, np.complex64, ">f4", bool))))
         elif kind == "shape":
@@ -523,7 +526,8 @@ class ResumedRun(CraftedSettings):
         folder.mkdir(exist_ok=True)
         tiny.cifar10(folder / "data", 32, 20)
         if self.made is None:
-            result = tiny.call(train_cifar.main, "--gpus", "", "--model", "resnet20_v2", "--blocks", "1", "--num-epochs",
+            result = tiny.call(train_cifar.main, "--gpus", "", "--model", "resnet20_v2", "--blocks", "1",
+                               "--num-epochs",
                                "2", "--lr-decay-epoch", "1", "--batch-size", "16", "--save-period", "1", "--data-dir",
                                "data", "--save-dir", "run", "-j", "0", folder=folder)
             assert result.status == 0, result.err
@@ -581,7 +585,8 @@ class Manifest(Json):
     """A manifest with the weights that ship, and the same again as weights that have to be fetched."""
 
     name = "params/manifest.json"
-    promised = ("a manifest that is not one is a sentence; a file's SHA-256 is compared before its weights are used; the "
+    promised = ("a manifest that is not one is a sentence; a file's SHA-256 is compared before its weights are used; "
+                "the "
                 "names in it never lead out of params/")
     not_promised = "scores and descriptions in it: they are text"
     target = "params/manifest.json"
@@ -595,7 +600,8 @@ class Manifest(Json):
         for place, name in (("params", self.entry["file"]), ("source", "fetched.params")):
             (folder / place).mkdir(parents=True, exist_ok=True)
             (folder / place / name).write_bytes(self.content)
-        fetched = {**self.entry, "name": "fetched", "file": "fetched.params", "urls": ["https://nowhere.invalid/x.params"],
+        fetched = {**self.entry, "name": "fetched", "file": "fetched.params",
+                   "urls": ["https://nowhere.invalid/x.params"],
                    "model": "nin_resnet20_v2"}
         (folder / self.target).write_text(json.dumps({"models": [self.entry, fetched]}))
 
@@ -646,7 +652,8 @@ def render(records):
 
 class LedgerRecord(Json):
     name = "results/ ledger record"
-    promised = ("a record with a missing, misspelt or wrong-typed field, or under another name, is a sentence before any "
+    promised = ("a record with a missing, misspelt or wrong-typed field, or under another name, is a sentence before "
+                "any "
                 "table is rendered")
     not_promised = "another number of the right kind: a record's proof is the log and the checksums beside it"
     target = f"runs/{RECORD.name}/record.json"
@@ -682,7 +689,8 @@ class FinishedRun(Json):
             shutil.rmtree(made, ignore_errors=True)  # of a process that died
             made.mkdir(parents=True)
             tiny.cifar10(made / "data", 32, 20)
-            result = tiny.call(train_cifar.main, "--gpus", "", "--model", "resnet20_v2", "--blocks", "1", "--num-epochs",
+            result = tiny.call(train_cifar.main, "--gpus", "", "--model", "resnet20_v2", "--blocks", "1",
+                               "--num-epochs",
                                "2", "--batch-size", "16", "--data-dir", "data", "--save-dir", "run", "--recipe",
                                "scaled", folder=made)
             assert result.status == 0, result.err
@@ -724,7 +732,8 @@ def mutated_line(rng, line):
 
 class Metrics(FinishedRun):
     name = "metrics.jsonl, --resume and history"
-    promised = ("a last line that was cut off is left out; any other line that is not a record of its epoch is a sentence "
+    promised = ("a last line that was cut off is left out; any other line that is not a record of its epoch is a "
+                "sentence "
                 "with its number")
     not_promised = "another number of the right kind"
     target = "metrics.jsonl"
@@ -784,9 +793,11 @@ class ImageRecords(Format):
     """ImageNet as a record file with its index."""
 
     name = "ImageNet .rec, .idx and its images"
-    promised = ("an index or a record that cannot be, a label that is no class, a cut file and an image that cannot be decoded "
+    promised = ("an index or a record that cannot be, a label that is no class, a cut file and an image that cannot be "
+                "decoded "
                 "are a sentence with file and place, or with --damaged skip are left out and counted")
-    not_promised = ("flipped pixels that still decode: neither the format nor the data set's checksum, which is of names and "
+    not_promised = ("flipped pixels that still decode: neither the format nor the data set's checksum, which is of "
+                    "names and "
                     "labels, covers them")
     targets = ("train.rec", "train.idx")
     records = True
@@ -860,7 +871,8 @@ def jpeg(number):
 def all_formats():
     """{name: class} of every format, in the order of the report."""
     found = [CifarBinary, CifarFine, CifarXz, CifarArchive, CifarPython, OwnParams, Params, AuthorsParams, Checkpoint,
-             ResumedRun, EvaluatedFile, Manifest, LedgerRecord, FinishedRun, Metrics, Pictures, ImageRecords, ImageFolders]
+             ResumedRun, EvaluatedFile, Manifest, LedgerRecord, FinishedRun, Metrics, Pictures, ImageRecords,
+             ImageFolders]
     return {kind.name: kind for kind in found}
 
 

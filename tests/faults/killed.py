@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import starter, trainings
+from . import small_runs, starter
 from .suite import FAULT, Case, Round, Theme
 
 import http_files  # isort: skip - found by this package
@@ -41,7 +41,7 @@ class Training:
         held, interval, period = rng.choice((0, 16)), rng.choice((0, 1, 1, 2, 3)), rng.choice((0, 0, 2))
         flags = ("--val-split", str(held)) if held else ()
         if held not in self.settings:
-            self.settings[held] = trainings.Setting(self.folder / f"held-{held}", self.epochs, flags=flags)
+            self.settings[held] = small_runs.Setting(self.folder / f"held-{held}", self.epochs, flags=flags)
         self.setting, self.kills, self.before = self.settings[held], 0, None
         self.more = ("--save-interval", str(interval), "--save-period", str(period))
         self.place = self.folder / "killed"
@@ -56,7 +56,7 @@ class Training:
         wait = rng.uniform(0, self.seconds)
         said = f"round {number} (chain {self.chain}, {' '.join(self.more)}, after {wait:.2f} s" + \
             (", aimed)" if aimed else ")")
-        old = set(trainings.parts_in(folder))
+        old = set(small_runs.parts_in(folder))
         began = time.monotonic()
         child = starter.shared().start("train_cifar:main", *self.setting.command(*self.more), folder=self.place,
                                        output=self.output)
@@ -65,31 +65,31 @@ class Training:
         while not child.ended() and time.monotonic() < began + wait:
             time.sleep(.002)
         if aimed:
-            while not child.ended() and not set(trainings.parts_in(folder)) - old:
+            while not child.ended() and not set(small_runs.parts_in(folder)) - old:
                 time.sleep(.001)
             time.sleep(rng.uniform(0, SAVE))
         child.kill()
         if child.status == 0:
             return self.ended(said, began)
         if child.status != -9:
-            text = trainings.last_line(self.output.read_text())
+            text = small_runs.last_line(self.output.read_text())
             self.next_chain()
             return Round(TRAINING, FAULT, f"{said}: it ended with {child.status}: {text}")
         self.kills += 1
-        wrong = trainings.wrong_in(folder, self.before)
+        wrong = small_runs.wrong_in(folder, self.before)
         if wrong:
             self.next_chain()
             return Round(TRAINING, FAULT, f"{said}: {wrong}")
-        self.before = trainings.position(folder)
-        outcome = "within a save" if set(trainings.parts_in(folder)) - old else \
+        self.before = small_runs.position(folder)
+        outcome = "within a save" if set(small_runs.parts_in(folder)) - old else \
             "before a checkpoint" if self.before is None else "elsewhere"
         return Round(TRAINING, outcome, said)
 
     def ended(self, said, began):
         if not self.kills:
             self.seconds = min(self.seconds, time.monotonic() - began)
-        wrong = trainings.wrong_in(self.place / "run", self.before) or \
-            trainings.difference(self.place / "run", self.setting.expected)
+        wrong = small_runs.wrong_in(self.place / "run", self.before) or \
+            small_runs.difference(self.place / "run", self.setting.expected)
         kills = self.kills
         self.next_chain()
         if wrong:
@@ -141,7 +141,7 @@ class Ledger:
             return Round(LEDGER, "killed, sound", f"{said}: {len(records)} records")
         if child.status != 0:
             return self.fault(f"{said}: it ended with {child.status}: "
-                              f"{trainings.last_line((self.folder / 'output').read_text())}")
+                              f"{small_runs.last_line((self.folder / 'output').read_text())}")
         found = files_in(self.results)
         shutil.rmtree(self.results)
         if found != self.expected:
@@ -184,7 +184,7 @@ class Download:
             if part != self.content[:len(part)]:
                 wrong = "the part is not the beginning of the file"
         if child.status not in (0, -9) or (child.status == 0 and "file" not in names):
-            wrong = f"it ended with {child.status}: {trainings.last_line((self.folder / 'output').read_text())}"
+            wrong = f"it ended with {child.status}: {small_runs.last_line((self.folder / 'output').read_text())}"
         outcome = "killed before it began" if not names else "killed, a part is left"
         if "file" in names:
             outcome = "fetched, the right bytes"

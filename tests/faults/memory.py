@@ -1,19 +1,27 @@
-"""Long trainings and many evaluations in one process: what they hold at the end, beside what they held when warm."""
+"""Long trainings and many evaluations in one process: what they hold at the end, beside what they held when warm.
+
+    python -m tests.faults.memory FUNCTION FOLDER ANSWER LENGTH LEAK      (a process of its own, and no fork: a fork's
+                                                                           memory grows with every page it touches)
+"""
+import contextlib
 import gc
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
-from . import starter, trainings
-from .suite import FAULT, Case, Round, Theme
+from . import small_runs
+from .suite import FAULT, ROOT, Case, Round, Theme
 
 import tiny  # isort: skip - found by this package
 from engine import cifar, loop, run  # isort: skip
 from support.errors import InputError  # isort: skip
 
 TRAINED, SCORED, RESTARTED = ("a long training", "many evaluations", "runs that break off, are stopped and go on")
+KINDS = ((TRAINED, "training"), (SCORED, "evaluations"), (RESTARTED, "restarts"))
 BOUND = .02  # growth of the resident memory
 WARM = .2  # share of the work after which it is measured first
 WORKERS = 2  # threads that make batches
@@ -90,10 +98,8 @@ def restarts(folder, answer, rounds, leak):
         call = broken if number % 10 == 9 else lambda: os.kill(os.getpid(), signal.SIGTERM)
         job = tiny.job(place, epochs=5, workers=WORKERS,
                        batches=tiny.Hooked(cifar.TrainBatches(tiny.split(128), 16, 0), number % 5, 4, call))
-        try:
+        with contextlib.suppress(run.Stopped, InputError):
             run.train(job, resume)
-        except (run.Stopped, InputError):
-            pass
         if leak:
             kept.append(os.urandom(leak))
         if number == 4:
@@ -103,36 +109,40 @@ def restarts(folder, answer, rounds, leak):
     Path(answer).write_text(json.dumps({**seen, "end": held()}))
 
 
-def judged(case, child, answer, output, said):
-    status = child.wait(600)
-    if status != 0:
-        return Round(case, FAULT, f"{said}: it ended with {status}: {trainings.last_line(output.read_text())}")
+def judged(case, done, answer, said):
+    if done.returncode != 0:
+        return Round(case, FAULT, f"{said}: it ended with {done.returncode}: {small_runs.last_line(done.stderr)}")
     seen = json.loads(answer.read_text())
     before, end = seen["before"], seen["end"]
     growth = end["resident"] / seen["warm"]["resident"] - 1
     said += f": {seen['warm']['resident'] / 2**20:.1f} MiB when warm, {100 * growth:+.2f}% at the end"
-    odd = [f"{before[name]} {name} before, {end[name]} at the end" for name in ("files", "threads", "children", "own threads")
-           if end[name] != before[name]]
+    odd = [f"{before[name]} {name} before, {end[name]} at the end"
+           for name in ("files", "threads", "children", "own threads") if end[name] != before[name]]
     if growth > BOUND or odd:
         return Round(case, FAULT, "; ".join([said, *odd]))
     return Round(case, f"within {100 * BOUND:g}%", said)
 
 
-def run_all(rounds, seed, folder, steps=2000, evaluated=100, restarted=60, leak=0):
-    kinds = ((TRAINED, "training", steps), (SCORED, "evaluations", evaluated), (RESTARTED, "restarts", restarted))
+def run_all(rounds, seed, folder, steps=2000, evaluated=100, restarted=60, leak=0, kinds=KINDS):
+    lengths = {TRAINED: steps, SCORED: evaluated, RESTARTED: restarted}
     for number in range(rounds):
-        case, function, length = kinds[number % len(kinds)]
-        place = folder / str(number)
+        case, function = kinds[number % len(kinds)]
+        length, place = lengths[case], folder / str(number)
         place.mkdir()
-        output, answer = place / "output", place / "answer"
-        child = starter.shared().start(f"{__package__}.memory:{function}", str(place), str(answer), length, leak,
-                                       output=output)
-        yield judged(case, child, answer, output, f"round {number}, {length:,}")
+        done = subprocess.run(
+            [sys.executable, "-m", f"{__package__}.memory", function, place, place / "answer", str(length), str(leak)],
+            cwd=ROOT if "." in __package__ else ROOT / "tests", capture_output=True, text=True,
+            env={**small_runs.THREADS, "PYTHONPATH": str(ROOT)})
+        yield judged(case, done, place / "answer", f"round {number}, {length:,}")
 
 
 THEME = Theme("memory", "Memory, files and threads", 15, (
-    Case(TRAINED, f"2,000 steps with a checkpoint every 7 grow by less than {100 * BOUND:g}% after the first fifth; open "
-         "files, threads and child processes are as before"),
+    Case(TRAINED, f"2,000 steps with a checkpoint every 7 grow by less than {100 * BOUND:g}% after the first fifth; "
+         "open files, threads and child processes are as before"),
     Case(SCORED, "100 rounds: the same"),
     Case(RESTARTED, "60 starts in one process, stopped by signals and broken off by their data: the same"),
 ), run_all)
+
+if __name__ == "__main__":
+    {"training": training, "evaluations": evaluations, "restarts": restarts}[sys.argv[1]](
+        *sys.argv[2:4], *map(int, sys.argv[4:]))

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from . import ROOT, starter, trainings
+from . import ROOT, small_runs, starter
 from .suite import FAULT, Case, Round, Theme
 
 ONCE, TWICE, TERMINAL, UNREAD, END, BEGINNING = (
@@ -30,11 +30,11 @@ KINDS = (ONCE, ONCE, ONCE, TWICE, TERMINAL, UNREAD)
 class Training:
     """One training after the other, each stopped until it has ended; `test`: images that it scores after an epoch."""
 
-    def __init__(self, name, folder, seed, epochs, test):
+    def __init__(self, name, folder, seed, epochs, test, seconds):
         self.name, self.seed, self.chain = name, seed, 0
-        self.setting = trainings.Setting(folder / name, epochs, test)
+        self.setting = small_runs.Setting(folder / name, epochs, test)
         self.place = folder / name / "stopped"
-        self.seconds = 4.0
+        self.seconds = seconds
         self.begin()
 
     def begin(self):
@@ -83,8 +83,8 @@ class Training:
         return starter.shared().start("train_cifar:main", *self.setting.command(*self.more), folder=self.place, **how)
 
     def judged(self, kind, status, sent, text, late, said):
-        wrong = trainings.wrong_in(self.place / "run", self.before)
-        last, under_way = trainings.last_line(text), "[Epoch " in text
+        wrong = small_runs.wrong_in(self.place / "run", self.before)
+        last, under_way = small_runs.last_line(text), "[Epoch " in text
         if "Traceback" in text or "Exception ignored" in text:
             wrong = f"a traceback: {last}"
         elif late:
@@ -108,7 +108,7 @@ class Training:
             outcome = f"saved and left {'before' if found[2].startswith('before') else 'in'} an epoch"
             if found[1] != sent.name:
                 wrong = f"{last!r} after {sent.name}"
-            position = trainings.position(self.place / "run")
+            position = small_runs.position(self.place / "run")
             if position is None or str(position[0]) != found[2].split()[2]:
                 wrong = f"it says {found[2]}, but the checkpoint is at {position}"
         elif status in (-sent, 128 + sent) and not (under_way and self.trained_on(text)):
@@ -119,7 +119,7 @@ class Training:
             self.begin()
             return Round(kind, FAULT, f"{said}: {wrong}")
         self.stops += 1
-        self.before = trainings.position(self.place / "run")
+        self.before = small_runs.position(self.place / "run")
         return Round(kind, outcome, said)
 
     def trained_on(self, text):
@@ -128,7 +128,7 @@ class Training:
         return bool(done) and done[-1] < self.setting.epochs - 1
 
     def ended(self, kind, said, wrong):
-        wrong = wrong or trainings.difference(self.place / "run", self.setting.expected)
+        wrong = wrong or small_runs.difference(self.place / "run", self.setting.expected)
         stops = self.stops
         self.begin()
         if wrong:
@@ -171,24 +171,25 @@ def beginning(number, seed, folder):
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     with open(place / "output", "wb") as output:
-        process = subprocess.Popen([sys.executable, str(ROOT / "train_cifar.py"), "--gpus", "", "--data-dir", "data",
-                                    "--model", "resnet20_v2", "--num-epochs", "1000"], cwd=place, env=trainings.THREADS,
-                                   stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "train_cifar.py"), "--gpus", "", "--data-dir", "data"],
+            cwd=place, env=small_runs.THREADS, stdout=output, stderr=output)
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
         status = process.wait()
     text = (place / "output").read_text(errors="replace")
     said = f"round {number}, after {wait:.2f} s"
-    if status == 1 and "there is no" in trainings.last_line(text):
+    if status == 1 and "there is no" in small_runs.last_line(text):
         return Round(BEGINNING, "had ended already", said)
     if status in (130, -signal.SIGINT) and "Traceback" not in text and "Exception ignored" not in text:
         return Round(BEGINNING, "ended at once", said)
     return Round(BEGINNING, FAULT, f"{said}: status {status}, {text[-300:]!r}")
 
 
-def run(rounds, seed, folder, epochs=5, test=1500):
-    short = Training("training", folder, seed, epochs, 40)
-    scored = Training("scoring", folder, seed, epochs, test)
+def run(rounds, seed, folder, epochs=5, test=1500, seconds=4.0):
+    """seconds: of a whole training, at first; the instants lie within what it has turned out to take."""
+    short = Training("training", folder, seed, epochs, 40, seconds)
+    scored = Training("scoring", folder, seed, epochs, test, seconds)
     for number in range(rounds):
         if number % 10 == 9:
             yield beginning(number, seed, folder)

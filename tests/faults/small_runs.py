@@ -28,7 +28,7 @@ class Setting:
         if not data.exists():
             tiny.cifar10(data, 64, test)
         self.flags = ["--gpus", "", *tiny.TINY_NET, "--num-epochs", str(epochs), "--batch-size", "8", "--no-tune",
-                      "--lr-decay-epoch", str(epochs // 2), "--data-dir", str(data), *flags]
+                      "--lr-decay-epoch", str(max(1, epochs // 2)), "--data-dir", str(data), *flags]
 
     def command(self, *more):
         """The flags of a start, the first as well as every later one."""

@@ -1,0 +1,177 @@
+"""The ImageNet scripts from end to end on a sample: prepare, train, stop and resume, overfit, evaluate, two workers.
+
+`python -m reproduce rehearse SAMPLE` runs the commands one after the other, SAMPLE being a folder with a folder of
+images for each class, and leaves rehearsal.json and the logs in results/imagenet-sample/, from which the tables in
+docs/IMAGENET.md are rendered. Nothing of it says how good a net is.
+"""
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from engine import runlog
+from support import params_file
+from support.errors import InputError
+from support.tables import fill_tables
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results" / "imagenet-sample"
+RECORD = RESULTS / "rehearsal.json"
+TEAM_LOG = ROOT / "docs" / "two-workers.log"
+PAGE = ROOT / "docs" / "IMAGENET.md"
+
+FEW = 32  # classes, and images, of the trainings
+CPU = ["--gpus", "", "--data-dir", "few", "--seed", "0"]
+STEPS = ["train_imagenet.py", *CPU, "--batch-size", "4", "--num-epochs", "2", "--warmup-epochs", "0", "--lr", "0.01",
+         "--log-interval", "1"]
+PART = ["train_imagenet.py", "--gpus", "", "--use-rec", "--data-dir", "data", "--batch-size", "8", "--num-epochs", "1",
+        "--warmup-epochs", "0", "--lr", "0.01", "--log-interval", "1", "--save-dir", "part"]
+OVERFIT = ["train_imagenet.py", *CPU, "--input-size", "64", "--batch-size", "16", "--num-epochs", "60",
+           "--warmup-epochs", "5", "--lr", "0.02", "--save-dir", "overfit"]
+TEAM = ["scripts/launch.sh", "-n", "2", "--", "train_imagenet.py", "--kvstore", "dist_sync_device", *CPU,
+        "--input-size", "64", "--batch-size", "4", "--num-epochs", "2", "--warmup-epochs", "0", "--lr", "0.01",
+        "--log-interval", "1", "--save-dir", "team"]
+
+
+class Rehearsal:
+    """One rehearsal in a working folder; commands run there, and are noted as a reader would type them."""
+
+    def __init__(self, work, sample):
+        self.work, self.sample, self.steps = work, sample, []
+
+    def run(self, what, command, log=None, stop_at=None, status=0):
+        """Run a command and note it with its time. stop_at: a line of its output at which it gets SIGTERM."""
+        program = ["bash"] if command[0].endswith(".sh") else [sys.executable]
+        begun, lines = time.monotonic(), []
+        # The scripts find this very Python.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen([*program, str(ROOT / command[0]), *command[1:]], cwd=self.work, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+        with process.stdout:
+            for line in process.stdout:
+                lines.append(line.replace(str(self.work), "WORK").replace(str(ROOT), "REPOSITORY"))
+                if stop_at and re.search(stop_at, line):
+                    process.send_signal(signal.SIGTERM)
+                    stop_at = None
+        if process.wait() != status:
+            raise InputError(f"rehearsal: {shlex.join(command)} ended with status {process.returncode}, not {status}: "
+                             f"{''.join(lines[-3:]).strip()}")
+        print(f"{what}: {time.monotonic() - begun:.0f} s", flush=True)
+        shown = shlex.join("SAMPLE" if word == str(self.sample) else word for word in command)
+        self.steps.append({"what": what, "command": shown, "seconds": round(time.monotonic() - begun, 1)})
+        if log is not None:
+            runlog.write_text(log, "".join(lines))
+        return lines
+
+    def score(self, run, size, data, *flags):
+        """What evaluate.py says of a run's last checkpoint."""
+        lines = self.run("evaluate", ["evaluate.py", "--params", f"{run}/last.params", "--data-dir", data, *flags])
+        answer = json.loads(lines[-1])
+        return {"params": run, "source": "record file" if flags else "folders", "size": size,
+                **{key: answer[key] for key in ("images", "top1", "top5", "loss")}}
+
+    def metrics(self, folder):
+        """The records of a run's epochs, without what depends on the clock."""
+        return [{key: value for key, value in record.items() if "second" not in key}
+                for record in runlog.read_metrics(self.work / folder / "metrics.jsonl")]
+
+    def weights(self, folder):
+        """All arrays of a run's last checkpoint as bytes, the optimizer's among them."""
+        arrays, attachments = params_file.read(self.work / folder / "last.params")
+        found = {name: array.tobytes() for name, array in arrays.items()}
+        found.update({name: content for name, content in attachments.items() if name.startswith("optimizer/")})
+        return found
+
+
+def rehearse(sample):
+    """Run everything and write RESULTS. Raises InputError at the first command that does not end as it should."""
+    sample = Path(sample).resolve()
+    classes = sorted(path for path in sample.iterdir() if path.is_dir()) if sample.is_dir() else []
+    if len(classes) < FEW:
+        raise InputError(f"{sample} has {len(classes)} folders of classes, {FEW} are needed; give a folder with a "
+                         "folder of images for each class")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder).resolve()
+        for split in ("train", "val"):
+            for each in classes[:FEW]:
+                shutil.copytree(each, work / "few" / split / each.name)
+        record = _rehearse(Rehearsal(work, sample))
+    runlog.write_json(RECORD, {"environment": runlog.environment(), **record})
+    render()
+
+
+def _rehearse(job):
+    prepare = ["scripts/prepare_imagenet.sh", "--data-dir"]
+    sample = str(job.sample)
+    job.run("prepare", [*prepare, "data", "--train", sample, "--val", sample], RESULTS / "prepare.log")
+    job.run("train at 224 x 224 from the record file, stopped by SIGTERM after 20 steps", PART,
+            RESULTS / "train-224.log", stop_at=r"Epoch\[0\] Batch \[20\]", status=128 + signal.SIGTERM)
+    scores = [job.score("part", 224, sample), job.score("part", 224, "data", "--use-rec")]
+
+    job.run("train on few images at 224 x 224", [*STEPS, "--save-dir", "whole"])
+    job.run("the same, stopped by SIGTERM in the middle of an epoch", [*STEPS, "--save-dir", "stopped"],
+            stop_at=r"Epoch\[0\] Batch \[3\]", status=128 + signal.SIGTERM)
+    job.run("and resumed", [*STEPS, "--resume", "stopped"])
+    whole, resumed = job.weights("whole"), job.weights("stopped")
+    resume = {"arrays": len(whole), "equal": sum(resumed.get(name) == bits for name, bits in whole.items()),
+              "metrics_equal": job.metrics("whole") == job.metrics("stopped")}
+
+    job.run("overfit them at 64 x 64", OVERFIT, RESULTS / "overfit.log")
+    job.run("prepare them", [*prepare, "few"])
+    scores += [job.score("overfit", 64, "few"), job.score("overfit", 64, "few", "--use-rec")]
+    job.run("two workers", TEAM, TEAM_LOG)
+    return {"steps": job.steps, "resume": resume, "scores": scores, "team": job.metrics("team"),
+            "overfit": [{key: line[key] for key in ("epoch", "train_accuracy", "val_accuracy", "val_loss")}
+                        for line in job.metrics("overfit")]}
+
+
+# ---- The page
+
+
+def commands_table(record):
+    lines = ["| what | command | seconds |", "|---|---|---|"]
+    lines += [f"| {step['what']} | `{step['command']}` | {step['seconds']:.0f} |" for step in record["steps"]]
+    machine = record["environment"]
+    return "\n".join([*lines, "", f"On {machine['processor']}, {machine['threads']} thread(s), other work beside it; "
+                      f"`few` has {FEW} of the classes, with the same images for training and validation."])
+
+
+def findings(record):
+    resume, curve = record["resume"], record["overfit"]
+
+    def course(name, digits):
+        return f"from {curve[0][name]:.{digits}f} to {curve[-1][name]:.{digits}f}"
+
+    lines = [f"- **Resumed to the bit**: {resume['equal']} of {resume['arrays']} arrays (weights and optimizer) of the "
+             "run that was stopped in the middle of an epoch equal those of the run that was not; its record of the "
+             f"epochs {'is the same' if resume['metrics_equal'] else 'DIFFERS'}.",
+             f"- **It learns**: over {len(curve)} epochs of {FEW} images the accuracy on them, augmented, goes "
+             f"{course('train_accuracy', 3)}, and as evaluation shows them {course('val_accuracy', 3)}, with a cross "
+             f"entropy {course('val_loss', 2)}.",
+             f"- **Two workers** on 127.0.0.1 with a parameter server, {len(record['team'])} epochs: their log is "
+             "[two-workers.log](two-workers.log).",
+             "- **Both sources agree**:", "",
+             "| net | images | source | top-1 accuracy | top-5 accuracy | cross entropy |", "|---|---|---|---|---|---|"]
+    lines += [f"| {score['params']}, {score['size']} x {score['size']} | {score['images']:,} | {score['source']} | "
+              f"{score['top1']:.4f} | {score['top5']:.4f} | {score['loss']:.6f} |" for score in record["scores"]]
+    return "\n".join(lines)
+
+
+def rendered(text):
+    """The page's text with its tables made from RECORD."""
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    return fill_tables(text, {"rehearsal": lambda: commands_table(record), "findings": lambda: findings(record)},
+                       PAGE.name)
+
+
+def render():
+    runlog.write_text(PAGE, rendered(PAGE.read_text(encoding="utf-8")))

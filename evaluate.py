@@ -21,6 +21,7 @@ from engine import flags
 from support import runtime
 from support.errors import InputError
 from support.files import replacing, sha256
+from support.json_files import SOME
 
 # Flags of some data sets only, by their names in the parsed arguments.
 IMAGENET_FLAGS = ("use_rec", "rec_val", "rec_val_idx", "input_size", "crop_ratio", "num_data_workers", "damaged",
@@ -119,7 +120,10 @@ def task_of(args, settings, arrays):
                                  f"leave {flag} out")
             if given is not None and given != own:
                 raise InputError(f"{args.params} was trained with {flag} {own}, not {given}; leave {flag} out")
-        own = complete_arguments(settings["model"], settings["arguments"])
+        try:
+            own = complete_arguments(settings["model"], settings["arguments"])
+        except TypeError as error:
+            raise InputError(f"{args.params}: {error}; use another one") from error
         for name, value in {**args.net_arguments, **({"classes": args.classes} if args.classes else {})}.items():
             if name == "inner_relu" and name in own and value != own[name]:
                 raise InputError(f"{args.params} holds a net with ReLU inside its units: add --useReLU")
@@ -259,9 +263,12 @@ def main():
     arrays, attachments = params_file.read(args.params)
     settings = checkpoint.settings_in(args.params, attachments, required=False) or entry
     if settings is not None:
-        checkpoint.require(settings, ("model", "arguments", "dataset", "label_mode"), args.params)
+        checkpoint.check_net(settings, args.params)
     model, arguments, task = task_of(args, settings, arrays)
     refuse_flags_of_others(parser, args, task.name)
+    if not SOME.holds(arguments["classes"]):
+        raise InputError(f"{args.params} has classes={arguments['classes']!r} among its settings, not {SOME.words}; "
+                         "use another one")
     names = task.class_names(arguments["classes"])
     if arguments["classes"] < len(names):
         raise InputError(f"{args.params} has {arguments['classes']} classes, too few for the {len(names)} labels of "

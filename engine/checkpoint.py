@@ -35,6 +35,8 @@ RUN = {
     "state": {"epoch": COUNT, "step": COUNT, "meter": {"images": COUNT, "loss_sum": NUMBER, "correct": COUNT},
               "best": (NOTHING, {"epoch": COUNT, "accuracy": SHARE, "loss": NUMBER, "top5": SHARE})},
 }
+# Of a file that is evaluated.
+NET = {"model": TEXT, "arguments": OBJECT, "dataset": TEXT, "label_mode": (NOTHING, TEXT)}
 DTYPE = Kind("float32 or float16", lambda value: value in ("float32", "float16"))
 SCALE = {"value": Kind("a number of at least 2^-24 and at most 2^16", lambda value: NUMBER.holds(value)
                        and loop.LossScale.LEAST <= value <= loop.LossScale.MOST), "sound": COUNT, "left_out": COUNT}
@@ -93,6 +95,14 @@ def require(settings, names, path):
     for name in names:
         if name not in settings:
             raise InputError(f"{path} has no {name!r} among its settings: it is not a checkpoint of a run of ours")
+
+
+def check_net(settings, path):
+    """InputError unless the settings of the file at path say, in the form of ours, which net it is and of what data."""
+    require(settings, NET, path)
+    wrong = json_files.problem(settings, NET)
+    if wrong:
+        raise InputError(f"{path} is not a file of a run of ours: among its settings {wrong}; use another one")
 
 
 def check_run(settings, path):

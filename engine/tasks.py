@@ -21,8 +21,9 @@ from typing import Iterable
 import numpy as np
 from PIL import Image
 
-from support import runtime
+from support import json_files, runtime
 from support.errors import InputError
+from support.json_files import NOTHING, OBJECT, SHARE, TEXT, Kind
 
 from . import cifar, imagenet
 
@@ -35,6 +36,10 @@ AUTHORS_BATCH = 256  # two GPUs with 128 each; how much of the padding is counte
 
 INPUT_SIZE, CROP_RATIO = 224, .875  # of the authors' script
 HALVINGS = 32  # a ResNet-50 halves the side of its images five times
+# What the settings of a run say of its data, if anything.
+DATA = {"class_names": (NOTHING, [TEXT]),
+        "input_size": (NOTHING, Kind("a number of pixels", lambda value: isinstance(value, int) and 1 < value <= 4096)),
+        "crop_ratio": (NOTHING, Kind("a share above 0", lambda value: SHARE.holds(value) and value > 0))}
 NAMES = dict(zip(imagenet.SYNSETS, (Path(__file__).parent / "imagenet_names.txt").read_text("ascii").splitlines()))
 
 
@@ -117,11 +122,16 @@ class ImageNet:
     usual = (len(imagenet.SYNSETS),)
 
     def __init__(self, name, args, settings):
-        run = (settings or {}).get("data")
-        run = run if isinstance(run, dict) else {}  # a manifest's entry of somebody else's file has none
+        # A manifest's entry of somebody else's file has none of these.
+        run = (settings or {}).get("data") or {}
+        wrong = json_files.problem(run, OBJECT, "data") \
+            or json_files.problem({**dict.fromkeys(DATA), **run}, DATA, "data")
+        if wrong:
+            raise InputError(f"{args.params} is not a file of a run of ours: among its settings {wrong}; use another "
+                             "one")
         self.name = self.title = name
         self.args = args
-        self.classes_of_run = run["class_names"] if isinstance(run.get("class_names"), list) else None
+        self.classes_of_run = run.get("class_names")
         self.size = args.input_size or run.get("input_size")
         self.crop_ratio = args.crop_ratio or run.get("crop_ratio") or CROP_RATIO
 

@@ -1,8 +1,6 @@
 """Names to networks, weights to networks, the authors' array names to ours."""
 import functools
 import inspect
-import json
-import os
 import re
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -10,9 +8,10 @@ from typing import Callable, NamedTuple
 import mxnet as mx
 import numpy as np
 
-from support import params_file
+from support import json_files, params_file
 from support.errors import InputError
-from support.files import digests
+from support.files import digests, expanded
+from support.json_files import FILE_NAME, NOTHING, OBJECT, SHA256, TEXT
 
 from . import activation, refine
 from .cifar_resnet import CIFARResNetV2, replace_sites, replace_stages
@@ -27,6 +26,10 @@ UNITS = {
 }
 STEMS = {"attention": attention_stem, "conv": conv_stem}
 GATHER_EXCITE = {"theta_minus": refine.GEThetaMinus, "theta": refine.GETheta, "theta_plus": refine.GEThetaPlus}
+# The form of a manifest's entry. FILE_NAME: no entry leads out of the manifest's folder.
+ENTRY = {"model": TEXT, "arguments": OBJECT, "file": FILE_NAME, "sha256": (NOTHING, SHA256)}
+OPTIONAL = {"name": (NOTHING, TEXT), "urls": [TEXT]}
+RESTORE = "restore it from the repository"
 SHIPPED = Path(__file__).resolve().parent.parent / "params"
 
 
@@ -172,7 +175,7 @@ def complete_arguments(name, arguments):
     have.
     """
     if str(name).lower() not in MODELS:
-        raise InputError(f"unknown model {name!r}; the models are {', '.join(list_models())}")
+        raise InputError(f"unknown model {str(name)[:60]!r}; the models are {', '.join(list_models())}")
     model = MODELS[str(name).lower()]
     host = defaults_of(model.build)
     known = {**host, **defaults_of(model.module({**host, **arguments}))}
@@ -210,7 +213,7 @@ def get_model(name, pretrained=False, classes=None, ctx=mx.cpu(), root=SHIPPED, 
     arguments = complete_arguments(name, kwargs if classes is None else {"classes": classes, **kwargs})
     net = MODELS[str(name).lower()].build(**arguments)
     if pretrained:
-        file = _pretrained_file(Path(root or SHIPPED).expanduser(), str(name).lower(), arguments,
+        file = _pretrained_file(expanded(root or SHIPPED), str(name).lower(), arguments,
                                 pretrained if isinstance(pretrained, str) else None)
         load_params(net, file, ctx)
     return net
@@ -219,7 +222,7 @@ def get_model(name, pretrained=False, classes=None, ctx=mx.cpu(), root=SHIPPED, 
 def pretrained_entry(name, root=SHIPPED):
     """What root/manifest.json says of the weights called name, as a dict. Raises InputError."""
     manifest = Path(root) / "manifest.json"
-    entries = {each["name"]: each for each in _entries(manifest, ("name", "file", "sha256"))}
+    entries = {each["name"]: each for each in read_manifest(manifest) if each.get("name")}
     if name not in entries:
         raise InputError(f"no pretrained weights called {name!r}; {manifest} has: {', '.join(entries) or 'none'}")
     return entries[name]
@@ -233,12 +236,16 @@ def pretrained_file(name, root=SHIPPED):
 def _pretrained_file(root, name, arguments, wanted):
     """The same for the net of complete arguments; wanted names one of several entries that fit it, or is None."""
     manifest = root / "manifest.json"
-    entries = _entries(manifest, ("model", "arguments", "file", "sha256"))
-    fitting = [each for each in entries if each["model"] == name
-               and _structure(complete_arguments(name, each["arguments"])) == _structure(arguments)]
+    entries = read_manifest(manifest)
+    try:
+        fitting = [each for each in entries if each["model"] == name
+                   and _structure(complete_arguments(name, each["arguments"])) == _structure(arguments)]
+    except TypeError as error:
+        raise InputError(f"{manifest} cannot be used: {error}; {RESTORE}") from error
     names = [each.get("name") for each in fitting]
     if wanted is None and len(fitting) > 1:
-        raise InputError(f"several weights fit {name} with {arguments}: pretrained= takes one of {', '.join(names)}")
+        raise InputError(f"several weights fit {name} with {arguments}: pretrained= takes one of "
+                         f"{', '.join(filter(None, names))}")
     if not fitting or wanted not in (None, *names):
         called = "" if wanted is None else f" called {wanted!r}"
         offered = "; ".join(f"{each['model']} {each['arguments']}" for each in entries) or "none"
@@ -251,15 +258,13 @@ def _structure(arguments):
     return {name: value for name, value in arguments.items() if name != "last_gamma"}
 
 
-def _entries(manifest, fields):
-    """The entries of a manifest, which must all have these fields."""
-    try:
-        entries = json.loads(manifest.read_text(encoding="utf-8"))["models"]
-        for entry in entries:
-            for field in fields:
-                entry[field]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{manifest} cannot be read ({error!r}); restore it from the repository") from error
+def read_manifest(manifest):
+    """The entries of a manifest of weights. InputError unless each has the form of one; name and urls may be absent."""
+    entries = json_files.read(manifest, {"models": [ENTRY]}, RESTORE)["models"]
+    for place, entry in enumerate(entries):
+        wrong = json_files.problem({"name": None, "urls": [], **entry}, OPTIONAL, f"models[{place}]")
+        if wrong:
+            raise InputError(f"{manifest} cannot be used: {wrong}; {RESTORE}")
     return entries
 
 
@@ -272,9 +277,10 @@ def intact(path, entry):
 
 def _verified(manifest, entry):
     """Path of an entry's file in its manifest's folder, its checksum compared."""
-    path = manifest.parent / os.path.basename(entry["file"])
+    path = manifest.parent / entry["file"]
     if not path.is_file() or not intact(path, entry):
-        fetched = f"fetch it with scripts/download_params.sh {entry['name']}" if entry.get("urls") else "restore it"
+        fetchable = entry.get("urls") and entry.get("name")
+        fetched = f"fetch it with scripts/download_params.sh {entry['name']}" if fetchable else "restore it"
         raise InputError(f"{path} is missing or is not the file that {manifest} describes; {fetched}")
     return path
 

@@ -5,11 +5,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from engine import checkpoint, cifar, runlog
-from model import get_model, load_params
+from model import get_model, load_params, zoo
+from support import json_files
 from support.errors import InputError
+from support.files import expanded
+from support.json_files import COUNT, FLAG, NOTHING, SHARE, SOME, TEXT, Kind
 from support.lock import locked
 
 from . import ledger, runner
@@ -22,6 +25,23 @@ EVALUATIONS = "evaluations.json"  # in the record's folder: what the published f
 SHARED = ("model", "arguments", "dataset", "label_mode", "recipe", "seed", "chosen_on", "last", "best", "git_revision")
 
 
+def _in_results(value):
+    path = PurePosixPath(value if TEXT.holds(value) else "/")
+    return path.parts[:1] == ("results",) and len(path.parts) > 1 and ".." not in path.parts
+
+
+# The forms of a manifest's entries, for all that is done with them here.
+_ANY = {**zoo.ENTRY, "name": TEXT, "urls": [TEXT], "size": (NOTHING, COUNT), "dataset": TEXT,
+        "label_mode": (NOTHING, TEXT)}
+OURS = {**_ANY, "record": Kind("a folder below results/", _in_results), "recipe": {"epochs": SOME},
+        "last": {"accuracy": SHARE}, "best": {"accuracy": SHARE, "epoch": COUNT},
+        "data": {"sha256": TEXT, "variant": TEXT, "official": FLAG}}
+THEIRS = {**_ANY, "author": TEXT, "published": {
+    "top1_error": SHARE, "top5_error": SHARE, "epoch": COUNT, "epochs": COUNT, "images": COUNT, "log": TEXT,
+    "last": {"top1_error": SHARE, "top5_error": SHARE}}}
+EVALUATION = {"data_sha256": TEXT, "data": TEXT, "images": SOME, "top1": SHARE}
+
+
 def publish(run, name=None, data_dir=None):
     """Publish the last epoch of a finished run. Returns a sentence.
 
@@ -31,7 +51,7 @@ def publish(run, name=None, data_dir=None):
     the ledger; and on the sample of CIFAR-10 in this repository. Raises InputError where they disagree, or when the
     run has not ended.
     """
-    folder = Path(run) if Path(run).is_dir() else runner.WORK / run
+    folder = expanded(run) if expanded(run).is_dir() else runner.WORK / run
     record = ledger.add(folder, ledger.RESULTS)
     name = name or default_name(record)
     if not re.fullmatch(r"[a-z0-9_-][a-z0-9_.-]*", name):
@@ -89,11 +109,18 @@ def default_name(record):
 
 
 def read_manifest():
-    """The entries of params/manifest.json; InputError where it cannot be read."""
-    try:
-        return json.loads(MANIFEST.read_text(encoding="utf-8"))["models"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{MANIFEST} cannot be read ({error!r}); restore it from the repository") from error
+    """The entries of params/manifest.json; InputError unless each has the form of one of ours or of others."""
+    entries = zoo.read_manifest(MANIFEST)
+    for place, entry in enumerate(entries):
+        wrong = json_files.problem(entry, OURS if is_ours(entry) else THEIRS, f"models[{place}]")
+        if wrong:
+            raise InputError(f"{MANIFEST} cannot be used: {wrong}; {zoo.RESTORE}")
+    return entries
+
+
+def evaluations(entry):
+    """What the file of an entry of ours scores, on each data on which it was evaluated; InputError without it."""
+    return json_files.read(ROOT / entry["record"] / EVALUATIONS, [EVALUATION], zoo.RESTORE)
 
 
 def is_ours(entry):

@@ -57,7 +57,9 @@ class Rehearsal:
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
         with process.stdout:
             for line in process.stdout:
-                lines.append(line.replace(str(self.work), "WORK").replace(str(ROOT), "REPOSITORY"))
+                for place, name in ((self.sample, "SAMPLE"), (self.work, "WORK"), (ROOT, "REPOSITORY")):
+                    line = line.replace(str(place), name)
+                lines.append(line)
                 if stop_at and re.search(stop_at, line):
                     process.send_signal(signal.SIGTERM)
                     stop_at = None

@@ -1,13 +1,12 @@
 """The weights in params/: fetch those that are too large to ship, and hold every file to its manifest."""
 import collections
-import json
 import re
-from pathlib import Path
 
 from engine import cifar
 from engine.download import fetch
 from model.zoo import intact
 from support.errors import InputError
+from support.files import expanded
 
 from . import publish
 
@@ -58,7 +57,7 @@ def download(name, mirror=None):
     """
     done, failed = [], []
     for entry in chosen(name):
-        file = publish.MANIFEST.parent / Path(entry["file"]).name
+        file = publish.MANIFEST.parent / entry["file"]
         if state_of(entry) == "here":
             done.append(f"{entry['name']}: {file} is there already")
             continue
@@ -68,7 +67,7 @@ def download(name, mirror=None):
         for url in urls:
             try:
                 fetch(url, file, sha256=entry["sha256"], size=entry["size"], git_blob=entry.get("git_blob"),
-                      allow_http=True)
+                      allow_http=bool(mirror))
             except InputError as error:
                 reasons.append(str(error))
             else:
@@ -85,10 +84,10 @@ def download(name, mirror=None):
 def _mirrored(entry, mirror):
     """Where a mirror may have an entry's file."""
     if not re.match(r"[a-z]+://", mirror):
-        mirror = Path(mirror).expanduser().resolve().as_uri()
+        mirror = expanded(mirror).resolve().as_uri()
     if mirror.endswith(".params"):
         return [mirror]
-    names = [Path(entry["file"]).name, *(url.rpartition("/")[2] for url in entry["urls"])]
+    names = [entry["file"], *(url.rpartition("/")[2] for url in entry["urls"])]
     return [f"{mirror.rstrip('/')}/{name}" for name in dict.fromkeys(names)]
 
 
@@ -123,7 +122,7 @@ def _verify(entry, data_dir):
     if not publish.is_ours(entry):
         return (f"checksum right; not evaluated: evaluate.py --pretrained {entry['name']} does it where "
                 f"{entry['dataset']} is", "checked")
-    record = json.loads((publish.ROOT / entry["record"] / publish.EVALUATIONS).read_text(encoding="utf-8"))
+    record = publish.evaluations(entry)
     for folder in [data_dir] if data_dir else [None, publish.SAMPLE]:
         try:
             data = cifar.load(entry["dataset"], folder, entry["label_mode"])

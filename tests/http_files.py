@@ -41,7 +41,8 @@ class _Handler(BaseHTTPRequestHandler):
         if site.cuts:
             body = body[: site.cuts.pop(0)]
             self.close_connection = True
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # the client was killed
+            self.wfile.write(body)
         if site.silence is not None:
             self.wfile.flush()
             site.silence.wait(10)

@@ -240,6 +240,23 @@ def test_what_does_not_fit_is_one_sentence(files, data, arguments, status, parts
     refused(run(files, "--data-dir", data, *arguments), status, *parts)
 
 
+@pytest.mark.parametrize("changes, said", [
+    ({"arguments": []}, "arguments is not an object"), ({"arguments": {"wings": 2}}, "has no argument 'wings'"),
+    ({"arguments": {"classes": "10"}}, "classes='10' among its settings, not a whole number of at least 1"),
+    ({"arguments": {"classes": None}}, "classes=None among its settings"), ({"model": 3}, "model is not text"),
+    ({"arguments": {"classes": [10]}}, "classes=[10] among"), ({"dataset": ["cifar10"]}, "dataset is not text"),
+    ({"dataset": "mnist"}, "mnist"), ({"label_mode": 7}, "label_mode is not text"),
+    ({"dataset": "imagenet", "data": {"class_names": [3]}}, "data.class_names[0] is not text"),
+    ({"dataset": "imagenet", "data": {"input_size": "x"}}, "data.input_size is not a number of pixels"),
+    ({"dataset": "imagenet", "data": {"input_size": 32 * 10**6}}, "data.input_size is not a number of pixels"),
+    ({"dataset": "imagenet", "data": ["x"]}, "data is not an object"),
+    ({"dataset": "imagenet", "data": {"crop_ratio": 0}}, "data.crop_ratio is not a share above 0")])
+def test_settings_of_a_file_that_cannot_be_are_one_sentence(files, data, changes, said):
+    net = tiny.ready(model.get_model("atac_resnet20_v2", blocks=1), 3, mode="imperative")
+    checkpoint.save(files / "odd.params", net, {**settings(), **changes})
+    refused(run(files, "--params", "odd.params", *([] if "data" in changes else ["--data-dir", data])), 1, said)
+
+
 def test_data_that_are_missing_are_one_sentence(files, tmp_path):
     result = run(files, "--params", "own.params", "--data-dir", tmp_path, "--mirror", "file:///none")
     refused(result, 1, f"no CIFAR-10 in {tmp_path}", "could not be downloaded")

@@ -14,16 +14,12 @@ from support.errors import InputError
 from support.files import content, expanded
 
 FORMATS = [case.name for case in files.THEME.cases]
-# Those whose readers keep every promise of theirs; python -m tests.faults tries all of them.
-READY = [name for name in FORMATS if name not in (
-    "checkpoint, restored", "checkpoint's settings, --resume", "file's settings, evaluate.py", "params/manifest.json")]
 
 
 def test_files_of_every_format_are_read_or_refused_in_a_sentence(tmp_path):
-    record = suite.tally(suite.Theme("files", "", 1, files.THEME.cases, lambda rounds, seed, folder: files.run(
-        rounds, seed, folder, READY)), 6 * len(READY), 0, tmp_path)
+    record = suite.tally(files.THEME, 6 * len(FORMATS), 0, tmp_path)
     assert not record["faults"]
-    for name in READY:
+    for name in FORMATS:
         outcomes = record["cases"][name]["outcomes"]
         assert outcomes["refused"], name  # and the sound file was accepted, or the reader would not have begun
 

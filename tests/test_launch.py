@@ -202,7 +202,8 @@ def check_training(folder, size):
     for result in results:
         for name, value in tiny.numbers_of(net).items():
             assert (result[f"net.{name}"] == results[0][f"net.{name}"]).all()
-            np.testing.assert_allclose(result[f"net.{name}"], value, rtol=0, atol=1e-6, err_msg=name)
+            # Not to the bit: a server adds what three workers send in the order in which it comes.
+            np.testing.assert_allclose(result[f"net.{name}"], value, rtol=0, atol=1e-5, err_msg=name)
         assert result["images"] == meter.images == team_program.BATCH * team_program.STEPS
         assert result["loss_sum"] == pytest.approx(meter.loss_sum, rel=1e-6)
         assert (result["total"] == [1e9 * size + size + sum(range(size)), 1e-300 * size, np.sum([-.1] * size)]).all()

@@ -133,7 +133,7 @@ def test_a_compiler_that_crashes_or_writes_nothing(built, monkeypatch, tmp_path)
     monkeypatch.setenv("CXX", str(script))
     refused("could not compile")
     script.write_text("#!/bin/sh\nexit 0\n")
-    refused("the operators cannot be built in")
+    refused("the compiled operators do not work here")
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch, tmp_path):

@@ -338,6 +338,35 @@ def test_download_of_a_file_that_only_its_git_blob_describes(repository, tmp_pat
         weights.download("all", mirror=str(tmp_path / "nothing"))
 
 
+@pytest.mark.parametrize("changes, said", [
+    ({"record": "../elsewhere"}, "record is not a folder below results/"), ({"record": ""}, "record is not a folder"),
+    ({"record": "results/../../elsewhere"}, "record is not a folder below results/"),
+    ({"record": "/results/x"}, "record is not a folder below results/"), ({"size": "3"}, "size is not"),
+    ({"last": {"accuracy": 81.2}}, "last.accuracy is not a number from 0 to 1"), ({"recipe": []}, "recipe is not"),
+    ({"file": "../x.params"}, "file is not the name of a file without a folder"), ({"name": None}, "name is not text"),
+    ({"urls": ["https://x/\n"]}, r"urls\[0\] is not text on one line"), ({"data": {}}, "data has no 'sha256'"),
+    ({"best": None}, "best is not an object")])
+def test_a_manifest_that_is_none_is_one_sentence(repository, changes, said):
+    entry, = [entry for entry in MANIFEST if "record" in entry and entry["name"] == "atac_resnet20_v2_b1_cifar10"]
+    path = repository / "params" / "manifest.json"
+    path.write_text(json.dumps({"models": [{**entry, **changes}]}))
+    for call in (weights.table, weights.verify, lambda: weights.download("all")):
+        with pytest.raises(InputError, match=rf"manifest.json cannot be used: models\[0\].{said}.*; restore it"):
+            call()
+    path.write_text(json.dumps({"models": [entry]}))
+    with pytest.raises(InputError, match="evaluations.json cannot be used: No such file or directory; restore it"):
+        publishing.evaluations(entry)
+
+
+def test_a_manifests_own_addresses_are_encrypted(repository):
+    (repository / "params" / "manifest.json").write_text(json.dumps({"models": [
+        authors_entry(b"x", urls=["http://192.0.2.1/x"])]}))
+    with pytest.raises(InputError, match="use its https:// address"):
+        weights.download("all")
+    with pytest.raises(InputError, match="write the path in full"):
+        weights.download("all", mirror="~nobody-of-this-name/x")
+
+
 def test_others_weights_stay_in_the_manifest_when_a_run_is_published(published, finished_run, monkeypatch):
     run, data = finished_run
     root = published / "params"

@@ -129,7 +129,8 @@ def test_the_name_of_a_run():
     (["-j", "-1"], "-1 is below 0"), (["--kvstore", "dist"], "--kvstore: invalid choice"),
     (["--save-dir", ""], "--save-dir: it is empty"), (["--save-period", "-1"], "-1 is below 0"),
     (["--log-interval", "0"], "--log-interval: 0 is below 1"), (["--logging-file", ""], "it is empty"),
-    (["--save-plot-dir", ""], "it is empty"), (["--resume-params", ""], "it is empty"),
+    (["--save-plot-dir", ""], "it is empty"), (["--save-plot-dir", "~nobody-of-this-name/x"], "path in full"),
+    (["--resume-params", ""], "it is empty"),
     (["--resume", "x", "--resume-params", "y"], "--resume and --resume-params exclude each other"),
     (["--unknown"], "unrecognized arguments: --unknown")])
 def test_a_wrong_command_line(tmp_path, arguments, said):

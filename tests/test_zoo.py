@@ -216,6 +216,13 @@ def published(folder, name="atac_resnet20_v2", arguments=None, **more):
     return net
 
 
+def listing(folder, **changes):
+    """Change the one entry of a folder's manifest."""
+    path = folder / "manifest.json"
+    entry, = json.loads(path.read_text())["models"]
+    path.write_text(json.dumps({"models": [{**entry, **changes}]}))
+
+
 @pytest.mark.parametrize("listed, asked", [
     ({"blocks": 1, "classes": 10}, {"blocks": 1}),
     ({"blocks": 1, "classes": 10}, {"blocks": 1, "classes": 10, "reduction": 2, "inner_relu": True}),
@@ -260,13 +267,21 @@ def test_pretrained_of_another_net_lists_what_there_is(tmp_path, name, asked):
     (lambda folder: (folder / "weights.params").unlink(), "weights.params is missing or is not the file"),
     (lambda folder: (folder / "weights.params").write_bytes(b"?"), "weights.params is missing or is not the file"),
     (lambda folder: published(folder, sha256="0" * 64), "weights.params is missing or is not the file"),
-    (lambda folder: (folder / "manifest.json").unlink(), "manifest.json cannot be read"),
-    (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
-    (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json cannot be read"),
-    (lambda folder: (folder / "manifest.json").write_text("{}"), "manifest.json cannot be read"),
+    (lambda folder: (folder / "manifest.json").unlink(), "manifest.json cannot be used: No such file"),
+    (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be used: no JSON"),
+    (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json cannot be used: it is not an object"),
+    (lambda folder: (folder / "manifest.json").write_text("{}"), "manifest.json cannot be used: it has no 'models'"),
     (lambda folder: (folder / "manifest.json").write_text('{"models": [{"file": "a"}]}'),
-     "manifest.json cannot be read"),
-    (lambda folder: (folder / "manifest.json").write_text('{"models": [7]}'), "manifest.json cannot be read"),
+     r"models\[0\] has no 'model'; restore it"),
+    (lambda folder: (folder / "manifest.json").write_bytes(b"\xff" * 9000), "no UTF-8 text at byte 0; restore it"),
+    (lambda folder: published(folder, sha256="X"), r"models\[0\].sha256 is not a SHA-256"),
+    (lambda folder: listing(folder, name=["x"]), r"models\[0\].name is not text"),
+    (lambda folder: published(folder, urls="https://x"), r"models\[0\].urls is not a list"),
+    (lambda folder: listing(folder, file="../weights.params"), "file is not the name of a file without a folder"),
+    (lambda folder: listing(folder, file=3), "file is not the name of a file"),
+    (lambda folder: listing(folder, arguments=[1]), "arguments is not an object"),
+    (lambda folder: listing(folder, arguments={"wings": 2}), "has no argument 'wings'.*; restore it"),
+    (lambda folder: (folder / "manifest.json").write_text('{"models": [7]}'), "manifest.json cannot be used: models"),
     (lambda folder: (folder / "manifest.json").write_text('{"models": []}'), "no pretrained weights .* has: none"),
 ])
 def test_a_damaged_folder_of_weights_is_a_sentence(tmp_path, damage, said):
@@ -310,8 +325,18 @@ def test_a_manifest_cannot_point_out_of_its_folder(tmp_path):
     manifest = json.loads((inner / "manifest.json").read_text())
     manifest["models"][0]["file"] = "../weights.params"
     (inner / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="is missing"):
+    with pytest.raises(InputError, match="is not the name of a file without a folder"):
         get_model("atac_resnet20_v2", blocks=1, pretrained=True, root=inner)
+
+
+def test_a_name_of_any_length_is_shown_in_part(tmp_path):
+    net = filled(get_model("resnet20_v2", blocks=1))
+    arrays = {key: value.data() for key, value in net._collect_params_with_prefix().items()}
+    for name in ("a" * 70_000, "two\nlines"):
+        params_file.write(tmp_path / "x.params", {**arrays, name: mx.nd.ones(1)}, {})
+        with pytest.raises(InputError, match="it has 1 that the net does not") as caught:
+            model.load_params(net, tmp_path / "x.params")
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
 # The authors' names.

@@ -183,7 +183,7 @@ def fetch(begin, url, path, digest):
 def publish_all(begin, folders, place):
     """In a process of its own: publish finished runs, in a folder in the place of the repository's, without scoring."""
     place = Path(place)
-    publish.MANIFEST, ledger.RESULTS = place / "params" / "manifest.json", place / "results"
+    publish.ROOT, publish.MANIFEST, ledger.RESULTS = place, place / "params" / "manifest.json", place / "results"
     publish.MANIFEST.parent.mkdir(parents=True, exist_ok=True)
 
     def score(file, data_dir):

@@ -21,6 +21,7 @@ ONCE, TWICE, TERMINAL, UNREAD, END, BEGINNING = (
     "an output that nobody reads any more", "a training, stopped again and again, at its end",
     "Ctrl-C while the command starts")
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PATIENCE = 20.0  # seconds for a training that was told to stop
 LEAVE = 3.0  # seconds in which the second signal has to end a process, on a machine that is busy
 SENTENCE = re.compile(r"stopped by (SIG[A-Z]+) (before epoch \d+|in epoch \d+ after step \d+ of \d+); everything is "
                       r"saved in run/last\.params: give the same command with --resume run to go on")
@@ -133,7 +134,7 @@ class Training:
         self.begin()
         if wrong:
             return Round(END, FAULT, f"{said}: after {stops} stops the run came to something else: {wrong}")
-        if not stops:
+        if not stops or kind == UNREAD:
             return Round(kind, "went on to the end, the same to the bit", said)
         return Round(END, "the same to the bit", f"{said}: {stops} stops")
 
@@ -164,26 +165,31 @@ class Reader:
             os.close(self.other)
 
 
-def beginning(number, seed, folder):
-    """Ctrl-C to the command itself, as users start it, before it trains."""
+def beginning(number, seed, setting):
+    """Ctrl-C to the command itself, as users start it, most often before it trains."""
     rng = random.Random(f"{seed}/beginning/{number}")
-    wait, place = rng.uniform(0, 3), folder / "beginning"
+    wait, place = rng.uniform(.1, 3), setting.folder / "beginning"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     with open(place / "output", "wb") as output:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train_cifar.py"), "--gpus", "", "--data-dir", "data"],
-            cwd=place, env=small_runs.THREADS, stdout=output, stderr=output)
+            [sys.executable, str(ROOT / "train_cifar.py"), *setting.flags, "--num-epochs", "1000"], cwd=place,
+            env=small_runs.THREADS, stdout=output, stderr=output,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a background job ignores it
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
-        status = process.wait()
+        try:
+            status = process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
     text = (place / "output").read_text(errors="replace")
     said = f"round {number}, after {wait:.2f} s"
-    if status == 1 and "there is no" in small_runs.last_line(text):
-        return Round(BEGINNING, "had ended already", said)
-    if status in (130, -signal.SIGINT) and "Traceback" not in text and "Exception ignored" not in text:
-        return Round(BEGINNING, "ended at once", said)
-    return Round(BEGINNING, FAULT, f"{said}: status {status}, {text[-300:]!r}")
+    if status == -signal.SIGINT and "Traceback" in text and "in run_script" not in text:
+        return Round(BEGINNING, "ended while Python loaded the script", said)
+    if status not in (130, -signal.SIGINT) or "Traceback" in text or "Exception ignored" in text:
+        return Round(BEGINNING, FAULT, f"{said}: status {status}, {text[-300:]!r}")
+    return Round(BEGINNING, "saved and left" if "everything is saved" in text else "ended before it trained", said)
 
 
 def run(rounds, seed, folder, epochs=5, test=1500, seconds=4.0):
@@ -192,7 +198,7 @@ def run(rounds, seed, folder, epochs=5, test=1500, seconds=4.0):
     scored = Training("scoring", folder, seed, epochs, test, seconds)
     for number in range(rounds):
         if number % 10 == 9:
-            yield beginning(number, seed, folder)
+            yield beginning(number, seed, short.setting)
             continue
         kind = KINDS[number // 2 % len(KINDS)]
         training = scored if number % 2 else short
@@ -211,5 +217,6 @@ THEME = Theme("signals", "Signals, terminals and preemption", 300, (
     Case(TERMINAL, "the kernel's SIGHUP counts as one signal: saved, exit status 129"),
     Case(UNREAD, "the training goes on; train.log has what it says"),
     Case(END, "the run that nobody disturbed, to the bit; an epoch that was being scored is in the metrics once"),
-    Case(BEGINNING, "no traceback", "the first tenth of a second, until the interpreter has read the script"),
+    Case(BEGINNING, "it ends, without a traceback", "what Python itself says until it has loaded the script, some "
+         "tenths of a second"),
 ), run)

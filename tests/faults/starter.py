@@ -107,7 +107,15 @@ def shared():
     return _running[0]
 
 
+def hear():
+    """Take the signals as a process at a terminal does: one that a shell has put into the background ignores some."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def main():
+    hear()
     runtime.prepare()
     import importlib.util  # noqa: F401 - all that a training imports late, so that its forks need not
 

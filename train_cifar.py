@@ -11,7 +11,7 @@ The paper's recipe is the default: NAG, learning rate 0.2, 400 epochs, x0.1 at 3
 Published accuracy of that net (Table III): 0.936 on CIFAR-10, 0.812 on the 20 superclasses of CIFAR-100.
 A short run on a CPU (README.md has its result):
 
-    python train_cifar.py --model atac_resnet20_v2 --blocks 1 --recipe scaled --num-epochs 20 --gpus ''
+    python train_cifar.py --model atac_resnet20_v2 --blocks 1 --recipe scaled --num-epochs 15 --gpus ''
 
 A run leaves args.json, metrics.jsonl, train.log, result.json, history.png and the checkpoints last.params and
 best.params in its folder; --resume continues it to the bit, also after a stop by SIGTERM or Ctrl-C.

@@ -347,9 +347,27 @@ def _discard_output():
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def _open_streams():
+    """Give standard streams that were closed (`2>&-`) to the null device.
+
+    The next file to be opened, a checkpoint, would take a closed stream's place and get what libraries print.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)  # to the process that tune() starts
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as the process
+
+
 def run_script(main):
     """Run a script's main(): an InputError becomes one sentence on standard error and exit status 1, Ctrl-C 130."""
     name = sys.argv[0].rpartition("/")[2]
+    _open_streams()
     if hasattr(sys.stdout, "reconfigure"):  # a path need not be text that can be printed
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

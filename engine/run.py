@@ -21,7 +21,7 @@ from .schedule import learning_rate, mixing_share
 
 log = logging.getLogger(__name__)
 
-LAST, BEST = "last.params", "best.params"
+LAST, BEST, METRICS = "last.params", "best.params", "metrics.jsonl"
 
 
 @dataclasses.dataclass
@@ -179,7 +179,7 @@ class _Run:
             raise InputError("--resume: the workers do not find the same checkpoint; the run's folder must lie on a "
                              "disk that all of them reach by the same path")
         if self.writes:
-            self.metrics = runlog.Metrics(self.job.directory / "metrics.jsonl",
+            self.metrics = runlog.Metrics(self.job.directory / METRICS,
                                           None if path is None else self.state.epoch, self.state.first_epoch)
 
     def epoch(self, stop):
@@ -340,25 +340,35 @@ class _Run:
         return result
 
 
-def new_directory(wanted, name):
+def new_directory(wanted, name, resumed=False):
     """A folder for a new run: `wanted`, or runs/`name` with a number behind it where that is taken.
 
-    Raises InputError when `wanted` holds a run already: nothing is overwritten.
+    Raises InputError when `wanted` holds a run already: nothing is overwritten, but (resumed: --resume was given) for
+    what a run has left that ended before its first checkpoint.
     """
     try:
         if wanted is None:
             return _make_numbered(name)
         directory = expanded(wanted)
         # An empty metrics.jsonl is of a run that was killed before it had saved anything.
-        if any((directory / file).exists() and (directory / file).stat().st_size
-               for file in (LAST, BEST, "metrics.jsonl")):
-            raise InputError(f"{directory} holds a run already: go on with it by --resume, or give another --save-dir")
+        taken = [file for file in (LAST, BEST, METRICS)
+                 if (directory / file).exists() and (directory / file).stat().st_size]
+        if taken and not (resumed and LAST not in taken and _in_first_epoch(directory)):
+            advice = "go on with it by --resume, or" if LAST in taken else \
+                f"its {LAST} is gone: go on from another of its checkpoints with --resume FILE, or"
+            raise InputError(f"{directory} holds a run already: {advice} give another --save-dir")
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{wanted or 'runs'} cannot be made: {error.strerror}; give another --save-dir") from error
     if not os.access(directory, os.W_OK):
         raise InputError(f"{directory} cannot be written to; give another --save-dir")
     return directory
+
+
+def _in_first_epoch(directory):
+    """Whether the run in a folder without last.params had not come further than the end of its first epoch."""
+    epochs = len(runlog.read_metrics(directory / METRICS)) if (directory / METRICS).exists() else 0
+    return epochs == 1 or epochs == 0 and not (directory / BEST).exists()
 
 
 def _make_numbered(name):

@@ -211,15 +211,19 @@ class Start:
         if self.team.rank == 0:
             if self.args.logging_file:
                 runlog.log_to_file(self.args.logging_file)
-            directory = self.resume.parent if self.resume else run.new_directory(self.args.save_dir, self.name)
+            directory = self.resume.parent if self.resume else self._new_directory()
             self.held.enter_context(locked(
                 directory / LOCK, str(directory).replace("{", "{{").replace("}", "}}") + " is in use by another run, "
                 "process {owner}; wait for its end, or give another --save-dir"))
             if self.args.save_dir and not self.resume:
-                run.new_directory(self.args.save_dir, self.name)  # another run may have come and gone in between
+                self._new_directory()  # another run may have come and gone in between
+                (directory / run.BEST).unlink(missing_ok=True)  # of a first epoch that is begun anew
             if not self.args.logging_file:
                 runlog.log_to_file(directory / "train.log")
         self.directory = Path(self.team.agreed(_text(directory) if self.team.rank == 0 else None))
+
+    def _new_directory(self):
+        return run.new_directory(self.args.save_dir, self.name, resumed=self.args.resume is not None)
 
     def announce(self, batches, complexity, table):
         """Say in the log what will be trained and how. table: makes the text of --summary of the net's complexity."""

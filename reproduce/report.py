@@ -73,7 +73,7 @@ def params_table():
 
 def _own_cells(entry, net):
     """The rows of weights of ours: one for each set of test images on which they were evaluated."""
-    evaluations = json.loads((publish.ROOT / entry["record"] / publish.EVALUATIONS).read_text(encoding="utf-8"))
+    evaluations = publish.evaluations(entry)
     labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
     first = [f"[{entry['name']}]({entry['record']})", net,
              f"{entry['dataset']}{labels}, {ledger.data_label(entry['data'])}", str(entry["recipe"]["epochs"])]

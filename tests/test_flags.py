@@ -297,3 +297,23 @@ def test_an_error_of_the_program_is_not_hidden():
 
     with pytest.raises(KeyError):
         flags.run_script(main)
+
+
+CLOSED = """
+import os, sys
+from engine import flags
+
+def main():
+    print("x")
+    print("x", file=sys.stderr)
+    with open(sys.argv[1], "w") as file:
+        file.write(str(os.open(os.devnull, os.O_RDONLY)))
+
+flags.run_script(main)
+"""
+
+
+def test_closed_streams_are_the_null_device(tmp_path):
+    done = subprocess.run(["bash", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "x", sys.executable, "-c", CLOSED,
+                           tmp_path / "out"], cwd=ROOT)
+    assert done.returncode == 0 and int((tmp_path / "out").read_text()) > 2

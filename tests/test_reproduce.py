@@ -197,7 +197,7 @@ def test_publish_refuses(repository, finished_run, tmp_path):
     for name in ("../trial", ".hidden", "Trial"):
         with pytest.raises(InputError, match="small letters"):
             publishing.publish(run, name, data)
-    with pytest.raises(InputError, match="not the folder of a finished run"):
+    with pytest.raises(InputError, match="name the folder of a finished run"):
         publishing.publish(tmp_path, "trial", data)
     with pytest.raises(InputError, match="is that the run's data"):
         publishing.publish(run, "trial", publishing.SAMPLE)
@@ -405,7 +405,7 @@ def test_dry_run_trains_nothing(monkeypatch, tmp_path):
     (["run", "table3", "--only", "/"], 2, "is not a filter such as"),
     (["run", "table3", "--epochs", "0"], 2, "0 is below 1"),
     (["table4", "--only", "x"], 2, "unrecognized arguments"),
-    (["publish", "nothing"], 1, "is not the folder of a finished run"),
+    (["publish", "nothing"], 1, "name the folder of a finished run"),
     (["download", "nothing"], 1, "no weights called 'nothing'"),
     ([], 2, "required")])
 def test_a_wrong_command_is_one_sentence(words, status, said):

@@ -515,7 +515,9 @@ def test_a_folder_without_a_name_gets_a_free_number(tmp_path, monkeypatch):
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path, file):
     assert run.new_directory(tmp_path, "x") == tmp_path  # a folder that exists, without a run
     (tmp_path / file).write_text("1")
-    with pytest.raises(InputError, match="holds a run already: go on with it by --resume, or give another --save-dir"):
+    advice = "go on with it by --resume" if file == run.LAST else \
+        "its last.params is gone: go on from another of its checkpoints with --resume FILE"
+    with pytest.raises(InputError, match=f"holds a run already: {advice}, or give another --save-dir"):
         run.new_directory(tmp_path, "x")
 
 
@@ -560,3 +562,21 @@ def test_what_resume_names(tmp_path):
         (tmp_path / name).touch()
     assert run.checkpoint_to_resume(str(tmp_path)) == tmp_path / "last.params"
     assert run.checkpoint_to_resume(tmp_path / "epoch-0002.params") == tmp_path / "epoch-0002.params"
+
+
+# A folder in which a run has ended before its first checkpoint.
+
+@pytest.mark.parametrize("epochs, best, taken", [(0, False, False), (1, False, False), (1, True, False),
+                                                 (2, True, True), (0, True, True)])
+def test_a_run_that_ended_within_its_first_epoch_is_begun_anew_by_resume(tmp_path, epochs, best, taken):
+    fields = dict.fromkeys(runlog.METRICS, 0)
+    (tmp_path / run.METRICS).write_text("".join(json.dumps({**fields, "epoch": epoch}) + "\n"
+                                                for epoch in range(epochs)))
+    if best:
+        (tmp_path / "best.params").write_bytes(b"x")
+    for resumed in (True, False):
+        if taken or (not resumed and (epochs or best)):
+            with pytest.raises(InputError, match="holds a run already: its last.params is gone"):
+                run.new_directory(tmp_path, "x", resumed)
+        else:
+            assert run.new_directory(tmp_path, "x", resumed) == tmp_path

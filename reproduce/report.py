@@ -1,7 +1,6 @@
 """The report: tables and figures from the ledger, beside what the paper published, and the tables of README.md."""
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Optional
 

@@ -151,7 +151,9 @@ def _opencv(data, factor):
 
 def _pillow(data):
     """An image decoded by Pillow, which refuses a file with missing pixels."""
-    from PIL import Image
+    from PIL import Image, ImageFile
+
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # GluonCV's import switches it on, for the whole process
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

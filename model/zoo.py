@@ -175,7 +175,7 @@ def complete_arguments(name, arguments):
     have.
     """
     if str(name).lower() not in MODELS:
-        raise InputError(f"unknown model {str(name)[:60]!r}; the models are {', '.join(list_models())}")
+        raise InputError(f"unknown model {repr(name)[:60]}; the models are {', '.join(list_models())}")
     model = MODELS[str(name).lower()]
     host = defaults_of(model.build)
     known = {**host, **defaults_of(model.module({**host, **arguments}))}

@@ -82,6 +82,13 @@ def test_what_is_no_image_is_damaged(kind):
     assert words in damage(data)
 
 
+def test_half_an_image_is_damaged_whatever_another_package_has_asked_of_pillow(monkeypatch):
+    from PIL import ImageFile
+
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as GluonCV's import does
+    assert "cannot be decoded" in damage(files.pillow_file("PNG")[:2000])
+
+
 def test_a_jpeg_cut_anywhere_is_damaged():
     data = files.jpeg(1, 120, 160)
     for length in [*range(1, len(data), 97), len(data) - 1]:

@@ -260,7 +260,7 @@ def test_our_operators_come_first_and_work_on_a_copy(name):
 
 @ours
 def test_our_operators_can_be_refused_and_demanded():
-    net, batch = zoo("nin_resnet20_v2"), images(4)
+    net, batch = zoo("senet_resnet20_v2"), images(4)
     made, sentence = inference.optimize(net, batch, "off")
     assert made is net and sentence == "inference with the plain net, as asked"
     with pytest.raises(InputError, match="the fused operators cannot be used"):

@@ -233,7 +233,7 @@ def test_names_choose_among_the_weights_that_fit(published):
     assert pretrained_file("coarse", root) == root / entry["file"]
     with pytest.raises(InputError, match="no pretrained weights called 'x'; .* has: coarse, fine"):
         pretrained_file("x", root)
-    large = {**entry, "urls": ["https://example.org"], "sha256": ""}
+    large = {**entry, "urls": ["https://example.org"], "sha256": "0" * 64}
     (root / "manifest.json").write_text(json.dumps({"models": [large]}))
     with pytest.raises(InputError, match="fetch it with scripts/download_params.sh resnet20_v2_b1_cifar10"):
         get_model("resnet20_v2", pretrained=True, blocks=1, root=root)

@@ -290,7 +290,8 @@ def test_imperative_and_hybrid_agree_in_training(narrow, name, arguments):
             for name, parameter in net._collect_params_with_prefix().items()}})
     assert np.abs(seen[0]["logits"]).max() > 0
     for name, value in seen[0].items():
-        scale = max(np.abs(value).max(), 1e-12)
+        # The bias of a convolution before a BatchNorm has no gradient but the rounding of larger ones.
+        scale = max(np.abs(value).max(), 1e-6)
         np.testing.assert_allclose(seen[1][name] / scale, value / scale, rtol=0, atol=1e-5, err_msg=name)
 
 

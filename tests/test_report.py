@@ -33,6 +33,9 @@ def cell(unit, blocks=1, task=TASK):
     return grid.Cell(task, "resnet20_v2" if unit == "relu" else f"{unit}_resnet20_v2", blocks)
 
 
+OWN = next(run for run in RECORDS if run["cell"] == cell("atac").key)
+
+
 # What ships.
 
 def test_every_record_is_sound():
@@ -79,11 +82,10 @@ def test_read_refuses_what_is_not_a_record(tmp_path):
 
 @pytest.mark.parametrize("changes, known", [
     ({}, True), ({"devices": 2}, False), ({"started_from": "other.params"}, False),
-    ({"recipe": {**RECORDS[0]["recipe"], "lr": .1}}, False),
-    ({"arguments": {**RECORDS[0]["arguments"], "inner_relu": False}}, False), ({"label_mode": "fine"}, False)])
+    ({"recipe": {**OWN["recipe"], "lr": .1}}, False),
+    ({"arguments": {**OWN["arguments"], "inner_relu": False}}, False), ({"label_mode": "fine"}, False)])
 def test_only_runs_of_the_grid_are_its_cells(changes, known):
-    own = next(run for run in RECORDS if run["cell"] == cell("atac").key)
-    assert (ledger.cell_of({**own, **changes}) == cell("atac")) is known
+    assert (ledger.cell_of({**OWN, **changes}) == cell("atac")) is known
 
 
 def test_a_run_outside_the_grid_is_in_no_table():

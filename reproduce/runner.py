@@ -22,6 +22,7 @@ from model import complete_arguments, get_model
 from model.complexity import count
 from support import runtime
 from support.errors import InputError
+from support.files import expanded
 
 from . import grid, ledger
 
@@ -339,7 +340,7 @@ class Grid:
             # By a link, so that commands and logs in the ledger name no folder of this machine.
             link = folder / "data"
             link.unlink(missing_ok=True)
-            link.symlink_to(Path(self.options.data_dir).expanduser().resolve(), target_is_directory=True)
+            link.symlink_to(expanded(self.options.data_dir).resolve(), target_is_directory=True)
         slot = self.free[0]
         environment = {**os.environ}
         if slot is None and self.options.jobs > 1:

@@ -20,8 +20,9 @@ struct View {
   float* at(int block, int pixel) const { return data + block * plane + static_cast<ptrdiff_t>(pixel) * LANES; }
 };
 
-// A weight matrix for each of some taps, in the order in which `multiply` reads it. A tap is an offset (in floats)
-// from an output pixel's place in the input to the 16 numbers that are multiplied; the last tap may have fewer.
+// A weight matrix for each of some taps, in the order in which `multiply` reads it; or several of them, one behind the
+// other, that differ in their numbers alone. A tap is an offset (in floats) from an output pixel's place in the input to
+// the 16 numbers that are multiplied; the last tap may have fewer.
 struct Packed {
   int taps = 0, depth = LANES, last = LANES;
   int blocks = 0, group = 1;  // output blocks, and how many of them are computed together
@@ -30,12 +31,16 @@ struct Packed {
 
   Packed() = default;
   Packed(int outputs, int tap_count, int tap_depth, int last_depth, Arena& arena)
-      : taps(tap_count), depth(tap_depth), last(last_depth), blocks(blocks_of(outputs)),
-        group(blocks % 2 ? 1 : 2), offsets(tap_count), outputs_(outputs) {
-    data = arena.take<float>(group_size() * (blocks / group));
+      : Packed(outputs, tap_count, tap_depth, last_depth, blocks_of(outputs) % 2 ? 1 : 2, 1, arena) {}
+  Packed(int outputs, int tap_count, int tap_depth, int last_depth, int together, int matrices, Arena& arena)
+      : taps(tap_count), depth(tap_depth), last(last_depth), blocks(blocks_of(outputs)), group(together),
+        offsets(tap_count), outputs_(outputs) {
+    data = arena.take<float>(group_size() * groups() * matrices);
   }
 
+  int groups() const { return blocks / group; }
   size_t group_size() const { return (static_cast<size_t>(taps - 1) * depth + last) * group * LANES; }
+  float* weights(int index, int matrix = 0) const { return data + (static_cast<size_t>(matrix) * groups() + index) * group_size(); }
 
   // Sets all weights: weight(output, tap, place within the tap). Lanes beyond the last output get 0.
   template <class F>
@@ -80,20 +85,20 @@ inline void multiply(const Packed& w, const float* weights, const float* in, ptr
 
 }  // namespace detail
 
-// Output block group `index` of w for `pixels` pixels in a row: out = init + sum over taps of weights times input.
-// init is nullptr for none; with init_step 0 it is a bias.
-inline void multiply(const Packed& w, int index, const float* in, ptrdiff_t in_step, int pixels, View out,
+// One group of output blocks for `pixels` pixels in a row: out = init + sum over taps of weights times input. out and
+// init are at the group's first block; init is nullptr for none; with init_step 0 it is a bias.
+inline void multiply(const Packed& w, const float* weights, const float* in, ptrdiff_t in_step, int pixels, View out,
                      ptrdiff_t out_step, View init, ptrdiff_t init_step) {
-  const float* weights = w.data + index * w.group_size();
-  float* to = out.data + index * w.group * out.plane;
-  const float* from = init.data ? init.data + index * w.group * init.plane : nullptr;
   int p = 0;
   const auto run = [&](auto kernel, int count) {
     for (; p + count <= pixels; p += count)
-      kernel(w, weights, in + p * in_step, in_step, to + p * out_step, out.plane, out_step,
-             from ? from + p * init_step : nullptr, init.plane, init_step);
+      kernel(w, weights, in + p * in_step, in_step, out.data + p * out_step, out.plane, out_step,
+             init.data ? init.data + p * init_step : nullptr, init.plane, init_step);
   };
-  if (w.group == 2) {
+  if (w.group == 4) {
+    run(detail::multiply<ACCUMULATORS / 4, 4>, ACCUMULATORS / 4);
+    run(detail::multiply<1, 4>, 1);
+  } else if (w.group == 2) {
     run(detail::multiply<ACCUMULATORS / 2, 2>, ACCUMULATORS / 2);
     if (ACCUMULATORS / 2 > 4) run(detail::multiply<4, 2>, 4);
     run(detail::multiply<1, 2>, 1);
@@ -103,6 +108,14 @@ inline void multiply(const Packed& w, int index, const float* in, ptrdiff_t in_s
     if (ACCUMULATORS > 4) run(detail::multiply<4, 1>, 4);
     run(detail::multiply<1, 1>, 1);
   }
+}
+
+// The same for group `index`, with out and init at the first block of all.
+inline void multiply(const Packed& w, int index, const float* in, ptrdiff_t in_step, int pixels, View out,
+                     ptrdiff_t out_step, View init, ptrdiff_t init_step) {
+  const ptrdiff_t first = static_cast<ptrdiff_t>(index) * w.group;
+  multiply(w, w.weights(index), in, in_step, pixels, View{out.data + first * out.plane, out.plane}, out_step,
+           View{init.data ? init.data + first * init.plane : nullptr, init.plane}, init_step);
 }
 
 namespace detail {

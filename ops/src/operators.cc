@@ -18,6 +18,7 @@
 #include <unordered_map>
 
 #include "mxnet/lib_api.h"
+#include "convolution.h"
 #include "nag.h"
 #include "nin.h"
 #include "region.h"
@@ -288,7 +289,7 @@ struct UnitOperator {
 
   void forward(const Attributes& attributes, const std::vector<float*>& out, bool training, Arena& arena) const {
     Region found = region(attributes, arena);
-    const Plain ending(Tensor{out[0], x.shape, false});
+    Plain ending(Tensor{out[0], x.shape, false});
     training ? found.train(ending, out[1]) : found.infer(ending);
   }
 
@@ -411,12 +412,12 @@ struct BlockOperator {
     const size_t size = static_cast<size_t>(out_shape.images) * channels * out_shape.pixels();
     const Tensor h{training ? out[1] : arena.take<float>(size), out_shape, true};
     const Shortcut added = shortcut(arena);
-    const Convolution ending1(conv1, x.shape, h, stride, nullptr, arena);
-    const Convolution ending2(conv2, out_shape, Tensor{out[0], out_shape, true}, 1, &added, arena);
+    const auto ending1 = convolution(conv1, x.shape, h, stride, nullptr);
+    const auto ending2 = convolution(conv2, out_shape, Tensor{out[0], out_shape, true}, 1, &added);
     Region region1 = first(settings, arena);
-    training ? region1.train(ending1, out[2]) : region1.infer(ending1);
+    training ? region1.train(*ending1, out[2]) : region1.infer(*ending1);
     Region region2 = second(h, settings, arena);
-    training ? region2.train(ending2, out[2] + saved1()) : region2.infer(ending2);
+    training ? region2.train(*ending2, out[2] + saved1()) : region2.infer(*ending2);
   }
 
   void backward(const Attributes& attributes, const std::vector<float*>& dout, const std::vector<float*>& out,
@@ -434,16 +435,16 @@ struct BlockOperator {
     const size_t size = static_cast<size_t>(out_shape.images) * channels * out_shape.pixels();
     const Tensor gradient{dout[0], out_shape, true}, h{out[1], out_shape, true};
     const Tensor dh{arena.take<float>(size), out_shape, true};
-    Convolution ending2(conv2, out_shape, gradient, 1, nullptr, arena);
+    const auto ending2 = convolution(conv2, out_shape, gradient, 1, nullptr);
     second(h, settings, arena)
-        .backward(ending2, out[2] + saved1(), dh, of_norm2, of_unit2, [](int, int) {});
-    ending2.write_gradient(of_conv2);
+        .backward(*ending2, out[2] + saved1(), dh, of_norm2, of_unit2, [](int, int) {});
+    ending2->write_gradient(of_conv2);
 
-    Convolution ending1(conv1, x.shape, dh, stride, nullptr, arena);
+    const auto ending1 = convolution(conv1, x.shape, dh, stride, nullptr);
     const ShortcutGradient past(shortcut(arena), gradient, dx, of_downsample, arena);
     first(settings, arena)
-        .backward(ending1, out[2], dx, of_norm1, of_unit1, [&](int group, int n) { past.image(group, n); });
-    ending1.write_gradient(of_conv1);
+        .backward(*ending1, out[2], dx, of_norm1, of_unit1, [&](int group, int n) { past.image(group, n); });
+    ending1->write_gradient(of_conv1);
     past.finish();
   }
 };
@@ -473,7 +474,7 @@ struct HeadOperator {
 
   void forward(const Attributes& attributes, const std::vector<float*>& out, bool training, Arena& arena) const {
     Region found = region(attributes, arena);
-    const Pool ending(out[0], x.shape);
+    Pool ending(out[0], x.shape);
     training ? found.train(ending, out[1]) : found.infer(ending);
   }
 

@@ -19,7 +19,7 @@ class Region {
   // Floats to keep from `train` to `backward`.
   static size_t saved_size(const Shape& shape, const Unit& unit) { return 2 * shape.channels + unit.saved_size(shape); }
 
-  void train(const Ending& ending, float* saved) {
+  void train(Ending& ending, float* saved) {
     const Tensor& x = batch_.x;
     const int channels = x.shape.channels;
     const bool pairs = unit_->wants_covariances();
@@ -37,7 +37,7 @@ class Region {
     apply(ending);
   }
 
-  void infer(const Ending& ending) {
+  void infer(Ending& ending) {
     if (batch_.has_norm)
       batch_.norm.use_running(batch_.x.shape.channels, batch_.norm_arrays, batch_.settings);
     else
@@ -134,7 +134,8 @@ class Region {
     }
   };
 
-  void apply(const Ending& ending) {
+  void apply(Ending& ending) {
+    ending.start_forward(batch_.arena);
     const Shape& shape = batch_.x.shape;
     each_image(
         shape.images,

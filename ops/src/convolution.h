@@ -1,0 +1,410 @@
+// The 3x3 convolution behind a unit, with its shortcut: padding 1, channels in multiples of 16. With stride 1 it is
+// computed by minimal filtering, else directly.
+#pragma once
+#include "ending.h"
+#include "winograd.h"
+
+namespace atac {
+
+// A map with a border of zeros: a pixel above and left of it, and below and right as many as whole tiles need.
+struct Frame {
+  int height, width;
+
+  explicit Frame(const Shape& map) : height(map.height), width(map.width) {}
+
+  int tile_rows() const { return (height + winograd::TILE - 1) / winograd::TILE; }
+  int tile_columns() const { return (width + winograd::TILE - 1) / winograd::TILE; }
+  int tiles() const { return tile_rows() * tile_columns(); }
+  ptrdiff_t line() const { return static_cast<ptrdiff_t>(tile_columns() * winograd::TILE + 2) * LANES; }
+  ptrdiff_t plane() const { return (tile_rows() * winograd::TILE + 2) * line(); }
+  // Of the frame's own row and column: the map's first pixel is (1, 1).
+  ptrdiff_t offset(int row, int column) const { return row * line() + static_cast<ptrdiff_t>(column) * LANES; }
+
+  // Puts some pixels of a map in their place.
+  void put(View pixels, int blocks, int first, int count, float* frame) const {
+    for (int b = 0; b < blocks; ++b)
+      for (int p = 0; p < count;) {
+        const int row = (first + p) / width, column = (first + p) % width;
+        const int run = std::min(count - p, width - column);
+        std::memcpy(frame + b * plane() + offset(row + 1, column + 1), pixels.at(b, p), sizeof(float) * LANES * run);
+        p += run;
+      }
+  }
+};
+
+class Convolution : public Ending {
+ public:
+  // In the backward pass `out` is the output's gradient, and there is no shortcut.
+  Convolution(const float* weight, const Shape& in, const Tensor& out, const Shortcut* shortcut)
+      : weight_(weight), in_(in), out_(out), in_frame_(in), out_frame_(out.shape), shortcut_(shortcut) {}
+
+  size_t image_floats(bool backward) const override {
+    return own_offset(backward) + own_floats(backward);
+  }
+
+  // The borders stay zero from here on.
+  void start(float* floats) const override {
+    std::memset(floats, 0, sizeof(float) * (in_floats() + (backward_ ? out_floats() : 0)));
+  }
+
+  View tile(int, int, int count, float*, float* buffer) const override {
+    return {buffer, static_cast<ptrdiff_t>(count) * LANES};
+  }
+
+  void put(int, int first, int count, View y, float* floats) const override {
+    in_frame_.put(y, in_.blocks(), first, count, floats);
+  }
+
+  void finish(int image, float* floats) const override {
+    const View out = out_.view(image);
+    forward(floats, out, shortcut_ ? shortcut_->forward(image, out_.shape, out) : View{nullptr, 0},
+            floats + own_offset(false));
+  }
+
+  bool wants_output() const override { return true; }
+
+  void start_backward(Arena& arena) override {
+    backward_ = true;
+    partial_ = arena.take<float>(groups_of(in_.images) * gradient_size());
+  }
+
+  View gradient(int image, float* floats) const override {
+    float* framed = floats + in_floats();
+    out_frame_.put(out_.view(image), out_.shape.blocks(), 0, out_.shape.pixels(), framed);
+    const View dy{framed + out_floats(), static_cast<ptrdiff_t>(in_.pixels()) * LANES};
+    input_gradient(framed, dy, floats + own_offset(true));
+    return dy;
+  }
+
+  void image_gradients(int group, int image, float* floats) const override {
+    add_gradient(floats, floats + in_floats(), image - first_of(group, in_.images),
+                 image + 1 == first_of(group + 1, in_.images), gradient_of(group), floats + own_offset(true));
+  }
+
+  // Writes the gradient of the weight: the groups' sums, in their order.
+  void write_gradient(float* gradient) const {
+    const int groups = groups_of(in_.images);
+#pragma omp parallel for schedule(static)
+    for (int block = 0; block < out_.shape.blocks() * in_.blocks() * 9; ++block)
+      for (int lane_in = 0; lane_in < LANES; ++lane_in) {
+        const size_t at = (static_cast<size_t>(block) * LANES + lane_in) * LANES;
+        D total{};
+        for (int group = 0; group < groups; ++group)
+          total += __builtin_convertvector(load(gradient_of(group) + at), D);
+        const int tap = block % 9, in = block / 9 % in_.blocks() * LANES + lane_in, out = block / 9 / in_.blocks();
+        for (int lane = 0; lane < LANES; ++lane)
+          gradient[(static_cast<size_t>(out * LANES + lane) * in_.channels + in) * 9 + tap] =
+              static_cast<float>(total[lane]);
+      }
+  }
+
+ protected:
+  // What a thread needs beside the frames.
+  virtual size_t own_floats(bool backward) const = 0;
+
+  // An image from its frame; init is nullptr for none.
+  virtual void forward(const float* frame, View out, View init, float* own) const = 0;
+
+  // The gradient of an image from that of its output, in a frame.
+  virtual void input_gradient(const float* frame, View dy, float* own) const = 0;
+
+  // Adds an image, of which both frames are given, to the gradient of a group: sums of (output block, input block, tap,
+  // input lane, output lane). The images of a group come in their order, `number` counts them from 0; the sums need not
+  // be there before the last.
+  virtual void add_gradient(const float* in, const float* dout, int number, bool last, float* sums,
+                            float* own) const = 0;
+
+  float weight_at(int output, int input, int tap) const {
+    return weight_[(static_cast<size_t>(output) * in_.channels + input) * 9 + tap];
+  }
+  // Of an output block, an input block and a tap.
+  size_t gradient_at(int out, int in, int tap) const {
+    return ((static_cast<size_t>(out) * in_.blocks() + in) * 9 + tap) * LANES * LANES;
+  }
+  size_t gradient_size() const { return gradient_at(out_.shape.blocks(), 0, 0); }
+
+  const float* weight_;
+  Shape in_;
+  Tensor out_;
+  Frame in_frame_, out_frame_;
+
+ private:
+  size_t in_floats() const { return static_cast<size_t>(in_frame_.plane()) * in_.blocks(); }
+  size_t out_floats() const { return static_cast<size_t>(out_frame_.plane()) * out_.shape.blocks(); }
+  size_t own_offset(bool backward) const {
+    return !backward ? in_floats() : in_floats() + out_floats() + static_cast<size_t>(in_.pixels()) * LANES * in_.blocks();
+  }
+  float* gradient_of(int group) const { return partial_ + group * gradient_size(); }
+
+  const Shortcut* shortcut_;
+  bool backward_ = false;
+  float* partial_ = nullptr;
+};
+
+// Tap by tap, at any stride.
+class DirectConvolution : public Convolution {
+ public:
+  DirectConvolution(const float* weight, const Shape& in, const Tensor& out, int stride, const Shortcut* shortcut)
+      : Convolution(weight, in, out, shortcut), stride_(stride) {}
+
+  void start_forward(Arena& arena) override {
+    forward_ = Packed(out_.shape.channels, 9 * in_.blocks(), LANES, LANES, arena);
+    for (int index = 0; index < forward_.taps; ++index)
+      forward_.offsets[index] = index / 9 * in_frame_.plane() + in_frame_.offset(index % 9 / 3, index % 3);
+    forward_.fill([&](int output, int index, int lane) {
+      return weight_at(output, index / 9 * LANES + lane, index % 9);
+    });
+  }
+
+  void start_backward(Arena& arena) override {
+    Convolution::start_backward(arena);
+    // Rows and columns of the input fall into stride x stride classes; each meets its own taps of the output.
+    for (int row = 0; row < stride_; ++row)
+      for (int column = 0; column < stride_; ++column) {
+        std::vector<int> taps;
+        for (int tap = 0; tap < 9; ++tap)
+          if ((row + 1 - tap / 3) % stride_ == 0 && (column + 1 - tap % 3) % stride_ == 0) taps.push_back(tap);
+        const int count = static_cast<int>(taps.size());
+        Packed packed(in_.channels, count * out_.shape.blocks(), LANES, LANES, arena);
+        for (int index = 0; index < packed.taps; ++index) {
+          const int tap = taps[index % count];
+          packed.offsets[index] = index / count * out_frame_.plane() +
+                                  out_frame_.offset((row + 1 - tap / 3) / stride_ + 1, (column + 1 - tap % 3) / stride_ + 1);
+        }
+        packed.fill([&](int input, int index, int lane) {
+          return weight_at(index / count * LANES + lane, input, taps[index % count]);
+        });
+        back_.push_back(std::move(packed));
+      }
+  }
+
+ protected:
+  size_t own_floats(bool) const override { return 0; }
+
+  void forward(const float* frame, View out, View init, float*) const override {
+    const Shape& shape = out_.shape;
+    for (int group = 0; group < forward_.groups(); ++group)
+      for (int row = 0; row < shape.height; ++row)
+        multiply(forward_, group, frame + in_frame_.offset(row * stride_, 0), stride_ * LANES, shape.width,
+                 View{out.at(0, row * shape.width), out.plane}, LANES,
+                 View{init.data ? init.at(0, row * shape.width) : nullptr, init.plane}, LANES);
+  }
+
+  void input_gradient(const float* frame, View dy, float*) const override {
+    for (int row = 0; row < in_.height; ++row)
+      for (int column = 0; column < std::min(stride_, in_.width); ++column) {
+        const Packed& taps = back_[row % stride_ * stride_ + column];
+        for (int group = 0; group < taps.groups(); ++group)
+          multiply(taps, group, frame + out_frame_.offset(row / stride_, 0), LANES,
+                   (in_.width - column + stride_ - 1) / stride_,
+                   View{dy.at(0, row * in_.width + column), dy.plane}, stride_ * LANES, View{nullptr, 0}, 0);
+      }
+  }
+
+  void add_gradient(const float* in, const float* dout, int number, bool, float* sums, float*) const override {
+    const Shape& shape = out_.shape;
+    const int rows = std::max(1, 256 / shape.width);  // so many that their gradients stay in the first cache
+    if (number == 0) std::memset(sums, 0, sizeof(float) * gradient_size());
+    for (int row = 0; row < shape.height; row += rows)
+      for (int o = 0; o < shape.blocks(); ++o)
+        for (int b = 0; b < in_.blocks(); ++b)
+          for (int tap = 0; tap < 9; ++tap)
+            outer(LANES, in + b * in_frame_.plane() + in_frame_.offset(row * stride_ + tap / 3, tap % 3),
+                  stride_ * in_frame_.line(), stride_ * LANES,
+                  dout + o * out_frame_.plane() + out_frame_.offset(row + 1, 1), out_frame_.line(), LANES,
+                  std::min(rows, shape.height - row), shape.width, sums + gradient_at(o, b, tap));
+  }
+
+ private:
+  int stride_;
+  Packed forward_;
+  std::vector<Packed> back_;
+};
+
+// Tiles of a map in the transformed domain: for each of the 36 points, the blocks, and of each the tiles side by side.
+struct Tiles {
+  float* data = nullptr;
+  int blocks = 0, capacity = 0;
+
+  Tiles(float* data, int blocks, int capacity) : data(data), blocks(blocks), capacity(capacity) {}
+
+  // A line more than the tiles, or the points would all fall on the same places of a cache.
+  ptrdiff_t plane() const { return static_cast<ptrdiff_t>(capacity + 1) * LANES; }
+  ptrdiff_t step() const { return blocks * plane(); }
+  size_t size() const { return static_cast<size_t>(winograd::POINTS) * step(); }
+  float* at(int point, int block, int tile) const {
+    return data + point * step() + block * plane() + static_cast<ptrdiff_t>(tile) * LANES;
+  }
+
+  // Transforms tiles of a frame, from number `first` on, to places from `to` on.
+  template <class T>
+  void take(const float* frame, const Frame& shape, int first, int count, int to) const {
+    constexpr int border = T::IN == winograd::TILE;  // a gradient has no neighbours
+    for (int b = 0; b < blocks; ++b)
+      for (int t = 0; t < count; ++t) {
+        const int row = (first + t) / shape.tile_columns() * winograd::TILE + border;
+        const int column = (first + t) % shape.tile_columns() * winograd::TILE + border;
+        const float* from = frame + b * shape.plane() + shape.offset(row, column);
+        float* target = at(0, b, to + t);
+        winograd::transform<T>([&](int i, int j) { return load(from + i * shape.line() + j * LANES); },
+                               [&](int i, int j, V v) { store(target + (i * winograd::SIDE + j) * step(), v); });
+      }
+  }
+};
+
+// A 3x3 convolution of frames with stride 1, from packed weights: forward, and with the transposed weights backward.
+class Filter {
+ public:
+  static constexpr int TOGETHER = 16;  // tiles, so that a point's products stay in the first cache
+
+  Filter() = default;
+
+  // weight(output, input, tap)
+  template <class F>
+  Filter(int outputs, int inputs, const Frame& map, F weight, Arena& arena)
+      : map_(map), inputs_(blocks_of(inputs)), together_(std::min(TOGETHER, map.tiles())) {
+    const int blocks = blocks_of(outputs);
+    const int group = blocks % 4 == 0 && together_ <= ACCUMULATORS / 4 ? 4 : blocks % 2 == 0 ? 2 : 1;
+    packed_ = Packed(outputs, inputs_, LANES, LANES, group, winograd::POINTS, arena);
+    for (int b = 0; b < inputs_; ++b) packed_.offsets[b] = b * Tiles(nullptr, inputs_, together_).plane();
+#pragma omp parallel for schedule(static)
+    for (int index = 0; index < blocks * inputs; ++index) {
+      const int block = index / inputs, input = index % inputs;
+      float taps[9][LANES];
+      for (int lane = 0; lane < LANES; ++lane)
+        for (int tap = 0; tap < 9; ++tap) taps[tap][lane] = weight(block * LANES + lane, input, tap);
+      const size_t place = (static_cast<size_t>(input) * group + block % group) * LANES;
+      winograd::transform<winograd::Weight>(
+          [&](int i, int j) { return load(taps[i * 3 + j]); },
+          [&](int i, int j, V v) { store(packed_.weights(block / group, i * winograd::SIDE + j) + place, v); });
+    }
+  }
+
+  size_t floats() const { return data(nullptr).size() + products(nullptr).size(); }
+
+  // out = init + the convolution of a frame; init is nullptr for none.
+  void apply(const float* frame, View out, View init, float* floats) const {
+    const Tiles from = data(floats), to = products(floats + from.size());
+    for (int first = 0; first < map_.tiles(); first += together_) {
+      const int count = std::min(together_, map_.tiles() - first);
+      from.take<winograd::Data>(frame, map_, first, count, 0);
+      for (int index = 0; index < packed_.groups(); ++index) {
+        for (int point = 0; point < winograd::POINTS; ++point)
+          multiply(packed_, packed_.weights(index, point), from.at(point, 0, 0), LANES, count,
+                   View{to.at(point, 0, 0), to.plane()}, LANES, View{nullptr, 0}, 0);
+        for (int b = 0; b < packed_.group; ++b)
+          for (int t = 0; t < count; ++t) write(to.at(0, b, t), to.step(), index * packed_.group + b, first + t, out, init);
+      }
+    }
+  }
+
+ private:
+  Tiles data(float* floats) const { return Tiles(floats, inputs_, together_); }
+  Tiles products(float* floats) const { return Tiles(floats, packed_.group, together_); }
+
+  void write(const float* from, ptrdiff_t step, int block, int tile, View out, View init) const {
+    const int row = tile / map_.tile_columns() * winograd::TILE, column = tile % map_.tile_columns() * winograd::TILE;
+    const int first = row * map_.width + column;
+    const int rows = map_.height - row, columns = map_.width - column;  // that are left of the map
+    const auto read = [&](int i, int j) { return load(from + (i * winograd::SIDE + j) * step); };
+    const auto put = [&](int i, int j, V v) {
+      const int pixel = first + i * map_.width + j;
+      store(out.at(block, pixel), init.data ? v + load(init.at(block, pixel)) : v);
+    };
+    if (rows >= winograd::TILE && columns >= winograd::TILE)
+      winograd::transform<winograd::Result>(read, put);
+    else
+      winograd::transform<winograd::Result>(read, [&](int i, int j, V v) {
+        if (i < rows && j < columns) put(i, j, v);
+      });
+  }
+
+  Frame map_{Shape()};
+  int inputs_ = 0, together_ = 0;
+  Packed packed_;
+};
+
+// Stride 1, by minimal filtering.
+class FilteredConvolution : public Convolution {
+ public:
+  using Convolution::Convolution;
+
+  void start_forward(Arena& arena) override {
+    filter_ = Filter(out_.shape.channels, in_.channels, in_frame_,
+                     [&](int output, int input, int tap) { return weight_at(output, input, tap); }, arena);
+  }
+
+  void start_backward(Arena& arena) override {
+    Convolution::start_backward(arena);
+    filter_ = Filter(in_.channels, out_.shape.channels, in_frame_,
+                     [&](int input, int output, int tap) { return weight_at(output, input, 8 - tap); }, arena);
+  }
+
+ protected:
+  size_t own_floats(bool backward) const override {
+    if (!backward) return filter_.floats();
+    return filter_.floats() + inputs(nullptr).size() + gradients(nullptr).size() + sums_size();
+  }
+
+  void forward(const float* frame, View out, View init, float* own) const override {
+    filter_.apply(frame, out, init, own);
+  }
+
+  void input_gradient(const float* frame, View dy, float* own) const override {
+    filter_.apply(frame, dy, View{nullptr, 0}, own);
+  }
+
+  // Tiles are collected over the images of a group until there are so many that adding their products pays.
+  void add_gradient(const float* in, const float* dout, int number, bool last, float* gradient,
+                    float* own) const override {
+    const Tiles data = inputs(own + filter_.floats()), slopes = gradients(data.data + data.size());
+    float* sums = slopes.data + slopes.size();
+    if (number == 0) std::memset(sums, 0, sizeof(float) * sums_size());
+    int filled = static_cast<int>(static_cast<int64_t>(number) * in_frame_.tiles() % data.capacity);
+    for (int tile = 0; tile < in_frame_.tiles();) {
+      const int count = std::min(data.capacity - filled, in_frame_.tiles() - tile);
+      data.take<winograd::Data>(in, in_frame_, tile, count, filled);
+      slopes.take<winograd::Gradient>(dout, out_frame_, tile, count, filled);
+      filled += count;
+      tile += count;
+      if (filled < data.capacity && !(last && tile == in_frame_.tiles())) continue;
+      for (int point = 0; point < winograd::POINTS; ++point)
+        for (int o = 0; o < slopes.blocks; ++o)
+          for (int i = 0; i < data.blocks; ++i)
+            outer(LANES, data.at(point, i, 0), 0, LANES, slopes.at(point, o, 0), 0, LANES, 1, filled,
+                  sums + sum_at(point, o, i));
+      filled = 0;
+    }
+    if (!last) return;
+    for (int o = 0; o < slopes.blocks; ++o)
+      for (int i = 0; i < data.blocks; ++i)
+        for (int lane = 0; lane < LANES; ++lane)
+          winograd::transform<winograd::WeightGradient>(
+              [&](int row, int column) {
+                return load(sums + sum_at(row * winograd::SIDE + column, o, i) + lane * LANES);
+              },
+              [&](int row, int column, V v) {
+                store(gradient + gradient_at(o, i, row * 3 + column) + lane * LANES, v);
+              });
+  }
+
+ private:
+  static constexpr int COLLECTED = 16;  // tiles
+
+  Tiles inputs(float* floats) const { return Tiles(floats, in_.blocks(), COLLECTED); }
+  Tiles gradients(float* floats) const { return Tiles(floats, out_.shape.blocks(), COLLECTED); }
+  size_t sum_at(int point, int out, int in) const {
+    return ((static_cast<size_t>(point) * out_.shape.blocks() + out) * in_.blocks() + in) * LANES * LANES;
+  }
+  size_t sums_size() const { return sum_at(winograd::POINTS, 0, 0); }
+
+  Filter filter_;
+};
+
+inline std::unique_ptr<Convolution> convolution(const float* weight, const Shape& in, const Tensor& out, int stride,
+                                                const Shortcut* shortcut) {
+  if (stride == 1) return std::unique_ptr<Convolution>(new FilteredConvolution(weight, in, out, shortcut));
+  return std::unique_ptr<Convolution>(new DirectConvolution(weight, in, out, stride, shortcut));
+}
+
+}  // namespace atac

@@ -56,7 +56,7 @@ def _check(net):
 
 def _fused(net, demanded):
     try:
-        return Fused(net, Twin, own_statistics=True), "fused C++ operators for the whole net"
+        return Fused(net, twin, own_statistics=True), "fused C++ operators for the whole net"
     except Unfit as reason:
         units = layered_units(net)
         if not demanded and any(type(unit) is refine.LocalSE for unit in units):
@@ -93,10 +93,14 @@ class Fused(Block):
         if x.grad is None or not self.own_statistics:
             return self.training(x)
         if self.differentiable is None:
-            self.differentiable = Twin(net, True, input_gradient=True)
+            self.differentiable = TrainingTwin(net, input_gradient=True)
             if self._settings is not None:
                 self.differentiable.hybridize(**self._settings)
         return self.differentiable(x)
+
+    def answering(self):
+        """The graph for inference with weights that stay as they are."""
+        return InferenceTwin(self._net[0], constant=True) if self.own_statistics else self.inference
 
     def hybridize(self, active=True, **settings):
         """Compile the graphs, as HybridBlock.hybridize does."""
@@ -212,30 +216,58 @@ def steps_of(net):
     yield "dense", [net.output.weight, net.output.bias], {"num_hidden": net.output._units}
 
 
-class Twin(HybridBlock):
-    """A CIFARResNetV2 as stem, blocks, head and dense layer, over the net's own parameters."""
+class Chain(HybridBlock):
+    """The steps of a CIFARResNetV2 over the net's own parameters; subclasses make operators of them."""
 
-    def __init__(self, net, training, input_gradient=False):
+    def __init__(self, net):
         super().__init__(prefix="fused_")
-        self._suffix = "" if training else "_inference"
         self._steps = []
         for operator, parameters, attributes in steps_of(net):
-            if operator == "stem" and input_gradient:
-                attributes = {**attributes, "input_gradient": "1"}
             self._steps.append((operator, [parameter.name for parameter in parameters], attributes))
             for parameter in parameters:
                 self.params.update({parameter.name: parameter})
                 self._reg_params[parameter.name] = parameter  # so Gluon hands its array to hybrid_forward
+
+
+class TrainingTwin(Chain):
+    """A CIFARResNetV2 as stem, blocks, head and dense layer. input_gradient: find the gradient of the images too."""
+
+    def __init__(self, net, input_gradient=False):
+        super().__init__(net)
+        self._input_gradient = input_gradient
 
     def hybrid_forward(self, F, x, **arrays):
         for operator, names, attributes in self._steps:
             inputs = [arrays[name] for name in names]
             if operator == "dense":
                 return F.FullyConnected(x, *inputs, **attributes)
-            if operator == "stem" and "input_gradient" in attributes:
+            if operator == "stem" and self._input_gradient:
                 x = F.identity(x)  # which, unlike the operator, can add to the gradient of the images
-            x = getattr(F, f"atac_{operator}{self._suffix}")(x, *inputs, **attributes)
-            x = x[0] if not self._suffix else x  # the other outputs are for the backward pass
+                attributes = {**attributes, "input_gradient": "1"}
+            x = getattr(F, f"atac_{operator}")(x, *inputs, **attributes)[0]  # the others are for the backward pass
+
+
+class InferenceTwin(Chain):
+    """A CIFARResNetV2 as one operator.
+
+    constant: the weights will not be changed but by MXNet's own means (set_data, assignment), so that what follows from
+    them may be kept from batch to batch; without it the operator prepares itself for every batch.
+    """
+
+    def __init__(self, net, constant=False):
+        super().__init__(net)
+        self._constant = constant
+
+    def hybrid_forward(self, F, x, **arrays):
+        layers = (f"{operator}:{','.join(f'{name}={value}' for name, value in attributes.items())}"
+                  for operator, _, attributes in self._steps)
+        return F.atac_net_inference(x, *(arrays[name] for _, names, _ in self._steps for name in names),
+                                    layers=";".join(layers), constant=str(int(self._constant)))
+
+
+def twin(net, training):
+    """The graph of a CIFARResNetV2 for training, or for inference between changes of its weights."""
+    return TrainingTwin(net) if training else InferenceTwin(net)
 
 
 # ---- Any net, with its units of layers as operators

@@ -94,7 +94,7 @@ def optimize(net, example, fused="auto"):
     forms, reasons = [], []
     forward, sentence = fuse(net, fused)
     if forward is not net and (forward.own_statistics or fused == "on"):
-        forms.append((sentence, lambda: InferenceNet(_Graph.of(forward.inference))))
+        forms.append((sentence, lambda: InferenceNet(_Graph.of(forward.answering()))))
     obstacle = _no_subgraph(folded, str(np.dtype(example.dtype)))
     if obstacle:
         reasons.append(f"oneDNN's fused operators ({obstacle})")

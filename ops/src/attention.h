@@ -162,22 +162,47 @@ class SEActivation : public Unit {
   bool wants_covariances() const override { return false; }
 
   void statistics(Batch& batch, const Moments&, float* saved) override {
-    pool(batch, saved);
-    gates(batch, saved, Statistics::OF_BATCH);
+    const Shape& shape = batch.x.shape;
+    each_image(
+        shape.images, [&] { return scratch().take<float>(padded(s_.channels) * static_cast<size_t>(shape.tile())); },
+        [&](float* buffer, int, int n) {
+          pool(batch, n, buffer, saved + static_cast<size_t>(n) * padded(s_.channels));
+        });
+    gates(batch, saved, true);
   }
 
   void use_running(Batch& batch) override {
-    float* pooled = batch.arena.take<float>(saved_size(batch.x.shape));
-    pool(batch, pooled);
-    gates(batch, pooled, Statistics::RUNNING);
+    norm1_ = running(arrays_.norm1, s_.inner, batch);
+    norm2_ = running(arrays_.norm2, s_.channels, batch);
+    gate_ = batch.arena.zeros<float>(saved_size(batch.x.shape));
+  }
+
+  void look(const Batch& batch, int image, float* buffer, float* floats) const override {
+    const int channels = s_.channels, inner = s_.inner;
+    double *u = reinterpret_cast<double*>(floats), *a = u + channels;
+    float* pooled = reinterpret_cast<float*>(a + inner);
+    pool(batch, image, buffer, pooled);
+    for (int c = 0; c < channels; ++c) u[c] = static_cast<double>(batch.norm.gamma[c]) * pooled[c] + batch.norm.beta[c];
+    const auto layer = [](const float* weight, const Running& norm, const double* in, int inputs, int output) {
+      double product = 0;
+      for (int i = 0; i < inputs; ++i) product += static_cast<double>(weight[output * inputs + i]) * in[i];
+      return norm.scale[output] * product + norm.shift[output];
+    };
+    for (int j = 0; j < inner; ++j) {
+      a[j] = layer(arrays_.weight1, norm1_, u, channels, j);
+      if (s_.inner_relu && a[j] < 0) a[j] = 0;
+    }
+    float* gate = gate_ + static_cast<size_t>(image) * padded(channels);
+    for (int c = 0; c < channels; ++c)
+      gate[c] = static_cast<float>(1 / (1 + std::exp(-layer(arrays_.weight2, norm2_, a, inner, c))));
   }
 
   void restore(Batch& batch, const float* saved) override {
     pooled_ = saved;
-    gates(batch, saved, Statistics::OF_BATCH_AGAIN);
+    gates(batch, saved, false);
   }
 
-  size_t tile_floats(const Shape&) const override { return 0; }
+  size_t tile_floats(const Shape&) const override { return padded(s_.channels) + 2 * (s_.channels + s_.inner); }
 
   void apply(const Batch& batch, int image, View x, int count, View y, float*) const override {
     for (int b = 0; b < blocks_of(s_.channels); ++b) {
@@ -258,35 +283,41 @@ class SEActivation : public Unit {
   }
 
  private:
-  enum class Statistics { OF_BATCH, OF_BATCH_AGAIN, RUNNING };  // again: the running ones have moved already
+  // BatchNorm by running statistics: scale z + shift.
+  struct Running {
+    double *scale = nullptr, *shift = nullptr;
+  };
+
+  static Running running(const NormArrays& arrays, int channels, Batch& batch) {
+    const Running found{batch.arena.take<double>(channels), batch.arena.take<double>(channels)};
+    for (int c = 0; c < channels; ++c) {
+      found.scale[c] = arrays.gamma[c] / std::sqrt(arrays.running_var[c] + batch.settings.epsilon);
+      found.shift[c] = arrays.beta[c] - found.scale[c] * arrays.running_mean[c];
+    }
+    return found;
+  }
 
   const float* gate_at(int image, int block) const {
     return gate_ + static_cast<size_t>(image) * padded(s_.channels) + block * LANES;
   }
 
-  // The mean over each image of the normalized x.
-  void pool(const Batch& batch, float* pooled) const {
+  // The mean over an image of the normalized x.
+  static void pool(const Batch& batch, int image, float* buffer, float* mean) {
     const Shape& shape = batch.x.shape;
-    const int width = padded(s_.channels);
-    each_image(
-        shape.images,
-        [&] { return scratch().take<float>(static_cast<size_t>(width) * shape.tile()); },
-        [&](float* buffer, int, int n) {
-          float* mean = pooled + static_cast<size_t>(n) * width;
-          std::fill(mean, mean + width, 0.0f);
-          each_tile(shape, [&](int first, int count) {
-            const View x = batch.x.read(n, first, count, buffer);
-            for (int b = 0; b < width / LANES; ++b) {
-              V total{};
-              for (int p = 0; p < count; ++p) total += batch.hat(b, load(x.at(b, p)));
-              store(mean + b * LANES, load(mean + b * LANES) + total * all(1.0f / shape.pixels()));
-            }
-          });
-        });
+    std::fill(mean, mean + padded(shape.channels), 0.0f);
+    each_tile(shape, [&](int first, int count) {
+      const View x = batch.x.read(image, first, count, buffer);
+      for (int b = 0; b < shape.blocks(); ++b) {
+        V total{};
+        for (int p = 0; p < count; ++p) total += batch.hat(b, load(x.at(b, p)));
+        store(mean + b * LANES, load(mean + b * LANES) + total * all(1.0f / shape.pixels()));
+      }
+    });
   }
 
-  // From the pooled images to one gate a channel and image; keeps what the backward pass needs.
-  void gates(Batch& batch, const float* pooled, Statistics statistics) {
+  // From the pooled images to one gate a channel and image; keeps what the backward pass needs. `moves` the running
+  // statistics the first time.
+  void gates(Batch& batch, const float* pooled, bool moves) {
     const int channels = s_.channels, inner = s_.inner, width = padded(channels), images = batch.x.shape.images;
     Arena& arena = batch.arena;
     u_ = arena.take<double>(static_cast<size_t>(images) * channels);
@@ -294,12 +325,11 @@ class SEActivation : public Unit {
       for (int c = 0; c < channels; ++c)
         u_[n * channels + c] =
             static_cast<double>(batch.norm.gamma[c]) * pooled[static_cast<size_t>(n) * width + c] + batch.norm.beta[c];
-    a_ = layer(u_, images, channels, inner, arrays_.weight1, arrays_.norm1, batch.settings, statistics, z1_, inverse1_,
-               arena);
+    a_ = layer(u_, images, channels, inner, arrays_.weight1, arrays_.norm1, batch.settings, moves, z1_, inverse1_, arena);
     if (s_.inner_relu)
       for (int i = 0; i < images * inner; ++i) a_[i] = a_[i] < 0 ? 0 : a_[i];
-    const double* v = layer(a_, images, inner, channels, arrays_.weight2, arrays_.norm2, batch.settings, statistics,
-                            z2_, inverse2_, arena);
+    const double* v = layer(a_, images, inner, channels, arrays_.weight2, arrays_.norm2, batch.settings, moves, z2_,
+                            inverse2_, arena);
     gate_ = arena.zeros<float>(static_cast<size_t>(images) * width);
     for (int n = 0; n < images; ++n)
       for (int c = 0; c < channels; ++c)
@@ -308,7 +338,7 @@ class SEActivation : public Unit {
 
   // BN(W in) for rows of `in`; z receives the normalized product, inverse 1 / sigma.
   static double* layer(const double* in, int rows, int inputs, int outputs, const float* weight,
-                       const NormArrays& arrays, const NormSettings& settings, Statistics statistics, double*& z,
+                       const NormArrays& arrays, const NormSettings& settings, bool moves, double*& z,
                        double*& inverse, Arena& arena) {
     z = arena.take<double>(static_cast<size_t>(rows) * outputs);
     inverse = arena.take<double>(outputs);
@@ -323,13 +353,10 @@ class SEActivation : public Unit {
         mean += product / rows;
       }
       for (int n = 0; n < rows; ++n) variance += (z[n * outputs + o] - mean) * (z[n * outputs + o] - mean) / rows;
-      if (statistics == Statistics::OF_BATCH) {
+      if (moves) {
         const double keep = settings.momentum;
         arrays.running_mean[o] = static_cast<float>(keep * arrays.running_mean[o] + (1 - keep) * mean);
         arrays.running_var[o] = static_cast<float>(keep * arrays.running_var[o] + (1 - keep) * variance);
-      } else if (statistics == Statistics::RUNNING) {
-        mean = arrays.running_mean[o];
-        variance = arrays.running_var[o];
       }
       inverse[o] = 1 / std::sqrt(variance + settings.epsilon);
       for (int n = 0; n < rows; ++n) {
@@ -379,6 +406,7 @@ class SEActivation : public Unit {
 
   PairSettings s_;
   UnitArrays arrays_;
+  Running norm1_, norm2_;
   const float* pooled_ = nullptr;
   float* gate_ = nullptr;
   double *u_ = nullptr, *a_ = nullptr, *z1_ = nullptr, *z2_ = nullptr, *inverse1_ = nullptr, *inverse2_ = nullptr;

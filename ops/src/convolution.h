@@ -20,6 +20,17 @@ struct Frame {
   // Of the frame's own row and column: the map's first pixel is (1, 1).
   ptrdiff_t offset(int row, int column) const { return row * line() + static_cast<ptrdiff_t>(column) * LANES; }
 
+  void clear_border(int blocks, float* frame) const {
+    const int rows = tile_rows() * winograd::TILE + 2;
+    for (int b = 0; b < blocks; ++b)
+      for (int row = 0; row < rows; ++row) {
+        float* from = frame + b * plane() + offset(row, 0);
+        const bool inside = row > 0 && row <= height;
+        std::memset(from, 0, sizeof(float) * (inside ? LANES : line()));
+        if (inside) std::memset(from + offset(0, width + 1), 0, sizeof(float) * (line() - offset(0, width + 1)));
+      }
+  }
+
   // Puts some pixels of a map in their place.
   void put(View pixels, int blocks, int first, int count, float* frame) const {
     for (int b = 0; b < blocks; ++b)
@@ -44,7 +55,8 @@ class Convolution : public Ending {
 
   // The borders stay zero from here on.
   void start(float* floats) const override {
-    std::memset(floats, 0, sizeof(float) * (in_floats() + (backward_ ? out_floats() : 0)));
+    in_frame_.clear_border(in_.blocks(), floats);
+    if (backward_) out_frame_.clear_border(out_.shape.blocks(), floats + in_floats());
   }
 
   View tile(int, int, int count, float*, float* buffer) const override {

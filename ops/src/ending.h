@@ -103,7 +103,7 @@ struct Shortcut {
   // The image to add to; computed in `out` if it is not x itself.
   View forward(int image, const Shape& shape, View out) const {
     if (!weight) return x.view(image);
-    for (int group = 0; group < packed.blocks / packed.group; ++group)
+    for (int group = 0; group < packed.groups(); ++group)
       for (int row = 0; row < shape.height; ++row)
         multiply(packed, group, x.view(image).at(0, row * stride * x.shape.width), stride * LANES, shape.width,
                  View{out.at(0, row * shape.width), out.plane}, LANES, View{nullptr, 0}, 0);
@@ -132,7 +132,7 @@ class ShortcutGradient {
       return;
     }
     const ptrdiff_t step = static_cast<ptrdiff_t>(s_.stride) * LANES, line = step * large.width;
-    for (int g = 0; g < back_.blocks / back_.group; ++g)
+    for (int g = 0; g < back_.groups(); ++g)
       for (int row = 0; row < small.height; ++row) {
         const View place{to.at(0, row * s_.stride * large.width), to.plane};
         multiply(back_, g, from.at(0, row * small.width), LANES, small.width, place, step, place, step);

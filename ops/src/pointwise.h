@@ -25,7 +25,7 @@ inline Packed pack(const float* weight, int outputs, int inputs, const float* ro
 
 // All output blocks of a tile: out = W in + init; init is a bias with init_step 0.
 inline void dense(const Packed& w, View in, int count, View out, View init, ptrdiff_t init_step) {
-  for (int group = 0; group < w.blocks / w.group; ++group)
+  for (int group = 0; group < w.groups(); ++group)
     multiply(w, group, in.data, LANES, count, out, LANES, init, init_step);
 }
 

@@ -34,16 +34,30 @@ class Region {
       saved[channels + c] = batch_.norm.inverse[c];
     }
     unit_->statistics(batch_, found, saved + 2 * channels);
-    apply(ending);
+    ending.start_forward(batch_.arena);
+    each(ending, false);
   }
 
   void infer(Ending& ending) {
+    prepare(ending);
+    each(ending);
+  }
+
+  // What inference needs of the arrays and not of x; then `image` may be called, by several threads for different images.
+  void prepare(Ending& ending) {
     if (batch_.has_norm)
       batch_.norm.use_running(batch_.x.shape.channels, batch_.norm_arrays, batch_.settings);
     else
       for (int c = 0; c < batch_.x.shape.channels; ++c) use_none(c, 0);
     unit_->use_running(batch_);
-    apply(ending);
+    ending.start_forward(batch_.arena);
+  }
+
+  void image(const Ending& ending, int n) const {
+    scratch().reset();
+    Buffers buffers(*unit_, batch_.x.shape, ending.image_floats(false));
+    ending.start(buffers.image);
+    infer_image(ending, n, buffers);
   }
 
   // Writes dx and the gradients of the norm's and the unit's arrays; the ending keeps its own. after_image(group,
@@ -134,8 +148,21 @@ class Region {
     }
   };
 
-  void apply(Ending& ending) {
-    ending.start_forward(batch_.arena);
+  void infer_image(const Ending& ending, int n, const Buffers& buffers) const {
+    unit_->look(batch_, n, buffers.x, buffers.unit);
+    compute(ending, n, buffers);
+  }
+
+  void compute(const Ending& ending, int n, const Buffers& buffers) const {
+    each_tile(batch_.x.shape, [&](int first, int count) {
+      const View y = ending.tile(n, first, count, buffers.image, buffers.y);
+      unit_->apply(batch_, n, batch_.x.read(n, first, count, buffers.x), count, y, buffers.unit);
+      ending.put(n, first, count, y, buffers.image);
+    });
+    ending.finish(n, buffers.image);
+  }
+
+  void each(const Ending& ending, bool inference = true) const {
     const Shape& shape = batch_.x.shape;
     each_image(
         shape.images,
@@ -145,12 +172,7 @@ class Region {
           return buffers;
         },
         [&](Buffers& buffers, int, int n) {
-          each_tile(shape, [&](int first, int count) {
-            const View y = ending.tile(n, first, count, buffers.image, buffers.y);
-            unit_->apply(batch_, n, batch_.x.read(n, first, count, buffers.x), count, y, buffers.unit);
-            ending.put(n, first, count, y, buffers.image);
-          });
-          ending.finish(n, buffers.image);
+          inference ? infer_image(ending, n, buffers) : compute(ending, n, buffers);
         });
   }
 

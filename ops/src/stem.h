@@ -46,12 +46,16 @@ class Stem {
       saved[c] = norm_.mean[c];
       saved[in_.channels + c] = norm_.inverse[c];
     }
-    convolve();
+    each_image(in_.images, [&] { return surrounded(); },
+               [&](float* image, int, int n) { convolve(image_of(n), n, image); });
   }
 
-  void infer() {
-    norm_.use_running(in_.channels, arrays_, settings_);
-    convolve();
+  // Inference, one image (C, H, W) at a time: `prepare`, then `image` for each, to a place of the output.
+  void prepare() { norm_.use_running(in_.channels, arrays_, settings_); }
+
+  void image(const float* x, int place) const {
+    scratch().reset();
+    convolve(x, place, surrounded());
   }
 
   // out is the output's gradient now. dx is nullptr where nobody wants it.
@@ -61,7 +65,7 @@ class Stem {
     const size_t size = static_cast<size_t>(out_.shape.blocks()) * 3 * rows * LANES;
     float* partial = arena_.zeros<float>(size * groups_of(in_.images));
     each_image(in_.images, [&] { return surrounded(); }, [&](float* image, int group, int n) {
-      normalize(n, image);
+      normalize(image_of(n), image);
       float* sums = partial + size * group;
       for (int o = 0; o < out_.shape.blocks(); ++o)
         for (int row = 0; row < 3; ++row, sums += rows * LANES)
@@ -92,9 +96,11 @@ class Stem {
     return scratch().zeros<float>(static_cast<size_t>(in_.height + 2) * (in_.width + 2) * in_.channels);
   }
 
-  void normalize(int n, float* image) const {
+  const float* image_of(int n) const { return x_ + static_cast<size_t>(n) * in_.channels * in_.pixels(); }
+
+  void normalize(const float* x, float* image) const {
     for (int c = 0; c < in_.channels; ++c) {
-      const float* from = x_ + (static_cast<size_t>(n) * in_.channels + c) * in_.pixels();
+      const float* from = x + static_cast<size_t>(c) * in_.pixels();
       for (int row = 0; row < in_.height; ++row) {
         float* to = image + offset(row + 1, 1) + c;
         for (int column = 0; column < in_.width; ++column)
@@ -103,14 +109,12 @@ class Stem {
     }
   }
 
-  void convolve() const {
-    each_image(in_.images, [&] { return surrounded(); }, [&](float* image, int, int n) {
-      normalize(n, image);
-      for (int group = 0; group < forward_.blocks / forward_.group; ++group)
-        for (int row = 0; row < in_.height; ++row)
-          multiply(forward_, group, image + offset(row, 0), in_.channels, in_.width,
-                   View{out_.view(n).at(0, row * in_.width), out_.view(n).plane}, LANES, View{nullptr, 0}, 0);
-    });
+  void convolve(const float* x, int place, float* image) const {
+    normalize(x, image);
+    for (int group = 0; group < forward_.groups(); ++group)
+      for (int row = 0; row < in_.height; ++row)
+        multiply(forward_, group, image + offset(row, 0), in_.channels, in_.width,
+                 View{out_.view(place).at(0, row * in_.width), out_.view(place).plane}, LANES, View{nullptr, 0}, 0);
   }
 
   void input_gradient(float* dx) const {
@@ -135,7 +139,7 @@ class Stem {
         for (int row = 0; row < in_.height; ++row)
           std::memcpy(image + b * plane + (row + 1) * line + LANES, out_.view(n).at(b, row * in_.width),
                       sizeof(float) * LANES * in_.width);
-      for (int g = 0; g < back.blocks / back.group; ++g)
+      for (int g = 0; g < back.groups(); ++g)
         for (int row = 0; row < in_.height; ++row)
           multiply(back, g, image + row * line, LANES, in_.width,
                    View{du.view(n).at(0, row * in_.width), du.view(n).plane}, LANES, View{nullptr, 0}, 0);

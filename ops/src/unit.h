@@ -58,6 +58,9 @@ class Unit {
   // Floats of scratch memory that one thread needs for a tile in `apply` and the three backward passes.
   virtual size_t tile_floats(const Shape& shape) const = 0;
 
+  // Inference: an image before its tiles are applied, for a unit that has to see all of it; buffer holds a tile of x.
+  virtual void look(const Batch&, int, float* /*buffer*/, float* /*floats*/) const {}
+
   // y = unit(BN(x)) for a tile.
   virtual void apply(const Batch& batch, int image, View x, int count, View y, float* floats) const = 0;
 

@@ -1,0 +1,186 @@
+// A whole CIFAR net for inference, as one operator: stem, blocks, head and dense layer, image by image, so that an image's
+// activations stay in the cache from the first layer to the last. What depends on the weights alone is prepared once.
+#pragma once
+#include <omp.h>
+
+#include "layers.h"
+
+namespace atac {
+
+// The attribute `layers`: "NAME:ATTRIBUTE=VALUE,ATTRIBUTE=VALUE;NAME:..." in the order of the data flow, NAME being stem,
+// block, head or dense. Attributes of the operator itself hold for all layers.
+struct Layer {
+  std::string name;
+  Attributes attributes;
+
+  size_t arrays() const {
+    if (name == "stem") return StemOperator::roles(attributes).size() - 1;
+    if (name == "block") return BlockOperator::roles(attributes).size() - 1;
+    if (name == "head") return HeadOperator::roles(attributes).size() - 1;
+    return 2;  // dense: weight and bias
+  }
+};
+
+inline std::vector<Layer> layers_of(const Attributes& attributes) {
+  std::vector<Layer> found;
+  std::istringstream list(attribute(attributes, "layers", ""));
+  for (std::string text; std::getline(list, text, ';');) {
+    std::istringstream parts(text);
+    Layer layer{"", attributes};
+    std::getline(parts, layer.name, ':');
+    for (std::string setting; std::getline(parts, setting, ',');) {
+      const size_t sign = setting.find('=');
+      if (sign == std::string::npos) throw Fault("layer " + layer.name + " has a setting without '=': " + setting);
+      layer.attributes[setting.substr(0, sign)] = setting.substr(sign + 1);
+    }
+    found.push_back(layer);
+  }
+  const size_t count = found.size();
+  bool right = count >= 3 && found[0].name == "stem" && found[count - 2].name == "head" &&
+               found[count - 1].name == "dense";
+  for (size_t i = 1; right && i + 2 < count; ++i) right = found[i].name == "block";
+  if (!right) throw Fault("layers must be a stem, blocks, a head and a dense layer, separated by ';'");
+  return found;
+}
+
+// The layers with their arrays; images of x take `places` places.
+struct NetLayers {
+  std::vector<Layer> layers;
+  std::unique_ptr<StemOperator> stem;
+  std::vector<std::unique_ptr<BlockOperator>> blocks;
+  std::unique_ptr<HeadOperator> head;
+  const float *weight = nullptr, *bias = nullptr;
+  unsigned outputs = 0;
+
+  NetLayers(const Attributes& attributes, const std::vector<Dims>& shapes, const std::vector<float*>& data,
+            unsigned places)
+      : layers(layers_of(attributes)) {
+    Arrays all(shapes, data);
+    Dims dims = all.peek();
+    if (!dims.empty()) dims[0] = places;
+    size_t next = 1;
+    for (const Layer& layer : layers) {
+      // The layer's own arrays, behind what comes out of the one before.
+      const size_t count = std::min(layer.arrays(), shapes.size() - next);
+      std::vector<Dims> own_shapes{dims};
+      std::vector<float*> own_data{nullptr};
+      own_shapes.insert(own_shapes.end(), shapes.begin() + next, shapes.begin() + next + count);
+      own_data.insert(own_data.end(), data.begin() + next, data.begin() + next + count);
+      next += count;
+      Arrays arrays(own_shapes, own_data);
+      if (layer.name == "stem") {
+        stem.reset(new StemOperator(arrays, layer.attributes));
+        dims = stem->outputs(false)[0];
+      } else if (layer.name == "block") {
+        blocks.emplace_back(new BlockOperator(arrays, layer.attributes));
+        dims = blocks.back()->outputs(false)[0];
+      } else if (layer.name == "head") {
+        head.reset(new HeadOperator(arrays, layer.attributes));
+        dims = head->outputs(false)[0];
+      } else {
+        arrays.take_any();
+        outputs = arrays.peek().empty() ? 0 : arrays.peek()[0];
+        if (outputs == 0) throw Fault("the dense layer's weight must have the shape (classes, C), got " + text(arrays.peek()));
+        weight = arrays.take("the dense layer's weight", {outputs, dims[1]});
+        bias = arrays.take("the dense layer's bias", {outputs});
+      }
+      arrays.finish();
+    }
+    if (next != shapes.size())
+      throw Fault("expected " + std::to_string(next) + " arrays, got " + std::to_string(shapes.size()));
+  }
+
+  static size_t arrays(const Attributes& attributes) {
+    size_t count = 1;
+    for (const Layer& layer : layers_of(attributes)) count += layer.arrays();
+    return count;
+  }
+};
+
+// A net over the weights of one moment, ready for images of one size. A thread's image has a place of its own in every
+// map.
+class PreparedNet {
+ public:
+  PreparedNet(const Attributes& attributes, const std::vector<Dims>& shapes, const std::vector<float*>& data)
+      : places_(omp_get_max_threads()), net_(attributes, shapes, data, static_cast<unsigned>(places_)) {
+    const Attributes& settings = net_.layers[0].attributes;
+    const Shape in{places_, net_.stem->channels, net_.stem->in.height, net_.stem->in.width};
+    Tensor x = map(in, 0);
+    stem_.reset(new Stem(net_.stem->stem(settings, x.data, arena_)));
+    stem_->prepare();
+    int turn = 0;
+    for (size_t i = 0; i < net_.blocks.size(); ++i) {
+      BlockOperator& block = *net_.blocks[i];
+      const NormSettings norm = norm_settings(net_.layers[i + 1].attributes);
+      block.x = x;
+      const Tensor h = map(block.out_shape, 2), out = map(block.out_shape, turn = 1 - turn);
+      shortcuts_.emplace_back(new Shortcut(block.shortcut(arena_)));
+      add(block.first(norm, arena_), convolution(block.conv1, x.shape, h, block.stride, nullptr));
+      add(block.second(h, norm, arena_), convolution(block.conv2, block.out_shape, out, 1, shortcuts_.back().get()));
+      x = out;
+    }
+    net_.head->x = x;
+    pooled_ = arena_.take<float>(static_cast<size_t>(places_) * x.shape.channels);
+    add(net_.head->region(net_.layers[net_.layers.size() - 2].attributes, arena_),
+        std::unique_ptr<Ending>(new Pool(pooled_, x.shape)));
+  }
+
+  int places() const { return places_; }
+
+  // Images (N, C, H, W) to logits (N, outputs).
+  void run(const float* x, int images, float* logits) const {
+    const size_t size = static_cast<size_t>(net_.stem->in.channels) * net_.stem->in.pixels();
+#pragma omp parallel for schedule(static) if (images > 1)
+    for (int n = 0; n < images; ++n) {
+      const int place = omp_get_thread_num();
+      stem_->image(x + n * size, place);
+      for (const Stage& stage : stages_) stage.region->image(*stage.ending, place);
+      dense(place, logits + static_cast<size_t>(n) * net_.outputs);
+    }
+  }
+
+ private:
+  struct Stage {
+    std::unique_ptr<Region> region;
+    std::unique_ptr<Ending> ending;
+  };
+
+  void add(Region region, std::unique_ptr<Ending> ending) {
+    stages_.push_back({std::unique_ptr<Region>(new Region(std::move(region))), std::move(ending)});
+    stages_.back().region->prepare(*stages_.back().ending);
+  }
+
+  // One of three maps of a shape, which take turns: a block's input, what is between its convolutions, its output.
+  Tensor map(const Shape& shape, int which) {
+    for (const auto& known : maps_)
+      if (known.first == which && known.second.shape.channels == shape.channels &&
+          known.second.shape.height == shape.height && known.second.shape.width == shape.width)
+        return known.second;
+    const size_t size = static_cast<size_t>(shape.images) * shape.channels * shape.pixels();
+    maps_.emplace_back(which, Tensor{arena_.take<float>(size), shape, true});
+    return maps_.back().second;
+  }
+
+  void dense(int place, float* logits) const {
+    const int channels = net_.head->x.shape.channels;
+    const float* in = pooled_ + static_cast<size_t>(place) * channels;
+    for (unsigned o = 0; o < net_.outputs; ++o) {
+      V sum{};
+      for (int c = 0; c < channels; c += LANES) sum += load(net_.weight + static_cast<size_t>(o) * channels + c) * load(in + c);
+      float total = net_.bias[o];
+      for (int lane = 0; lane < LANES; ++lane) total += sum[lane];
+      logits[o] = total;
+    }
+  }
+
+  const int places_;
+  NetLayers net_;
+  Arena arena_;
+  std::unique_ptr<Stem> stem_;
+  std::vector<std::unique_ptr<Shortcut>> shortcuts_;
+  std::vector<Stage> stages_;
+  std::vector<std::pair<int, Tensor>> maps_;
+  float* pooled_ = nullptr;
+};
+
+}  // namespace atac

@@ -389,7 +389,7 @@ class Inference(Contender):
         raise NotImplementedError
 
     def answer(self, images):
-        return self.forward(mx.nd.array(images)).asnumpy()
+        return inference.predict(self.forward, images)
 
     def work(self, count):
         for _ in range(count):

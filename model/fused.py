@@ -98,9 +98,9 @@ class Fused(Block):
                 self.differentiable.hybridize(**self._settings)
         return self.differentiable(x)
 
-    def answering(self):
-        """The graph for inference with weights that stay as they are."""
-        return InferenceTwin(self._net[0], constant=True) if self.own_statistics else self.inference
+    def frozen(self):
+        """A graph for inference that later changes of the weights need not reach."""
+        return FrozenTwin(self._net[0]) if self.own_statistics else self.inference
 
     def hybridize(self, active=True, **settings):
         """Compile the graphs, as HybridBlock.hybridize does."""
@@ -221,9 +221,8 @@ class Chain(HybridBlock):
 
     def __init__(self, net):
         super().__init__(prefix="fused_")
-        self._steps = []
-        for operator, parameters, attributes in steps_of(net):
-            self._steps.append((operator, [parameter.name for parameter in parameters], attributes))
+        self._steps = list(steps_of(net))
+        for _, parameters, _ in self._steps:
             for parameter in parameters:
                 self.params.update({parameter.name: parameter})
                 self._reg_params[parameter.name] = parameter  # so Gluon hands its array to hybrid_forward
@@ -237,8 +236,8 @@ class TrainingTwin(Chain):
         self._input_gradient = input_gradient
 
     def hybrid_forward(self, F, x, **arrays):
-        for operator, names, attributes in self._steps:
-            inputs = [arrays[name] for name in names]
+        for operator, parameters, attributes in self._steps:
+            inputs = [arrays[parameter.name] for parameter in parameters]
             if operator == "dense":
                 return F.FullyConnected(x, *inputs, **attributes)
             if operator == "stem" and self._input_gradient:
@@ -248,25 +247,51 @@ class TrainingTwin(Chain):
 
 
 class InferenceTwin(Chain):
-    """A CIFARResNetV2 as one operator.
-
-    constant: the weights will not be changed but by MXNet's own means (set_data, assignment), so that what follows from
-    them may be kept from batch to batch; without it the operator prepares itself for every batch.
-    """
-
-    def __init__(self, net, constant=False):
-        super().__init__(net)
-        self._constant = constant
+    """A CIFARResNetV2 as one operator, which prepares itself anew for every batch: the weights may have moved."""
 
     def hybrid_forward(self, F, x, **arrays):
-        layers = (f"{operator}:{','.join(f'{name}={value}' for name, value in attributes.items())}"
-                  for operator, _, attributes in self._steps)
-        return F.atac_net_inference(x, *(arrays[name] for _, names, _ in self._steps for name in names),
-                                    layers=";".join(layers), constant=str(int(self._constant)))
+        return F.atac_net_inference(x, *(arrays[parameter.name] for parameter in parameters_in(self._steps)),
+                                    layers=layers_attribute(self._steps))
+
+
+class FrozenTwin(HybridBlock):
+    """A CIFARResNetV2 as one operator over a copy of its weights in one array.
+
+    MXNet takes longer to hand over the arrays of a net one by one than the net to answer an image. The operator keeps
+    what follows from the weights until they are changed.
+    """
+
+    def __init__(self, net):
+        super().__init__(prefix="fused_")
+        steps = list(steps_of(net))
+        parameters = parameters_in(steps)
+        self._attributes = {"layers": layers_attribute(steps),
+                            "shapes": ";".join(",".join(map(str, parameter.shape)) for parameter in parameters)}
+        contexts = parameters[0].list_ctx()
+        with self.name_scope():
+            size = sum(int(np.prod(parameter.shape)) for parameter in parameters)
+            self.weights = self.params.get("weights", shape=(size,), grad_req="null")
+        self.weights.initialize(mx.init.Zero(), ctx=contexts)
+        for context in contexts:
+            self.weights.data(context)[:] = mx.nd.concat(
+                *(parameter.data(context).reshape(-1) for parameter in parameters), dim=0)
+
+    def hybrid_forward(self, F, x, weights):
+        return F.atac_net_inference(x, weights, **self._attributes)
+
+
+def parameters_in(steps):
+    return [parameter for _, parameters, _ in steps for parameter in parameters]
+
+
+def layers_attribute(steps):
+    """Steps in the words of the operator for a whole net."""
+    return ";".join(f"{operator}:{','.join(f'{name}={value}' for name, value in attributes.items())}"
+                    for operator, _, attributes in steps)
 
 
 def twin(net, training):
-    """The graph of a CIFARResNetV2 for training, or for inference between changes of its weights."""
+    """The graph of a CIFARResNetV2 on its own parameters, for training or for inference."""
     return TrainingTwin(net) if training else InferenceTwin(net)
 
 

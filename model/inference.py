@@ -94,7 +94,7 @@ def optimize(net, example, fused="auto"):
     forms, reasons = [], []
     forward, sentence = fuse(net, fused)
     if forward is not net and (forward.own_statistics or fused == "on"):
-        forms.append((sentence, lambda: InferenceNet(_Graph.of(forward.answering()))))
+        forms.append((sentence, lambda: InferenceNet(_Graph.of(forward.frozen()))))
     obstacle = _no_subgraph(folded, str(np.dtype(example.dtype)))
     if obstacle:
         reasons.append(f"oneDNN's fused operators ({obstacle})")
@@ -118,6 +118,18 @@ def optimize(net, example, fused="auto"):
                                f"{check.images} random images{_unused(reasons)}")
         reasons.append(f"{name} (off by {distance:.0e} of the logits' spread, allowed are {check.tolerance:.0e})")
     return net, f"inference with the plain net{_unused(reasons)}"
+
+
+def predict(forward, images):
+    """Answers to a few images with little ado: a NumPy batch to NumPy answers.
+
+    forward: a net on the CPU of one output, such as `optimize` returns. images: floats (N, C, H, W) of the type that it
+    takes. For a single image half of the time of mx.nd.array(images) and a call is saved: MXNet reads the
+    batch where it lies.
+    """
+    batch = np.ascontiguousarray(images)
+    # A view, because MXNet marks what it is lent as read-only.
+    return forward(mx.nd.from_numpy(batch.view())).asnumpy()
 
 
 def _unused(reasons):

@@ -43,6 +43,43 @@ inline std::vector<Layer> layers_of(const Attributes& attributes) {
   return found;
 }
 
+// The arrays of all layers: those behind x, or with the attribute `shapes`, "16,3,3,3;16;...", parts of the only array
+// behind x.
+struct NetArrays {
+  std::vector<Dims> shapes;
+  std::vector<float*> data;
+
+  NetArrays(const Attributes& attributes, const std::vector<Dims>& given_shapes, const std::vector<float*>& given)
+      : shapes(given_shapes), data(given) {
+    if (!in_one(attributes)) return;
+    if (shapes.size() != 2) throw Fault("expected 2 arrays, got " + std::to_string(shapes.size()));
+    shapes.resize(1);
+    data.resize(1);
+    std::istringstream list(attribute(attributes, "shapes", ""));
+    uint64_t used = 0;
+    for (std::string text; std::getline(list, text, ';');) {
+      std::istringstream numbers(text);
+      Dims dims;
+      uint64_t size = 1;
+      for (std::string digits; std::getline(numbers, digits, ',');) {
+        const double parsed = number({{"shapes", digits}}, "shapes", 0);
+        if (!(parsed >= 1 && parsed < 1e9) || parsed != std::floor(parsed))
+          throw Fault("attribute shapes must be whole numbers of at least 1, got '" + digits + "'");
+        dims.push_back(static_cast<unsigned>(parsed));
+        size *= dims.back();
+        if (size > 1u << 31) throw Fault("attribute shapes has an array of more than 2^31 elements");
+      }
+      shapes.push_back(dims);
+      data.push_back(given[1] ? given[1] + used : nullptr);
+      used += size;
+    }
+    if (given_shapes[1].size() != 1 || given_shapes[1][0] != used)
+      throw Fault("weights must have the shape (" + std::to_string(used) + "), got " + text(given_shapes[1]));
+  }
+
+  static bool in_one(const Attributes& attributes) { return attributes.count("shapes") != 0; }
+};
+
 // The layers with their arrays; images of x take `places` places.
 struct NetLayers {
   std::vector<Layer> layers;
@@ -52,11 +89,13 @@ struct NetLayers {
   const float *weight = nullptr, *bias = nullptr;
   unsigned outputs = 0;
 
-  NetLayers(const Attributes& attributes, const std::vector<Dims>& shapes, const std::vector<float*>& data,
+  NetLayers(const Attributes& attributes, const std::vector<Dims>& given_shapes, const std::vector<float*>& given,
             unsigned places)
       : layers(layers_of(attributes)) {
-    Arrays all(shapes, data);
-    Dims dims = all.peek();
+    const NetArrays arrays_of(attributes, given_shapes, given);
+    const std::vector<Dims>& shapes = arrays_of.shapes;
+    const std::vector<float*>& data = arrays_of.data;
+    Dims dims = shapes[0];
     if (!dims.empty()) dims[0] = places;
     size_t next = 1;
     for (const Layer& layer : layers) {
@@ -90,8 +129,10 @@ struct NetLayers {
       throw Fault("expected " + std::to_string(next) + " arrays, got " + std::to_string(shapes.size()));
   }
 
+  // How many arrays the operator takes.
   static size_t arrays(const Attributes& attributes) {
     size_t count = 1;
+    if (NetArrays::in_one(attributes)) return 2;
     for (const Layer& layer : layers_of(attributes)) count += layer.arrays();
     return count;
   }

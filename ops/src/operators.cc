@@ -9,8 +9,8 @@
 //
 //   atac_unit_inference  the same unit
 //   atac_net_inference   (N, C, H, W) -> logits (N, classes): stem, blocks, head and a dense layer; `layers` says which
-//                        (net.h), constant (1: the arrays' numbers change only through MXNet) keeps what follows from
-//                        them for the next batch
+//                        (net.h). With `shapes` all arrays lie in one, and what follows from them is kept until MXNet
+//                        changes it; without, every batch starts anew
 //
 // "Blocks" are (N, C/16, H, W, 16). Attributes: unit (unit1 and unit2 of a block), stride, norm,
 // downsample, epsilon, momentum, input_gradient (1: the stem's backward pass finds that of x, else it is 0). A
@@ -144,7 +144,7 @@ class State : public mxnet::ext::CustomStatefulOp {
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     return guarded([&] {
-      const bool constant = number(attributes_, "constant", 0) != 0;
+      const bool keeps = NetArrays::in_one(attributes_);
       const MXTensor& x = inputs->at(0);
       // What a prepared net holds for: the arrays, as they are now, and the images' size.
       std::vector<size_t> now(x.shape.begin() + 1, x.shape.end());
@@ -152,7 +152,7 @@ class State : public mxnet::ext::CustomStatefulOp {
         now.push_back(reinterpret_cast<size_t>(array->data_ptr));
         now.push_back(array->verID);
       }
-      if (!constant || !net_ || now != made_for_ || net_->places() < omp_get_max_threads()) {
+      if (!keeps || !net_ || now != made_for_ || net_->places() < omp_get_max_threads()) {
         net_.reset();
         net_.reset(new PreparedNet(attributes_, dims_of(inputs->begin(), inputs->end()),
                                    data_of(inputs->begin(), inputs->end())));
@@ -160,7 +160,7 @@ class State : public mxnet::ext::CustomStatefulOp {
       }
       net_->run(static_cast<const float*>(x.data_ptr), static_cast<int>(x.shape[0]),
                 static_cast<float*>(outputs->at(0).data_ptr));
-      if (!constant) net_.reset();
+      if (!keeps) net_.reset();
     });
   }
 

@@ -24,9 +24,11 @@ class ATAC : public PointwisePair {
   void apply(const Batch& batch, int, View x, int count, View y, float* floats) const override {
     const Tile tile = tile_at(floats, batch.x.shape);
     both_layers(batch, x, count, tile);
-    for (int b = 0; b < blocks_of(s_.channels); ++b)
+    for (int b = 0; b < blocks_of(s_.channels); ++b) {
+      const auto affine = norm2_.affine(b);
       for (int p = 0; p < count; ++p)
-        store(y.at(b, p), load(tile.u.at(b, p)) * sigmoid(norm2_.affine(b, load(tile.z.at(b, p)))));
+        store(y.at(b, p), load(tile.u.at(b, p)) * sigmoid(affine(load(tile.z.at(b, p)))));
+    }
   }
 
   void start_backward(Batch& batch) override {
@@ -46,9 +48,11 @@ class ATAC : public PointwisePair {
     double* sum = sums1_.of(group);
     for (int b = 0; b < channels / LANES; ++b) {
       V sum_dv{}, sum_dv_z{}, sum_e{}, sum_e_hat{};
+      const auto affine = norm2_.affine(b);
+      const auto hat_of = batch.norm.normalized(b);
       for (int p = 0; p < count; ++p) {
         const V z = load(tile.z.at(b, p)), u = load(tile.u.at(b, p)), gradient = load(dy.at(b, p));
-        const V gate = sigmoid(norm2_.affine(b, z));
+        const V gate = sigmoid(affine(z));
         const V passed = gradient * gate, gated = u * gate;
         const V to_gate = gradient * gated * (all(1) - gate);
         if (y.data) store(y.at(b, p), gated);
@@ -57,7 +61,7 @@ class ATAC : public PointwisePair {
         sum_dv += to_gate;
         sum_dv_z += to_gate * z;
         sum_e += passed;
-        sum_e_hat += passed * batch.hat(b, load(x.at(b, p)));
+        sum_e_hat += passed * hat_of(load(x.at(b, p)));
       }
       add_to(sum + b * LANES, sum_dv);
       add_to(sum + channels + b * LANES, sum_dv_z);
@@ -79,8 +83,10 @@ class ATAC : public PointwisePair {
     const int inner = padded(s_.inner);
     double* sum = sums2_.of(group);
     back_to_first_layer(count, dv, tile, sum, sum + inner);
-    for (int b = 0; b < blocks_of(s_.channels); ++b)  // u's place takes the normalized x
-      for (int p = 0; p < count; ++p) store(tile.u.at(b, p), batch.hat(b, load(x.at(b, p))));
+    for (int b = 0; b < blocks_of(s_.channels); ++b) {  // u's place takes the normalized x
+      const auto hat_of = batch.norm.normalized(b);
+      for (int p = 0; p < count; ++p) store(tile.u.at(b, p), hat_of(load(x.at(b, p))));
+    }
     products(dv, s_.inner, tile.u, blocks_of(s_.channels), count, sum + 2 * inner, tile.products);
   }
 
@@ -140,8 +146,10 @@ class ATAC : public PointwisePair {
   }
 
   void enter(const Batch& batch, View x, int count, View t) const override {
-    for (int b = 0; b < blocks_of(s_.channels); ++b)
-      for (int p = 0; p < count; ++p) store(t.at(b, p), batch.norm.apply(b, load(x.at(b, p))));
+    for (int b = 0; b < blocks_of(s_.channels); ++b) {
+      const auto apply = batch.norm.applied(b);
+      for (int p = 0; p < count; ++p) store(t.at(b, p), apply(load(x.at(b, p))));
+    }
   }
 
  private:
@@ -207,8 +215,9 @@ class SEActivation : public Unit {
   void apply(const Batch& batch, int image, View x, int count, View y, float*) const override {
     for (int b = 0; b < blocks_of(s_.channels); ++b) {
       const V gate = load(gate_at(image, b));
+      const auto apply = batch.norm.applied(b);
       for (int p = 0; p < count; ++p)
-        store(y.at(b, p), batch.norm.apply(b, load(x.at(b, p))) * gate);
+        store(y.at(b, p), apply(load(x.at(b, p))) * gate);
     }
   }
 
@@ -224,8 +233,10 @@ class SEActivation : public Unit {
     for (int b = 0; b < width / LANES; ++b) {
       const V gate = load(gate_at(image, b));
       V sum_gate{}, sum_e{}, sum_e_hat{};
+      const auto hat_of = batch.norm.normalized(b);
+      const auto affine = batch.norm.affine(b);
       for (int p = 0; p < count; ++p) {
-        const V hat = batch.hat(b, load(x.at(b, p))), u = batch.norm.affine(b, hat), gradient = load(dy.at(b, p));
+        const V hat = hat_of(load(x.at(b, p))), u = affine(hat), gradient = load(dy.at(b, p));
         const V passed = gradient * gate;
         if (y.data) store(y.at(b, p), u * gate);
         store(e.at(b, p), passed);
@@ -309,7 +320,8 @@ class SEActivation : public Unit {
       const View x = batch.x.read(image, first, count, buffer);
       for (int b = 0; b < shape.blocks(); ++b) {
         V total{};
-        for (int p = 0; p < count; ++p) total += batch.hat(b, load(x.at(b, p)));
+        const auto hat_of = batch.norm.normalized(b);
+        for (int p = 0; p < count; ++p) total += hat_of(load(x.at(b, p)));
         store(mean + b * LANES, load(mean + b * LANES) + total * all(1.0f / shape.pixels()));
       }
     });

@@ -14,8 +14,10 @@ class NiN : public PointwisePair {
   void apply(const Batch& batch, int, View x, int count, View y, float* floats) const override {
     const Tile tile = tile_at(floats, batch.x.shape);
     both_layers(batch, x, count, tile);
-    for (int b = 0; b < blocks_of(s_.channels); ++b)
-      for (int p = 0; p < count; ++p) store(y.at(b, p), relu(norm2_.affine(b, load(tile.z.at(b, p)))));
+    for (int b = 0; b < blocks_of(s_.channels); ++b) {
+      const auto affine = norm2_.affine(b);
+      for (int p = 0; p < count; ++p) store(y.at(b, p), relu(affine(load(tile.z.at(b, p)))));
+    }
   }
 
   void start_backward(Batch& batch) override {
@@ -34,8 +36,9 @@ class NiN : public PointwisePair {
     double* sum = sums1_.of(group);
     for (int b = 0; b < channels / LANES; ++b) {
       V sum_dv{}, sum_dv_z{};
+      const auto affine = norm2_.affine(b);
       for (int p = 0; p < count; ++p) {
-        const V z = load(tile.z.at(b, p)), v = norm2_.affine(b, z);
+        const V z = load(tile.z.at(b, p)), v = affine(z);
         const V gradient = positive(v, load(dy.at(b, p)), all(0));
         if (y.data) store(y.at(b, p), relu(v));
         store(dv.at(b, p), gradient);
@@ -65,8 +68,10 @@ class NiN : public PointwisePair {
     const View q = tile.u, p = tile.z;  // free by now
     for (int b = 0; b < blocks_of(s_.channels); ++b) {
       V sum_p{}, sum_q{};
+      const auto hat_of = batch.norm.normalized(b);
+      const auto affine = batch.norm.affine(b);
       for (int i = 0; i < count; ++i) {
-        const V hat = batch.hat(b, load(x.at(b, i))), u = batch.norm.affine(b, hat);
+        const V hat = hat_of(load(x.at(b, i))), u = affine(hat);
         const V one = positive(u, all(1), all(0)), kept = positive(u, hat, all(0));
         store(p.at(b, i), one);
         store(q.at(b, i), kept);
@@ -130,8 +135,10 @@ class NiN : public PointwisePair {
   }
 
   void enter(const Batch& batch, View x, int count, View t) const override {
-    for (int b = 0; b < blocks_of(s_.channels); ++b)
-      for (int p = 0; p < count; ++p) store(t.at(b, p), relu(batch.norm.apply(b, load(x.at(b, p)))));
+    for (int b = 0; b < blocks_of(s_.channels); ++b) {
+      const auto apply = batch.norm.applied(b);
+      for (int p = 0; p < count; ++p) store(t.at(b, p), relu(apply(load(x.at(b, p)))));
+    }
   }
 
  private:

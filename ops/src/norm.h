@@ -60,13 +60,25 @@ struct Norm {
     arrays.running_var[c] = static_cast<float>(keep * arrays.running_var[c] + (1 - keep) * variance);
   }
 
-  V apply(int block, V x) const {
-    return load(scale + block * LANES) * (x - load(mean + block * LANES)) + load(shift + block * LANES);
+  // For the pixels of a block, whose numbers are read once: the compiler could not know that stores leave them alone.
+  struct Applied {
+    V scale, mean, shift;
+    V operator()(V x) const { return scale * (x - mean) + shift; }
+  };
+  struct Normalized {
+    V mean, inverse;
+    V operator()(V x) const { return (x - mean) * inverse; }
+  };
+  struct Affine {
+    V gamma, beta;
+    V operator()(V normalized) const { return gamma * normalized + beta; }
+  };
+
+  Applied applied(int block) const {
+    return {load(scale + block * LANES), load(mean + block * LANES), load(shift + block * LANES)};
   }
-  V normalized(int block, V x) const { return (x - load(mean + block * LANES)) * load(inverse + block * LANES); }
-  V affine(int block, V normalized) const {
-    return load(gamma + block * LANES) * normalized + load(beta + block * LANES);
-  }
+  Normalized normalized(int block) const { return {load(mean + block * LANES), load(inverse + block * LANES)}; }
+  Affine affine(int block) const { return {load(gamma + block * LANES), load(beta + block * LANES)}; }
 };
 
 // Mean of each channel and the covariances of all pairs (biased), or only the variances.

@@ -199,10 +199,12 @@ class PointwisePair : public Unit {
   // t, z1 and a of a tile.
   void hidden(const Batch& batch, View x, int count, const Tile& tile) const {
     first_layer(batch, x, count, tile);
-    for (int b = 0; b < blocks_of(s_.inner); ++b)
+    for (int b = 0; b < blocks_of(s_.inner); ++b) {
+      const auto affine = norm1_.affine(b);
       for (int p = 0; p < count; ++p) {
-        const V v = norm1_.affine(b, load(tile.z1.at(b, p)));
+        const V v = affine(load(tile.z1.at(b, p)));
         store(tile.a.at(b, p), s_.inner_relu ? relu(v) : v);
+    }
       }
   }
 
@@ -249,10 +251,11 @@ class PointwisePair : public Unit {
     dense(second_back_, tile.z, count, tile.da);
     for (int b = 0; b < blocks_of(s_.inner); ++b) {
       V sum_dw{}, sum_dw_z{};
+      const auto affine = norm1_.affine(b);
       for (int p = 0; p < count; ++p) {
         const V z = load(tile.z1.at(b, p));
         V dw = load(tile.da.at(b, p));
-        if (s_.inner_relu) dw = positive(norm1_.affine(b, z), dw, all(0));
+        if (s_.inner_relu) dw = positive(affine(z), dw, all(0));
         store(dv.at(b, p), dw);
         sum_dw += dw;
         sum_dw_z += dw * z;

@@ -125,8 +125,9 @@ class Region {
           for (int b = 0; b < blocks; ++b) {
             const V m = load(mean + b * LANES), h = load(with_hat + b * LANES);
             const V s = load(batch_.norm.scale + b * LANES);
+            const auto hat_of = batch_.norm.normalized(b);
             for (int p = 0; p < count; ++p)
-              store(to.at(b, p), s * (load(to.at(b, p)) - m - batch_.hat(b, load(x.at(b, p))) * h));
+              store(to.at(b, p), s * (load(to.at(b, p)) - m - hat_of(load(x.at(b, p))) * h));
           }
         dx.wrote(n, first, count, to);
       });

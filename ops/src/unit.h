@@ -30,8 +30,6 @@ struct Batch {
   NormArrays norm_arrays;
   NormSettings settings;
   Arena& arena;
-
-  V hat(int block, V value) const { return norm.normalized(block, value); }
 };
 
 // Sums over the batch that the gradient of the BatchNorm before the unit needs, with du the gradient of its output.
@@ -99,9 +97,11 @@ class Elementwise : public Unit {
   size_t tile_floats(const Shape&) const override { return 0; }
 
   void apply(const Batch& batch, int, View x, int count, View y, float*) const override {
-    for (int b = 0; b < batch.x.shape.blocks(); ++b)
+    for (int b = 0; b < batch.x.shape.blocks(); ++b) {
+      const auto apply = batch.norm.applied(b);
       for (int p = 0; p < count; ++p)
-        store(y.at(b, p), f_.value(batch.norm.apply(b, load(x.at(b, p)))));
+        store(y.at(b, p), f_.value(apply(load(x.at(b, p)))));
+    }
   }
 
   void start_backward(Batch& batch) override {
@@ -115,9 +115,11 @@ class Elementwise : public Unit {
     V learned{};
     for (int b = 0; b < batch.x.shape.blocks(); ++b) {
       V total{}, with_hat{};
+      const auto hat_of = batch.norm.normalized(b);
+      const auto affine = batch.norm.affine(b);
       for (int p = 0; p < count; ++p) {
-        const V hat = batch.hat(b, load(x.at(b, p)));
-        const V u = batch.norm.affine(b, hat), gradient = load(dy.at(b, p));
+        const V hat = hat_of(load(x.at(b, p)));
+        const V u = affine(hat), gradient = load(dy.at(b, p));
         const V du = gradient * f_.slope(u);
         if (y.data) store(y.at(b, p), f_.value(u));
         if (F::LEARNS) learned += gradient * f_.learned(u);

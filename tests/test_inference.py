@@ -277,6 +277,35 @@ def test_a_wrong_answer_of_our_operators_is_refused(monkeypatch):
     assert distance(made(batch), net(batch)) < 1e-5
 
 
+@ours
+@pytest.mark.parametrize("unit", ["atac", "seactivation", "nin", "prelu"])
+def test_our_operator_notices_new_weights_and_any_batch(unit):
+    fused_operators()
+    net, x = zoo(f"{unit}_resnet20_v2"), images(5)
+    faster, sentence = inference.optimize(net, x)
+    assert sentence.startswith("inference with fused C++ operators for the whole net")
+    (weights,) = faster.collect_params().values()
+    first, kept = faster(x).asnumpy(), weights.data().copy()
+    np.testing.assert_array_equal(faster(mx.nd.concat(x, x[:2], dim=0)).asnumpy(), np.concatenate([first, first[:2]]))
+    weights.set_data(kept * 1.1)
+    changed = faster(x).asnumpy()
+    assert np.abs(changed - first).max() > 1e-3
+    weights.data()[:] = kept
+    np.testing.assert_array_equal(faster(x).asnumpy(), first)
+    weights.data()[-10:] = kept[-10:] + 1  # the bias of the dense layer
+    np.testing.assert_allclose(faster(x).asnumpy(), first + 1, rtol=1e-5, atol=1e-5)
+
+
+def test_predict_takes_numpy_and_leaves_it_alone():
+    net = zoo("resnet20_v2")
+    x = images(3).asnumpy()
+    expected = net(mx.nd.array(x)).asnumpy()
+    np.testing.assert_array_equal(inference.predict(net, x), expected)
+    np.testing.assert_array_equal(inference.predict(net, x[::-1]), expected[::-1])  # not contiguous
+    x[:] = 0  # still writable
+    assert np.abs(inference.predict(net, x) - expected).max() > 0
+
+
 def test_an_answer_outlives_the_next_call():
     net = zoo("atac_resnet20_v2")
     for made in (inference.fold(net), inference.optimize(net, images(4))[0]):

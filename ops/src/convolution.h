@@ -100,9 +100,8 @@ class Convolution : public Ending {
     for (int block = 0; block < out_.shape.blocks() * in_.blocks() * 9; ++block)
       for (int lane_in = 0; lane_in < LANES; ++lane_in) {
         const size_t at = (static_cast<size_t>(block) * LANES + lane_in) * LANES;
-        D total{};
-        for (int group = 0; group < groups; ++group)
-          total += __builtin_convertvector(load(gradient_of(group) + at), D);
+        double total[LANES] = {};
+        for (int group = 0; group < groups; ++group) add_to(total, load(gradient_of(group) + at));
         const int tap = block % 9, in = block / 9 % in_.blocks() * LANES + lane_in, out = block / 9 / in_.blocks();
         for (int lane = 0; lane < LANES; ++lane)
           gradient[(static_cast<size_t>(out * LANES + lane) * in_.channels + in) * 9 + tap] =

@@ -74,10 +74,10 @@ class Pool : public Ending {
   View gradient(int image, float* floats) const override {
     const View found{floats, static_cast<ptrdiff_t>(shape_.pixels()) * LANES};
     for (int b = 0; b < shape_.blocks(); ++b) {
-      V value{};
+      float value[LANES] = {};
       for (int lane = 0; lane < LANES && b * LANES + lane < shape_.channels; ++lane)
         value[lane] = out_[static_cast<size_t>(image) * shape_.channels + b * LANES + lane] / shape_.pixels();
-      for (int p = 0; p < shape_.pixels(); ++p) store(found.at(b, p), value);
+      for (int p = 0; p < shape_.pixels(); ++p) store(found.at(b, p), load(value));
     }
     return found;
   }

@@ -208,9 +208,7 @@ class PreparedNet {
     for (unsigned o = 0; o < net_.outputs; ++o) {
       V sum{};
       for (int c = 0; c < channels; c += LANES) sum += load(net_.weight + static_cast<size_t>(o) * channels + c) * load(in + c);
-      float total = net_.bias[o];
-      for (int lane = 0; lane < LANES; ++lane) total += sum[lane];
-      logits[o] = total;
+      logits[o] = net_.bias[o] + sum_of(sum);
     }
   }
 

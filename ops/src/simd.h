@@ -1,7 +1,10 @@
-// Sixteen floats at a time. GCC's vector extension compiles them to one AVX-512 register, two of AVX2 or four of SSE.
+// Sixteen floats at a time: one AVX-512 register, two of AVX or four of SSE and NEON. GCC's vector extension has all of
+// them, but keeps vectors that are wider than the machine's registers in memory, which is twenty times slower: there a
+// vector is a pair of narrower ones.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
@@ -9,36 +12,118 @@
 namespace atac {
 
 constexpr int LANES = 16;
-typedef float V __attribute__((vector_size(64)));
-typedef float Unaligned __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t Mask __attribute__((vector_size(64)));
-typedef uint32_t Bits __attribute__((vector_size(64)));
-typedef double D __attribute__((vector_size(128)));
-typedef double UnalignedD __attribute__((vector_size(128), aligned(8), may_alias));
 
-// Accumulators that the registers hold beside operands: 32 registers of 16 floats, or 16 of 8.
-#ifdef __AVX512F__
-constexpr int ACCUMULATORS = 16;
+#if defined(__AVX512F__)
+constexpr int REGISTER = 16;
+#elif defined(__AVX__)
+constexpr int REGISTER = 8;
 #else
-constexpr int ACCUMULATORS = 4;
+constexpr int REGISTER = 4;
 #endif
 
-inline V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
-inline void store(float* p, V v) { *reinterpret_cast<Unaligned*>(p) = v; }
-inline V all(float x) { return V{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+// Accumulators that the registers hold beside operands: 32 registers of 16 floats, or 16 of 8.
+constexpr int ACCUMULATORS = REGISTER == 16 ? 16 : 4;
 
-inline void add_to(double* p, V v) {
-  *reinterpret_cast<UnalignedD*>(p) += __builtin_convertvector(v, D);
+typedef float Register __attribute__((vector_size(REGISTER * 4)));
+typedef float Unaligned __attribute__((vector_size(REGISTER * 4), aligned(4), may_alias));
+typedef int32_t Mask __attribute__((vector_size(REGISTER * 4)));
+typedef uint32_t Bits __attribute__((vector_size(REGISTER * 4)));
+
+template <class T>
+struct Pair {
+  T low, high;
+};
+
+typedef std::conditional<REGISTER == 16, Register,
+                         std::conditional<REGISTER == 8, Pair<Register>, Pair<Pair<Register>>>::type>::type V;
+
+template <class T>
+inline Pair<T> operator+(Pair<T> a, Pair<T> b) { return {a.low + b.low, a.high + b.high}; }
+template <class T>
+inline Pair<T> operator-(Pair<T> a, Pair<T> b) { return {a.low - b.low, a.high - b.high}; }
+template <class T>
+inline Pair<T> operator*(Pair<T> a, Pair<T> b) { return {a.low * b.low, a.high * b.high}; }
+template <class T>
+inline Pair<T> operator/(Pair<T> a, Pair<T> b) { return {a.low / b.low, a.high / b.high}; }
+template <class T>
+inline Pair<T> operator-(Pair<T> a) { return {-a.low, -a.high}; }
+template <class T>
+inline Pair<T>& operator+=(Pair<T>& a, Pair<T> b) { return a = a + b; }
+
+// What is done for each register, and for pairs by halves. select(a, b, x, y): x where a < b, else y, so with NaN too.
+inline void fill(Register& v, float x) { v = x - Register{}; }  // x + 0 would stay an addition: it changes -0
+inline void read(Register& v, const float* p) { v = *reinterpret_cast<const Unaligned*>(p); }
+inline void store(float* p, Register v) { *reinterpret_cast<Unaligned*>(p) = v; }
+inline void add_to(double* p, Register v) {
+#ifdef __AVX512F__
+  typedef double Doubles __attribute__((vector_size(REGISTER * 8)));
+  typedef double UnalignedDoubles __attribute__((vector_size(REGISTER * 8), aligned(8), may_alias));
+  *reinterpret_cast<UnalignedDoubles*>(p) += __builtin_convertvector(v, Doubles);
+#else
+  for (int i = 0; i < REGISTER; ++i) p[i] += v[i];
+#endif
+}
+inline Register select(Register a, Register b, Register x, Register y) { return a < b ? x : y; }
+// 2^n, where magic + n is given and magic has its low bits free for a whole number.
+inline Register power_of_two(Register magic_n) {
+  return reinterpret_cast<Register>((reinterpret_cast<Bits>(magic_n) + (127u - 0x4B400000u)) << 23);
+}
+
+template <class T>
+constexpr int size_of(const T&) { return sizeof(T) / sizeof(float); }
+
+template <class T>
+inline void fill(Pair<T>& v, float x) {
+  fill(v.low, x);
+  fill(v.high, x);
+}
+template <class T>
+inline void read(Pair<T>& v, const float* p) {
+  read(v.low, p);
+  read(v.high, p + size_of(v.low));
+}
+template <class T>
+inline void store(float* p, Pair<T> v) {
+  store(p, v.low);
+  store(p + size_of(v.low), v.high);
+}
+template <class T>
+inline void add_to(double* p, Pair<T> v) {
+  add_to(p, v.low);
+  add_to(p + size_of(v.low), v.high);
+}
+template <class T>
+inline Pair<T> select(Pair<T> a, Pair<T> b, Pair<T> x, Pair<T> y) {
+  return {select(a.low, b.low, x.low, y.low), select(a.high, b.high, x.high, y.high)};
+}
+template <class T>
+inline Pair<T> power_of_two(Pair<T> magic_n) { return {power_of_two(magic_n.low), power_of_two(magic_n.high)}; }
+
+inline V load(const float* p) {
+  V v;
+  read(v, p);
+  return v;
+}
+inline V all(float x) {
+  V v;
+  fill(v, x);
+  return v;
+}
+inline float sum_of(V v) {
+  float lanes[LANES], total = 0;
+  store(lanes, v);
+  for (float lane : lanes) total += lane;
+  return total;
 }
 
 // NaN stays NaN in all of these: a comparison with it is false.
-inline V relu(V x) { return x < all(0) ? all(0) : x; }
-inline V positive(V x, V then, V otherwise) { return x > all(0) ? then : otherwise; }
+inline V relu(V x) { return select(x, all(0), all(0), x); }
+inline V positive(V x, V then, V otherwise) { return select(all(0), x, then, otherwise); }
 
 // e^x to 1e-7 relative; below -87 and above 88 it stays at the value there.
 inline V exp(V x) {
-  x = x < all(-87.0f) ? all(-87.0f) : x;
-  x = x > all(88.0f) ? all(88.0f) : x;
+  x = select(x, all(-87.0f), all(-87.0f), x);
+  x = select(all(88.0f), x, all(88.0f), x);
   const V magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number, which its low bits then hold
   const V rounded = x * all(1.44269504088896341f) + magic;
   const V n = rounded - magic;
@@ -50,8 +135,7 @@ inline V exp(V x) {
   p = p * r + all(1.6666665459e-1f);
   p = p * r + all(5.0000001201e-1f);
   p = p * r * r + r + all(1);
-  const Bits exponent = (reinterpret_cast<Bits>(rounded) + (127u - 0x4B400000u)) << 23;
-  return p * reinterpret_cast<V>(exponent);
+  return p * power_of_two(rounded);
 }
 
 // 1 / x for x >= 1, to 1e-7 relative. The division itself takes as long as all of exp.
@@ -68,14 +152,14 @@ inline V sigmoid(V x) { return reciprocal(all(1) + exp(-x)); }
 
 // erf(x) to 2e-7 absolute: 1 - t exp(-x^2 + P(t)), t = 1 / (1 + |x| / 2) (Chebyshev fit of erfc).
 inline V erf(V x) {
-  const V z = x < all(0) ? -x : x;
+  const V z = select(x, all(0), -x, x);
   const V t = reciprocal(all(1) + all(0.5f) * z);
   const float fit[] = {0.17087277f, -0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f,
                        -0.18628806f, 0.09678418f, 0.37409196f, 1.00002368f, -1.26551223f};
   V p = all(fit[0]);
   for (int i = 1; i < 10; ++i) p = p * t + all(fit[i]);
   const V y = all(1) - t * exp(-z * z + p);
-  return x < all(0) ? -y : y;
+  return select(x, all(0), -y, y);
 }
 
 }  // namespace atac

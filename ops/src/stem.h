@@ -35,7 +35,7 @@ class Stem {
             const V value = load(plane + p) - all(static_cast<float>(centre));
             sum += power == 1 ? value : value * value;
           }
-          for (int lane = 0; lane < LANES; ++lane) total += sum[lane];
+          total += sum_of(sum);
           for (; p < in_.pixels(); ++p) total += power == 1 ? plane[p] - centre : std::pow(plane[p] - centre, 2);
         }
         return total / in_.count();

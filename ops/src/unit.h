@@ -194,10 +194,10 @@ struct ELU : Fixed {
   static V minus_one(V u) {
     V series = all(1.0f / 720);
     for (float c : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f}) series = series * u + all(c);
-    return u > all(-0.25f) ? series * u : exp(u) - all(1);
+    return select(all(-0.25f), u, series * u, exp(u) - all(1));
   }
-  V value(V u) const { return all(scale) * positive(u, u, all(alpha) * minus_one(u < all(0) ? u : u - u)); }
-  V slope(V u) const { return all(scale) * positive(u, all(1), all(alpha) * exp(u < all(0) ? u : u - u)); }
+  V value(V u) const { return all(scale) * positive(u, u, all(alpha) * minus_one(select(u, all(0), u, u - u))); }
+  V slope(V u) const { return all(scale) * positive(u, all(1), all(alpha) * exp(select(u, all(0), u, u - u))); }
 };
 
 struct GELU : Fixed {

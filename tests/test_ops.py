@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 
 import fused_nets
 import mxnet as mx
@@ -478,6 +479,55 @@ def test_an_update_of_nothing_or_of_unequal_lists_is_an_error():
         with pytest.raises(mx.MXNetError):
             nag.update_all(*arguments[:3], .1, .9, arguments[3], 1.)
             mx.nd.waitall()
+
+
+# Processors with narrower registers than this one's.
+
+NARROW = """
+import sys
+sys.path.insert(0, "tests")
+from support import runtime
+runtime.prepare()
+from ops import loader
+loader.load(sys.argv[1])
+import test_ops
+test_ops.narrow()
+print(test_ops.seconds_of_a_step())
+"""
+
+
+def narrow():
+    for unit in (activation.ATAC, activation.SEActivation, refine.NiN, *SCALARS):
+        assert_parity(lambda: Normed(unit, 24, True), (5, 24, 7, 7))  # noqa: B023
+    test_convolutions(32, (7, 9))
+
+
+def seconds_of_a_step():
+    """Of the fastest of five."""
+    net = CIFARResNetV2(1, 10, activation.ATAC)
+    net.initialize()
+    forward, _ = fused.fuse(net, "on")
+    x, dy = np.ones((32, 3, 32, 32), "float32"), np.ones((32, 10), "float32")
+    found = []
+    for _ in range(5):
+        began = time.perf_counter()
+        fused_nets.step(net, forward, x, dy, input_gradient=False)
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+@pytest.mark.parametrize("target, needs, slower", [("x86-64-v3", "avx2", 8), ("x86-64-v2", "sse4_2", 20)])
+def test_narrower_registers(target, needs, slower, tmp_path, monkeypatch):
+    """The same numbers, and no slower than the registers are: GCC keeps vectors wider than them in memory."""
+    if needs not in build.instruction_sets().split():
+        pytest.skip(f"this processor has no {needs}")
+    own = seconds_of_a_step()
+    monkeypatch.setattr(build, "FLAGS", tuple(flag.replace("native", target) for flag in build.FLAGS))
+    monkeypatch.setattr(build, "BUILT", tmp_path)
+    library, _ = build.build()
+    done = fused_nets.run(NARROW, library)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < slower * own
 
 
 # Every memory access and every undefined operation, checked by the compiler's sanitizers.

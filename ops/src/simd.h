@@ -24,9 +24,8 @@ constexpr int REGISTER = 4;
 // Accumulators that the registers hold beside operands: 32 registers of 16 floats, or 16 of 8.
 constexpr int ACCUMULATORS = REGISTER == 16 ? 16 : 4;
 
-typedef float Register __attribute__((vector_size(REGISTER * 4)));
+typedef float Floats __attribute__((vector_size(REGISTER * 4)));
 typedef float Unaligned __attribute__((vector_size(REGISTER * 4), aligned(4), may_alias));
-typedef int32_t Mask __attribute__((vector_size(REGISTER * 4)));
 typedef uint32_t Bits __attribute__((vector_size(REGISTER * 4)));
 
 template <class T>
@@ -34,8 +33,26 @@ struct Pair {
   T low, high;
 };
 
-typedef std::conditional<REGISTER == 16, Register,
-                         std::conditional<REGISTER == 8, Pair<Register>, Pair<Pair<Register>>>::type>::type V;
+#ifdef __AVX512F__
+typedef Floats Register;
+typedef Register V;
+#else
+// A register in memory, at addresses that are multiples of 16: GCC 12 does not always align the stack to 32 where it
+// hands over such pairs.
+struct Register {
+  typedef float Stored __attribute__((vector_size(REGISTER * 4), aligned(16)));
+  Stored floats;
+  Register() = default;
+  Register(Floats f) : floats(f) {}
+  operator Floats() const { return floats; }
+};
+inline Register operator+(Register a, Register b) { return Floats(a) + Floats(b); }
+inline Register operator-(Register a, Register b) { return Floats(a) - Floats(b); }
+inline Register operator*(Register a, Register b) { return Floats(a) * Floats(b); }
+inline Register operator/(Register a, Register b) { return Floats(a) / Floats(b); }
+inline Register operator-(Register a) { return -Floats(a); }
+typedef std::conditional<REGISTER == 8, Pair<Register>, Pair<Pair<Register>>>::type V;
+#endif
 
 template <class T>
 inline Pair<T> operator+(Pair<T> a, Pair<T> b) { return {a.low + b.low, a.high + b.high}; }
@@ -51,22 +68,24 @@ template <class T>
 inline Pair<T>& operator+=(Pair<T>& a, Pair<T> b) { return a = a + b; }
 
 // What is done for each register, and for pairs by halves. select(a, b, x, y): x where a < b, else y, so with NaN too.
-inline void fill(Register& v, float x) { v = x - Register{}; }  // x + 0 would stay an addition: it changes -0
-inline void read(Register& v, const float* p) { v = *reinterpret_cast<const Unaligned*>(p); }
-inline void store(float* p, Register v) { *reinterpret_cast<Unaligned*>(p) = v; }
+inline void fill(Register& v, float x) { v = x - Floats{}; }  // x + 0 would stay an addition: it changes -0
+inline void read(Register& v, const float* p) { v = Floats(*reinterpret_cast<const Unaligned*>(p)); }
+inline void store(float* p, Register v) { *reinterpret_cast<Unaligned*>(p) = Floats(v); }
 inline void add_to(double* p, Register v) {
 #ifdef __AVX512F__
   typedef double Doubles __attribute__((vector_size(REGISTER * 8)));
   typedef double UnalignedDoubles __attribute__((vector_size(REGISTER * 8), aligned(8), may_alias));
   *reinterpret_cast<UnalignedDoubles*>(p) += __builtin_convertvector(v, Doubles);
 #else
-  for (int i = 0; i < REGISTER; ++i) p[i] += v[i];
+  for (int i = 0; i < REGISTER; ++i) p[i] += Floats(v)[i];
 #endif
 }
-inline Register select(Register a, Register b, Register x, Register y) { return a < b ? x : y; }
+inline Register select(Register a, Register b, Register x, Register y) {
+  return Floats(a) < Floats(b) ? Floats(x) : Floats(y);
+}
 // 2^n, where magic + n is given and magic has its low bits free for a whole number.
 inline Register power_of_two(Register magic_n) {
-  return reinterpret_cast<Register>((reinterpret_cast<Bits>(magic_n) + (127u - 0x4B400000u)) << 23);
+  return reinterpret_cast<Floats>((reinterpret_cast<Bits>(Floats(magic_n)) + (127u - 0x4B400000u)) << 23);
 }
 
 template <class T>

@@ -49,9 +49,7 @@ class Convolution : public Ending {
   Convolution(const float* weight, const Shape& in, const Tensor& out, const Shortcut* shortcut)
       : weight_(weight), in_(in), out_(out), in_frame_(in), out_frame_(out.shape), shortcut_(shortcut) {}
 
-  size_t image_floats(bool backward) const override {
-    return own_offset(backward) + own_floats(backward);
-  }
+  size_t image_floats(bool backward) const override { return own_offset(backward) + own_floats(backward); }
 
   // The borders stay zero from here on.
   void start(float* floats) const override {
@@ -143,7 +141,8 @@ class Convolution : public Ending {
   size_t in_floats() const { return static_cast<size_t>(in_frame_.plane()) * in_.blocks(); }
   size_t out_floats() const { return static_cast<size_t>(out_frame_.plane()) * out_.shape.blocks(); }
   size_t own_offset(bool backward) const {
-    return !backward ? in_floats() : in_floats() + out_floats() + static_cast<size_t>(in_.pixels()) * LANES * in_.blocks();
+    if (!backward) return in_floats();
+    return in_floats() + out_floats() + static_cast<size_t>(in_.pixels()) * LANES * in_.blocks();
   }
   float* gradient_of(int group) const { return partial_ + group * gradient_size(); }
 
@@ -179,8 +178,8 @@ class DirectConvolution : public Convolution {
         Packed packed(in_.channels, count * out_.shape.blocks(), LANES, LANES, arena);
         for (int index = 0; index < packed.taps; ++index) {
           const int tap = taps[index % count];
-          packed.offsets[index] = index / count * out_frame_.plane() +
-                                  out_frame_.offset((row + 1 - tap / 3) / stride_ + 1, (column + 1 - tap % 3) / stride_ + 1);
+          const int from_row = (row + 1 - tap / 3) / stride_ + 1, from_column = (column + 1 - tap % 3) / stride_ + 1;
+          packed.offsets[index] = index / count * out_frame_.plane() + out_frame_.offset(from_row, from_column);
         }
         packed.fill([&](int input, int index, int lane) {
           return weight_at(index / count * LANES + lane, input, taps[index % count]);
@@ -304,7 +303,8 @@ class Filter {
           multiply(packed_, packed_.weights(index, point), from.at(point, 0, 0), LANES, count,
                    View{to.at(point, 0, 0), to.plane()}, LANES, View{nullptr, 0}, 0);
         for (int b = 0; b < packed_.group; ++b)
-          for (int t = 0; t < count; ++t) write(to.at(0, b, t), to.step(), index * packed_.group + b, first + t, out, init);
+          for (int t = 0; t < count; ++t)
+            write(to.at(0, b, t), to.step(), index * packed_.group + b, first + t, out, init);
       }
     }
   }

@@ -40,7 +40,9 @@ struct Packed {
 
   int groups() const { return blocks / group; }
   size_t group_size() const { return (static_cast<size_t>(taps - 1) * depth + last) * group * LANES; }
-  float* weights(int index, int matrix = 0) const { return data + (static_cast<size_t>(matrix) * groups() + index) * group_size(); }
+  float* weights(int index, int matrix = 0) const {
+    return data + (static_cast<size_t>(matrix) * groups() + index) * group_size();
+  }
 
   // Sets all weights: weight(output, tap, place within the tap). Lanes beyond the last output get 0.
   template <class F>

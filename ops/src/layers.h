@@ -1,5 +1,5 @@
-// The operators: each reads its arrays (with or without addresses), and says the shapes of its outputs; the first output
-// is the result, the others, in training, are what the backward pass needs.
+// The operators: each reads its arrays (with or without addresses) and says the shapes of its outputs. The first output is
+// the result, the others, in training, are what the backward pass needs.
 #pragma once
 #include "arrays.h"
 #include "convolution.h"

@@ -1,5 +1,6 @@
-// A whole CIFAR net for inference, as one operator: stem, blocks, head and dense layer, image by image, so that an image's
-// activations stay in the cache from the first layer to the last. What depends on the weights alone is prepared once.
+// A whole CIFAR net for inference, as one operator: stem, blocks, head and dense layer, image by image, so that an
+// image's activations stay in the cache from the first layer to the last. What depends on the weights alone is prepared
+// once.
 #pragma once
 #include <omp.h>
 
@@ -7,8 +8,8 @@
 
 namespace atac {
 
-// The attribute `layers`: "NAME:ATTRIBUTE=VALUE,ATTRIBUTE=VALUE;NAME:..." in the order of the data flow, NAME being stem,
-// block, head or dense. Attributes of the operator itself hold for all layers.
+// The attribute `layers`: "NAME:ATTRIBUTE=VALUE,ATTRIBUTE=VALUE;NAME:..." in the order of the data flow, NAME being
+// stem, block, head or dense. Attributes of the operator itself hold for all layers.
 struct Layer {
   std::string name;
   Attributes attributes;
@@ -119,7 +120,8 @@ struct NetLayers {
       } else {
         arrays.take_any();
         outputs = arrays.peek().empty() ? 0 : arrays.peek()[0];
-        if (outputs == 0) throw Fault("the dense layer's weight must have the shape (classes, C), got " + text(arrays.peek()));
+        if (outputs == 0)
+          throw Fault("the dense layer's weight must have the shape (classes, C), got " + text(arrays.peek()));
         weight = arrays.take("the dense layer's weight", {outputs, dims[1]});
         bias = arrays.take("the dense layer's bias", {outputs});
       }
@@ -206,8 +208,9 @@ class PreparedNet {
     const int channels = net_.head->x.shape.channels;
     const float* in = pooled_ + static_cast<size_t>(place) * channels;
     for (unsigned o = 0; o < net_.outputs; ++o) {
+      const float* weights = net_.weight + static_cast<size_t>(o) * channels;
       V sum{};
-      for (int c = 0; c < channels; c += LANES) sum += load(net_.weight + static_cast<size_t>(o) * channels + c) * load(in + c);
+      for (int c = 0; c < channels; c += LANES) sum += load(weights + c) * load(in + c);
       logits[o] = net_.bias[o] + sum_of(sum);
     }
   }

@@ -43,7 +43,8 @@ class Region {
     each(ending);
   }
 
-  // What inference needs of the arrays and not of x; then `image` may be called, by several threads for different images.
+  // What inference needs of the arrays and not of x; then `image` may be called, by several threads for different
+  // images.
   void prepare(Ending& ending) {
     if (batch_.has_norm)
       batch_.norm.use_running(batch_.x.shape.channels, batch_.norm_arrays, batch_.settings);

@@ -1,5 +1,5 @@
-// The first layers of the CIFAR host: BatchNorm with gamma 1 and a constant beta, 3x3 convolution, from (N, C, H, W) with few
-// channels to blocks of 16.
+// The first layers of the CIFAR host: BatchNorm with gamma 1 and a constant beta, 3x3 convolution, from (N, C, H, W)
+// with few channels to blocks of 16.
 #pragma once
 #include "norm.h"
 

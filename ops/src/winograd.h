@@ -1,11 +1,11 @@
-// The transforms of minimal filtering, F(4x4, 3x3) (Winograd; Lavin and Gray 2016, Section 4): a 3x3 convolution becomes
-// 36 matrix products for each 4x4 tile of its output, with a quarter of the multiplications. Everything here is linear:
+// The transforms of minimal filtering, F(4x4, 3x3) (Winograd; Lavin and Gray 2016, Section 4): a 3x3 convolution
+// becomes 36 matrix products for each 4x4 tile of its output, with a quarter of the multiplications:
 //
 //   result    = A^T ((G weight G^T) . (B^T data B)) A         data is 6x6, overlapping by two with the next tile's
 //   gradient of weight = G^T ((A gradient A^T) . (B^T data B)) G
 //
-// where . stands for products over the channels. The interpolation points are 0, +-11/16, +-3/2 and infinity: with the
-// usual 0, +-1, +-2 rounding errors are three times as large (tests/test_ops.py, test_convolutions).
+// where . stands for products over the channels. The interpolation points are 0, +-11/16, +-3/2 and infinity: rounding
+// errors grow less than with the usual 0, +-1, +-2, with which test_convolutions (tests/test_ops.py) fails.
 #pragma once
 #include "tensor.h"
 

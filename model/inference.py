@@ -124,8 +124,7 @@ def predict(forward, images):
     """Answers to a few images with little ado: a NumPy batch to NumPy answers.
 
     forward: a net on the CPU of one output, such as `optimize` returns. images: floats (N, C, H, W) of the type that it
-    takes. For a single image half of the time of mx.nd.array(images) and a call is saved: MXNet reads the
-    batch where it lies.
+    takes; they are not converted. MXNet reads the batch where it lies, which mx.nd.array(images) would copy.
     """
     batch = np.ascontiguousarray(images)
     # A view, because MXNet marks what it is lent as read-only.

@@ -1,5 +1,5 @@
 // Sixteen floats at a time: one AVX-512 register, two of AVX or four of SSE and NEON. GCC's vector extension has all of
-// them, but keeps vectors that are wider than the machine's registers in memory, which is twenty times slower: there a
+// them, but keeps vectors that are wider than the machine's registers in memory, which is many times slower: there a
 // vector is a pair of narrower ones.
 #pragma once
 #include <cstddef>

@@ -21,6 +21,7 @@ import logging
 import shutil
 
 from engine import flags
+from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER
 from support import runtime
 from support.errors import InputError
@@ -29,8 +30,8 @@ from support.files import expanded
 log = logging.getLogger("engine.train_cifar")
 
 PRESETS = {"paper": CIFAR_PAPER}
-DEFAULTS = {"model": "atac_resnet20_v2", "arguments": {}, "dataset": "cifar10", "label_mode": None, "seed": 0,
-            "val_split": 0, "recipe": dataclasses.asdict(CIFAR_PAPER)}
+CLASSES = {"cifar10": 10, "cifar100": 100}  # length of the output, in both label modes
+DEFAULT = Experiment("atac_resnet20_v2", {"classes": 10}, "cifar10", CIFAR_PAPER)
 
 
 def parse(argv=None):
@@ -56,46 +57,29 @@ def parse(argv=None):
     return parser, args
 
 
-def spec_of(args, stored):
-    """What decides the run: from the command line, and where that is silent from a checkpoint or the defaults.
-
-    A resumed run may get more epochs; any other difference from its checkpoint is refused.
-    """
-    from engine import cifar, script
-    from model import complete_arguments
-
-    base = DEFAULTS if stored is None else stored
-    spec = {"model": args.net_name or base["model"]}
-    arguments = {**({} if args.net_name else base["arguments"]), **args.net_arguments}
-    spec["dataset"] = args.dataset or base["dataset"]
-    spec["label_mode"] = args.label_mode or base["label_mode"]
-    if spec["label_mode"] is None and spec["dataset"] == "cifar100":
-        spec["label_mode"] = "coarse"
-    arguments["classes"] = args.classes or arguments.get("classes") or (10 if spec["dataset"] == "cifar10" else 100)
-    spec["arguments"] = complete_arguments(spec["model"], arguments)
-    for name in ("seed", "val_split"):
-        spec[name] = getattr(args, name) if getattr(args, name) is not None else base[name]
-    spec["recipe"] = script.recipe_of(args, base["recipe"])
-    if stored is not None:
-        script.refuse_another_run(spec, stored, complete_arguments)
-    labels = len(cifar.class_names(spec["dataset"], spec["label_mode"]))
-    if spec["arguments"]["classes"] < labels:
-        raise InputError(f"--classes {spec['arguments']['classes']} is too few for the {labels} labels of "
-                         f"{_data_name(spec)}")
-    return spec
-
-
-def build(spec):
+def experiment_of(args, stored):
+    """What the command line asks for; what it leaves open is a checkpoint's (stored) or the default."""
     from engine import cifar
-    from model import get_model, image_size
+    from model import complete_arguments, image_size
 
-    cifar.check_size(spec["model"], image_size(spec["model"], spec["arguments"]))
-    return get_model(spec["model"], **spec["arguments"])
-
-
-def run_name(spec):
-    labels = f"-{spec['label_mode']}" if spec["label_mode"] else ""
-    return f"{spec['dataset']}{labels}_{spec['model']}_b{spec['arguments']['blocks']}_seed{spec['seed']}"
+    base = stored or DEFAULT
+    name, dataset = args.net_name or base.model, args.dataset or base.dataset
+    arguments = {**(stored.net if stored and not args.net_name else {}), **args.net_arguments}
+    arguments["classes"] = args.classes or arguments.get("classes") or CLASSES[dataset]
+    label_mode = args.label_mode or base.label_mode
+    if dataset == "cifar100":
+        label_mode = label_mode or "coarse"
+    labels = len(cifar.class_names(dataset, label_mode))
+    if arguments["classes"] < labels:
+        raise InputError(f"--classes {arguments['classes']} is too few for the {labels} labels of {dataset}")
+    arguments = complete_arguments(name, arguments)
+    cifar.check_size(name, image_size(name, arguments))
+    return dataclasses.replace(
+        base, model=name, arguments=arguments, dataset=dataset, label_mode=label_mode,
+        recipe=dataclasses.replace(args.preset or base.recipe, **args.changes),
+        seed=base.seed if args.seed is None else args.seed,
+        val_split=base.val_split if args.val_split is None else args.val_split,
+        start=stored.start if stored else args.resume_params)
 
 
 def main():
@@ -108,43 +92,42 @@ def main():
     from ops.nag import update_operator
 
     runlog.start_logging()
-    with script.decide(parser, args, spec_of, build, run_name) as start:
-        spec = start.spec
-        start.greet(dtype="float32")
-        data = cifar.load_or_download(spec["dataset"], args.data_dir, spec["label_mode"], args.mirror)
-        start.require_data(data)
+    with script.started(parser, args, experiment_of, model, dtype="float32") as start:
+        experiment = start.experiment
+        data = cifar.load_or_download(experiment.dataset, args.data_dir, experiment.label_mode, args.mirror)
+        script.require_data(start, data)
         train_split, held_out = data.train, None
-        if spec["val_split"]:
-            train_split, held_out = cifar.hold_out(data.train, spec["val_split"], spec["seed"])
-        batches = cifar.TrainBatches(train_split, start.batch_size, spec["seed"])
-        start.prepare_net(model)
-        start.open_folder()
+        if experiment.val_split:
+            train_split, held_out = cifar.hold_out(data.train, experiment.val_split, experiment.seed)
+        batches = cifar.TrainBatches(train_split, start.batch_size, experiment.seed)
+        forward, operators = script.prepared(start, args, model)
+        with script.folder(start, args) as directory:
+            for remark in args.remarks:
+                log.info("%s", remark)
+            log.info("data: %s, %s training and %s test images, sha256 %s", _data_name(experiment),
+                     f"{len(data.train):,}", f"{len(data.test):,}", data.provenance["sha256"])
+            if data.label_mode == "coarse":
+                log.info("labels: the 20 superclasses under an output of %d, as in the authors' runs and the paper's "
+                         "table; --label-mode fine trains the 100 classes", experiment.classes)
+            script.announce(start, args, batches.steps, count(start.net), table)
 
-        for remark in args.remarks:
-            log.info("%s", remark)
-        log.info("data: %s, %s training and %s test images, sha256 %s", _data_name(spec), f"{len(data.train):,}",
-                 f"{len(data.test):,}", data.provenance["sha256"])
-        if data.label_mode == "coarse":
-            log.info("labels: the 20 superclasses under an output of %d, as in the authors' runs and the paper's "
-                     "table; --label-mode fine trains the 100 classes", spec["arguments"]["classes"])
-        start.announce(batches, count(start.net), table)
+            def scored(split):
+                return cifar.EvalBatches(split, min(loop.evaluation_batch(start.contexts), len(split)))
 
-        def scored(split):
-            return cifar.EvalBatches(split, min(loop.evaluation_batch(start.contexts), len(split)))
-
-        status, result = start.train(
-            start.settings(), update_operator(args.fused), batches=batches, score_batches=scored(held_out or data.test),
-            labels=len(data.class_names), scored_on="held-out" if held_out else "test",
-            test_batches=scored(data.test) if held_out else None)
-        if result is None:
-            return status
-        if args.save_plot_dir:
-            _copy_plot(start.directory / "history.png", args.save_plot_dir, run_name(spec))
-        log.info("%s: accuracy %.4f after the last of %d epochs; best %.4f (epoch %d), chosen on the %s images; data "
-                 "%s", _data_name(spec), result["last"]["accuracy"], result["epochs"], result["best"]["accuracy"],
-                 result["best"]["epoch"], result["scored_on"], data.variant)
-        log.info("checkpoints, metrics and history.png are in %s", start.directory)
-        return 0
+            status, result = script.train(
+                start, args, directory, data, operators, forward=forward, update_all=update_operator(args.fused),
+                batches=batches, score_batches=scored(held_out or data.test), labels=len(data.class_names),
+                scored_on="held-out" if held_out else "test", test_batches=scored(data.test) if held_out else None)
+            if result is None:
+                return status
+            if args.save_plot_dir:
+                _copy_plot(directory / "history.png", args.save_plot_dir, experiment.name)
+            last, best = (result.held_out or {"last": result.last, "best": result.best}).values()
+            log.info("%s: accuracy %.4f after the last of %d epochs; best %.4f (epoch %d), chosen on the %s images; "
+                     "data %s", _data_name(experiment), last.accuracy, experiment.recipe.epochs, best.accuracy,
+                     best.epoch, result.chosen_on, data.variant)
+            log.info("checkpoints, metrics and history.png are in %s", directory)
+            return 0
 
 
 def _copy_plot(plot, folder, name):
@@ -155,8 +138,8 @@ def _copy_plot(plot, folder, name):
         raise InputError(f"--save-plot-dir {folder} cannot be written: {error.strerror}; the plot is {plot}") from error
 
 
-def _data_name(spec):
-    return spec["dataset"] + (f" ({spec['label_mode']} labels)" if spec["label_mode"] else "")
+def _data_name(experiment):
+    return experiment.dataset + (f" ({experiment.label_mode} labels)" if experiment.label_mode else "")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ import dataclasses
 import logging
 
 from engine import flags
+from engine.experiment import Experiment
 from engine.recipe import IMAGENET_PAPER, IMAGENET_RELEASED
 from support import runtime
 from support.errors import InputError
@@ -47,8 +48,8 @@ PRESETS = {"paper": IMAGENET_PAPER, "released": IMAGENET_RELEASED}
 LAST_GAMMA = {"paper": False, "released": True, "scaled": True}
 DTYPES = {"paper": "float32", "released": "float16", "scaled": "float16"}
 TOTAL_BATCH = 256  # that the recipes' learning rate is for
-DEFAULTS = {"model": flags.IMAGENET_MODEL, "arguments": {"last_gamma": LAST_GAMMA["released"]}, "seed": 0,
-            "input_size": 224, "crop_ratio": 0.875, "recipe": dataclasses.asdict(IMAGENET_RELEASED)}
+DEFAULT = Experiment(flags.IMAGENET_MODEL, {"classes": 1000, "last_gamma": LAST_GAMMA["released"]}, "imagenet",
+                     IMAGENET_RELEASED, input_size=224, crop_ratio=0.875)
 KVSTORES = ("device", "local", "nccl", "dist_sync_device", "dist_device_sync", "dist_sync", "horovod")
 REFUSED = {
     "--resume-states": "a trainer's states are a pickle, which runs whatever code is in it; the checkpoints of this "
@@ -105,43 +106,29 @@ def parse(argv=None):
     return parser, args
 
 
-def spec_of(args, stored):
-    """What decides the run: from the command line, and where that is silent from a checkpoint or the defaults.
-
-    A resumed run may get more epochs; any other difference from its checkpoint is refused.
-    """
-    from engine import script
+def experiment_of(args, stored):
+    """What the command line asks for; what it leaves open is a checkpoint's (stored) or the default."""
     from model import complete_arguments, image_size
 
-    base = DEFAULTS if stored is None else stored
-    spec = {"model": args.net_name or base["model"], "dataset": "imagenet", "label_mode": None}
-    if image_size(spec["model"], {}) != 224:
-        raise InputError(f"{spec['model']} is a net for CIFAR's images; train_cifar.py trains it")
-    for name in ("seed", "input_size", "crop_ratio"):
-        spec[name] = getattr(args, name) if getattr(args, name) is not None else base[name]
-    arguments = {"last_gamma": base["arguments"]["last_gamma"], **({} if args.net_name else base["arguments"])}
+    base = stored or DEFAULT
+    name = args.net_name or base.model
+    if image_size(name, {}) != DEFAULT.input_size:
+        raise InputError(f"{name} is a net for CIFAR's images; train_cifar.py trains it")
+    size = args.input_size or base.input_size
+    arguments = {"last_gamma": base.net["last_gamma"], **({} if args.net_name else base.net)}
     if args.recipe:
         arguments["last_gamma"] = LAST_GAMMA[args.recipe]
     arguments.update(args.net_arguments)
-    if "input_size" in complete_arguments(spec["model"], {}):  # of GE and AA
-        arguments["input_size"] = spec["input_size"]
-    arguments["classes"] = args.classes or arguments.get("classes") or 1000
-    spec["arguments"] = complete_arguments(spec["model"], arguments)
-    spec["recipe"] = script.recipe_of(args, base["recipe"])
-    if stored is not None:
-        script.refuse_another_run(spec, stored, complete_arguments)
-    return spec
-
-
-def build(spec):
-    from model import get_model
-
-    return get_model(spec["model"], **spec["arguments"])
-
-
-def run_name(spec):
-    size = "" if spec["input_size"] == DEFAULTS["input_size"] else str(spec["input_size"])
-    return f"imagenet{size}_{spec['model']}_seed{spec['seed']}"
+    if "input_size" in complete_arguments(name, {}):  # of GE and AA
+        arguments["input_size"] = size
+    arguments["classes"] = args.classes or arguments.get("classes") or DEFAULT.classes
+    return dataclasses.replace(
+        base, model=name, arguments=complete_arguments(name, arguments), input_size=size,
+        recipe=dataclasses.replace(args.preset or base.recipe, **args.changes),
+        seed=base.seed if args.seed is None else args.seed,
+        crop_ratio=base.crop_ratio if args.crop_ratio is None else args.crop_ratio,
+        start=stored.start if stored else args.resume_params,
+        first_epoch=stored.first_epoch if stored else args.resume_epoch or 0)
 
 
 def rate_sentence(lr, batch):
@@ -163,45 +150,42 @@ def main():
     from ops.nag import update_operator
 
     runlog.start_logging()
-    with script.decide(parser, args, spec_of, build, run_name) as start:
-        spec, recipe = start.spec, start.recipe
-        start.greet(DTYPES[args.recipe or "released"])
+    with script.started(parser, args, experiment_of, model, DTYPES[args.recipe or "released"]) as start:
+        experiment = start.experiment
+        recipe, size = experiment.recipe, experiment.input_size
         data = imagenet.load(args.data_dir, args.use_rec, args.rec_train, args.rec_train_idx, args.rec_val,
                              args.rec_val_idx)
-        start.require_data(data)
-        labels, classes = len(data.class_names), spec["arguments"]["classes"]
-        if classes < labels:
-            raise InputError(f"--classes {classes} is too few for the {labels} classes of the data")
-        size = spec["input_size"]
-        batches = imagenet.TrainBatches(data.train, start.batch_size, spec["seed"], size, part=start.part,
+        script.require_data(start, data)
+        labels = len(data.class_names)
+        if experiment.classes < labels:
+            raise InputError(f"--classes {experiment.classes} is too few for the {labels} classes of the data")
+        batches = imagenet.TrainBatches(data.train, start.batch_size, experiment.seed, size, part=start.part,
                                         damaged=args.damaged)
         score_batches = imagenet.EvalBatches(
-            data.val, min(recipe.batch_size // recipe.accumulate, len(data.val)), size, spec["crop_ratio"],
+            data.val, min(recipe.batch_size // recipe.accumulate, len(data.val)), size, experiment.crop_ratio,
             args.num_data_workers, start.part, damaged=args.damaged)
-        start.prepare_net(model)
-        start.open_folder()
-
-        log.info("data: %s training and %s validation images in %d classes, %dx%d pixels, %s, sha256 %s",
-                 f"{len(data.train):,}", f"{len(data.val):,}", labels, size, size, data.variant,
-                 data.provenance["sha256"])
-        start.announce(batches, count(start.net, (3, size, size)), table)
-        log.info("%s", rate_sentence(recipe.lr, batches.batch_size))
-        if recipe.label_smoothing or recipe.mixup_alpha:
-            log.info("training accuracy is counted against the hard labels%s",
-                     ", of mixed images the one with the larger share" if recipe.mixup_alpha else "")
-        if args.resume_epoch:
-            log.info("the schedule is entered at epoch %d, with fresh momentum", args.resume_epoch)
-        status, result = start.train(
-            start.settings(input_size=size, crop_ratio=spec["crop_ratio"]), update_operator(args.fused),
-            batches=batches, score_batches=score_batches, labels=labels, scored_on="validation", test_batches=None,
-            first_epoch=args.resume_epoch or 0)
-        if result is not None:
-            last, best = result["last"], result["best"]
-            log.info("imagenet: err-top1 %.4f, err-top5 %.4f after the last of %d epochs; best err-top1 %.4f (epoch "
-                     "%d); %s validation images, each once; data %s", 1 - last["accuracy"], 1 - last["top5"],
-                     result["epochs"], 1 - best["accuracy"], best["epoch"], f"{last['images']:,}", data.variant)
-            log.info("checkpoints, metrics and history.png are in %s", start.directory)
-    return status
+        forward, operators = script.prepared(start, args, model)
+        with script.folder(start, args) as directory:
+            log.info("data: %s training and %s validation images in %d classes, %dx%d pixels, %s, sha256 %s",
+                     f"{len(data.train):,}", f"{len(data.val):,}", labels, size, size, data.variant,
+                     data.provenance["sha256"])
+            script.announce(start, args, batches.steps, count(start.net, (3, size, size)), table)
+            log.info("%s", rate_sentence(recipe.lr, batches.batch_size))
+            if recipe.label_smoothing or recipe.mixup_alpha:
+                log.info("training accuracy is counted against the hard labels%s",
+                         ", of mixed images the one with the larger share" if recipe.mixup_alpha else "")
+            if args.resume_epoch:
+                log.info("the schedule is entered at epoch %d, with fresh momentum", args.resume_epoch)
+            status, result = script.train(
+                start, args, directory, data, operators, forward=forward, update_all=update_operator(args.fused),
+                batches=batches, score_batches=score_batches, labels=labels, scored_on="validation", test_batches=None)
+            if result is not None:
+                last, best = result.last, result.best
+                log.info("imagenet: err-top1 %.4f, err-top5 %.4f after the last of %d epochs; best err-top1 %.4f "
+                         "(epoch %d); %s validation images, each once; data %s", 1 - last.accuracy, 1 - last.top5,
+                         recipe.epochs, 1 - best.accuracy, best.epoch, f"{last.images:,}", data.variant)
+                log.info("checkpoints, metrics and history.png are in %s", directory)
+            return status
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ of a step are functions of them, and nothing else is drawn.
 Nothing is pickled. Everything is float32: a float16 run writes its master weights, so that its file and that of a
 float32 run are interchangeable.
 """
+import dataclasses
 import io
 import json
+from typing import Optional
 
 from support import runtime
 
@@ -20,30 +22,56 @@ import numpy as np
 
 from support import json_files, params_file
 from support.errors import InputError
-from support.json_files import COUNT, LINES, NOTHING, NUMBER, OBJECT, SHARE, TEXT, Kind
+from support.json_files import COUNT, LINES, NOTHING, NUMBER, OBJECT, SHARE, SOME, TEXT, Kind
 
-from . import loop
+from . import loop, old_forms
+from .experiment import FORMAT, Experiment, fields_of, format_of
 
 SETTINGS = "settings.json"
-FORMAT = 1
 
-# The form of the settings of a run to go on with, and of what only some have.
-RUN = {
-    "model": TEXT, "arguments": OBJECT, "dataset": TEXT, "recipe": OBJECT,
-    "seed": Kind("a whole number below 2^32", lambda value: COUNT.holds(value) and value < 2 ** 32),
-    "data": {"sha256": TEXT, "variant": LINES},
-    "state": {"epoch": COUNT, "step": COUNT, "meter": {"images": COUNT, "loss_sum": NUMBER, "correct": COUNT},
-              "best": (NOTHING, {"epoch": COUNT, "accuracy": SHARE, "loss": NUMBER, "top5": SHARE})},
-}
-# Of a file that is evaluated.
-NET = {"model": TEXT, "arguments": OBJECT, "dataset": TEXT, "label_mode": (NOTHING, TEXT)}
-DTYPE = Kind("float32 or float16", lambda value: value in ("float32", "float16"))
 SCALE = {"value": Kind("a number of at least 2^-24 and at most 2^16", lambda value: NUMBER.holds(value)
                        and loop.LossScale.LEAST <= value <= loop.LossScale.MOST), "sound": COUNT, "left_out": COUNT}
+BEST = {"epoch": COUNT, "accuracy": SHARE, "loss": NUMBER, "top5": SHARE}
+STATE = {"epoch": COUNT, "step": COUNT, "meter": {"images": COUNT, "loss_sum": NUMBER, "correct": COUNT},
+         "best": (NOTHING, BEST), "resumed": COUNT, "loss_scale": (NOTHING, SCALE)}
 
 
-def save(path, net, settings, trainer=None, team=None):
-    """Write weights, settings (JSON-able) and, with a trainer, its optimizer's state; path is whole or untouched.
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What a parameter file of ours says of itself. Raises InputError for what no run writes.
+
+    data : sha256, variant, official and class_names of what the net was trained on.
+    state : where the run stood, to resume it; None in a published file. score : of the weights, where they were scored.
+    """
+
+    experiment: Experiment
+    data: dict
+    operators: str = ""
+    command: str = ""
+    scored_on: Optional[str] = None
+    state: Optional[dict] = None
+    score: Optional[dict] = None
+    workers: int = 1
+
+    SHAPE = {"data": {"sha256": TEXT, "variant": LINES}, "operators": LINES, "command": LINES,
+             "scored_on": (NOTHING, TEXT), "state": (NOTHING, STATE), "score": (NOTHING, OBJECT), "workers": SOME}
+
+    def as_json(self):
+        """An object for JSON."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"format": FORMAT, **fields, "experiment": self.experiment.as_json()}
+
+    @classmethod
+    def from_json(cls, value):
+        """Back from `as_json`, or from what an earlier version wrote. InputError says what is wrong."""
+        if isinstance(value, dict) and value.get("format") == old_forms.OLD:
+            value = old_forms.saved(value)
+        fields = fields_of(cls, format_of(value))
+        return cls(**{**fields, "experiment": Experiment.from_json(fields["experiment"])})
+
+
+def save(path, net, saved, trainer=None, team=None):
+    """Write weights, a Saved and, with a trainer, its optimizer's state; path is whole or untouched.
 
     All workers of a team call it, for each has statistics of its own; the first one alone writes. Raises Diverged, and
     writes nothing, when a weight is not finite; InputError when the disk refuses.
@@ -56,7 +84,7 @@ def save(path, net, settings, trainer=None, team=None):
                .astype("float32", copy=False) for name, parameter in net._collect_params_with_prefix().items()}
     if trainer is not None:
         weights.update({name: master.as_in_context(mx.cpu()) for name, master in _masters(net, trainer).items()})
-    attachments = {SETTINGS: json.dumps({"format": FORMAT, **settings}, indent=1, sort_keys=True).encode()}
+    attachments = {SETTINGS: json.dumps(saved.as_json(), indent=1, sort_keys=True).encode()}
     if trainer is not None:
         for name, states in _states(net, trainer).items():
             for index, state in enumerate(states):
@@ -67,12 +95,12 @@ def save(path, net, settings, trainer=None, team=None):
     params_file.write(path, weights, attachments)
 
 
-def read_settings(path, required=True):
-    """The settings in a file of ours. A file without any gives None, or InputError where they are required."""
-    return settings_in(path, params_file.read(path)[1], required)
+def read(path, required=True):
+    """The Saved of a file of ours. A file without one gives None, or InputError where it is required."""
+    return saved_in(path, params_file.read(path)[1], required)
 
 
-def settings_in(path, attachments, required=True):
+def saved_in(path, attachments, required=True):
     """The same for a file whose archive has been read already."""
     if SETTINGS not in attachments:
         if required:
@@ -80,52 +108,19 @@ def settings_in(path, attachments, required=True):
                              "use --resume-params to start a new run from its weights")
         return None
     try:
-        settings = json_files.loads(attachments[SETTINGS])
-        if not isinstance(settings, dict):
-            raise ValueError("not an object")
+        return Saved.from_json(json_files.loads(attachments[SETTINGS]))
     except ValueError as error:
-        raise InputError(f"{path}: its settings cannot be read ({error}); use another checkpoint") from error
-    if settings.get("format") != FORMAT:
-        raise InputError(f"{path} has format {settings.get('format')!r}, this version reads {FORMAT}")
-    return settings
-
-
-def require(settings, names, path):
-    """InputError unless the settings of the file at path have all these names."""
-    for name in names:
-        if name not in settings:
-            raise InputError(f"{path} has no {name!r} among its settings: it is not a checkpoint of a run of ours")
-
-
-def check_net(settings, path):
-    """InputError unless the settings of the file at path say, in the form of ours, which net it is and of what data."""
-    require(settings, NET, path)
-    wrong = json_files.problem(settings, NET)
-    if wrong:
-        raise InputError(f"{path} is not a file of a run of ours: among its settings {wrong}; use another one")
-
-
-def check_run(settings, path):
-    """InputError unless the settings of the file at path have the form of those of a run to go on with."""
-    wrong = json_files.problem(settings, RUN)
-    if not wrong and "dtype" in settings:
-        wrong = json_files.problem(settings["dtype"], DTYPE, "dtype")
-    if not wrong and "loss_scale" in settings["state"]:
-        wrong = json_files.problem(settings["state"]["loss_scale"], SCALE, "state.loss_scale")
-    if not wrong and "first_epoch" in settings["state"]:
-        wrong = json_files.problem(settings["state"]["first_epoch"], COUNT, "state.first_epoch")
-    if wrong:
-        raise InputError(f"{path} is not a checkpoint of a run of ours: among its settings {wrong}; use another one")
+        raise InputError(f"{path}: its settings cannot be used: {error}; use another checkpoint") from error
 
 
 def restore(path, net, trainer, team=None):
-    """Bring an initialized net and its trainer back to the state of a checkpoint; returns its settings.
+    """Bring an initialized net and its trainer back to the state of a checkpoint; returns its Saved.
 
     All workers of a team call it, each with a path to the same file. Everything is checked before anything changes.
     Raises InputError when the file is damaged, is of another net or was written with another number of devices.
     """
     arrays, attachments = params_file.read(path)
-    settings = settings_in(path, attachments)
+    saved = saved_in(path, attachments)
     parameters = net._collect_params_with_prefix()
     if {name: array.shape for name, array in arrays.items()} \
             != {name: parameter.shape for name, parameter in parameters.items()}:
@@ -162,7 +157,7 @@ def restore(path, net, trainer, team=None):
                 state[:] = optimizer[name, index]
         for name, master in _masters(net, trainer, device).items():
             master[:] = arrays[name]
-    return settings
+    return saved
 
 
 def _states(net, trainer, device=0):

@@ -16,7 +16,7 @@ from support.files import expanded
 
 from . import checkpoint, loop, runlog
 from .distributed import Team
-from .recipe import Recipe
+from .experiment import Result, Score
 from .schedule import learning_rate, mixing_share
 
 log = logging.getLogger(__name__)
@@ -29,23 +29,21 @@ class Job:
     """What a run is made of.
 
     net : initialized, on contexts.
+    saved : the Saved of its checkpoints (engine.checkpoint), with the experiment, as yet without state and score.
     batches : training data with `steps` and `epoch(index, start, workers)` (engine.cifar.TrainBatches).
-    seed : of what the run draws beside them, the shares of mixed images.
     score_batches, labels : images (engine.cifar.EvalBatches) and number of their classes, scored after every epoch.
     scored_on : what those are, 'test', 'held-out' or 'validation'.
+    provenance : of the data, as the loaders have it; it goes into the Result.
     test_batches : the test images, scored once at the end, where score_batches are others; else None. For one worker.
-    settings : JSON-able description of the run (net, data, recipe, seed); it travels in every checkpoint.
     team : the workers that train together (engine.distributed), each with its own Job: each reads its own share of
         the batches and of the images to score, the first one alone writes. By default this process alone.
     save_interval : write last.params every so many steps and before scoring, not only after an epoch; 0: no.
-    first_epoch : where a run that starts from foreign weights enters its schedule.
-    dtype : 'float32', or on GPUs 'float16' with float32 master weights (engine.loop.make_trainer).
     forward : computes the logits in the place of net, on its parameters; None: net itself.
     update_all : operator that updates all parameters at once (engine.nag); None: MXNet's own.
     """
 
     net: Any
-    recipe: Recipe
+    saved: checkpoint.Saved
     batches: Any
     score_batches: Any
     labels: int
@@ -53,17 +51,22 @@ class Job:
     test_batches: Optional[Any]
     contexts: list
     directory: Path
-    settings: dict
-    seed: int = 0
+    provenance: dict = dataclasses.field(default_factory=dict)
     workers: int = 0
     team: Team = dataclasses.field(default_factory=lambda: Team("device"))
     save_period: int = 0
     save_interval: int = 0
     log_interval: int = 100
-    first_epoch: int = 0
-    dtype: str = "float32"
     forward: Any = None
     update_all: Any = None
+
+    @property
+    def experiment(self):
+        return self.saved.experiment
+
+    @property
+    def recipe(self):
+        return self.experiment.recipe
 
 
 class Stopped(Exception):
@@ -105,26 +108,26 @@ class _StopSignal:
 
 @dataclasses.dataclass
 class _State:
-    """Where a run stands: epoch and step to do next, the sums of the epoch so far, the best epoch yet, the first."""
+    """Where a run stands: epoch and step to do next, the sums of the epoch so far, the best epoch yet, its resumes."""
 
     epoch: int = 0
     step: int = 0
     meter: loop.Meter = dataclasses.field(default_factory=loop.Meter)
     best: Optional[dict] = None
-    first_epoch: int = 0
+    resumed: int = 0
 
     @classmethod
     def from_dict(cls, stored):
         meter = loop.Meter(*(stored["meter"][name] for name in ("images", "loss_sum", "correct")))
-        return cls(stored["epoch"], stored["step"], meter, stored["best"], stored.get("first_epoch", 0))
+        return cls(stored["epoch"], stored["step"], meter, stored["best"], stored["resumed"])
 
 
 def train(job, resume=None):
     """Run a job, from a checkpoint file when resume names one.
 
-    Returns the record of result.json; None in a worker that is not the first of its team. Raises Stopped after
-    SIGTERM, SIGINT or SIGHUP, and InputError when the training diverges or the data cannot be read. All leave
-    last.params behind: the end of the last whole step, or, of a diverged run, an earlier one that was good.
+    Returns the Result, which it also writes to result.json; None in a worker that is not the first of its team. Raises
+    Stopped after SIGTERM, SIGINT or SIGHUP, and InputError when the training diverges or the data cannot be read. All
+    leave last.params behind: the end of the last whole step, or, of a diverged run, an earlier one that was good.
     """
     run = _Run(job)
     run.restore(resume)
@@ -143,11 +146,12 @@ class _Run:
     def __init__(self, job):
         self.job, self.team = job, job.team
         self.team.broadcast(job.net)
-        self.trainer = loop.make_trainer(job.net, job.recipe, self.team.kvstore, job.dtype, job.update_all, self.team)
-        self.scale = loop.LossScale() if job.dtype == "float16" else None
+        self.trainer = loop.make_trainer(job.net, job.recipe, self.team.kvstore, job.experiment.dtype,
+                                        job.update_all, self.team)
+        self.scale = loop.LossScale() if job.experiment.dtype == "float16" else None
         self.method = loop.Method(job.recipe.label_smoothing, job.recipe.accumulate, self.scale)
         self.images_per_step = job.recipe.batch_size * len(job.contexts) * self.team.size
-        self.state = _State(job.first_epoch, first_epoch=job.first_epoch)
+        self.state = _State(job.experiment.first_epoch)
         self.metrics = None
 
     @property
@@ -162,13 +166,14 @@ class _Run:
         """
         place = [-1, 0]
         if path is not None:
-            stored = checkpoint.restore(path, self.job.net, self.trainer, self.job.team)["state"]
+            stored = checkpoint.restore(path, self.job.net, self.trainer, self.job.team).state
             self.state = _State.from_dict(stored)
+            self.state.resumed += 1
             if self.state.step > self.job.batches.steps:
                 raise InputError(f"{path} is at step {self.state.step} of an epoch, which has {self.job.batches.steps} "
                                  "here: it is not a checkpoint of this run")
             place = [self.state.epoch, self.state.step]
-            if self.scale is not None and "loss_scale" in stored:
+            if self.scale is not None and stored["loss_scale"]:
                 self.scale = self.method.scale = loop.LossScale(
                     *(stored["loss_scale"][name] for name in ("value", "sound", "left_out")))
             if not self.writes:
@@ -180,7 +185,7 @@ class _Run:
                              "disk that all of them reach by the same path")
         if self.writes:
             self.metrics = runlog.Metrics(self.job.directory / METRICS,
-                                          None if path is None else self.state.epoch, self.state.first_epoch)
+                                          None if path is None else self.state.epoch, self.job.experiment.first_epoch)
 
     def epoch(self, stop):
         """Train the rest of an epoch, score it, save. Raises Stopped, Diverged and InputError."""
@@ -211,7 +216,7 @@ class _Run:
         def feed():
             for step, (images, labels) in enumerate(job.batches.epoch(state.epoch, first, job.workers), first):
                 yield (learning_rate(recipe, state.epoch, step, steps), images, labels,
-                       mixing_share(recipe, job.seed, state.epoch, step))
+                       mixing_share(recipe, job.experiment.seed, state.epoch, step))
 
         def saved_after(done):
             return job.save_interval and (first + done) % job.save_interval == 0 and first + done < steps
@@ -269,14 +274,12 @@ class _Run:
     def save(self, name, score=None):
         """Write a checkpoint; all workers of a team at once."""
         job = self.job
-        state = {**dataclasses.asdict(self.state), "meter": dataclasses.asdict(self.meter())}
-        if self.scale is not None:
-            state["loss_scale"] = self.scale.as_dict()
-        settings = {**job.settings, "state": state, "scored_on": job.scored_on}
+        state = {**dataclasses.asdict(self.state), "meter": dataclasses.asdict(self.meter()),
+                 "loss_scale": self.scale and self.scale.as_dict()}
         if score is not None:
-            settings["score"] = {"images": score.images, "accuracy": score.top1, "top5": score.top5,
-                                 "loss": score.loss}
-        checkpoint.save(job.directory / name, job.net, settings, self.trainer, job.team)
+            score = {"images": score.images, "accuracy": score.top1, "top5": score.top5, "loss": score.loss}
+        saved = dataclasses.replace(job.saved, state=state, scored_on=job.scored_on, score=score)
+        checkpoint.save(job.directory / name, job.net, saved, self.trainer, job.team)
 
     def meter(self):
         """The epoch's sums so far, over all workers."""
@@ -317,27 +320,32 @@ class _Run:
         if not records:
             raise InputError(f"all {self.state.epoch} epochs are done, but {self.metrics.path} does not have them; put "
                              "the run's own metrics.jsonl back")
-        last = records[-1]
-        result = {
-            **job.settings, "epochs": self.state.epoch, "scored_on": job.scored_on,
-            "environment": runlog.environment(),
-            "last": {"epoch": last["epoch"], "accuracy": last["val_accuracy"], "top5": last["val_top5"],
-                     "loss": last["val_loss"], "images": last["val_images"]},
-            "best": self.state.best, "seconds": sum(record["seconds"] for record in records),
-            "train_images_per_second": sorted(record["train_images_per_second"] for record in records)[
-                len(records) // 2],
-        }
+        last, best = records[-1], self.state.best
+        scores = {"last": Score(last["epoch"], last["val_accuracy"], last["val_top5"], last["val_loss"],
+                                last["val_images"]),
+                  "best": Score(best["epoch"], best["accuracy"], best["top5"], best["loss"], last["val_images"])}
+        held_out = None
         if job.test_batches is not None:
-            for name in (LAST, BEST):
-                checkpoint.load_weights(job.directory / name, job.net)
-                test = loop.evaluate(job.net, job.test_batches, job.contexts, job.labels, job.forward)
-                result[f"test_of_{name.partition('.')[0]}"] = {"accuracy": test.top1, "top5": test.top5,
-                                                               "loss": test.loss, "images": test.images}
-                log.info("test images with the weights of the %s epoch: err-top1=%f err-top5=%f",
-                         name.partition(".")[0], 1 - test.top1, 1 - test.top5)
+            held_out, scores = scores, {which: self.test_score(which, score) for which, score in scores.items()}
+        result = Result(
+            experiment=job.experiment, data={"variant": job.saved.data["variant"], **job.provenance}, **scores,
+            chosen_on=job.scored_on, held_out=held_out, seconds=sum(record["seconds"] for record in records),
+            resumed=self.state.resumed, train_images_per_second=sorted(
+                record["train_images_per_second"] for record in records)[len(records) // 2],
+            operators=job.saved.operators, command=job.saved.command,
+            environment=runlog.environment(job.contexts))
         runlog.plot_history(records, job.directory / "history.png", job.directory.name, f"{job.scored_on} images")
-        runlog.write_json(job.directory / "result.json", result)
+        runlog.write_json(job.directory / "result.json", result.as_json())
         return result
+
+    def test_score(self, which, chosen):
+        """The Score of the test images with the weights of an epoch, 'last' or 'best', that has another Score."""
+        job = self.job
+        checkpoint.load_weights(job.directory / f"{which}.params", job.net)
+        test = loop.evaluate(job.net, job.test_batches, job.contexts, job.labels, job.forward)
+        log.info("test images with the weights of the %s epoch: err-top1=%f err-top5=%f", which, 1 - test.top1,
+                 1 - test.top5)
+        return Score(chosen.epoch, test.top1, test.top5, test.loss, test.images)
 
 
 def new_directory(wanted, name, resumed=False):
@@ -405,12 +413,10 @@ def refuse_rewinding(path, state):
     if path.name == LAST or not last.exists():
         return
     try:
-        settings = checkpoint.read_settings(last)
-        checkpoint.check_run(settings, last)
+        newest = checkpoint.read(last).state
     except InputError:  # damaged: then the earlier one is what is left
         return
-    newest = settings["state"]
-    if (newest["epoch"], newest["step"]) > (state["epoch"], state["step"]):
+    if newest and (newest["epoch"], newest["step"]) > (state["epoch"], state["step"]):
         raise InputError(f"--resume: {last} is further on (epoch {newest['epoch']}, step {newest['step']}): resume "
                          f"{path.parent}, or start a new run with --resume-params {path}")
 

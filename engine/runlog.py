@@ -42,19 +42,30 @@ def write_text(path, text):
         raise InputError(f"{path} cannot be written: {error.strerror}; free space or choose another folder") from error
 
 
-def environment():
-    """Versions, hardware and revision that a result depends on, as a JSON-able dict."""
+def environment(contexts):
+    """Versions, hardware and revision that a result depends on, as a JSON-able dict. contexts: the devices used."""
     import mxnet
     import numpy
 
     return {
         "python": platform.python_version(), "mxnet": mxnet.__version__, "numpy": numpy.__version__,
-        "processor": _processor(), "threads": os.environ.get("OMP_NUM_THREADS"), "git_revision": git_revision(),
-        "process_settings": runtime.settings(),
+        "processor": processor(), "threads": os.environ.get("OMP_NUM_THREADS"), "git_revision": git_revision(),
+        "process_settings": runtime.settings(), "contexts": str(contexts),
+        "gpus": gpu_names() if contexts[0].device_type == "gpu" else [],
     }
 
 
-def _processor():
+def gpu_names():
+    """The kinds of GPU in this machine, as the driver names them; empty where it does not say."""
+    try:
+        answer = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True,
+                                text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return sorted(set(filter(None, map(str.strip, answer.stdout.splitlines()))))
+
+
+def processor():
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:

@@ -1,6 +1,6 @@
-"""What the training scripts share: from parsed flags to a run under way, and from its end to the exit status.
+"""What the training programs share, in the order of a run: flags and a checkpoint to a Start, to a folder, to a Result.
 
-A script brings what is its own: its settings, its data and, since the engine knows no networks, the package `model`.
+A program brings what is its own: its experiment, its data and, since the engine knows no networks, the package `model`.
 """
 import contextlib
 import dataclasses
@@ -16,153 +16,28 @@ from support.files import expanded
 from support.lock import locked
 
 from . import checkpoint, distributed, flags, loop, run, runlog
-from .recipe import Recipe
+from .experiment import Experiment
 
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"  # in a run's folder while a run is in it
 
 
-def recipe_of(args, stored):
-    """The run's recipe as a dict: the one that --recipe names or else the stored one, with what single flags change."""
-    return dataclasses.asdict(dataclasses.replace(args.preset or _read_recipe(stored), **args.changes))
-
-
-def _read_recipe(stored):
-    """A recipe from a checkpoint. One that was written before a field came has that field's default."""
-    try:
-        return Recipe(**stored)
-    except TypeError as error:
-        raise InputError(f"the recipe in the checkpoint cannot be read ({error}); use the version of this project that "
-                         "wrote it") from error
-
-
-def refuse_another_run(spec, stored, complete_arguments):
-    """InputError where a spec differs from the checkpoint's in more than the number of epochs, saying in what."""
-    arguments = complete_arguments(stored["model"], stored["arguments"])
-    recipes = [{**recipe, "epochs": None, "lr_decay_epochs": list(recipe["lr_decay_epochs"])}
-               for recipe in (spec["recipe"], dataclasses.asdict(_read_recipe(stored["recipe"])))]
-    others = {**stored, "arguments": arguments}
-    for name, new, old in [("recipe", *recipes)] + [(name, spec[name], others[name]) for name in spec
-                                                    if name != "recipe"]:
-        if new != old:
-            raise InputError(f"--resume: the command asks for {name} {_difference(new, old)}; "
-                             "only --num-epochs may change when a run goes on")
-    begun = stored["state"]["epoch"] + (stored["state"]["step"] > 0)
-    if spec["recipe"]["epochs"] < begun:
-        raise InputError(f"--resume: the checkpoint is in epoch {begun} already, so --num-epochs "
-                         f"{spec['recipe']['epochs']} is too few")
-
-
-def _difference(new, old):
-    if isinstance(new, dict) and isinstance(old, dict):
-        name = next(name for name in {**old, **new} if new.get(name) != old.get(name))
-        return f"{name}={new.get(name)} but the checkpoint has {name}={old.get(name)}"
-    return f"{new} but the checkpoint has {old}"
-
-
-def checkpoint_of(args, name):
-    """The checkpoint that --resume asks for; None without --resume, or where no run of that name has saved one yet."""
-    if args.resume is None:
-        return None
-    if args.resume:
-        path = run.checkpoint_to_resume(args.resume)
-        if args.save_dir and expanded(args.save_dir).resolve() != path.parent.resolve():
-            raise InputError(f"--resume goes on in {path.parent}; leave --save-dir out")
-        return path
-    place = expanded(args.save_dir) if args.save_dir else run.newest_directory(name)
-    if place and (place / run.LAST).exists():
-        return run.checkpoint_to_resume(place)
-    log.warning("--resume: there is no checkpoint in %s yet; starting a new run", place or f"runs/{name}")
-    return None
-
-
-def decide(parser, args, spec_of, build, name_of):
-    """Everything that the flags and a checkpoint decide, as a Start. Ends the process for flags that cannot be used.
-
-    spec_of(args, stored) : what decides the run, as a dict with model, arguments, recipe and seed, from the command
-        line and, where that is silent, from a checkpoint's settings or the defaults (stored is None).
-    build(spec) : the net. Both raise InputError or TypeError for what cannot be.
-    name_of(spec) : name of the run's folder.
-    """
-    spec, problem = None, None
-    try:
-        spec = spec_of(args, None)
-        net = build(spec)
-    except (InputError, TypeError) as error:
-        problem = str(error)  # unless a checkpoint has what is missing
-    named = args.resume or args.resume is not None and args.save_dir
-    if problem and not named:
-        parser.error(problem)
-    try:
-        contexts, sentence = loop.devices(args.gpus)
-        if args.kvstore == "nccl" and contexts[0].device_type != "gpu":
-            raise InputError("--kvstore nccl is for GPUs; leave it out here")
-    except InputError as error:
-        parser.error(str(error))
-    team = distributed.join(args.kvstore)
-    if team.rank:  # what all of them would say, the first worker says
-        for name in (None, "engine"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-    if team.local_rank:
-        contexts, sentence = loop.devices([number + team.local_rank * len(args.gpus) for number in args.gpus])
-    found = checkpoint_of(args, None if problem else name_of(spec)) if team.rank == 0 else None
-    resume, stored = team.agreed(_text(found)), None
-    if resume is not None:
-        resume = Path(resume)
-        if not resume.is_file():
-            raise InputError(f"--resume: worker {team.rank} does not reach {resume}; the run's folder must lie on a "
-                             "disk that all of them reach by the same path")
-        stored = checkpoint.read_settings(resume)
-        checkpoint.require(stored, [*(spec or ("model", "arguments", "dataset", "seed", "recipe")), "data", "state"],
-                           resume)
-        checkpoint.check_run(stored, resume)
-        run.refuse_rewinding(resume, stored["state"])
-        try:
-            spec = spec_of(args, stored)
-            net = build(spec)
-        except InputError:
-            raise
-        except Exception as error:  # settings that somebody else has written can be wrong in many ways
-            log.debug("the settings of %s cannot be used", resume, exc_info=True)
-            raise InputError(f"--resume: {error}") from error
-    elif problem:
-        parser.error(problem)
-    return Start(args, spec, net, name_of(spec), team, contexts, sentence, resume, stored)
-
-
-def _text(path):
-    return None if path is None else str(path)
-
-
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Start:
-    """A run before its first step. The methods are called in their order, each once, in a `with` block.
+    """What the flags, the machine and a checkpoint decide.
 
-    At its end the run's folder is free again, and a team parts, in good order unless an error has ended the block.
+    net : not yet initialized. contexts : this worker's devices. team : the workers (engine.distributed).
+    resume, saved : the checkpoint to resume and its Saved; None for a new run. command : the command line.
     """
 
-    args: Any
-    spec: dict
+    experiment: Experiment
     net: Any
-    name: str
-    team: distributed.Team
     contexts: list
-    device_sentence: str
+    team: distributed.Team
     resume: Optional[Path]
-    stored: Optional[dict]
-
-    def __post_init__(self):
-        self.recipe = Recipe(**self.spec["recipe"])
-        self.command = " ".join(map(shlex.quote, ["python", *sys.argv]))
-        self.held = contextlib.ExitStack()
-
-    def __enter__(self):
-        self.held.enter_context(self.team)
-        return self
-
-    def __exit__(self, *exception):
-        return self.held.__exit__(*exception)
+    saved: Optional[checkpoint.Saved]
+    command: str
 
     @property
     def part(self):
@@ -172,116 +47,221 @@ class Start:
     @property
     def batch_size(self):
         """Images of a step, on all devices of all workers."""
-        return self.recipe.batch_size * len(self.contexts) * self.team.size
+        return self.experiment.recipe.batch_size * self.experiment.devices
 
-    def greet(self, dtype):
-        """Say how the process runs. dtype: of the training where neither the flags nor a checkpoint say it."""
-        log.info("%s", self.command)
-        log.info("%s", self.device_sentence)
-        log.info("%s", runtime.settings_sentence())
-        wanted = self.args.dtype or (self.stored or {}).get("dtype", dtype)
-        self.dtype, remark = loop.training_type(wanted, self.contexts)
-        if remark:
-            log.info("%s", remark)
 
-    def require_data(self, data):
-        """InputError unless the data are those of the checkpoint."""
-        self.data = data
-        if self.stored is not None and self.stored["data"]["sha256"] != data.provenance["sha256"]:
-            raise InputError("--resume: the data are not those of the checkpoint "
-                             f"(now {data.variant}; then {self.stored['data']['variant']}); give the same --data-dir")
+@contextlib.contextmanager
+def started(parser, args, experiment_of, model, dtype):
+    """The Start of a run as a context. Ends the process for flags that cannot be used.
 
-    def prepare_net(self, model):
-        """Initialize the net, load the weights to start from, and find the fastest way to compute it."""
-        loop.initialize(self.net, self.spec["seed"], self.contexts)
-        if self.args.resume_params:
-            model.load_params(self.net, self.args.resume_params, self.contexts)
-        if self.recipe.accumulate > 1:  # which the fused operators cannot
-            self.forward, self.operators = self.net, "plain Gluon operators, which can add up gradients"
+    experiment_of(args, stored) : the Experiment of the command line; what that leaves open comes from the Experiment of
+        a checkpoint, or from the defaults (stored is None). It raises InputError or TypeError for what cannot be.
+    model : the package, whose complete_arguments and get_model make the net.
+    dtype : to train in where neither the flags nor a checkpoint say it.
+    """
+    experiment = None
+    if not (args.resume or args.resume is not None and args.save_dir):  # else a checkpoint may have what is missing
+        experiment = _or_exit(parser, experiment_of, args, None)
+    contexts, sentence = _or_exit(parser, _devices, args)
+    with distributed.join(args.kvstore) as team:
+        if team.rank:  # what all of them would say, the first worker says
+            for name in (None, "engine"):
+                logging.getLogger(name).setLevel(logging.WARNING)
+        if team.local_rank:
+            contexts, sentence = loop.devices([number + team.local_rank * len(args.gpus) for number in args.gpus])
+        resume = team.agreed(_text(_checkpoint_of(args, experiment)) if team.rank == 0 else None)
+        saved = None
+        if resume is None:
+            experiment = experiment or _or_exit(parser, experiment_of, args, None)
+            net = _or_exit(parser, _built, experiment, model)
         else:
-            self.forward, self.operators = model.fuse(self.net, self.args.fused)
-        log.info("%s", self.operators)
-        loop.set_mode(self.forward, self.args.mode)
+            resume = Path(resume)
+            saved = _saved_at(resume, team)
+            try:
+                stored = dataclasses.replace(saved.experiment, arguments=model.complete_arguments(
+                    saved.experiment.model, saved.experiment.net))
+                experiment = experiment_of(args, stored)
+                refuse_another_run(experiment, stored, saved.state)
+                net = _built(experiment, model)
+            except (InputError, TypeError) as error:
+                raise InputError(f"--resume: {error}") from error
+        dtype, remark = loop.training_type(args.dtype or (saved.experiment.dtype if saved else dtype), contexts)
+        experiment = dataclasses.replace(experiment, dtype=dtype, devices=len(contexts) * team.size)
+        command = " ".join(map(shlex.quote, ["python", *sys.argv]))
+        for line in (command, sentence, runtime.settings_sentence(), remark):
+            if line:
+                log.info("%s", line)
+        yield Start(experiment, net, contexts, team, resume, saved, command)
 
-    def open_folder(self):
-        """Take the run's folder, a new one or the resumed run's, and log to a file; nothing is written before.
 
-        Only now, so that a start that fails leaves none behind.
-        """
-        if self.team.rank == 0:
-            if self.args.logging_file:
-                runlog.log_to_file(self.args.logging_file)
-            directory = self.resume.parent if self.resume else self._new_directory()
-            self.held.enter_context(locked(
+def _built(experiment, model):
+    return model.get_model(experiment.model, **experiment.net)
+
+
+def _or_exit(parser, function, *arguments):
+    """function(*arguments); an InputError or a TypeError ends the process as a wrong flag does."""
+    try:
+        return function(*arguments)
+    except (InputError, TypeError) as error:
+        parser.error(str(error))
+
+
+def _devices(args):
+    contexts, sentence = loop.devices(args.gpus)
+    if args.kvstore == "nccl" and contexts[0].device_type != "gpu":
+        raise InputError("--kvstore nccl is for GPUs; leave it out here")
+    return contexts, sentence
+
+
+def _checkpoint_of(args, experiment):
+    """The checkpoint that --resume asks for; None without --resume, or where no run has saved one yet.
+
+    experiment: names the folder where neither --resume nor --save-dir does.
+    """
+    if args.resume is None:
+        return None
+    if args.resume:
+        path = run.checkpoint_to_resume(args.resume)
+        if args.save_dir and expanded(args.save_dir).resolve() != path.parent.resolve():
+            raise InputError(f"--resume goes on in {path.parent}; leave --save-dir out")
+        return path
+    place = expanded(args.save_dir) if args.save_dir else run.newest_directory(experiment.name)
+    if place and (place / run.LAST).exists():
+        return run.checkpoint_to_resume(place)
+    log.warning("--resume: there is no checkpoint in %s yet; starting a new run", place or f"runs/{experiment.name}")
+    return None
+
+
+def _saved_at(path, team):
+    """The Saved of a checkpoint that can be resumed; InputError for another file."""
+    if not path.is_file():
+        raise InputError(f"--resume: worker {team.rank} does not reach {path}; the run's folder must lie on a disk "
+                         "that all of them reach by the same path")
+    saved = checkpoint.read(path)
+    if saved.state is None:
+        raise InputError(f"{path} is not a checkpoint of a run: it holds no state to resume; start a new run from its "
+                         "weights with --resume-params")
+    run.refuse_rewinding(path, saved.state)
+    return saved
+
+
+def refuse_another_run(experiment, stored, state):
+    """InputError where an experiment differs from a checkpoint's in more than the number of epochs, saying in what."""
+    epochs = experiment.recipe.epochs
+    same = dataclasses.replace(stored, recipe=dataclasses.replace(stored.recipe, epochs=epochs))
+    difference = experiment.difference(same, "the checkpoint has")
+    if difference:
+        raise InputError(f"the command asks for {difference}; only --num-epochs may change when a run is resumed")
+    begun = state["epoch"] + (state["step"] > 0)
+    if epochs < begun:
+        raise InputError(f"the checkpoint is in epoch {begun} already, so --num-epochs {epochs} is too few")
+
+
+def require_data(start, data):
+    """InputError unless the data are those of the checkpoint."""
+    if start.saved is not None and start.saved.data["sha256"] != data.provenance["sha256"]:
+        raise InputError("--resume: the data are not those of the checkpoint "
+                         f"(now {data.variant}; then {start.saved.data['variant']}); give the same --data-dir")
+
+
+def prepared(start, args, model):
+    """Initialize start.net, load the weights to start from, and find the fastest way to compute it.
+
+    Returns (forward, operators): what computes the logits, and a sentence about it.
+    """
+    net = start.net
+    loop.initialize(net, start.experiment.seed, start.contexts)
+    if args.resume_params:
+        model.load_params(net, args.resume_params, start.contexts)
+    if start.experiment.recipe.accumulate > 1:  # which the fused operators cannot
+        forward, operators = net, "plain Gluon operators, which can add up gradients"
+    else:
+        forward, operators = model.fuse(net, args.fused)
+    log.info("%s", operators)
+    loop.set_mode(forward, args.mode)
+    return forward, operators
+
+
+@contextlib.contextmanager
+def folder(start, args):
+    """The run's folder, a new one or the resumed run's, held while the context is open; the log goes to a file there.
+
+    Nothing is written before, so that a start that fails leaves no folder behind.
+    """
+    def new():
+        return run.new_directory(args.save_dir, start.experiment.name, resumed=args.resume is not None)
+
+    with contextlib.ExitStack() as held:
+        directory = None
+        if start.team.rank == 0:
+            if args.logging_file:
+                runlog.log_to_file(args.logging_file)
+            directory = start.resume.parent if start.resume else new()
+            held.enter_context(locked(
                 directory / LOCK, str(directory).replace("{", "{{").replace("}", "}}") + " is in use by another run, "
                 "process {owner}; wait for its end, or give another --save-dir"))
-            if self.args.save_dir and not self.resume:
-                self._new_directory()  # another run may have come and gone in between
-                (directory / run.BEST).unlink(missing_ok=True)  # of a first epoch that is begun anew
-            if not self.args.logging_file:
+            if args.save_dir and not start.resume:
+                new()  # another run may have come and gone in between
+                (directory / run.BEST).unlink(missing_ok=True)  # of a first epoch that starts again
+            if not args.logging_file:
                 runlog.log_to_file(directory / "train.log")
-        self.directory = Path(self.team.agreed(_text(directory) if self.team.rank == 0 else None))
+        yield Path(start.team.agreed(_text(directory)))
 
-    def _new_directory(self):
-        return run.new_directory(self.args.save_dir, self.name, resumed=self.args.resume is not None)
 
-    def announce(self, batches, complexity, table):
-        """Say in the log what will be trained and how. table: makes the text of --summary of the net's complexity."""
-        recipe, spec, devices = self.recipe, self.spec, len(self.contexts)
-        log.info("recipe: %s", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(recipe).items()))
-        log.info("global batch %d (%d on each of %d%s%s), %d steps an epoch, seed %d", self.batch_size,
-                 recipe.batch_size, devices * self.team.size,
-                 f", {devices} in each of {self.team.size} workers" if self.team.size > 1 else "",
-                 f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else "", batches.steps, spec["seed"])
-        for remark in flags.recipe_remarks(self.args.changes, recipe):
-            log.info("%s", remark)
-        late = [epoch for epoch in recipe.lr_decay_epochs if epoch >= recipe.epochs]
-        if late and recipe.lr_mode == "step" and not recipe.lr_decay_period:
-            log.warning("the decays at %s lie behind the last of the %d epochs; --recipe scaled moves them in "
-                        "proportion", ", ".join(map(str, late)), recipe.epochs)
-        log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds",
-                 flags.net_text(spec["model"], spec["arguments"]), f"{complexity.total:,}",
-                 f"{complexity.trainable:,}", complexity.macs / 1e6)
-        if self.args.resume_params:
-            log.info("weights from %s", self.args.resume_params)
-        if self.args.summary and self.team.rank == 0:
-            with contextlib.suppress(BrokenPipeError):  # the reader may have seen enough
-                print(table(complexity), flush=True)
+def _text(path):
+    return None if path is None else str(path)
 
-    def settings(self, **data):
-        """Write args.json and return what of it travels in the run's checkpoints. data: more about the data."""
-        settings = {
-            **self.spec, "data": {"variant": self.data.variant, "sha256": self.data.provenance["sha256"],
-                                  "official": self.data.provenance["official"],
-                                  "class_names": list(self.data.class_names), **data},
-            "devices": len(self.contexts), "dtype": self.dtype, "operators": self.operators, "command": self.command,
-            "started_from": self.stored.get("started_from") if self.stored else self.args.resume_params}
-        if self.team.size > 1:
-            settings["workers"] = self.team.size
-        if self.team.rank == 0:
-            runlog.write_json(self.directory / "args.json",
-                              {**settings, "provenance": self.data.provenance, "environment": runlog.environment(),
-                               "contexts": str(self.contexts)})
-        return settings
 
-    def train(self, settings, update_all, **own):
-        """Run it. Returns the exit status, and the record of result.json or None: where the run was stopped, and in a
-        worker that is not the first. Ends the process where the run fails.
+def announce(start, args, steps, complexity, table):
+    """Say in the log what will be trained and how.
 
-        own: what else a run.Job needs, which the script knows.
-        """
-        args = self.args
-        job = run.Job(net=self.net, recipe=self.recipe, contexts=self.contexts, directory=self.directory,
-                      settings=settings, seed=self.spec["seed"], workers=args.num_data_workers, team=self.team,
-                      save_period=args.save_period, save_interval=args.save_interval, log_interval=args.log_interval,
-                      dtype=self.dtype, forward=self.forward, update_all=update_all, **own)
-        try:
-            return 0, run.train(job, self.resume)
-        except run.Stopped as stop:
-            # As text: a record of the log that is kept would keep the error, and with it the run and its connections.
-            log.warning("%s", str(stop))
-            return stop.status, None
-        except InputError as error:  # into the log file too
-            sentence = f"{Path(sys.argv[0]).name}: {error}"
-        log.error("%s", sentence)
-        sys.exit(1)
+    steps: of an epoch. complexity: of the net (model.complexity). table: makes the text of --summary of it.
+    """
+    experiment, recipe, team = start.experiment, start.experiment.recipe, start.team
+    log.info("recipe: %s", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(recipe).items()))
+    log.info("global batch %d (%d on each of %d%s%s), %d steps an epoch, seed %d", start.batch_size,
+             recipe.batch_size, experiment.devices,
+             f", {len(start.contexts)} in each of {team.size} workers" if team.size > 1 else "",
+             f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else "", steps, experiment.seed)
+    for remark in flags.recipe_remarks(args.changes, recipe):
+        log.info("%s", remark)
+    late = [epoch for epoch in recipe.lr_decay_epochs if epoch >= recipe.epochs]
+    if late and recipe.lr_mode == "step" and not recipe.lr_decay_period:
+        log.warning("the decays at %s lie behind the last of the %d epochs; --recipe scaled moves them in proportion",
+                    ", ".join(map(str, late)), recipe.epochs)
+    log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds", flags.net_text(experiment.model, experiment.net),
+             f"{complexity.total:,}", f"{complexity.trainable:,}", complexity.macs / 1e6)
+    if experiment.start:
+        log.info("weights from %s", experiment.start)
+    if args.summary and team.rank == 0:
+        with contextlib.suppress(BrokenPipeError):  # the reader may have seen enough
+            print(table(complexity), flush=True)
+
+
+def train(start, args, directory, data, operators, **own):
+    """Run it in its folder. Returns the exit status, and the Result or None: where the run was stopped, and in a worker
+    that is not the first. Ends the process where the run fails.
+
+    data: as loaded. operators: what computes the net, in words. own: what else a run.Job needs.
+    """
+    provenance = data.provenance
+    saved = checkpoint.Saved(
+        start.experiment, {"variant": data.variant, "sha256": provenance["sha256"], "official": provenance["official"],
+                           "class_names": list(data.class_names)},
+        operators=operators, command=start.command, workers=start.team.size)
+    if start.team.rank == 0:
+        runlog.write_json(directory / "args.json", {**saved.as_json(), "provenance": provenance,
+                                                    "environment": runlog.environment(start.contexts)})
+    job = run.Job(net=start.net, saved=saved, contexts=start.contexts, directory=directory, provenance=provenance,
+                  team=start.team, workers=args.num_data_workers, save_period=args.save_period,
+                  save_interval=args.save_interval, log_interval=args.log_interval, **own)
+    try:
+        return 0, run.train(job, start.resume)
+    except run.Stopped as stop:
+        # As text: a record of the log that is kept would keep the error, and with it the run and its connections.
+        log.warning("%s", str(stop))
+        return stop.status, None
+    except InputError as error:  # into the log file too
+        sentence = f"{Path(sys.argv[0]).name}: {error}"
+    log.error("%s", sentence)
+    sys.exit(1)

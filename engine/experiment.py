@@ -1,0 +1,238 @@
+"""One value for what is run, `Experiment`, and one for what came out of it, `Result`; both to JSON and back.
+
+A program turns its flags into an Experiment. Checkpoints, args.json, result.json and the ledger hold it, so whether two
+runs are the same is equality, and what differs is `difference`. engine.old_forms reads what was written before.
+"""
+import dataclasses
+from typing import Any, Mapping, Optional, Tuple
+
+from support import json_files
+from support.errors import InputError
+from support.json_files import COUNT, FLAG, LINES, NOTHING, NUMBER, OBJECT, POSITIVE, SHA256, SHARE, SOME, TEXT, Kind
+
+from .recipe import Recipe
+
+FORMAT = 2  # of both values
+DATASETS = ("cifar10", "cifar100", "imagenet")
+LABEL_MODES = ("coarse", "fine")  # of CIFAR-100
+DTYPES = ("float32", "float16")
+CHOSEN_ON = ("test", "held-out", "validation")
+
+
+def one_of(*values):
+    """The Kind of a value that is one of a few."""
+    return Kind(f"one of {', '.join(values)}", lambda value: value in values)
+
+
+SIDE = Kind("a number of pixels from 2 to 4096", lambda value: COUNT.holds(value) and 2 <= value <= 4096)
+SEED = Kind("a whole number below 2^32", lambda value: COUNT.holds(value) and value < 2 ** 32)
+ABOVE_0 = Kind("a share above 0", lambda value: SHARE.holds(value) and value > 0)
+
+
+# An argument of a net, or a part of one that is a list.
+ARGUMENT = Kind("a number, text, true, false or null", lambda value: value is None or FLAG.holds(value)
+                or NUMBER.holds(value) or TEXT.holds(value))
+
+
+def _pairs(arguments):
+    """Keyword arguments as sorted pairs, lists as tuples: equal where they mean the same, and hashable."""
+    pairs = arguments.items() if isinstance(arguments, Mapping) else arguments
+    return tuple(sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in pairs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a run: equal ones on equal data give equal numbers. Raises InputError for nonsense.
+
+    model : name of the net.
+    arguments : all keyword arguments of its constructor, `classes` included: a dict, kept as sorted pairs.
+    dataset, label_mode : what it is trained on; the labels are 'coarse' or 'fine' for CIFAR-100, else None.
+    recipe : the schedule and the numbers of the optimizer (engine.recipe).
+    seed : of the weights at the start and of all that is drawn.
+    input_size : side of the images in pixels.
+    crop_ratio : share of the shorter side that a validation image keeps; None where images are not cropped.
+    val_split : training images held out to choose the best epoch on; 0 chooses on the test images, as the authors did.
+    dtype : 'float32', or 'float16' with float32 master weights.
+    devices : how many compute a step, over all workers; the recipe's batch_size is for each.
+    start : the parameter file that the weights come from, as the command named it; None for weights from the seed.
+    first_epoch : where a run with `start` enters its schedule.
+    """
+
+    model: str
+    arguments: Tuple[Tuple[str, Any], ...]
+    dataset: str
+    recipe: Recipe
+    label_mode: Optional[str] = None
+    seed: int = 0
+    input_size: int = 32
+    crop_ratio: Optional[float] = None
+    val_split: int = 0
+    dtype: str = "float32"
+    devices: int = 1
+    start: Optional[str] = None
+    first_epoch: int = 0
+
+    SHAPE = {"model": TEXT, "arguments": {TEXT: (ARGUMENT, [ARGUMENT])}, "dataset": one_of(*DATASETS), "recipe": OBJECT,
+             "label_mode": (NOTHING, one_of(*LABEL_MODES)), "seed": SEED, "input_size": SIDE,
+             "crop_ratio": (NOTHING, ABOVE_0), "val_split": COUNT, "dtype": one_of(*DTYPES), "devices": SOME,
+             "start": (NOTHING, LINES), "first_epoch": COUNT}
+
+    def __post_init__(self):
+        object.__setattr__(self, "arguments", _pairs(self.arguments))
+        wrong = json_files.problem(self.as_json(), self.SHAPE) \
+            or json_files.problem(self.net, {"classes": SOME}, "arguments")
+        if wrong is None and (self.dataset == "cifar100") != (self.label_mode is not None):
+            wrong = f"label_mode cannot be {self.label_mode} for {self.dataset}"
+        if wrong is None and self.first_epoch >= self.recipe.epochs:
+            wrong = f"first_epoch {self.first_epoch} leaves nothing of {self.recipe.epochs} epochs"
+        if wrong:
+            raise InputError(wrong)
+
+    @property
+    def net(self):
+        """The keyword arguments of the net, as a dict."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in self.arguments}
+
+    @property
+    def data_name(self):
+        """The data set with its labels: ``cifar10``, ``cifar100-coarse``."""
+        return self.dataset + (f"-{self.label_mode}" if self.label_mode else "")
+
+    @property
+    def name(self):
+        """The name of a run's folder: ``cifar10_atac_resnet20_v2_b3_seed0``."""
+        size = "" if self.input_size in (32, 224) else str(self.input_size)
+        blocks = f"_b{self.net['blocks']}" if "blocks" in self.net else ""
+        return f"{self.data_name}{size}_{self.model}{blocks}_seed{self.seed}"
+
+    def numbers(self):
+        """Everything by its name in one dict: an argument of the net and a number of the recipe beside the rest."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"model": fields.pop("model"), **dict(fields.pop("arguments")),
+                **dataclasses.asdict(fields.pop("recipe")), **fields}
+
+    def difference(self, other, whose="the other has"):
+        """What differs first from another experiment, in words; None if they are equal."""
+        own, others = self.numbers(), other.numbers()
+        for name in {**own, **others}:
+            if own.get(name) != others.get(name):
+                return f"{name}={_text(own.get(name))} but {whose} {name}={_text(others.get(name))}"
+        return None
+
+    def as_json(self):
+        """An object for JSON."""
+        recipe = {**dataclasses.asdict(self.recipe), "lr_decay_epochs": list(self.recipe.lr_decay_epochs)}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"format": FORMAT, **fields, "arguments": self.net, "recipe": recipe}
+
+    @classmethod
+    def from_json(cls, value):
+        """Back from `as_json`. What a later version has added takes its default. InputError says what is wrong."""
+        fields = fields_of(cls, format_of(value))
+        return cls(**{**fields, "recipe": Recipe(**fields_of(Recipe, fields["recipe"]))})
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What a net scored over every one of some images, after an epoch (from 0). accuracy, top5: shares; loss: nats."""
+
+    epoch: int
+    accuracy: float
+    top5: float
+    loss: float
+    images: Optional[int] = None  # None in records of the first form, which did not say it of the best epoch
+
+    SHAPE = {"epoch": COUNT, "accuracy": SHARE, "top5": SHARE, "loss": NUMBER, "images": (NOTHING, SOME)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What came out of a run that ended. Raises InputError for nonsense.
+
+    data : variant, sha256, official and files of what it was trained on (the loaders' provenance).
+    last, best : Score of the last and of the best epoch, on the test (CIFAR) or validation (ImageNet) images.
+    chosen_on : what chose the best epoch: 'test', 'validation' or 'held-out'.
+    held_out : their scores on the held-out images, {"last", "best"}; None without any.
+    seconds : training and scoring, repeated steps after an interruption not included.
+    resumed : how often the run was interrupted and resumed.
+    train_images_per_second : median over the epochs.
+    operators : what computed the net, in words. environment : versions, hardware, revision. command : the last one.
+    """
+
+    experiment: Experiment
+    data: dict
+    last: Score
+    best: Score
+    chosen_on: str
+    seconds: float
+    resumed: int
+    train_images_per_second: float
+    operators: str
+    environment: dict
+    command: str
+    held_out: Optional[dict] = None
+
+    SHAPE = {"experiment": OBJECT,
+             "data": {"variant": TEXT, "sha256": SHA256, "official": FLAG}, "last": Score.SHAPE, "best": Score.SHAPE,
+             "chosen_on": one_of(*CHOSEN_ON), "seconds": POSITIVE, "resumed": COUNT,
+             "train_images_per_second": POSITIVE, "operators": LINES,
+             "environment": {"processor": TEXT, "threads": (NOTHING, TEXT), "contexts": TEXT, "gpus": [TEXT],
+                             "git_revision": (NOTHING, TEXT)},
+             "command": LINES, "held_out": (NOTHING, {"last": Score.SHAPE, "best": Score.SHAPE})}
+
+    def __post_init__(self):
+        wrong = json_files.problem(self.as_json(), self.SHAPE)
+        if wrong is None and (self.chosen_on == "held-out") != (self.held_out is not None):
+            wrong = f"held_out cannot be {self.held_out} where the epoch was chosen on the {self.chosen_on} images"
+        if wrong is None and self.last.epoch != self.experiment.recipe.epochs - 1:
+            wrong = f"its last epoch is {self.last.epoch}, of {self.experiment.recipe.epochs} from 0"
+        if wrong:
+            raise InputError(wrong)
+
+    def as_json(self):
+        """An object for JSON."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        held_out = self.held_out and {which: vars(score) for which, score in self.held_out.items()}
+        return {"format": FORMAT, **fields, "experiment": self.experiment.as_json(), "last": vars(self.last),
+                "best": vars(self.best), "held_out": held_out}
+
+    @classmethod
+    def from_json(cls, value):
+        """Back from `as_json`. InputError says what is wrong."""
+        fields = fields_of(cls, format_of(value))
+        held_out = fields.get("held_out")
+        return cls(**{**fields, "experiment": Experiment.from_json(fields["experiment"]),
+                      "held_out": held_out and {which: _score(held_out[which]) for which in ("last", "best")},
+                      **{which: _score(fields[which]) for which in ("last", "best")}})
+
+
+def _score(value):
+    return Score(**fields_of(Score, value))
+
+
+def format_of(value):
+    """The object without its format; InputError unless it has this version's."""
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        found = value.get("format") if isinstance(value, dict) else value
+        raise InputError(f"its format is {repr(found)[:60]}, and this version reads {FORMAT}")
+    return {name: each for name, each in value.items() if name != "format"}
+
+
+def fields_of(cls, value):
+    """An object of JSON as keyword arguments of a dataclass; InputError unless its names and their values fit."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = sorted(set(value) - set(fields))
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is unknown to this version")
+    missing = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in value]
+    if missing:
+        raise InputError(f"{missing[0]} is missing")
+    shapes = getattr(cls, "SHAPE", {})
+    wrong = json_files.problem(value, {name: shapes[name] for name in value if name in shapes})
+    if wrong:
+        raise InputError(wrong)
+    return dict(value)
+
+
+def _text(value):
+    return value if isinstance(value, (str, tuple)) else repr(value)

@@ -102,26 +102,25 @@ def refuse_flags_of_others(parser, args, dataset):
             parser.error(f"{_flag(name)} is for {owners}, not for {dataset}; leave it out")
 
 
-def task_of(args, settings, arrays):
+def task_of(args, known, arrays):
     """What to build and what to evaluate on: (model, its arguments, the data set as a task of engine.tasks).
 
     A file of ours, or the manifest's entry of a file that is not, says it itself, and flags that contradict it are
-    refused; for other files the flags say it, and the array of the last bias says the number of classes.
+    refused; for other files (known is None) the flags say it, and the last bias says the number of classes.
     """
     from engine import tasks
     from model import complete_arguments
 
-    if settings is not None:
-        for flag, given, own in (("--model", args.net_name, settings["model"]),
-                                 ("--dataset", args.dataset, settings["dataset"]),
-                                 ("--label-mode", args.label_mode, settings["label_mode"])):
+    if known is not None:
+        for flag, given, own in (("--model", args.net_name, known.model), ("--dataset", args.dataset, known.dataset),
+                                 ("--label-mode", args.label_mode, known.label_mode)):
             if given is not None and own is None:
-                raise InputError(f"{args.params} was trained on {settings['dataset']}, which has no label mode; "
+                raise InputError(f"{args.params} was trained on {known.dataset}, which has no label mode; "
                                  f"leave {flag} out")
             if given is not None and given != own:
                 raise InputError(f"{args.params} was trained with {flag} {own}, not {given}; leave {flag} out")
         try:
-            own = complete_arguments(settings["model"], settings["arguments"])
+            own = complete_arguments(known.model, known.arguments)
         except TypeError as error:
             raise InputError(f"{args.params}: {error}; use another one") from error
         for name, value in {**args.net_arguments, **({"classes": args.classes} if args.classes else {})}.items():
@@ -130,7 +129,7 @@ def task_of(args, settings, arrays):
             if name not in own or value != own[name]:
                 has = f"{name}={own[name]}" if name in own else f"no {name}"
                 raise InputError(f"{args.params} holds a net with {has}, not {value}; leave that flag out")
-        return settings["model"], own, tasks.of(settings["dataset"], args, settings)
+        return known.model, own, tasks.of(known.dataset, args, known)
 
     for flag, given in (("net with --model", args.net_name), ("--dataset", args.dataset)):
         if given is None:
@@ -250,7 +249,7 @@ def main():
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     import mxnet as mx
 
-    from engine import checkpoint, loop, runlog
+    from engine import checkpoint, loop, runlog, tasks
     from model import complete_arguments, get_model, image_size, load_params
     from model.inference import optimize
     from model.zoo import pretrained_entry, pretrained_file
@@ -261,10 +260,9 @@ def main():
     if args.pretrained:
         entry, args.params = pretrained_entry(args.pretrained), str(pretrained_file(args.pretrained))
     arrays, attachments = params_file.read(args.params)
-    settings = checkpoint.settings_in(args.params, attachments, required=False) or entry
-    if settings is not None:
-        checkpoint.check_net(settings, args.params)
-    model, arguments, task = task_of(args, settings, arrays)
+    saved = checkpoint.saved_in(args.params, attachments, required=False)
+    known = tasks.Known.of(saved) if saved else tasks.Known.of_entry(entry, args.params) if entry else None
+    model, arguments, task = task_of(args, known, arrays)
     refuse_flags_of_others(parser, args, task.name)
     if not SOME.holds(arguments["classes"]):
         raise InputError(f"{args.params} has classes={arguments['classes']!r} among its settings, not {SOME.words}; "

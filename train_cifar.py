@@ -70,7 +70,7 @@ def experiment_of(args, stored):
     if dataset == "cifar100":
         label_mode = label_mode or "coarse"
     labels = len(cifar.class_names(dataset, label_mode))
-    if arguments["classes"] < labels:
+    if stored is None and arguments["classes"] < labels:
         raise InputError(f"--classes {arguments['classes']} is too few for the {labels} labels of {dataset}")
     arguments = complete_arguments(name, arguments)
     cifar.check_size(name, image_size(name, arguments))

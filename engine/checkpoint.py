@@ -53,8 +53,8 @@ class Saved:
     score: Optional[dict] = None
     workers: int = 1
 
-    SHAPE = {"data": {"sha256": TEXT, "variant": LINES}, "operators": LINES, "command": LINES,
-             "scored_on": (NOTHING, TEXT), "state": (NOTHING, STATE), "score": (NOTHING, OBJECT), "workers": SOME}
+    SHAPE = {"data": {"sha256": TEXT, "variant": LINES, "class_names": (NOTHING, [TEXT])}, "operators": LINES,
+             "command": LINES, "scored_on": (NOTHING, TEXT), "state": (NOTHING, STATE), "score": (NOTHING, OBJECT), "workers": SOME}
 
     def as_json(self):
         """An object for JSON."""

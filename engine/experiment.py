@@ -106,10 +106,10 @@ class Experiment:
         return f"{self.data_name}{size}_{self.model}{blocks}_seed{self.seed}"
 
     def numbers(self):
-        """Everything by its name in one dict: an argument of the net and a number of the recipe beside the rest."""
+        """Everything by its name in one dict: the net and the data, then their arguments, the recipe and the rest."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"model": fields.pop("model"), **dict(fields.pop("arguments")),
-                **dataclasses.asdict(fields.pop("recipe")), **fields}
+        first = {name: fields.pop(name) for name in ("model", "dataset", "label_mode")}
+        return {**first, **dict(fields.pop("arguments")), **dataclasses.asdict(fields.pop("recipe")), **fields}
 
     def difference(self, other, whose="the other has"):
         """What differs first from another experiment, in words; None if they are equal."""

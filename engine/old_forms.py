@@ -36,7 +36,8 @@ def experiment(old):
 def saved(old):
     """What a parameter file of ours says of itself."""
     made = {"format": FORMAT, "experiment": experiment(old),
-            "data": {name: value for name, value in old["data"].items() if name not in ("input_size", "crop_ratio")}}
+            "data": {"class_names": None, **{name: value for name, value in old["data"].items()
+                                             if name not in ("input_size", "crop_ratio")}}}
     made.update({name: old[name] for name in ("operators", "command", "scored_on", "score", "workers") if name in old})
     if old.get("state") is not None:
         state = {name: value for name, value in old["state"].items() if name != "first_epoch"}

@@ -1,7 +1,7 @@
 """What evaluate.py must know of a data set, behind one interface: its classes, its test images, its way with a picture.
 
-`of(name, args, settings)` makes the object of a data set. args are the parsed flags; settings are those of the run that
-wrote the file under evaluation, None for a file of somebody else's. Every object has
+`of(name, args, known)` makes the object of a data set. args are the parsed flags; known is what the file under
+evaluation says of itself, None for a file of somebody else's. Every object has
 
     name, label_mode        'coarse' or 'fine' for CIFAR-100, else None
     title                   both in words
@@ -16,14 +16,14 @@ wrote the file under evaluation, None for a file of somebody else's. Every objec
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Optional, Tuple
 
 import numpy as np
 from PIL import Image
 
 from support import json_files, runtime
 from support.errors import InputError
-from support.json_files import NOTHING, OBJECT, SHARE, TEXT, Kind
+from support.json_files import NOTHING, OBJECT, TEXT
 
 from . import cifar, imagenet
 
@@ -36,16 +36,42 @@ AUTHORS_BATCH = 256  # two GPUs with 128 each; how much of the padding is counte
 
 INPUT_SIZE, CROP_RATIO = 224, .875  # of the authors' script
 HALVINGS = 32  # a ResNet-50 halves the side of its images five times
-# What the settings of a run say of its data, if anything.
-DATA = {"class_names": (NOTHING, [TEXT]),
-        "input_size": (NOTHING, Kind("a number of pixels", lambda value: isinstance(value, int) and 1 < value <= 4096)),
-        "crop_ratio": (NOTHING, Kind("a share above 0", lambda value: SHARE.holds(value) and value > 0))}
 NAMES = dict(zip(imagenet.SYNSETS, (Path(__file__).parent / "imagenet_names.txt").read_text("ascii").splitlines()))
 
 
-def of(name, args, settings=None):
+@dataclass(frozen=True)
+class Known:
+    """What is known of a parameter file before anything is asked: its net, and the data that it was trained on."""
+
+    model: str
+    arguments: dict
+    dataset: str
+    label_mode: Optional[str] = None
+    class_names: Optional[Tuple[str, ...]] = None
+    input_size: Optional[int] = None
+    crop_ratio: Optional[float] = None
+
+    ENTRY = {"model": TEXT, "arguments": OBJECT, "dataset": TEXT, "label_mode": (NOTHING, TEXT)}
+
+    @classmethod
+    def of(cls, saved):
+        """From the Saved of a file of ours."""
+        run = saved.experiment
+        return cls(run.model, run.net, run.dataset, run.label_mode, tuple(saved.data.get("class_names") or ()) or None,
+                   run.input_size, run.crop_ratio)
+
+    @classmethod
+    def of_entry(cls, entry, path):
+        """From the manifest's entry of somebody else's file. Raises InputError for one that does not say it all."""
+        wrong = json_files.problem({"label_mode": None, **entry}, cls.ENTRY)
+        if wrong:
+            raise InputError(f"{path}: in the manifest {wrong}; restore it from the repository")
+        return cls(*(entry.get(name) for name in cls.ENTRY))
+
+
+def of(name, args, known=None):
     """The task of a data set by its name."""
-    return (ImageNet if name == "imagenet" else Cifar)(name, args, settings)
+    return (ImageNet if name == "imagenet" else Cifar)(name, args, known)
 
 
 @dataclass(frozen=True)
@@ -79,8 +105,8 @@ class Cifar:
 
     record = {}
 
-    def __init__(self, name, args, settings):
-        own = None if settings is None else settings["label_mode"]
+    def __init__(self, name, args, known):
+        own = None if known is None else known.label_mode
         self.name, self.args = name, args
         self.label_mode = own or args.label_mode or ("coarse" if name == "cifar100" else None)
         self.title = f"{name} ({self.label_mode} labels)" if self.label_mode else name
@@ -121,19 +147,12 @@ class ImageNet:
     label_mode = None
     usual = (len(imagenet.SYNSETS),)
 
-    def __init__(self, name, args, settings):
-        # A manifest's entry of somebody else's file has none of these.
-        run = (settings or {}).get("data") or {}
-        wrong = json_files.problem(run, OBJECT, "data") \
-            or json_files.problem({**dict.fromkeys(DATA), **run}, DATA, "data")
-        if wrong:
-            raise InputError(f"{args.params} is not a file of a run of ours: among its settings {wrong}; use another "
-                             "one")
+    def __init__(self, name, args, known):
         self.name = self.title = name
         self.args = args
-        self.classes_of_run = run.get("class_names")
-        self.size = args.input_size or run.get("input_size")
-        self.crop_ratio = args.crop_ratio or run.get("crop_ratio") or CROP_RATIO
+        self.classes_of_run = known and known.class_names
+        self.size = args.input_size or (known and known.input_size)
+        self.crop_ratio = args.crop_ratio or (known and known.crop_ratio) or CROP_RATIO
 
     @property
     def record(self):

@@ -1,4 +1,5 @@
 """Checkpoints: what comes back, who else can read them, and what is refused with nothing changed."""
+import dataclasses
 import io
 import json
 import os
@@ -68,7 +69,7 @@ def assert_refused(path, sentence, contexts=tiny.CPU, net=None, **recipe):
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "last.params"
-    checkpoint.save(path, *_first(trained(), {"seed": 7, "name": "ünï"}))
+    checkpoint.save(path, *_first(trained(), tiny.saved(seed=7, class_names=["ünï"])))
     return path
 
 
@@ -82,13 +83,13 @@ def _first(pair, settings):
 @pytest.mark.parametrize("momentum", [.9, 0.])
 def test_a_restored_run_goes_on_to_the_bit(tmp_path, contexts, momentum):
     net, trainer = trained(contexts, momentum=momentum)
-    checkpoint.save(tmp_path / "x.params", net, {"seed": 7}, trainer)
+    checkpoint.save(tmp_path / "x.params", net, tiny.saved(seed=7), trainer)
     kept = everything(net, trainer, len(contexts))
     go_on(net, trainer, contexts, range(10, 13))
 
     other = tiny.ready(tiny.net(), 5, contexts)
     again = loop.make_trainer(other, tiny.recipe(momentum=momentum))
-    assert checkpoint.restore(tmp_path / "x.params", other, again) == {"format": 1, "seed": 7}
+    assert checkpoint.restore(tmp_path / "x.params", other, again) == tiny.saved(seed=7)
     assert everything(other, again, len(contexts)) == kept
     go_on(other, again, contexts, range(10, 13))
     assert everything(other, again, len(contexts)) == everything(net, trainer, len(contexts))
@@ -96,7 +97,7 @@ def test_a_restored_run_goes_on_to_the_bit(tmp_path, contexts, momentum):
 
 def test_a_net_that_has_been_trained_already_is_brought_back_too(tmp_path):
     net, trainer = trained(tiny.TWO)
-    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     kept = everything(net, trainer, 2)
     go_on(net, trainer, tiny.TWO, range(20, 22))
     checkpoint.restore(tmp_path / "x.params", net, trainer)
@@ -106,7 +107,7 @@ def test_a_net_that_has_been_trained_already_is_brought_back_too(tmp_path):
 def test_a_run_that_has_made_no_step_can_be_saved(tmp_path):
     net = tiny.ready(tiny.net())
     trainer = loop.make_trainer(net, tiny.recipe())
-    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     again = trained(steps=2)
     checkpoint.restore(tmp_path / "x.params", *again)
     assert everything(*again) == everything(net, trainer)
@@ -114,7 +115,7 @@ def test_a_run_that_has_made_no_step_can_be_saved(tmp_path):
 
 def test_devices_keep_their_own_statistics_and_the_file_holds_their_mean(tmp_path):
     net, trainer = trained(tiny.TWO)
-    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     arrays, attachments = params_file.read(tmp_path / "x.params")
     first, second = tiny.numbers_of(net, 0), tiny.numbers_of(net, 1)
     assert (first["1.running_mean"] != second["1.running_mean"]).all()
@@ -126,24 +127,24 @@ def test_devices_keep_their_own_statistics_and_the_file_holds_their_mean(tmp_pat
 def test_saving_changes_nothing(tmp_path):
     net, trainer = trained(tiny.TWO)
     before = everything(net, trainer, 2)
-    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     assert everything(net, trainer, 2) == before
 
 
 def test_equal_runs_make_equal_files(tmp_path):
     for name in ("a", "b"):
-        checkpoint.save(tmp_path / name, *_first(trained(), {"seed": 1}))
+        checkpoint.save(tmp_path / name, *_first(trained(), tiny.saved()))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_settings_come_back_as_they_were_written(saved):
-    assert checkpoint.read_settings(saved) == {"format": 1, "seed": 7, "name": "ünï"}
+    assert checkpoint.read(saved) == tiny.saved(seed=7, class_names=["ünï"])
 
 
 def test_load_weights_gives_all_devices_the_files_weights(tmp_path):
     net, trainer = trained(tiny.TWO)
     loop.average_running_statistics(net)
-    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     other = tiny.ready(tiny.net(), 5, tiny.TWO)
     checkpoint.load_weights(tmp_path / "x.params", other)
     for device in (0, 1):
@@ -153,37 +154,33 @@ def test_load_weights_gives_all_devices_the_files_weights(tmp_path):
 
 # Settings of a run, as a stranger might have written them.
 
-RUN = {"model": "x", "arguments": {}, "dataset": "cifar10", "recipe": {}, "seed": 0, "dtype": "float32",
-       "data": {"sha256": "0", "variant": "official"},
-       "state": {"epoch": 1, "step": 2, "meter": {"images": 8, "loss_sum": 1.5, "correct": 3}, "best": None}}
+STATE = {"epoch": 1, "step": 2, "meter": {"images": 8, "loss_sum": 1.5, "correct": 3}, "best": None, "resumed": 0,
+         "loss_scale": None}
 
 
-def test_settings_of_a_run_are_known_by_their_form():
-    checkpoint.check_run(RUN, "x")
+def test_a_state_is_known_by_its_form():
     best = {"epoch": 0, "accuracy": .5, "loss": 1., "top5": 1}
     scale = {"value": .5, "sound": 3, "left_out": 1}
-    checkpoint.check_run({**RUN, "state": {**RUN["state"], "best": best, "loss_scale": scale}}, "x")
-    checkpoint.check_run({name: value for name, value in RUN.items() if name != "dtype"}, "x")  # of the first version
+    for state in (None, STATE, {**STATE, "best": best, "loss_scale": scale}):
+        saved = dataclasses.replace(tiny.saved(), state=state)
+        assert checkpoint.Saved.from_json(json.loads(json.dumps(saved.as_json()))) == saved
 
 
 @pytest.mark.parametrize("name, value", [
-    ("model", 3), ("model", None), ("arguments", []), ("recipe", None), ("seed", -1), ("seed", 2 ** 32), ("seed", 1.5),
-    ("dtype", "float64"), ("data", {}), ("data", {"sha256": 1, "variant": ""}), ("state", None), ("state", {}),
-    ("state", {**RUN["state"], "epoch": "1"}), ("state", {**RUN["state"], "step": -1}),
-    ("state", {**RUN["state"], "step": True}), ("state", {**RUN["state"], "meter": {"images": 8}}),
-    ("state", {**RUN["state"], "meter": {**RUN["state"]["meter"], "loss_sum": float("nan")}}),
-    ("state", {**RUN["state"], "best": {"epoch": 0}}), ("state", {**RUN["state"], "loss_scale": {"value": 1}}),
-    ("state", {**RUN["state"], "loss_scale": {"value": 0, "sound": 0, "left_out": 0}}),
-    ("state", {**RUN["state"], "first_epoch": "0"}),
-    ("state", {**RUN["state"], "best": {"epoch": 0, "accuracy": 2, "loss": 1, "top5": 1}})])
+    ("data", {}), ("data", {"sha256": 1, "variant": ""}), ("state", {}), ("state", {**STATE, "epoch": "1"}),
+    ("state", {**STATE, "step": -1}), ("state", {**STATE, "step": True}), ("state", {**STATE, "meter": {"images": 8}}),
+    ("state", {**STATE, "meter": {**STATE["meter"], "loss_sum": float("nan")}}),
+    ("state", {**STATE, "best": {"epoch": 0}}), ("state", {**STATE, "loss_scale": {"value": 1}}),
+    ("state", {**STATE, "loss_scale": {"value": 0, "sound": 0, "left_out": 0}}), ("workers", 0),
+    ("state", {**STATE, "best": {"epoch": 0, "accuracy": 2, "loss": 1, "top5": 1}}), ("wings", 2)])
 def test_settings_that_no_run_writes_are_refused(name, value):
-    with pytest.raises(InputError, match=f"^x is not a checkpoint of a run of ours: among its settings .*{name}"):
-        checkpoint.check_run({**RUN, name: value}, "x")
+    with pytest.raises(InputError, match=name):
+        checkpoint.Saved.from_json({**tiny.saved().as_json(), name: value})
 
 
 def test_settings_that_are_nested_without_end_are_refused():
-    with pytest.raises(InputError, match="^x: its settings cannot be read"):
-        checkpoint.settings_in("x", {checkpoint.SETTINGS: b"[" * 100_000})
+    with pytest.raises(InputError, match="^x: its settings cannot be used"):
+        checkpoint.saved_in("x", {checkpoint.SETTINGS: b"[" * 100_000})
 
 
 # Of several workers. `Worker` is one of two, which holds the other's running statistics ready.
@@ -211,9 +208,9 @@ def test_one_file_of_two_workers_holds_the_statistics_of_both_and_each_gets_back
     others = np.zeros((2, 2, 1, 8))
     others[0, 1, 0], others[1, 0, 0] = own[1], own[0]
     teams = [Worker(rank, others[rank]) for rank in (0, 1)]
-    checkpoint.save(tmp_path / "x.params", *pairs[1][:1], {}, pairs[1][1], teams[1])
+    checkpoint.save(tmp_path / "x.params", *pairs[1][:1], tiny.saved(), pairs[1][1], teams[1])
     assert not (tmp_path / "x.params").exists()  # the first one writes
-    checkpoint.save(tmp_path / "x.params", *pairs[0][:1], {}, pairs[0][1], teams[0])
+    checkpoint.save(tmp_path / "x.params", *pairs[0][:1], tiny.saved(), pairs[0][1], teams[0])
     arrays, attachments = params_file.read(tmp_path / "x.params")
     np.testing.assert_allclose(np.concatenate([arrays[name] for name in names]), (own[0] + own[1]) / 2, rtol=1e-6)
     assert {name for name in attachments if name.startswith("running")} == {
@@ -238,7 +235,7 @@ def test_gluon_loads_the_file_as_it_stands(saved):
 
 def test_model_load_params_reads_it(tmp_path):
     net, trainer = trained(net=model.get_model("atac_resnet20_v2", blocks=1), steps=1)
-    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     other = model.load_params(model.get_model("atac_resnet20_v2", blocks=1), tmp_path / "x.params")
     assert all((tiny.numbers_of(other)[name] == value).all() for name, value in tiny.numbers_of(net).items())
 
@@ -247,7 +244,7 @@ def test_the_archive_is_a_plain_zip_without_a_pickle(saved):
     with zipfile.ZipFile(saved) as archive:
         assert archive.testzip() is None
         names = set(archive.namelist())
-        assert json.loads(archive.read("settings.json"))["seed"] == 7
+        assert json.loads(archive.read("settings.json"))["experiment"]["seed"] == 7
         for name in names - {"settings.json", "weights.sha256"}:
             assert isinstance(np.load(io.BytesIO(archive.read(name)), allow_pickle=False), np.ndarray)
     assert names == {"settings.json", "weights.sha256"} | {
@@ -290,7 +287,7 @@ def test_a_float16_run_goes_on_to_the_bit(tmp_path, fresh, contexts, momentum):
         return everything(net, trainer, len(contexts)), masters
 
     net, trainer = mixed("float16", contexts, momentum=momentum)
-    checkpoint.save(tmp_path / "x.params", net, {}, trainer)
+    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     kept = bits(net, trainer)
     step_in(net, trainer, range(10, 12))
     assert bits(net, trainer) != kept
@@ -304,7 +301,7 @@ def test_a_float16_run_goes_on_to_the_bit(tmp_path, fresh, contexts, momentum):
 def test_a_float16_runs_file_is_float32_with_its_master_weights_and_goes_both_ways(tmp_path, fresh):
     half, whole = mixed("float16"), mixed("float32")
     for name, pair in (("half", half), ("whole", whole)):
-        checkpoint.save(tmp_path / name, pair[0], {}, pair[1])
+        checkpoint.save(tmp_path / name, pair[0], tiny.saved(), pair[1])
     files = {name: params_file.read(tmp_path / name) for name in ("half", "whole")}
     assert set(files["half"][1]) == set(files["whole"][1])  # the same members
     masters = {name: value.asnumpy() for name, value in checkpoint._masters(*half).items()}
@@ -330,7 +327,7 @@ def test_a_float16_runs_file_is_float32_with_its_master_weights_and_goes_both_wa
 
 def test_float16_weights_without_a_trainer_are_saved_as_float32(tmp_path):
     net = mixed("float16", steps=0)[0]
-    checkpoint.save(tmp_path / "x.params", net, {})
+    checkpoint.save(tmp_path / "x.params", net, tiny.saved())
     arrays = params_file.read(tmp_path / "x.params")[0]
     assert {array.dtype for array in arrays.values()} == {np.dtype("float32")}
     assert (arrays["0.weight"] == tiny.numbers_of(net)["0.weight"]).all()
@@ -379,12 +376,12 @@ def test_another_net_is_refused(saved):
 
 def test_another_number_of_devices_is_refused(saved, tmp_path):
     assert_refused(saved, r"was written by a run on 1 device\(s\), this one has 2; resume with as many$", tiny.TWO)
-    checkpoint.save(tmp_path / "two.params", *_first(trained(tiny.TWO), {}))
+    checkpoint.save(tmp_path / "two.params", *_first(trained(tiny.TWO), tiny.saved()))
     assert_refused(tmp_path / "two.params", r"was written by a run on 2 device\(s\), this one has 1")
 
 
 def test_another_optimizer_is_refused(tmp_path):
-    checkpoint.save(tmp_path / "x.params", *_first(trained(momentum=0.), {}))
+    checkpoint.save(tmp_path / "x.params", *_first(trained(momentum=0.), tiny.saved()))
     assert_refused(tmp_path / "x.params", r"holds no optimizer/0.weight.0.npy: it is not a checkpoint to go on from")
 
 
@@ -393,14 +390,14 @@ def test_weights_without_settings_are_refused_where_settings_are_needed(tmp_path
     net.save_parameters(str(tmp_path / "x.params"))
     assert_refused(tmp_path / "x.params", "holds weights only, not a run of ours to go on from; use --resume-params")
     with pytest.raises(InputError, match="holds weights only"):
-        checkpoint.read_settings(tmp_path / "x.params")
-    assert checkpoint.read_settings(tmp_path / "x.params", required=False) is None
+        checkpoint.read(tmp_path / "x.params")
+    assert checkpoint.read(tmp_path / "x.params", required=False) is None
 
 
 def test_a_file_saved_without_an_optimizer_has_settings_but_is_not_gone_on_from(tmp_path):
     net, _ = trained()
-    checkpoint.save(tmp_path / "x.params", net, {"seed": 1})
-    assert checkpoint.read_settings(tmp_path / "x.params")["seed"] == 1
+    checkpoint.save(tmp_path / "x.params", net, tiny.saved(seed=1))
+    assert checkpoint.read(tmp_path / "x.params").experiment.seed == 1
     assert_refused(tmp_path / "x.params", "holds no optimizer/")
 
 
@@ -410,14 +407,15 @@ def test_a_missing_file_is_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("settings, sentence", [
-    (b"{", "its settings cannot be read"), (b"[1]", "its settings cannot be read"),
-    (b"\xff", "its settings cannot be read"), (b"{}", "has format None, this version reads 1"),
-    (b'{"format": 2}', "has format 2, this version reads 1")])
+    (b"{", "its settings cannot be used"), (b"[1]", "its settings cannot be used"),
+    (b"\xff", "its settings cannot be used"), (b"{}", "its format is None, and this version reads 2"),
+    (b'{"format": 3}', "its format is 3, and this version reads 2"), (b'{"format": 2}', "experiment is missing"),
+    (b'{"format": 1}', "it has no 'model'")])
 def test_settings_that_cannot_be_used_are_refused(saved, settings, sentence):
     rewritten(saved, lambda attachments: attachments.update({"settings.json": settings}))
     assert_refused(saved, sentence)
     with pytest.raises(InputError, match=sentence):
-        checkpoint.read_settings(saved, required=False)
+        checkpoint.read(saved, required=False)
 
 
 def npy(value, **how):
@@ -442,7 +440,7 @@ def huge():
 def test_a_crafted_member_is_refused_and_runs_nothing(tmp_path, member, devices):
     contexts = tiny.TWO[:devices]
     path = tmp_path / "x.params"
-    checkpoint.save(path, *_first(trained(contexts), {}))
+    checkpoint.save(path, *_first(trained(contexts), tiny.saved()))
     name = "optimizer/1.gamma.0.npy" if devices == 1 else "running/1/1.running_var.npy"
     rewritten(path, lambda attachments: attachments.update({name: member}))
     assert_refused(path, "use another checkpoint", contexts)
@@ -468,7 +466,7 @@ def test_weights_that_are_no_numbers_are_not_written(saved):
         for value in (np.nan, np.inf):
             parameter.set_data(mx.nd.array(np.where(np.arange(kept.size).reshape(kept.shape) == 1, value, kept)))
             with pytest.raises(loop.Diverged, match=f"^{name} is no longer finite$"):
-                checkpoint.save(saved, net, {}, trainer)
+                checkpoint.save(saved, net, tiny.saved(), trainer)
         parameter.set_data(mx.nd.array(kept))
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]
@@ -483,6 +481,6 @@ def test_a_write_that_breaks_off_leaves_the_old_file(saved, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     net, trainer = trained()
     with pytest.raises(InputError, match="cannot be written: .*No space left on device"):
-        checkpoint.save(saved, net, {}, trainer)
+        checkpoint.save(saved, net, tiny.saved(), trainer)
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]

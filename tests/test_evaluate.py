@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -60,8 +61,8 @@ def a_net(name="atac_resnet20_v2", classes=10):
 
 
 def settings(name="atac_resnet20_v2", dataset="cifar10", label_mode=None, classes=10):
-    return {"model": name, "arguments": model.complete_arguments(name, {"blocks": 1, "classes": classes}),
-            "dataset": dataset, "label_mode": label_mode}
+    return tiny.saved(None, model=name, arguments={"blocks": 1, "classes": classes}, dataset=dataset,
+                      label_mode=label_mode)
 
 
 def run(files, *arguments):
@@ -112,7 +113,7 @@ def test_the_report(files, data):
     assert (found["params"], found["model"], found["dataset"], found["label_mode"]) \
         == ("own.params", "atac_resnet20_v2", "cifar10", None)
     assert found["sha256"] == hashlib.sha256((files / "own.params").read_bytes()).hexdigest()
-    assert found["arguments"] == settings()["arguments"]
+    assert found["arguments"] == settings().experiment.net
     assert found["data"].startswith("not the official files: data_batch_1.bin (64 images)")
     assert found["data_sha256"] == cifar.load("cifar10", data).provenance["sha256"]
     assert found["images_per_second"] == pytest.approx(40 / found["seconds"])
@@ -242,19 +243,19 @@ def test_what_does_not_fit_is_one_sentence(files, data, arguments, status, parts
 
 @pytest.mark.parametrize("changes, said", [
     ({"arguments": []}, "arguments is not an object"), ({"arguments": {"wings": 2}}, "has no argument 'wings'"),
-    ({"arguments": {"classes": "10"}}, "classes='10' among its settings, not a whole number of at least 1"),
-    ({"arguments": {"classes": None}}, "classes=None among its settings"), ({"model": 3}, "model is not text"),
-    ({"arguments": {"classes": [10]}}, "classes=[10] among"), ({"dataset": ["cifar10"]}, "dataset is not text"),
-    ({"dataset": "mnist"}, "mnist"), ({"label_mode": 7}, "label_mode is not text"),
-    ({"dataset": "imagenet", "data": {"class_names": [3]}}, "data.class_names[0] is not text"),
-    ({"dataset": "imagenet", "data": {"input_size": "x"}}, "data.input_size is not a number of pixels"),
-    ({"dataset": "imagenet", "data": {"input_size": 32 * 10**6}}, "data.input_size is not a number of pixels"),
-    ({"dataset": "imagenet", "data": ["x"]}, "data is not an object"),
-    ({"dataset": "imagenet", "data": {"crop_ratio": 0}}, "data.crop_ratio is not a share above 0")])
+    ({"arguments": {"classes": "10"}}, "arguments.classes is not a whole number of at least 1"),
+    ({"arguments": {"classes": None}}, "arguments.classes is not a whole number"), ({"model": 3}, "model is not text"),
+    ({"arguments": {"classes": [10]}}, "arguments.classes is not"), ({"dataset": ["cifar10"]}, "dataset is not one of"),
+    ({"dataset": "mnist"}, "dataset is not one of cifar10"), ({"label_mode": 7}, "label_mode is not one of"),
+    ({"input_size": "x"}, "input_size is not a number of pixels"),
+    ({"input_size": 32 * 10**6}, "input_size is not a number of pixels"),
+    ({"crop_ratio": 0}, "crop_ratio is not a share above 0")])
 def test_settings_of_a_file_that_cannot_be_are_one_sentence(files, data, changes, said):
     net = tiny.ready(model.get_model("atac_resnet20_v2", blocks=1), 3, mode="imperative")
-    checkpoint.save(files / "odd.params", net, {**settings(), **changes})
-    refused(run(files, "--params", "odd.params", *([] if "data" in changes else ["--data-dir", data])), 1, said)
+    whole = settings().as_json()
+    odd = {**whole, "experiment": {**whole["experiment"], **changes}}
+    checkpoint.save(files / "odd.params", net, SimpleNamespace(as_json=lambda: odd))
+    refused(run(files, "--params", "odd.params", "--data-dir", data), 1, said)
 
 
 def test_data_that_are_missing_are_one_sentence(files, tmp_path):

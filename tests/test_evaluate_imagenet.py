@@ -65,10 +65,9 @@ def files(tmp_path_factory):
     return folder
 
 
-def settings(**changes):
-    return {"model": "resnet50_v1b", "arguments": model.complete_arguments("resnet50_v1b", {"classes": 4}),
-            "dataset": "imagenet", "label_mode": None,
-            "data": {"input_size": SIZE, "crop_ratio": .8, "class_names": list(CLASSES), **changes}}
+def settings(class_names=CLASSES):
+    return tiny.saved(class_names, model="resnet50_v1b", arguments={"classes": 4}, dataset="imagenet",
+                      input_size=SIZE, crop_ratio=.8)
 
 
 def run(files, data, *arguments, fused="off"):

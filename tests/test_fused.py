@@ -436,7 +436,7 @@ def train(path, wanted):
     losses = Losses()
     for _ in loop.train_steps(net, trainer, itertools.islice(batches, 200), tiny.CPU, losses, forward):
         pass
-    checkpoint.save(path, net, {"blocks": 1}, trainer)
+    checkpoint.save(path, net, tiny.saved(), trainer)
     test = cifar.EvalBatches(data.test, 250)
     return net, losses.steps, loop.evaluate(net, test, tiny.CPU, 10, forward), trainer
 
@@ -472,7 +472,7 @@ def test_a_checkpoint_of_one_way_goes_on_in_the_other(trained, wanted, tmp_path)
     net, path = trained[wanted][0], tmp_path / "copy.params"
     other = get_model("atac_resnet20_v2", blocks=1)
     trainer_of = lambda net: loop.make_trainer(net, tiny.recipe(wd=1e-4))  # noqa: E731
-    checkpoint.save(path, net, {"blocks": 1}, trained[wanted][3])
+    checkpoint.save(path, net, tiny.saved(), trained[wanted][3])
     other.initialize()
     trainer = trainer_of(other)
     checkpoint.restore(path, other, trainer)

@@ -334,7 +334,7 @@ def test_evaluation_within_training_is_that_of_the_saved_file(tmp_path):
                                    rtol=1e-6)
     test = cifar.EvalBatches(tiny.split(30), 7)
     within = loop.evaluate(net, test, tiny.TWO, 10)
-    checkpoint.save(tmp_path / "x.params", net, {})
+    checkpoint.save(tmp_path / "x.params", net, tiny.saved())
     reloaded = tiny.ready(tiny.net(), seed=1)
     reloaded.load_parameters(str(tmp_path / "x.params"))
     again = loop.evaluate(reloaded, test, tiny.CPU, 10)

@@ -17,6 +17,7 @@ import pytest
 import tiny
 
 from engine import checkpoint, cifar, loop, run, runlog
+from engine.experiment import Result
 from support.errors import InputError
 
 
@@ -38,8 +39,8 @@ def assert_same_run(folder, other):
         assert tiny.state_of(folder / name) == tiny.state_of(other / name), name
     assert tiny.metrics_of(folder) == tiny.metrics_of(other)
     results = [json.loads((path / "result.json").read_text()) for path in (folder, other)]
-    assert [results[0][key] for key in ("last", "best", "epochs")] \
-        == [results[1][key] for key in ("last", "best", "epochs")]
+    assert [results[0][key] for key in ("last", "best", "experiment")] \
+        == [results[1][key] for key in ("last", "best", "experiment")]
 
 
 # To the end.
@@ -60,14 +61,14 @@ def test_a_run_leaves_its_records(tmp_path, caplog):
             "epoch", "lr", "train_loss", "train_accuracy", "train_images", "val_loss", "val_accuracy", "val_top5",
             "val_images", "scored_on", "seconds", "train_images_per_second"}
 
-    assert result == json.loads((tmp_path / "result.json").read_text())
-    assert (result["epochs"], result["seed"], result["scored_on"]) == (3, 0, "test")
-    assert result["last"] == {"epoch": 2, "accuracy": records[2]["val_accuracy"], "top5": records[2]["val_top5"],
-                              "loss": records[2]["val_loss"], "images": 25}
+    assert result == Result.from_json(json.loads((tmp_path / "result.json").read_text()))
+    assert (result.experiment, result.chosen_on, result.resumed) == (job.experiment, "test", 0)
+    assert vars(result.last) == {"epoch": 2, "accuracy": records[2]["val_accuracy"], "top5": records[2]["val_top5"],
+                                 "loss": records[2]["val_loss"], "images": 25}
     best = max(records, key=lambda record: record["val_accuracy"])  # the first of equals
-    assert result["best"] == {"epoch": best["epoch"], "accuracy": best["val_accuracy"], "loss": best["val_loss"],
-                              "top5": best["val_top5"]}
-    assert result["environment"]["mxnet"] and result["seconds"] == pytest.approx(sum(r["seconds"] for r in records))
+    assert vars(result.best) == {"epoch": best["epoch"], "accuracy": best["val_accuracy"], "loss": best["val_loss"],
+                                 "top5": best["val_top5"], "images": 25}
+    assert result.environment["mxnet"] and result.seconds == pytest.approx(sum(r["seconds"] for r in records))
 
     text = caplog.text
     assert text.count("Batch [3]\tSpeed: ") == text.count("Batch [6]\tSpeed: ") == 3 and "Batch [8]" not in text
@@ -77,11 +78,11 @@ def test_a_run_leaves_its_records(tmp_path, caplog):
 
 def test_the_files_hold_the_epochs_they_are_named_for(tmp_path):
     result = run.train(tiny.job(tmp_path, save_period=1, epochs=3))
-    states = {name: checkpoint.read_settings(tmp_path / name)["state"] for name in os.listdir(tmp_path)
+    states = {name: checkpoint.read(tmp_path / name).state for name in os.listdir(tmp_path)
               if name.endswith(".params")}
     assert {name: state["epoch"] for name, state in states.items()} == {
         "epoch-0001.params": 1, "epoch-0002.params": 2, "epoch-0003.params": 3, "last.params": 3,
-        "best.params": result["best"]["epoch"] + 1}
+        "best.params": result.best.epoch + 1}
     assert tiny.state_of(tmp_path / "last.params") == tiny.state_of(tmp_path / "epoch-0003.params")
     best = tmp_path / f"epoch-{result['best']['epoch'] + 1:04d}.params"
     assert tiny.state_of(tmp_path / "best.params") == tiny.state_of(best)
@@ -89,8 +90,8 @@ def test_the_files_hold_the_epochs_they_are_named_for(tmp_path):
 
 def test_of_equal_epochs_the_first_is_the_best(tmp_path):
     result = run.train(tiny.job(tmp_path, batch_norm=False, lr=0., epochs=3))  # a net that stands still
-    assert result["best"]["epoch"] == 0 and result["best"]["accuracy"] == result["last"]["accuracy"]
-    assert checkpoint.read_settings(tmp_path / run.BEST)["state"]["epoch"] == 1
+    assert result.best.epoch == 0 and result.best.accuracy == result.last.accuracy
+    assert checkpoint.read(tmp_path / run.BEST).state["epoch"] == 1
 
 
 def test_a_checkpoints_score_is_that_of_its_weights(tmp_path):
@@ -100,7 +101,7 @@ def test_a_checkpoints_score_is_that_of_its_weights(tmp_path):
         net = tiny.ready(tiny.net(), 5)
         checkpoint.load_weights(tmp_path / name, net)
         found = loop.evaluate(net, job.score_batches, tiny.CPU, 10)
-        assert checkpoint.read_settings(tmp_path / name)["score"] == {
+        assert checkpoint.read(tmp_path / name).score == {
             "images": 25, "accuracy": found.top1, "top5": found.top5, "loss": found.loss}
 
 
@@ -127,12 +128,12 @@ def test_a_held_out_split_chooses_and_the_test_images_are_scored_once(tmp_path, 
     job = tiny.job(tmp_path, held_out=held_out, epochs=3)
     result = run.train(job)
     assert scored == [held_out] * 3 + [job.test_batches] * 2
-    assert result["scored_on"] == "held-out" and result["last"]["images"] == 30
-    for name, record in ((run.LAST, "test_of_last"), (run.BEST, "test_of_best")):
+    assert result.chosen_on == "held-out" and result.held_out["last"].images == 30
+    for name, score in ((run.LAST, result.last), (run.BEST, result.best)):
         net = tiny.ready(tiny.net())
         checkpoint.load_weights(tmp_path / name, net)
         found = evaluate(net, job.test_batches, tiny.CPU, 10)
-        assert result[record] == {"accuracy": found.top1, "top5": found.top5, "loss": found.loss, "images": 25}
+        assert (score.accuracy, score.top5, score.loss, score.images) == (found.top1, found.top5, found.loss, 25)
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -199,7 +200,7 @@ def test_a_stop_within_an_epoch_and_the_rest_are_the_whole(tmp_path, place, numb
     assert str(caught.value) == (
         f"stopped by {number.name} in epoch {place[0]} after step {place[1] + 1} of 8; everything is saved in "
         f"{folder / 'last.params'}: give the same command with --resume {folder} to go on")
-    state = checkpoint.read_settings(folder / run.LAST)["state"]
+    state = checkpoint.read(folder / run.LAST).state
     assert (state["epoch"], state["step"]) == (place[0], place[1] + 1)
     assert state["meter"]["images"] == (place[1] + 1) * 16 * devices
     assert len(tiny.metrics_of(folder)) == place[0]
@@ -291,7 +292,7 @@ def copies_of(job, name=run.LAST):
         if path.exists():
             content = path.read_bytes()
             if not seen or seen[-1][2] != content:
-                state = checkpoint.read_settings(path)["state"]
+                state = checkpoint.read(path).state
                 seen.append((state["epoch"], state["step"], content))
 
     return look, seen
@@ -353,16 +354,14 @@ def test_the_loss_scale_of_a_float16_run_goes_on(tmp_path, monkeypatch):
         net, recipe, kvstore, "float32", *others))  # a CPU has no float16; the scale is the same
     follow = loop.LossScale.follow
     monkeypatch.setattr(loop.LossScale, "follow", lambda scale, finite: built.append(scale) or follow(scale, finite))
-    job = tiny.job(tmp_path, epochs=1)
-    job.dtype = "float16"
+    job = tiny.job(tmp_path, epochs=1, dtype="float16")
     monkeypatch.setattr(loop, "finite_gradients", lambda *_: len(built) != 2)  # the third step overflows
     run.train(job)
-    state = checkpoint.read_settings(tmp_path / run.LAST)["state"]
+    state = checkpoint.read(tmp_path / run.LAST).state
     assert state["loss_scale"] == {"value": .5, "sound": 5, "left_out": 1}
-    job = tiny.job(tmp_path, epochs=2)
-    job.dtype = "float16"
+    job = tiny.job(tmp_path, epochs=2, dtype="float16")
     run.train(job, tmp_path / run.LAST)
-    state = checkpoint.read_settings(tmp_path / run.LAST)["state"]
+    state = checkpoint.read(tmp_path / run.LAST).state
     assert state["loss_scale"] == {"value": .5, "sound": 13, "left_out": 1}
 
 
@@ -370,16 +369,16 @@ def test_a_run_from_foreign_weights_enters_its_schedule_late(tmp_path):
     result = run.train(tiny.job(tmp_path, epochs=3, first_epoch=1, lr_decay_epochs=(1, 2)))
     assert [(record["epoch"], record["lr"]) for record in tiny.metrics_of(tmp_path)] == [
         (1, pytest.approx(.01)), (2, pytest.approx(.001))]
-    assert result["epochs"] == 3
+    assert result.last.epoch == 2 and result.experiment.first_epoch == 1
 
 
 def test_a_run_that_entered_late_goes_on_with_its_history(tmp_path, caplog):
     run.train(tiny.job(tmp_path, epochs=2, first_epoch=1))
-    run.train(tiny.job(tmp_path, epochs=3), tmp_path / run.LAST)
+    run.train(tiny.job(tmp_path, epochs=3, first_epoch=1), tmp_path / run.LAST)
     assert [record["epoch"] for record in tiny.metrics_of(tmp_path)] == [1, 2]
     assert "the history will lack" not in caplog.text
     (tmp_path / "metrics.jsonl").unlink()
-    run.train(tiny.job(tmp_path, epochs=4), tmp_path / run.LAST)
+    run.train(tiny.job(tmp_path, epochs=4, first_epoch=1), tmp_path / run.LAST)
     assert "has only 0 of the 2 epochs before the checkpoint" in caplog.text
 
 
@@ -408,7 +407,7 @@ def test_a_batch_that_cannot_be_read_ends_in_a_sentence_and_the_steps_before_it_
         run.train(tiny.job(folder, batches=broken_at((1, 5), error)))
     assert str(caught.value).startswith(f"epoch 1, step 5: {said}") and "\n" not in str(caught.value)
     assert str(caught.value).endswith(f"; the last good checkpoint is {folder / run.LAST}")
-    assert checkpoint.read_settings(folder / run.LAST)["state"]["step"] == 5
+    assert checkpoint.read(folder / run.LAST).state["step"] == 5
     run.train(tiny.job(folder), folder / run.LAST)
     assert_same_run(tmp_path / "whole", folder)
 
@@ -465,7 +464,7 @@ def test_a_terminal_that_is_closed_leaves_the_run_saved(tmp_path):
     os.close(terminal)
     _, status = os.waitpid(child, 0)
     assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 128 + signal.SIGHUP
-    state = checkpoint.read_settings(tmp_path / run.LAST)["state"]
+    state = checkpoint.read(tmp_path / run.LAST).state
     assert (state["epoch"], state["step"]) == (1, 4)
 
 
@@ -478,7 +477,7 @@ def test_divergence_within_an_epoch_keeps_the_last_good_checkpoint(tmp_path):
     assert str(caught.value) == (
         "the training diverged in epoch 1: the loss is no longer a finite number; the last good checkpoint is "
         f"{tmp_path / 'last.params'}. Try a smaller --lr, or a warmup (--warmup-epochs)")
-    assert checkpoint.read_settings(tmp_path / run.LAST)["state"]["epoch"] == 1
+    assert checkpoint.read(tmp_path / run.LAST).state["epoch"] == 1
     assert len(tiny.metrics_of(tmp_path)) == 1 and not (tmp_path / "result.json").exists()
     run.train(tiny.job(tmp_path, epochs=3), tmp_path / run.LAST)  # whole enough to go on from
     for value in tiny.numbers_of(job.net).values():
@@ -499,7 +498,7 @@ def test_weights_that_break_are_neither_scored_nor_saved(tmp_path, monkeypatch, 
     monkeypatch.setattr(loop, "_read", lambda results, meter: meter.update(np.ones(16), 1))  # no loss shows it
     with pytest.raises(InputError, match="^the training diverged in epoch 1: .* is no longer finite; the last good "):
         run.train(tiny.job(tmp_path))
-    assert checkpoint.read_settings(tmp_path / run.LAST)["state"]["epoch"] == 1
+    assert checkpoint.read(tmp_path / run.LAST).state["epoch"] == 1
     assert len(tiny.metrics_of(tmp_path)) == 1
 
 

@@ -1,4 +1,4 @@
-"""What the training scripts share: recipes of older checkpoints, what may change on resume, flags of both scripts."""
+"""What the training scripts share: older checkpoints, what may change on resume, flags of both scripts."""
 import dataclasses
 import json
 import os
@@ -9,10 +9,9 @@ import mxnet as mx
 import pytest
 import tiny
 
-import model
 import train_cifar
 from engine import checkpoint, run, script
-from engine.recipe import CIFAR_PAPER, Recipe
+from engine.recipe import CIFAR_PAPER
 from support import params_file
 from support.errors import InputError
 from support.lock import locked
@@ -21,56 +20,21 @@ LATER = ("label_smoothing", "mixup_alpha", "mixup_off_epochs", "accumulate")  # 
 SHORT = ["--gpus", "", *tiny.TINY_NET, "--num-epochs", "2", "--batch-size", "16", "--lr-decay-epoch", "1"]
 
 
-def older(recipe):
-    return {name: value for name, value in recipe.items() if name not in LATER}
-
-
 def as_written_before(path):
-    """Take the fields out of a checkpoint that versions before them did not write."""
+    """Bring a checkpoint into its first form, without the fields that versions before the last ones did not write."""
     arrays, attachments = params_file.read(path)
-    settings = json.loads(attachments[checkpoint.SETTINGS])
-    settings["recipe"] = older(settings["recipe"])
-    attachments = {name: content for name, content in attachments.items() if name != params_file.DIGEST}
-    attachments[checkpoint.SETTINGS] = json.dumps(settings).encode()
+    new = json.loads(attachments.pop(checkpoint.SETTINGS))
+    state, experiment = new["state"], new["experiment"]
+    for name in ("resumed", "loss_scale"):
+        del state[name]
+    settings = {"format": 1, **{name: experiment[name] for name in ("model", "arguments", "dataset", "label_mode",
+                                                                    "seed", "val_split", "devices", "dtype")},
+                "recipe": {name: value for name, value in experiment["recipe"].items() if name not in LATER},
+                "started_from": None, "data": new["data"], "operators": new["operators"], "command": new["command"],
+                "scored_on": new["scored_on"], "state": state}
+    del attachments[params_file.DIGEST]
     params_file.write(path, {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()},
-                      attachments)
-
-
-def args(preset=None, **changes):
-    return SimpleNamespace(preset=preset, changes=changes)
-
-
-def spec(**changes):
-    return {"model": "resnet20_v2", "arguments": model.complete_arguments("resnet20_v2", {"blocks": 1}), "seed": 0,
-            "recipe": dataclasses.asdict(CIFAR_PAPER), **changes}
-
-
-def stored(epoch=3, step=0, **changes):
-    return {**spec(**changes), "state": {"epoch": epoch, "step": step}}
-
-
-# Recipes.
-
-def test_the_recipe_is_the_stored_or_the_named_one_with_what_single_flags_change():
-    own = dataclasses.asdict(dataclasses.replace(CIFAR_PAPER, lr=.5, epochs=7, lr_decay_epochs=(3,)))
-    assert script.recipe_of(args(), own) == own
-    assert script.recipe_of(args(lr=.3), own) == {**own, "lr": .3}
-    assert script.recipe_of(args(CIFAR_PAPER, lr=.3), own) == {**dataclasses.asdict(CIFAR_PAPER), "lr": .3}
-
-
-def test_a_recipe_of_an_older_checkpoint_is_read():
-    assert script.recipe_of(args(), older(dataclasses.asdict(CIFAR_PAPER))) == dataclasses.asdict(CIFAR_PAPER)
-    script.refuse_another_run(spec(), stored(recipe=older(dataclasses.asdict(CIFAR_PAPER))), model.complete_arguments)
-    other = {**dataclasses.asdict(CIFAR_PAPER), "label_smoothing": .1}
-    with pytest.raises(InputError, match="recipe label_smoothing=0.1 but the checkpoint has label_smoothing=0.0"):
-        script.refuse_another_run(spec(recipe=other), stored(recipe=older(dataclasses.asdict(CIFAR_PAPER))),
-                                  model.complete_arguments)
-
-
-def test_a_recipe_of_a_newer_version_is_refused():
-    newer = {**dataclasses.asdict(CIFAR_PAPER), "sharpness": 1}
-    with pytest.raises(InputError, match="^the recipe in the checkpoint cannot be read .*sharpness"):
-        script.recipe_of(args(), newer)
+                      {**attachments, checkpoint.SETTINGS: json.dumps(settings).encode()})
 
 
 def test_an_older_run_goes_on_to_the_bit_and_its_files_are_evaluated(tmp_path):
@@ -82,8 +46,6 @@ def test_an_older_run_goes_on_to_the_bit_and_its_files_are_evaluated(tmp_path):
     assert tiny.call(train_cifar.main, *how, "--num-epochs", "1", folder=tmp_path / "parts").status == 0
     for name in (run.LAST, run.BEST):
         as_written_before(tmp_path / "parts" / "run" / name)
-    assert set(checkpoint.read_settings(tmp_path / "parts" / "run" / run.LAST)["recipe"]) \
-        == {field.name for field in dataclasses.fields(Recipe)} - set(LATER)
     result = tiny.call(train_cifar.main, *how, "--resume", folder=tmp_path / "parts")
     assert result.status == 0, result.err
     assert tiny.state_of(tmp_path / "whole/run/last.params") == tiny.state_of(tmp_path / "parts/run/last.params")
@@ -93,27 +55,27 @@ def test_an_older_run_goes_on_to_the_bit_and_its_files_are_evaluated(tmp_path):
 # What may change when a run goes on.
 
 @pytest.mark.parametrize("changes, said", [
-    ({"seed": 1}, "seed 1 but the checkpoint has 0"), ({"model": "senet_resnet20_v2"}, "model senet_resnet20_v2 but"),
-    ({"recipe": dataclasses.asdict(dataclasses.replace(CIFAR_PAPER, epochs=3, lr=.1))}, "recipe lr=0.1 but"),
-    ({"arguments": model.complete_arguments("resnet20_v2", {"blocks": 2})}, "arguments blocks=2 but")])
+    ({"seed": 1}, "seed=1 but the checkpoint has seed=0"),
+    ({"model": "senet_resnet20_v2"}, "model=senet_resnet20_v2 but"),
+    ({"recipe": dataclasses.replace(CIFAR_PAPER, epochs=3, lr=.1)}, "lr=0.1 but the checkpoint has lr=0.2"),
+    ({"arguments": {"blocks": 2}}, "blocks=2 but"), ({"val_split": 5}, "val_split=5 but")])
 def test_only_the_number_of_epochs_may_change(changes, said):
-    with pytest.raises(InputError, match=f"^--resume: the command asks for {said}.*only --num-epochs may change"):
-        script.refuse_another_run(spec(**changes), stored(), model.complete_arguments)
+    with pytest.raises(InputError, match=f"^the command asks for {said}.*only --num-epochs may change"):
+        script.refuse_another_run(tiny.experiment(**changes), tiny.experiment(), {"epoch": 3, "step": 0})
 
 
 def test_the_epochs_that_have_begun_stay():
-    for state, least in (((3, 0), 3), ((3, 1), 4), ((0, 0), 1)):
+    for (epoch, step), least in (((3, 0), 3), ((3, 1), 4), ((0, 0), 1)):
+        def ask(epochs, state):
+            recipe = dataclasses.replace(CIFAR_PAPER, epochs=epochs)
+            script.refuse_another_run(tiny.experiment(recipe=recipe), tiny.experiment(), state)
+
+        state = {"epoch": epoch, "step": step}
         for epochs in (least, least + 1):
-            script.refuse_another_run(spec(recipe=dataclasses.asdict(dataclasses.replace(CIFAR_PAPER, epochs=epochs))),
-                                      stored(*state), model.complete_arguments)
+            ask(epochs, state)
         if least > 1:
-            fewer = dataclasses.asdict(dataclasses.replace(CIFAR_PAPER, epochs=least - 1))
             with pytest.raises(InputError, match=f"is in epoch {least} already, so --num-epochs {least - 1} is too"):
-                script.refuse_another_run(spec(recipe=fewer), stored(*state), model.complete_arguments)
-
-
-def test_arguments_that_a_checkpoint_does_not_name_are_the_nets_defaults():
-    script.refuse_another_run(spec(), stored(arguments={"blocks": 1}), model.complete_arguments)
+                ask(least - 1, state)
 
 
 # The checkpoint that --resume means.
@@ -122,7 +84,7 @@ def test_the_checkpoint_to_go_on_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def found(resume, save_dir=None):
-        return script.checkpoint_of(SimpleNamespace(resume=resume, save_dir=save_dir), "name")
+        return script._checkpoint_of(SimpleNamespace(resume=resume, save_dir=save_dir), SimpleNamespace(name="name"))
 
     assert found(None) is found("") is found("", "a") is None
     for folder in ("a", "runs/name", "runs/name-2"):
@@ -154,7 +116,7 @@ def test_cifar_saves_within_an_epoch_where_it_is_asked_to(tmp_path, monkeypatch)
     def spied(path, *others):
         written(path, *others)
         if path.name == run.LAST:
-            state = checkpoint.read_settings(path)["state"]
+            state = checkpoint.read(path).state
             places.append((state["epoch"], state["step"]))
 
     monkeypatch.setattr(checkpoint, "save", spied)
@@ -191,21 +153,21 @@ def test_a_folder_in_use_is_left_alone_and_is_free_again_after_the_run(tmp_path,
 # The end of a run.
 
 @pytest.mark.parametrize("raised, status", [(run.Stopped("stopped", 15), 143), (InputError("a fault"), 1)])
-def test_the_log_keeps_the_sentence_of_an_end_and_not_the_error_with_all_that_hangs_on_it(monkeypatch, caplog, raised,
-                                                                                         status):
+def test_the_log_keeps_the_sentence_of_an_end_and_not_the_error_with_all_that_hangs_on_it(tmp_path, monkeypatch, caplog,
+                                                                                         raised, status):
     def end(job, resume):
         raise raised
 
     monkeypatch.setattr(run, "train", end)
-    flags = SimpleNamespace(gpus=(), num_data_workers=0, save_period=0, save_interval=0, log_interval=1)
-    start = script.Start(flags, spec(), None, "name", script.distributed.Team("device"), tiny.CPU, "", None, None)
-    start.directory, start.dtype, start.forward = Path("x"), "float32", None
+    flags = SimpleNamespace(num_data_workers=0, save_period=0, save_interval=0, log_interval=1)
+    start = script.Start(tiny.experiment(), None, tiny.CPU, script.distributed.Team("device"), None, None, "")
+    data = SimpleNamespace(variant="official", provenance={"sha256": "0" * 64, "official": True}, class_names=("a",))
     how = {"batches": None, "score_batches": None, "labels": 1, "scored_on": "test", "test_batches": None}
     if status == 1:
         with pytest.raises(SystemExit) as caught:
-            start.train({}, None, **how)
+            script.train(start, flags, tmp_path, data, "", **how)
         assert caught.value.code == 1 and caught.value.__context__ is None
     else:
-        assert start.train({}, None, **how) == (143, None)
+        assert script.train(start, flags, tmp_path, data, "", **how) == (143, None)
     assert str(raised) in caplog.text
     assert all(isinstance(argument, str) for record in caplog.records for argument in record.args)

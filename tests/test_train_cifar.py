@@ -1,5 +1,4 @@
 """train_cifar.py: the authors' command line, every flag, and whole runs, most of them in this process."""
-import dataclasses
 import json
 import os
 import shlex
@@ -8,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mxnet as mx
 import pytest
@@ -51,8 +51,9 @@ def trained(folder, data, *arguments, **how):
     return folder / "run"
 
 
-def spec(*arguments):
-    return train_cifar.spec_of(train_cifar.parse(list(arguments))[1], None)
+def asked(*arguments):
+    """The Experiment of a command line."""
+    return train_cifar.experiment_of(train_cifar.parse(list(arguments))[1], None)
 
 
 def assert_same_run(folder, other):
@@ -64,43 +65,37 @@ def assert_same_run(folder, other):
 # What the command line means.
 
 def test_without_flags_it_is_the_papers_recipe():
-    found = spec()
-    assert found["recipe"] == dataclasses.asdict(CIFAR_PAPER)
-    assert (found["model"], found["dataset"], found["label_mode"], found["seed"], found["val_split"]) \
-        == ("atac_resnet20_v2", "cifar10", None, 0, 0)
-    assert found["arguments"] == model.complete_arguments("atac_resnet20_v2", {"blocks": 3, "classes": 10})
+    assert asked() == tiny.experiment("atac_resnet20_v2", CIFAR_PAPER, {"blocks": 3})
 
 
 def test_the_authors_command_line():
     args = train_cifar.parse(AUTHORS)[1]
-    found = train_cifar.spec_of(args, None)
-    assert found["recipe"] == dataclasses.asdict(CIFAR_PAPER)
-    assert (found["model"], found["dataset"], found["label_mode"]) == ("atac_resnet20_v2", "cifar100", "coarse")
-    arguments = found["arguments"]
-    assert (arguments["inner_relu"], arguments["reduction"], arguments["blocks"], arguments["classes"]) \
-        == (True, 2, 3, 100)
+    found = train_cifar.experiment_of(args, None)
+    assert found.recipe == CIFAR_PAPER
+    assert (found.model, found.dataset, found.label_mode) == ("atac_resnet20_v2", "cifar100", "coarse")
+    assert {"inner_relu": True, "reduction": 2, "blocks": 3, "classes": 100}.items() <= found.net.items()
     assert (args.gpus, args.mode, args.num_data_workers) == ((0,), "hybrid", 32)
 
 
 def test_the_recipe_scales_with_its_epochs_and_single_numbers_win():
-    found = spec("--recipe", "scaled", "--num-epochs", "24", "--lr", ".1")["recipe"]
-    assert (found["epochs"], found["lr_decay_epochs"], found["lr"]) == (24, (18, 21), .1)
-    found = spec("--recipe", "scaled", "--num-epochs", "24", "--lr-decay-epoch", "20")["recipe"]
-    assert found["lr_decay_epochs"] == (20,)
+    found = asked("--recipe", "scaled", "--num-epochs", "24", "--lr", ".1").recipe
+    assert (found.epochs, found.lr_decay_epochs, found.lr) == (24, (18, 21), .1)
+    found = asked("--recipe", "scaled", "--num-epochs", "24", "--lr-decay-epoch", "20").recipe
+    assert found.lr_decay_epochs == (20,)
 
 
 @pytest.mark.parametrize("arguments, mode, classes", [
     (["--dataset", "cifar100"], "coarse", 100), (["--dataset", "cifar100", "--label-mode", "fine"], "fine", 100),
     (["--dataset", "cifar100", "--classes", "20"], "coarse", 20), (["--classes", "12"], None, 12)])
 def test_labels_and_length_of_the_output(arguments, mode, classes):
-    found = spec(*arguments)
-    assert (found["label_mode"], found["arguments"]["classes"]) == (mode, classes)
+    found = asked(*arguments)
+    assert (found.label_mode, found.classes) == (mode, classes)
 
 
 def test_the_name_of_a_run():
-    assert train_cifar.run_name(spec("--model", "senet", "--blocks", "2", "--seed", "7")) \
+    assert asked("--model", "senet", "--blocks", "2", "--seed", "7").name \
         == "cifar10_senet_resnet20_v2_b2_seed7"
-    assert train_cifar.run_name(spec(*AUTHORS)) == "cifar100-coarse_atac_resnet20_v2_b3_seed0"
+    assert asked(*AUTHORS).name == "cifar100-coarse_atac_resnet20_v2_b3_seed0"
 
 
 # Command lines that are refused at once: status 2, one sentence, and no folder made.
@@ -226,7 +221,8 @@ def test_the_authors_command_runs_on_cifar_100(tmp_path, cifar100, monkeypatch, 
     assert f"cifar100 ({mode} labels): accuracy " in result.err
     folder = tmp_path / "runs" / f"cifar100-{mode}_atac_resnet20_v2_b3_seed0"
     found = json.loads((folder / "result.json").read_text())
-    assert found["label_mode"] == mode and len(found["data"]["class_names"]) == classes
+    assert found["experiment"]["label_mode"] == mode
+    assert len(checkpoint.read(folder / "last.params").data["class_names"]) == classes
     arrays, _ = params_file.read(folder / "last.params")
     assert arrays["output.bias"].shape == (100,)
     assert sum(array.size for array in arrays.values()) == 310310 + 5850
@@ -250,8 +246,8 @@ def test_every_kind_of_net_makes_a_step(tmp_path, cifar10, arguments, total):
     assert result.status == 0, result.err
     arrays, _ = params_file.read(tmp_path / "run" / "last.params")
     assert sum(array.size for array in arrays.values()) == total
-    settings = checkpoint.read_settings(tmp_path / "run" / "last.params")
-    assert settings["arguments"].get("inner_relu", True) == ("useReLU" in arguments or "Cha" not in arguments)
+    net = checkpoint.read(tmp_path / "run" / "last.params").experiment.net
+    assert net.get("inner_relu", True) == ("useReLU" in arguments or "Cha" not in arguments)
     assert ("no ReLU inside the unit" in result.err) == ("Cha" in arguments and "useReLU" not in arguments)
 
 
@@ -268,7 +264,7 @@ def test_the_seed_makes_the_run_whatever_the_workers(tmp_path, cifar10):
 def test_imperative_mode_and_no_wd_and_momentum_and_cosine(tmp_path, cifar10):
     folder = trained(tmp_path, cifar10, "--mode", "imperative", "--no-wd", "--momentum", "0", "--lr-mode", "cosine",
                      "--warmup-epochs", "1", "--wd", "0.01", "--num-epochs", "2")
-    recipe = json.loads((folder / "result.json").read_text())["recipe"]
+    recipe = json.loads((folder / "result.json").read_text())["experiment"]["recipe"]
     assert (recipe["no_wd"], recipe["momentum"], recipe["lr_mode"], recipe["wd"]) == (True, 0, "cosine", .01)
     assert [record["lr"] for record in tiny.metrics_of(folder)] == pytest.approx([.2, 0], abs=1e-9)  # its last step's
 
@@ -276,8 +272,9 @@ def test_imperative_mode_and_no_wd_and_momentum_and_cosine(tmp_path, cifar10):
 def test_a_held_out_split_and_the_test_images_at_the_end(tmp_path, cifar10):
     folder = trained(tmp_path, cifar10, "--val-split", "20")
     result = json.loads((folder / "result.json").read_text())
-    assert (result["scored_on"], result["val_split"], result["last"]["images"]) == ("held-out", 20, 20)
-    assert result["test_of_last"]["images"] == result["test_of_best"]["images"] == 40
+    assert (result["chosen_on"], result["experiment"]["val_split"]) == ("held-out", 20)
+    assert result["held_out"]["last"]["images"] == result["held_out"]["best"]["images"] == 20
+    assert result["last"]["images"] == result["best"]["images"] == 40
     assert all(record["scored_on"] == "held-out" and record["train_images"] == 32 for record in tiny.metrics_of(folder))
     log = (folder / "train.log").read_text()
     assert log.count("test images with the weights of the") == 2 and "chosen on the held-out images" in log
@@ -301,7 +298,7 @@ def test_a_run_starts_from_the_weights_of_a_file(tmp_path, cifar10, whose):
     net = tiny.ready(model.get_model("atac_resnet20_v2", blocks=1), 77)
     path = tmp_path / "start.params"
     if whose == "ours":
-        checkpoint.save(path, net, {"model": "atac_resnet20_v2"})
+        checkpoint.save(path, net, tiny.saved(model="atac_resnet20_v2"))
     elif whose == "mxnet's":
         net.save_parameters(str(path))
     else:
@@ -351,7 +348,7 @@ def test_resume_alone_takes_everything_from_the_checkpoint(tmp_path, cifar100):
                        folder=tmp_path)
     assert result.status == 0, result.err
     after = json.loads((folder / "args.json").read_text())
-    before["recipe"]["epochs"] = 3
+    before["experiment"]["recipe"]["epochs"] = 3
     for volatile in ("command", "environment"):
         before.pop(volatile), after.pop(volatile)
     assert after == before
@@ -367,15 +364,15 @@ def two_epochs(tmp_path_factory, cifar10):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["--lr", "0.1"], "the command asks for recipe lr=0.1 but the checkpoint has lr=0.2"),
-    (["--batch-size", "8"], "recipe batch_size=8 but the checkpoint has batch_size=16"),
-    (["--lr-decay-epoch", "3"], "recipe lr_decay_epochs=[3] but the checkpoint has lr_decay_epochs=[1]"),
-    (["--model", "nin"], "model nin_resnet20_v2 but the checkpoint has resnet20_v2"),
-    (["--blocks", "2"], "arguments blocks=2 but the checkpoint has blocks=1"),
-    (["--classes", "11"], "arguments classes=11 but the checkpoint has classes=10"),
-    (["--dataset", "cifar100"], "dataset cifar100 but the checkpoint has cifar10"),
-    (["--seed", "1"], "seed 1 but the checkpoint has 0"),
-    (["--val-split", "8"], "val_split 8 but the checkpoint has 0"),
+    (["--lr", "0.1"], "the command asks for lr=0.1 but the checkpoint has lr=0.2"),
+    (["--batch-size", "8"], "batch_size=8 but the checkpoint has batch_size=16"),
+    (["--lr-decay-epoch", "3"], "lr_decay_epochs=(3,) but the checkpoint has lr_decay_epochs=(1,)"),
+    (["--model", "nin"], "model=nin_resnet20_v2 but the checkpoint has model=resnet20_v2"),
+    (["--blocks", "2"], "blocks=2 but the checkpoint has blocks=1"),
+    (["--classes", "11"], "classes=11 but the checkpoint has classes=10"),
+    (["--dataset", "cifar100"], "dataset=cifar100 but the checkpoint has dataset=cifar10"),
+    (["--seed", "1"], "seed=1 but the checkpoint has seed=0"),
+    (["--val-split", "8"], "val_split=8 but the checkpoint has val_split=0"),
     (["--num-epochs", "1"], "--resume: the checkpoint is in epoch 2 already, so --num-epochs 1 is too few"),
     (["--gpus", "0,1"], "was written by a run on 1 device(s), this one has 2; resume with as many"),
     (["--save-dir", "other"], "--resume goes on in run; leave --save-dir out")])
@@ -414,14 +411,16 @@ def test_resume_without_a_run_starts_one_and_the_same_command_then_goes_on(tmp_p
     assert len(tiny.metrics_of(tmp_path / "runs" / "cifar10_resnet20_v2_b1_seed0")) == 2
 
 
-@pytest.mark.parametrize("missing", ["state", "data", "recipe"])
+@pytest.mark.parametrize("missing, said", [
+    ("state", "it holds no state to resume; start a new run"), ("data", "data is missing"),
+    ("experiment", "experiment is missing")])
 def test_resume_refuses_a_file_without_a_runs_settings_and_leaves_its_folder_alone(two_epochs, cifar10, tmp_path,
-                                                                                  missing):
+                                                                                  missing, said):
     net = model.load_params(model.get_model("resnet20_v2", blocks=1), two_epochs / "run" / "last.params")
-    settings = checkpoint.read_settings(two_epochs / "run" / "last.params")
+    settings = checkpoint.read(two_epochs / "run" / "last.params").as_json()
     del settings[missing]
-    checkpoint.save(tmp_path / "published.params", net, settings)
-    tiny.one_sentence(train(tmp_path, cifar10, "--resume", "published.params"), 1, f"has no '{missing}'")
+    checkpoint.save(tmp_path / "published.params", net, SimpleNamespace(as_json=lambda: settings))
+    tiny.one_sentence(train(tmp_path, cifar10, "--resume", "published.params"), 1, said)
     assert os.listdir(tmp_path) == ["published.params"]
 
 

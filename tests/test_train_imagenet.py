@@ -64,8 +64,9 @@ def trained(folder, data, *arguments, **how):
     return folder / "run"
 
 
-def spec(*arguments):
-    return train_imagenet.spec_of(train_imagenet.parse(list(arguments))[1], None)
+def asked(*arguments):
+    """The Experiment of a command line."""
+    return train_imagenet.experiment_of(train_imagenet.parse(list(arguments))[1], None)
 
 
 def assert_same_run(folder, other):
@@ -78,29 +79,28 @@ def assert_same_run(folder, other):
 
 def test_the_authors_command_line_is_the_released_recipe_and_both_are_the_default():
     args = train_imagenet.parse(AUTHORS)[1]
-    found = train_imagenet.spec_of(args, None)
-    assert found == spec("--recipe", "released") == spec()
-    assert found["recipe"] == dataclasses.asdict(IMAGENET_RELEASED)
-    assert found["model"] == "atac_resnet50_v1b" and found["arguments"] == {
+    found = train_imagenet.experiment_of(args, None)
+    assert found == asked("--recipe", "released") == asked()
+    assert found.recipe == IMAGENET_RELEASED
+    assert found.model == "atac_resnet50_v1b" and found.net == {
         "classes": 1000, "act_layers": 2, "last_gamma": True, "reduction": 2, "inner_relu": True}
-    assert (found["input_size"], found["crop_ratio"], found["seed"]) == (224, .875, 0)
+    assert (found.input_size, found.crop_ratio, found.seed) == (224, .875, 0)
     assert (args.gpus, args.mode, args.num_data_workers, args.use_rec, args.dtype) \
         == ((0, 1), "hybrid", 48, True, "float16")
     assert train_imagenet.DTYPES == {"paper": "float32", "released": "float16", "scaled": "float16"}
 
 
 def test_the_papers_recipe_and_single_flags_over_it():
-    found = spec("--recipe", "paper")
-    assert found["recipe"] == dataclasses.asdict(IMAGENET_PAPER) and not found["arguments"]["last_gamma"]
-    found = spec("--recipe", "paper", "--last-gamma", "--label-smoothing", ".2", "--lr-mode", "cosine", "--mixup")
-    assert found["arguments"]["last_gamma"]
-    assert found["recipe"] == {**dataclasses.asdict(IMAGENET_PAPER), "label_smoothing": .2, "lr_mode": "cosine",
-                               "mixup_alpha": .2}
-    found = spec("--no-wd", "off", "--last-gamma", "off", "--label-smoothing", "0", "--wd", "0")
-    assert not found["arguments"]["last_gamma"]
-    assert found["recipe"] == {**dataclasses.asdict(IMAGENET_RELEASED), "no_wd": False, "label_smoothing": 0, "wd": 0}
-    found = spec("--recipe", "scaled", "--num-epochs", "64")
-    assert (found["recipe"]["epochs"], found["recipe"]["warmup_epochs"]) == (64, 2)
+    found = asked("--recipe", "paper")
+    assert found.recipe == IMAGENET_PAPER and not found.net["last_gamma"]
+    found = asked("--recipe", "paper", "--last-gamma", "--label-smoothing", ".2", "--lr-mode", "cosine", "--mixup")
+    assert found.net["last_gamma"]
+    assert found.recipe == dataclasses.replace(IMAGENET_PAPER, label_smoothing=.2, lr_mode="cosine", mixup_alpha=.2)
+    found = asked("--no-wd", "off", "--last-gamma", "off", "--label-smoothing", "0", "--wd", "0")
+    assert not found.net["last_gamma"]
+    assert found.recipe == dataclasses.replace(IMAGENET_RELEASED, no_wd=False, label_smoothing=0., wd=0.)
+    found = asked("--recipe", "scaled", "--num-epochs", "64")
+    assert (found.recipe.epochs, found.recipe.warmup_epochs) == (64, 2)
 
 
 @pytest.mark.parametrize("given, name, arguments", [
@@ -113,11 +113,11 @@ def test_the_papers_recipe_and_single_flags_over_it():
     (["--model", "aa", "--input-size", "96"], "aa_resnet50_v1b", {"input_size": 96}),
     (["--model", "fa", "--stem", "conv", "--kernel-size", "5"], "fa_resnet50_v1b", {"stem": "conv", "kernel_size": 5})])
 def test_every_net_of_table_4(given, name, arguments):
-    found = spec(*given)
-    assert found["model"] == name
-    assert found["arguments"] == model.complete_arguments(name, {"classes": 1000, "last_gamma": True, **arguments})
+    found = asked(*given)
+    assert found.model == name
+    assert found.net == model.complete_arguments(name, {"classes": 1000, "last_gamma": True, **arguments})
     for key, value in arguments.items():
-        assert found["arguments"][key] == value
+        assert found.net[key] == value
 
 
 def test_the_kvstores_are_those_there_are():
@@ -125,8 +125,8 @@ def test_the_kvstores_are_those_there_are():
 
 
 def test_the_name_of_a_run():
-    assert train_imagenet.run_name(spec()) == "imagenet_atac_resnet50_v1b_seed0"
-    assert train_imagenet.run_name(spec("--model", "se", "--input-size", "64", "--seed", "3")) \
+    assert asked().name == "imagenet_atac_resnet50_v1b_seed0"
+    assert asked("--model", "se", "--input-size", "64", "--seed", "3").name \
         == "imagenet64_se_resnet50_v1b_seed3"
 
 
@@ -218,12 +218,12 @@ def test_a_run_leaves_its_records(tmp_path, data, narrow):
     folder = trained(tmp_path, data, "--seed", "3", "--log-interval", "1", "--save-period", "1", "--summary", plot=True)
     assert sorted(os.listdir(folder)) == sorted(RESULTS + ["epoch-0001.params", "epoch-0002.params"])
     args = json.loads((folder / "args.json").read_text())
-    assert (args["model"], args["dataset"], args["seed"], args["input_size"]) == (
-        "atac_resnet50_v1b", "imagenet", 3, 32)
+    assert [args["experiment"][name] for name in ("model", "dataset", "seed", "input_size")] \
+        == ["atac_resnet50_v1b", "imagenet", 3, 32]
     assert args["data"]["class_names"] == list(imagenet_files.CLASSES) and not args["data"]["official"]
     assert args["data"]["sha256"] == args["provenance"]["sha256"]
     result = json.loads((folder / "result.json").read_text())
-    assert result["epochs"] == 2 and result["best"]["top5"] == 1  # of five classes
+    assert result["last"]["epoch"] == 1 and result["best"]["top5"] == 1  # of five classes
     log = (folder / "train.log").read_text()
     assert "Epoch[0] Batch [2]\tSpeed: " in log and "6 validation images, each once; data 12 training" in log
 
@@ -243,7 +243,7 @@ def test_the_other_nets_of_table_4_train(tmp_path, data, narrow, monkeypatch, na
         monkeypatch.setattr(imagenet_resnet, "WIDTHS", (16, 80, 80, 80))
     folder = trained(tmp_path, data, "--model", name, "--num-epochs", "1", "--r" if name == "se" else "--seed", "4")
     result = json.loads((folder / "result.json").read_text())
-    assert np.isfinite(result["last"]["loss"]) and result["arguments"]["last_gamma"]
+    assert np.isfinite(result["last"]["loss"]) and result["experiment"]["arguments"]["last_gamma"]
 
 
 def test_parts_of_a_batch_and_mixed_images_and_the_papers_steps(tmp_path, data, narrow):
@@ -350,10 +350,12 @@ def test_resume_refuses_other_images_and_a_run_of_the_other_script(one_epoch, tm
         imagenet_files.folder(other / split, (4, 4, 4))
     tiny.one_sentence(train(one_epoch, str(other), "--resume", "run"), 1, "the data are not those of the checkpoint")
     net = tiny.ready(model.get_model("resnet20_v2", blocks=1))
-    checkpoint.save(tmp_path / "cifar.params", net, {"model": "resnet20_v2", "arguments": {}, "dataset": "cifar10",
-                                                     "label_mode": None, "seed": 0, "val_split": 0, "recipe": {},
-                                                     "data": {}, "state": {}})
-    tiny.one_sentence(train(tmp_path, data, "--resume", "cifar.params"), 1, "has no 'input_size' among its settings")
+    state = {"epoch": 0, "step": 0, "meter": {"images": 0, "loss_sum": 0., "correct": 0}, "best": None, "resumed": 0,
+             "loss_scale": None}
+    checkpoint.save(tmp_path / "cifar.params", net, dataclasses.replace(tiny.saved(), state=state))
+    tiny.one_sentence(train(tmp_path, data, "--resume", "cifar.params", "--model", "atac"), 1,
+                      "model=atac_resnet50_v1b but the checkpoint has model=resnet20_v2")
+    tiny.one_sentence(train(tmp_path, data, "--resume", "cifar.params"), 1, "resnet20_v2 is a net for CIFAR's images")
 
 
 def test_a_run_starts_from_the_weights_of_a_file_and_may_enter_its_schedule_late(tmp_path, data, narrow):

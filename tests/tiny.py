@@ -13,7 +13,9 @@ from cifar_files import binary, random_images
 from mxnet.gluon import nn
 
 from engine import checkpoint, cifar, flags, loop, run, runlog
-from engine.recipe import Recipe
+from engine.experiment import Experiment
+from engine.recipe import CIFAR_PAPER, Recipe
+from model import zoo
 from support import params_file
 
 CPU = [mx.cpu()]
@@ -77,7 +79,9 @@ def state_of(path):
     state = {name: array.tobytes() for name, array in arrays.items()}
     state.update({name: content for name, content in attachments.items()
                   if name not in (checkpoint.SETTINGS, params_file.DIGEST)})
-    state["position"] = json.loads(attachments[checkpoint.SETTINGS])["state"]
+    position = json.loads(attachments[checkpoint.SETTINGS])["state"]
+    del position["resumed"]  # how often it was interrupted
+    state["position"] = position
     return state
 
 
@@ -94,20 +98,32 @@ def recipe(**changes):
                      **changes})
 
 
-def job(folder, contexts=CPU, images=128, seed=0, batches=None, held_out=None, settings=None, batch_norm=True,
-        **changes):
+def experiment(model="resnet20_v2", recipe=CIFAR_PAPER, arguments=None, **changes):
+    """The Experiment of a net with one block a stage on CIFAR-10; changes are those of an Experiment's fields."""
+    known = zoo.complete_arguments(model, {"classes": 10, **(arguments or {"blocks": 1})})
+    return Experiment(**{"model": model, "arguments": known, "dataset": "cifar10", "recipe": recipe, **changes})
+
+
+def saved(class_names=tuple("abcdefghij"), **changes):
+    """The Saved of a file without state; changes are those of `experiment`."""
+    return checkpoint.Saved(experiment(**changes), {"sha256": "0" * 64, "variant": "official", "official": True,
+                                                    "class_names": class_names and list(class_names)})
+
+
+def job(folder, contexts=CPU, images=128, seed=0, batches=None, held_out=None, batch_norm=True, **changes):
     """A run of the tiny net on noise; changes are the recipe's and, by their names, the Job's."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("workers", "team", "save_period", "save_interval", "log_interval", "first_epoch")
+    names = ("workers", "team", "save_period", "save_interval", "log_interval")
     own = {name: changes.pop(name) for name in names if name in changes}
+    decides = {name: changes.pop(name) for name in ("first_epoch", "dtype") if name in changes}
     made = recipe(**changes)
     test = cifar.EvalBatches(split(25, 9), 10)
     return run.Job(
-        net=ready(net(batch_norm), seed, contexts), recipe=made,
+        net=ready(net(batch_norm), seed, contexts), saved=saved(recipe=made, seed=seed, **decides),
+        provenance={"sha256": "0" * 64, "official": True, "files": []},
         batches=batches or cifar.TrainBatches(split(images), made.batch_size * len(contexts), seed),
         score_batches=held_out or test, labels=10, scored_on="held-out" if held_out else "test",
-        test_batches=test if held_out else None, contexts=contexts, directory=folder,
-        settings=settings or {"seed": seed}, **own)
+        test_batches=test if held_out else None, contexts=contexts, directory=folder, **own)
 
 
 class Hooked:

@@ -279,8 +279,7 @@ def prepared(folder):
 
     net = tiny.ready(model.get_model("resnet20_v2", blocks=1), 3, mode="imperative")
     params = folder / "net.params"
-    checkpoint.save(params, net, {"model": "resnet20_v2", "dataset": "cifar10", "label_mode": None, "arguments":
-                                  model.complete_arguments("resnet20_v2", {"blocks": 1, "classes": 10})})
+    checkpoint.save(params, net, tiny.saved())
     return {"data": tiny.cifar10(folder / "data", 32, 20), "params": str(params), "out": str(folder / "out")}
 
 

@@ -1,5 +1,6 @@
 """Every format that is read: sound files, ways to craft wrong ones, the reader, and what can be told of damage."""
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -211,11 +212,6 @@ def atac():
     return net
 
 
-def settings_of(**changes):
-    return {"model": "atac_resnet20_v2", "arguments": model.complete_arguments("atac_resnet20_v2", {
-        "blocks": 1, "classes": 10}), "dataset": "cifar10", "label_mode": None, **changes}
-
-
 def packed(shape, code, data, magic=0xF993FAC9, storage=0, axes=None):
     """An array in MXNet's layout."""
     return struct.pack(f"<Iii{len(shape)}qiii", magic, storage, len(shape) if axes is None else axes, *shape,
@@ -384,7 +380,7 @@ class OwnParams(Format):
 
     def sound(self, folder):
         folder.mkdir(exist_ok=True)
-        checkpoint.save(folder / self.target, self.net, settings_of())
+        checkpoint.save(folder / self.target, self.net, tiny.saved(model="atac_resnet20_v2"))
 
     def craft(self, rng, content):
         part, members = taken_apart(content)
@@ -428,8 +424,10 @@ class Checkpoint(Format):
     def sound(self, folder):
         folder.mkdir(exist_ok=True)
         if self.content is None:  # once: what is accepted by mistake changes the net
-            state = {"epoch": 1, "step": 0, "meter": {"images": 0, "loss_sum": 0.0, "correct": 0}, "best": None}
-            checkpoint.save(folder / self.target, self.net, {"state": state}, self.trainer)
+            state = {"epoch": 1, "step": 0, "meter": {"images": 0, "loss_sum": 0.0, "correct": 0}, "best": None,
+                     "resumed": 0, "loss_scale": None}
+            checkpoint.save(folder / self.target, self.net, dataclasses.replace(tiny.saved(), state=state),
+                            self.trainer)
             self.content = (folder / self.target).read_bytes()
         (folder / self.target).write_bytes(self.content)
 
@@ -562,8 +560,7 @@ class EvaluatedFile(CraftedSettings):
     def sound(self, folder):
         folder.mkdir(exist_ok=True)
         tiny.cifar10(folder / "data", 12, 6)
-        checkpoint.save(folder / self.target, self.net, settings_of(
-            model="resnet20_v2", arguments=model.complete_arguments("resnet20_v2", {"blocks": 1, "classes": 10})))
+        checkpoint.save(folder / self.target, self.net, tiny.saved())
 
     def read(self, folder):
         return answered(tiny.call(evaluate.main, "--gpus", "", "--mode", "imperative", "--fused", "off", "--data-dir",
@@ -777,8 +774,7 @@ class Pictures(Format):
 
     def sound(self, folder):
         folder.mkdir(exist_ok=True)
-        checkpoint.save(folder / "net.params", self.net, settings_of(
-            model="resnet20_v2", arguments=model.complete_arguments("resnet20_v2", {"blocks": 1, "classes": 10})))
+        checkpoint.save(folder / "net.params", self.net, tiny.saved())
         kind = self.KINDS[self.turn % len(self.KINDS)]
         self.turn += 1
         noise = cifar_files.random_images(1)[0].transpose(1, 2, 0)

@@ -69,7 +69,7 @@ def position(folder):
     if not (folder / run.LAST).exists():
         return None
     path = run.checkpoint_to_resume(folder)
-    state = checkpoint.read_settings(path)["state"]
+    state = checkpoint.read(path).state
     return state["epoch"], state["step"]
 
 
@@ -89,7 +89,7 @@ def wrong_in(folder, before=None):
         now = position(folder)
         for name in names:
             if name.endswith(".params"):
-                checkpoint.read_settings(folder / name)
+                checkpoint.read(folder / name)
     except InputError as error:
         return str(error)
     if before is not None and (now is None or now < before):

@@ -54,7 +54,8 @@ class Saved:
     workers: int = 1
 
     SHAPE = {"data": {"sha256": TEXT, "variant": LINES, "class_names": (NOTHING, [TEXT])}, "operators": LINES,
-             "command": LINES, "scored_on": (NOTHING, TEXT), "state": (NOTHING, STATE), "score": (NOTHING, OBJECT), "workers": SOME}
+             "command": LINES, "scored_on": (NOTHING, TEXT), "state": (NOTHING, STATE), "score": (NOTHING, OBJECT),
+             "workers": SOME}
 
     def as_json(self):
         """An object for JSON."""

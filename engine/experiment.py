@@ -94,6 +94,11 @@ class Experiment:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in self.arguments}
 
     @property
+    def classes(self):
+        """Length of the net's output."""
+        return self.net["classes"]
+
+    @property
     def data_name(self):
         """The data set with its labels: ``cifar10``, ``cifar100-coarse``."""
         return self.dataset + (f"-{self.label_mode}" if self.label_mode else "")

@@ -68,7 +68,8 @@ def test_what_no_run_can_be_is_refused(changes, said):
 
 
 @pytest.mark.parametrize("changes, said", [
-    ({"last": {**vars(SCORE), "epoch": 3}}, "its last epoch is 3, of 400 from 0"), ({"chosen_on": "held-out"}, "held_out cannot be None"),
+    ({"last": {**vars(SCORE), "epoch": 3}}, "its last epoch is 3, of 400 from 0"),
+    ({"chosen_on": "held-out"}, "held_out cannot be None"),
     ({"data": {"variant": "x", "sha256": "0", "official": True}}, "data.sha256 is not a SHA-256"),
     ({"best": {**SCORE.__dict__, "accuracy": 1.5}}, "best.accuracy is not a number from 0 to 1"),
     ({"seconds": float("nan")}, "seconds is not a finite number")])
@@ -97,9 +98,10 @@ def test_names():
 # What was written before.
 
 def test_settings_of_the_first_form():
-    old = {"format": 1, "model": "ge_resnet50_v1b", "arguments": IMAGENET.net, "dataset": "imagenet", "label_mode": None,
-           "seed": 7, "input_size": 64, "crop_ratio": .875, "recipe": IMAGENET.as_json()["recipe"], "devices": 2,
-           "dtype": "float16", "started_from": "x.params", "command": "c", "operators": "o", "scored_on": "validation",
+    old = {"format": 1, "model": "ge_resnet50_v1b", "arguments": IMAGENET.net, "dataset": "imagenet",
+           "label_mode": None, "seed": 7, "input_size": 64, "crop_ratio": .875, "recipe": IMAGENET.as_json()["recipe"],
+           "devices": 2, "dtype": "float16", "started_from": "x.params", "command": "c", "operators": "o",
+           "scored_on": "validation",
            "data": {"variant": "v", "sha256": "s", "official": False, "class_names": ["a"], "input_size": 64},
            "state": {"epoch": 4, "step": 1, "meter": {"images": 1, "loss_sum": .1, "correct": 0}, "best": None,
                      "first_epoch": 3}}

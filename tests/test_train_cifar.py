@@ -1,4 +1,5 @@
 """train_cifar.py: the authors' command line, every flag, and whole runs, most of them in this process."""
+import dataclasses
 import json
 import os
 import shlex
@@ -16,6 +17,7 @@ import tiny
 import model
 import train_cifar
 from engine import checkpoint, loop, run
+from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER
 from model import zoo
 from support import params_file, runtime
@@ -163,18 +165,18 @@ def test_a_run_leaves_everything_that_explains_it(tmp_path, cifar10):
     assert (folder / "history.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
     args = json.loads((folder / "args.json").read_text())
-    assert (args["model"], args["dataset"], args["label_mode"], args["seed"]) == ("resnet20_v2", "cifar10", None, 3)
-    assert args["recipe"]["epochs"] == 2 and args["recipe"]["lr"] == .2 and args["arguments"]["blocks"] == 1
+    assert Experiment.from_json(args["experiment"]) == tiny.experiment(
+        recipe=dataclasses.replace(CIFAR_PAPER, epochs=2, batch_size=16, lr_decay_epochs=(1,)), seed=3)
     assert args["data"]["variant"].startswith("not the official files: data_batch_1.bin (64 images)")
     assert args["data"]["sha256"] == args["provenance"]["sha256"] and not args["data"]["official"]
     assert [file["name"] for file in args["provenance"]["files"]] == ["data_batch_1.bin", "test_batch.bin"]
     assert args["environment"]["mxnet"] == mx.__version__ and "git_revision" in args["environment"]
     assert args["command"].startswith("python train_cifar.py --gpus '' --model resnet20_v2 --blocks 1")
-    assert args["started_from"] is None and args["devices"] == 1
 
     found = json.loads((folder / "result.json").read_text())
-    assert all(found[key] == args[key] for key in ("model", "arguments", "recipe", "data", "seed", "command"))
-    assert found["epochs"] == 2 and found["last"]["images"] == 40 and found["scored_on"] == "test"
+    assert all(found[key] == args[key] for key in ("experiment", "command", "operators"))
+    assert found["data"]["files"] == args["provenance"]["files"]
+    assert found["last"]["epoch"] == 1 and found["last"]["images"] == 40 and found["chosen_on"] == "test"
     records = tiny.metrics_of(folder)
     assert [record["lr"] for record in records] == pytest.approx([.2, .02])
     assert found["last"]["accuracy"] == records[-1]["val_accuracy"]
@@ -193,14 +195,19 @@ def test_float16_on_a_cpu_is_said_to_be_float32_and_the_type_is_on_record(tmp_pa
         folder.mkdir()
         result = train(folder, cifar10, "--save-dir", "run", *flags)
         assert result.status == 0 and result.err.count("float16 is for GPUs") == said
-        assert json.loads((folder / "run" / "result.json").read_text())["dtype"] == "float32"
-        assert checkpoint.read_settings(folder / "run" / "last.params")["dtype"] == "float32"
+        assert json.loads((folder / "run" / "result.json").read_text())["experiment"]["dtype"] == "float32"
+        assert checkpoint.read(folder / "run" / "last.params").experiment.dtype == "float32"
 
 
 def test_a_resumed_run_keeps_its_type_unless_told_otherwise(two_epochs, cifar10, tmp_path, monkeypatch):
     shutil.copytree(two_epochs / "run", tmp_path / "run")
-    stored = checkpoint.read_settings
-    monkeypatch.setattr(checkpoint, "read_settings", lambda path: {**stored(path), "dtype": "float16"})
+    read = checkpoint.read
+
+    def as_float16(path):
+        saved = read(path)
+        return dataclasses.replace(saved, experiment=dataclasses.replace(saved.experiment, dtype="float16"))
+
+    monkeypatch.setattr(checkpoint, "read", as_float16)
     asked = []
     monkeypatch.setattr(loop, "training_type", lambda wanted, contexts: asked.append(wanted) or ("float32", None))
     for flags in ([], ["--dtype", "float32"]):
@@ -314,7 +321,7 @@ def test_a_run_starts_from_the_weights_of_a_file(tmp_path, cifar10, whose):
             assert (arrays[name] == value).all() == ("running_var" not in name), name
     result = train(tmp_path, cifar10, "--model", "atac_resnet20_v2", "--lr", "0", "--resume", "run")
     assert result.status == 0, result.err
-    assert json.loads((folder / "result.json").read_text())["started_from"] == str(path)
+    assert json.loads((folder / "result.json").read_text())["experiment"]["start"] == str(path)
 
 
 def test_weights_of_another_net_are_refused(tmp_path, cifar10):
@@ -336,7 +343,7 @@ def test_n_epochs_and_n_more_are_2n(tmp_path, cifar10, monkeypatch, gpus):
     assert trained(tmp_path / "halves", cifar10, "--gpus", gpus, "--num-epochs", "4", "--resume") == halves
     assert_same_run(whole, halves)
     assert [record["epoch"] for record in tiny.metrics_of(halves)] == [0, 1, 2, 3]
-    assert json.loads((halves / "args.json").read_text())["recipe"]["epochs"] == 4
+    assert json.loads((halves / "args.json").read_text())["experiment"]["recipe"]["epochs"] == 4
 
 
 def test_resume_alone_takes_everything_from_the_checkpoint(tmp_path, cifar100):
@@ -461,7 +468,7 @@ def test_divergence_ends_in_one_sentence_with_the_last_good_checkpoint_kept(tmp_
     line = tiny.one_sentence(result, 1, "train_cifar.py: the training diverged in epoch 1",
                              "the last good checkpoint is run/last.params. Try a smaller --lr")
     assert line in (tmp_path / "run" / "train.log").read_text()
-    assert checkpoint.read_settings(tmp_path / "run" / "last.params")["state"]["epoch"] == 1
+    assert checkpoint.read(tmp_path / "run" / "last.params").state["epoch"] == 1
     model.load_params(model.get_model("resnet20_v2", blocks=1), tmp_path / "run" / "last.params")
     result = train(tmp_path, cifar10, "--lr", "1e6", "--save-dir", "other")
     tiny.one_sentence(result, 1, "the training diverged in epoch 0", "there is no checkpoint yet")
@@ -501,7 +508,7 @@ def test_a_signal_within_an_epoch_saves_and_the_rest_makes_the_whole(tmp_path, m
     assert status == 128 + number and "Traceback" not in err
     assert f"stopped by {number.name} in epoch 1 after step " in err.splitlines()[-1]
     assert err.splitlines()[-1].endswith("give the same command with --resume run to go on")
-    state = checkpoint.read_settings(tmp_path / "run" / run.LAST)["state"]
+    state = checkpoint.read(tmp_path / "run" / run.LAST).state
     assert state["epoch"] == 1 and 3 <= state["step"] < 64
     folder = trained(tmp_path, more, *PROCESS, "--resume")
     (tmp_path / "whole").mkdir()

@@ -19,6 +19,7 @@ import tiny
 import model
 import train_imagenet
 from engine import checkpoint, distributed, imagenet, loop
+from engine.experiment import Experiment
 from engine.recipe import IMAGENET_PAPER, IMAGENET_RELEASED
 from model import imagenet_resnet, zoo
 from support import params_file
@@ -205,9 +206,11 @@ def test_the_authors_command_runs(tmp_path, data, monkeypatch):
                  "training accuracy is counted against the hard labels", "[Epoch 0] validation: err-top1="):
         assert part in log and part in result.err, part
     found = json.loads((tmp_path / "D" / "result.json").read_text())
-    assert found["dtype"] == "float32" and found["scored_on"] == "validation" and found["last"]["images"] == 6
-    assert found["recipe"]["lr_mode"] == "cosine" and found["recipe"]["label_smoothing"] == .1
-    assert (found["data"]["input_size"], found["data"]["crop_ratio"]) == (32, .875)
+    assert found["chosen_on"] == "validation" and found["last"]["images"] == 6
+    experiment = Experiment.from_json(found["experiment"])
+    assert (experiment.dtype, experiment.devices) == ("float32", 2)
+    assert (experiment.recipe.lr_mode, experiment.recipe.label_smoothing) == ("cosine", .1)
+    assert (experiment.input_size, experiment.crop_ratio) == (32, .875)
     arrays, _ = params_file.read(tmp_path / "D" / "last.params")
     assert len(arrays) == 447 and sum(array.size for array in arrays.values()) == 28_006_312
     assert {zoo.to_authors(name) for name in arrays} >= {"layer3.0.relu1.module.0.weight", "fc.bias"}
@@ -285,7 +288,7 @@ def test_a_run_goes_on_to_the_bit_between_epochs_and_within_one(tmp_path, data, 
 
     def killed(path, *others):
         written(path, *others)
-        state = checkpoint.read_settings(path)["state"]
+        state = checkpoint.read(path).state
         places.append((state["epoch"], state["step"]))
         if places[-1] == (1, 2):
             raise KeyboardInterrupt
@@ -312,10 +315,11 @@ def test_resume_alone_takes_everything_from_the_checkpoint(one_epoch, data):
                        folder=one_epoch)
     assert result.status == 0, result.err
     after = json.loads((one_epoch / "run" / "args.json").read_text())
-    assert after["recipe"].pop("epochs") == 2 and before["recipe"].pop("epochs") == 1
+    recipe = after["experiment"]["recipe"]
+    assert recipe.pop("epochs") == 2 and before["experiment"]["recipe"].pop("epochs") == 1
     for volatile in ("command", "environment"):
         before.pop(volatile), after.pop(volatile)
-    assert after == before and not after["arguments"]["last_gamma"] and after["recipe"]["mixup_alpha"] == .2
+    assert after == before and not after["experiment"]["arguments"]["last_gamma"] and recipe["mixup_alpha"] == .2
 
 
 def test_resume_takes_flags_that_fit_the_checkpoints_net_and_schedule_but_not_the_default_ones(one_epoch, data):

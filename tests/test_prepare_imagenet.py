@@ -227,9 +227,9 @@ def test_a_kit_that_does_not_fit_is_refused(official, capsys, how, words):
 
 @pytest.mark.parametrize("text, words", [
     ("", "is empty"), ("490\n361\n", "line 1: 490 is a number"), ("n01440764\nbird\n", "line 2"),
-    ("n01440764\n", "1 labels"), ("é\n", "no text file")])
+    ("n01440764\n", "1 labels"), ("n01440764\n\udce9\n", "no text file"), ("été\n", "line 1")])
 def test_labels_that_are_none_are_refused(official, capsys, text, words):
-    (official / "labels.txt").write_text(text, encoding="utf-8")
+    (official / "labels.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     assert words in error(capsys, official, "--val-labels", official / "labels.txt")
 
 
@@ -298,21 +298,13 @@ def test_a_full_disk_is_said_before_the_work(official, capsys, monkeypatch):
 
 
 def test_a_record_file_that_was_not_written_whole_is_noticed(official, capsys, monkeypatch):
-    _im2rec = prepare_imagenet._im2rec
+    _is_whole = prepare_imagenet._is_whole
 
-    def cutting():
-        tool = _im2rec()
-        write_list = tool.write_list
+    def cut(rec, idx, count):
+        rec.write_bytes(rec.read_bytes()[:-100])
+        return _is_whole(rec, idx, count)
 
-        def cut(path, rows):
-            write_list(path, rows)
-            rec = Path(path.replace(".lst", ".rec"))
-            rec.write_bytes(rec.read_bytes()[:-100])
-
-        tool.write_list = cut
-        return tool
-
-    monkeypatch.setattr(prepare_imagenet, "_im2rec", cutting)
+    monkeypatch.setattr(prepare_imagenet, "_is_whole", cut)
     assert "not written whole" in error(capsys, official, "--splits", "train")
     assert not (official / "rec" / "train.rec").exists()
 

@@ -1,5 +1,6 @@
 """A folder with a folder of images for each class: what is in it, and what to say if it is arranged in another way."""
 import os
+import shlex
 from pathlib import Path
 from typing import List, NamedTuple, Tuple
 
@@ -93,7 +94,7 @@ def instead(directory) -> str:
     if listing(directory).images:
         return f" but images side by side{_sorting(directory)}"
     if any(directory.glob("ILSVRC2012_img_*.tar")):
-        return f" but the official archives; unpack them with: {PREPARE} {directory}"
+        return f" but the official archives; unpack them with: {PREPARE} {shlex.quote(str(directory))}"
     return ""
 
 
@@ -102,7 +103,8 @@ def _sorting(directory):
     directory = Path(directory)
     if directory.name == "train":
         return ""
-    where = directory.parent if directory.name == "val" else f"DIR --val {directory}"
+    folder = shlex.quote(str(directory.parent if directory.name == "val" else directory))
+    where = folder if directory.name == "val" else f"DIR --val {folder}"
     return f"; sort them into classes with: {PREPARE} {where} --val-labels FILE"
 
 

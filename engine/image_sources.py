@@ -41,8 +41,16 @@ class Source:
         """Where image `index` is from, for messages."""
         raise NotImplementedError
 
-    def check(self) -> None:
-        """InputError for damage that shows without reading the images."""
+    def damage(self) -> Optional[str]:
+        """Damage that shows without reading the images, in words; None if there is none."""
+
+    def check(self, damaged: str = "refuse") -> None:
+        """InputError for such damage; damaged='skip' says it in the log instead."""
+        damage = self.damage()
+        if damage and damaged == "refuse":
+            raise InputError(f"{damage}; replace what is damaged, or leave it out with --damaged skip")
+        if damage:
+            log.warning("left out: %s", damage)
 
     def shared(self, other: "Source") -> Optional[str]:
         """A file that another source of the same kind has too; None if there is none."""
@@ -104,14 +112,15 @@ class Folders(Source):
     def name(self, index):
         return str(self.directory / self.files[index])
 
-    def check(self):
-        if self._unreadable:
-            first, more = self._unreadable[0], len(self._unreadable) - 1
-            try:
-                self.read(first)
-            except Damaged as reason:
-                raise InputError(f"{self.name(first)}: {reason}{f' ({more:,} more like it)' if more else ''}; replace "
-                                 "what cannot be read, or leave it out with --damaged skip") from None
+    def damage(self):
+        if not self._unreadable:
+            return None
+        first, more = self._unreadable[0], len(self._unreadable) - 1
+        try:
+            self.read(first)
+        except Damaged as reason:
+            return f"{self.name(first)}: {reason}" + (f" ({more:,} more like it)" if more else "")
+        return None  # it has been mended
 
     def shared(self, other):
         theirs, first = set(other.files), {}
@@ -184,20 +193,17 @@ class Records(Source):
     def name(self, index):
         return f"{self._records.path}, record {self._records.keys[index]}"
 
-    def check(self):
-        missing, unlisted = self._records.missing, self._records.unlisted
-        if missing:
-            first = int(np.flatnonzero(self._records.offsets >= self._records.size)[0])
-            raise InputError(
-                f"{self._records.index_path} points to byte {self._records.offsets[first]:,} for record "
-                f"{self._records.keys[first]}, but {self._records.path} ends at byte {self._records.size:,}: "
-                f"{missing:,} of {len(self):,} records are missing; copy the record file again, or leave them out with "
-                "--damaged skip")
-        if unlisted:
-            raise InputError(
-                f"{self.description} goes on for {unlisted:,} bytes behind the last of the {len(self):,} records in "
-                f"{self._records.index_path}: the index was cut or is of a shorter file; copy it again, or leave out "
-                "what it does not list with --damaged skip")
+    def damage(self):
+        records = self._records
+        if records.missing:
+            first = int(np.flatnonzero(records.offsets >= records.size)[0])
+            return (f"{records.index_path} points to byte {records.offsets[first]:,} for record {records.keys[first]}, "
+                    f"but {records.path} ends at byte {records.size:,}: {records.missing:,} of {len(self):,} records "
+                    "are missing")
+        if records.unlisted:
+            return (f"{records.path} goes on for {records.unlisted:,} bytes behind the last of the {len(self):,} "
+                    f"records in {records.index_path}, which was cut or is of a shorter file")
+        return None
 
     def shared(self, other):
         ours, theirs = self._records, other._records

@@ -225,8 +225,7 @@ class _Batches:
         if input_size < 1:
             raise InputError(f"images of {input_size} pixels cannot be made: give an input size of 1 or more")
         images.require()
-        if damaged == "refuse":
-            source.check()
+        source.check(damaged)
         self.source, self.input_size, self.damaged = source, input_size, damaged
         self._lock = threading.Lock()
         self._skipped = {}
@@ -486,6 +485,7 @@ def main(argv=None) -> int:
         print(f"sha256 {data.provenance['sha256']} (of the lists of images)")
         for split in need:
             source = getattr(data, split)
+            source.check(arguments.damaged)
             print(f"{split}: {len(source):,} images of {len(data.class_names):,} classes in {source.description}")
         if arguments.seconds > 0:
             source = data.train or data.val

@@ -284,8 +284,7 @@ def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse
     Returns the names of the damaged images that were left out; damaged='refuse' raises InputError for the first.
     """
     # A header and two words for each record, the index and the list take some 200 bytes an image.
-    if damaged == "refuse":
-        source.check()
+    source.check(damaged)
     if not resize:
         _check_space(folder, 200 * len(source) + sum(
             _size(source.directory / file) for file in source.files), f"packing {source.description}")
@@ -326,9 +325,8 @@ def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse
                                      "--damaged skip")
                 left_out.append(name)
                 print(f"left out {name}: {content}", flush=True)
-    except mx.base.MXNetError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise InputError(f"{parts['rec']} cannot be written ({reason}): make room") from None
+    except mx.base.MXNetError:  # its reason is a line of its source
+        raise InputError(f"{parts['rec']} cannot be written: make room and run this again") from None
     finally:
         record.close()
     if not written:

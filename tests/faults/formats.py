@@ -799,7 +799,7 @@ class ImageRecords(Format):
     not_promised = ("flipped pixels that still decode: neither the format nor the data set's checksum, which is of "
                     "names and "
                     "labels, covers them")
-    targets = ("train.rec", "train.idx")
+    targets = ("train.rec", "train.idx", "train.lst", "synset.txt")
     records = True
 
     def sound(self, folder):
@@ -810,6 +810,8 @@ class ImageRecords(Format):
         for number in range(6):
             writer.write_idx(number, recordio.pack(recordio.IRHeader(0, float(number % 3), number, 0), jpeg(number)))
         writer.close()
+        (folder / "train.lst").write_text("".join(f"{number}\t{number % 3:f}\t{number}.JPEG\n" for number in range(6)))
+        (folder / "synset.txt").write_text("tiger shark\nété\n猫\n", encoding="utf-8")
 
     def source(self, folder):
         return imagenet.records(folder / "train.rec", folder / "train.idx")

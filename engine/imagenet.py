@@ -199,7 +199,7 @@ def _variant(sources, names, root):
     elif names[0] != "class 0" and names != SYNSETS:
         parts.append("the class names are not the official WordNet ids in their order")
     if "train" not in sources and Path(sources["val"].description).resolve().name == "train":
-        parts.append(f"of {sources['val'].description}, by its name images to train on")
+        parts.append("from a folder named train")
     for split, source in sources.items():
         absent = len(names) - len(np.unique(source.labels[source.labels >= 0]))
         if absent:

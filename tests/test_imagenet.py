@@ -238,8 +238,8 @@ def test_training_images_given_as_the_data_set_are_noticed(tmp_path, monkeypatch
         assert refusal(imagenet.load, root / split).endswith(f"--data-dir {root}")
     monkeypatch.chdir(root / "train")
     assert refusal(imagenet.load, ".").endswith(f"--data-dir {root}")
-    assert "by its name images to train on" in imagenet.load(".", need=("val",)).variant
-    assert "by its name" not in imagenet.load(root / "val", need=("val",)).variant
+    assert "from a folder named train" in imagenet.load(".", need=("val",)).variant
+    assert "from a folder" not in imagenet.load(root / "val", need=("val",)).variant
 
 
 @pytest.mark.parametrize("link", [

@@ -1,7 +1,7 @@
-"""The names that MXNet 1.9.1 and GluonCV 0.10.5 take from NumPy and that NumPy has dropped since, with their old meanings.
+"""Names that MXNet 1.9.1 and GluonCV 0.10.5 take from NumPy and newer NumPys have dropped, with their old meanings.
 
-NumPy 1.24 dropped the first of them, NumPy 2.0 most, NumPy 2.4 the last. tests/test_numpy_names.py compares the list with
-the installed sources of both packages.
+NumPy 1.24 dropped the first of them, NumPy 2.0 most, NumPy 2.4 the last. tests/test_numpy_names.py compares the list
+with the installed sources of both packages.
 """
 import functools
 import types
@@ -23,7 +23,8 @@ def restore(numpy):
 def old_names(numpy):
     """{name: what it meant in NumPy 1.23}; functions are NumPy's of today."""
     # A function of its own for each: MXNet keeps a table by function, where np.any is not np.sometrue.
-    found = {name: functools.partial(getattr(numpy, today)) for name, today in RENAMED.items() if hasattr(numpy, today)}
+    found = {name: functools.partial(getattr(numpy, today if hasattr(numpy, today) else name))
+             for name, today in RENAMED.items()}
     found.update(PLAIN)
     found.update(NUMBERS)
     found.update({name: functools.partial(_refuse, name) for name in FINANCIAL})

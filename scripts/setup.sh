@@ -120,7 +120,7 @@ python_of_uv() {
     printf 'no Python 3.8 or newer found: uv brings Python %s\n' "$uv_python"
     [ -z "$dry_run" ] || exit 0
     local output
-    output=$(uv python install "$uv_python" 2>&1) ||
+    output=$(UV_PYTHON_INSTALL_BIN=0 uv python install "$uv_python" 2>&1) || # 0: no link in ~/.local/bin
         fail "\`uv python install $uv_python\` failed: $(tail -n 1 <<<"$output")"
     take "$(UV_PYTHON_PREFERENCE=only-managed uv python find --system "$uv_python")" tried
 }

@@ -1,8 +1,8 @@
 """What must be true of the process before MXNet loads: `prepare()`, to be called before `import mxnet`.
 
-MXNet 1.9.1 was built in 2022. It needs a Python and a NumPy of its time (or names that NumPy has dropped since),
-two system libraries, and, in its GPU build, an NVIDIA driver and the CUDA 11 libraries, which the wheels of
-requirements.txt hold in folders where MXNet does not look. It also reads its thread count when it loads.
+MXNet 1.9.1 was built in 2022. It needs a NumPy of its time (or the names that NumPy has dropped since), two system
+libraries, and, in its GPU build, an NVIDIA driver and the CUDA 11 libraries, which the wheels of requirements.txt hold
+in folders where MXNet does not look. It also reads its thread count when it loads.
 
 The scripts call `tune()` before that: the C library reads its allocator's settings once, as a process starts.
 

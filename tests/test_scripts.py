@@ -41,14 +41,12 @@ def probe(tmp_path):
     return scripts.parent
 
 
-@pytest.mark.parametrize("shell", ["", "bash", "bash --posix", "sh", "dash", "busybox sh", "zsh"])
+@pytest.mark.parametrize("shell", ["", "bash", "bash --posix", "sh"])
 @pytest.mark.parametrize("folder, name", [
     (".", "a repository/scripts/probe.sh"), ("a repository", "scripts/probe.sh"),
     ("a repository/scripts", "./probe.sh"), ("a repository/scripts", "probe.sh"),
     ("bin", "../bin/second"), ("linked", "scripts/probe.sh"), ("/", "")])
 def test_the_repository_is_found(probe, shell, folder, name):
-    if shell and not shutil.which(shell.split()[0]):
-        pytest.skip(f"{shell.split()[0]} is not installed")
     command = name or str(probe / "scripts" / "probe.sh")
     if not shell and "/" not in command:
         command = "./" + command

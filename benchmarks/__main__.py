@@ -12,16 +12,15 @@ import dataclasses
 import logging
 import sys
 import time
+from pathlib import Path
 
 from engine import flags
 from support import runtime
 from support.errors import InputError
 
-from . import groups, harness
-
 log = logging.getLogger("benchmarks")
 
-DEFAULT_OUT = harness.ROOT / "results" / "benchmarks" / "measurements.json"
+DEFAULT_OUT = Path(__file__).resolve().parent.parent / "results" / "benchmarks" / "measurements.json"
 
 
 def parse(argv=None):
@@ -39,6 +38,8 @@ def parse(argv=None):
 
 def scale_of(args):
     """The sizes that the flags ask for."""
+    from . import groups
+
     changes = {"workers": args.threads or runtime.usable_cores()}
     if args.data_dir:
         changes["data_dir"] = args.data_dir
@@ -49,6 +50,9 @@ def scale_of(args):
 
 def main(argv=None):
     args = parse(argv)
+    runtime.installed_build()  # one sentence, where each contender would have the same
+    from . import groups, harness
+
     chosen = groups.chosen(scale_of(args), args.only or "")
     if not chosen:
         raise InputError(f"--only {args.only}: nothing has that in its name; --list shows the names")

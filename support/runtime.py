@@ -1,8 +1,8 @@
 """What must be true of the process before MXNet loads: `prepare()`, to be called before `import mxnet`.
 
-MXNet 1.9.1 was built in 2022. It needs a Python and a NumPy of its time (or names that NumPy has dropped since),
-two system libraries, and, in its GPU build, an NVIDIA driver and the CUDA 11 libraries, which the wheels of
-requirements.txt hold in folders where MXNet does not look. It also reads its thread count when it loads.
+MXNet 1.9.1 was built in 2022. It needs a NumPy of its time (or the names that NumPy has dropped since), two system
+libraries, and, in its GPU build, an NVIDIA driver and the CUDA 11 libraries, which the wheels of requirements.txt hold
+in folders where MXNet does not look. It also reads its thread count when it loads.
 
 The scripts call `tune()` before that: the C library reads its allocator's settings once, as a process starts.
 
@@ -27,8 +27,7 @@ from .errors import InputError
 SETUP = "bash scripts/setup.sh"
 USE_VENV = f"run `{SETUP}`, then use .venv/bin/python"
 CPU_BUILD, GPU_BUILD = "mxnet", "mxnet-cu112"
-OLDEST_PYTHON, NEWEST_PYTHON = (3, 8), (3, 12)
-ALIASES = {"bool": bool, "int": int, "float": float}  # NumPy < 1.24 had these; MXNet and GluonCV use them
+OLDEST_PYTHON = (3, 8)
 
 DRIVER = "libcuda.so.1"
 OLDEST_CUDA = 11000  # drivers of CUDA 11.0 and later run the libraries of any CUDA 11 ("minor version compatibility")
@@ -84,12 +83,12 @@ def prepare():
 
 
 def check_python(version=None):
-    """Refuse a Python for which MXNet's and NumPy's wheels do not exist or do not work together."""
+    """Refuse a Python that is too old for this code."""
     version = tuple(version or sys.version_info)
-    if not OLDEST_PYTHON <= version[:2] <= NEWEST_PYTHON:
+    if version[:2] < OLDEST_PYTHON:
         raise InputError(
-            f"Python {version[0]}.{version[1]} ({sys.executable}) cannot run MXNet 1.9.1: install one of Python 3.8 "
-            f"to 3.12 and run `PYTHON=python3.11 {SETUP}` with its name"
+            f"Python {version[0]}.{version[1]} ({sys.executable}) is too old: install Python 3.8 or newer and run "
+            f"`PYTHON=python3.11 {SETUP}` with its name"
         )
 
 
@@ -127,27 +126,21 @@ def installed_build(version_of=version_of, find_spec=importlib.util.find_spec):
 
 
 def check_numpy(version=None, find_spec=importlib.util.find_spec):
-    """Refuse a NumPy that MXNet cannot use; give a newer one back the names MXNet uses."""
+    """Refuse a Python without NumPy or distutils; give a newer NumPy back the names that MXNet and GluonCV use."""
     version = version or version_of("numpy")
     if version is None:
         raise InputError(f"NumPy is not installed for {sys.executable}: {USE_VENV}")
-    major, minor = (int(part) for part in version.split(".")[:2])
-    if major >= 2:
-        raise InputError(
-            f"NumPy {version} is too new for MXNet 1.9.1, which needs NumPy 1: run `{SETUP}`, or "
-            f"`{sys.executable} -m pip install 'numpy<2'`"
-        )
     if sys.version_info >= (3, 12) and find_spec("distutils") is None:
         raise InputError(
             f"MXNet 1.9.1 needs distutils, which Python 3.12 dropped and setuptools brings: run `{SETUP}`, "
             f"or `{sys.executable} -m pip install setuptools==80.9.0`"
         )
-    if (major, minor) >= (1, 24):
+    if tuple(int(part) for part in version.split(".")[:2]) >= (1, 24):
         import numpy
 
-        for name, plain in ALIASES.items():
-            if name not in vars(numpy):  # hasattr would warn
-                setattr(numpy, name, plain)
+        from . import numpy_names
+
+        numpy_names.restore(numpy)
 
 
 def refused_torch(version_of=version_of):

@@ -8,42 +8,38 @@ from support.errors import InputError
 
 
 class Takes(NamedTuple):
-    """Which arrays a block takes: (N, channels, side, side), or (N, channels, H, W) if side is None.
+    """Which arrays (N, channels, H, W) a block takes: H = W = side or, if side is None, multiples of `multiple`.
 
-    net : the block is a whole net, whose H and W are equal and multiples of `multiple`; else it is a part of one.
+    block : what the sentences call the block; a "net" is one of get_model's.
     """
 
     channels: int = 3
     side: Optional[int] = None
     multiple: int = 1
-    net: bool = True
+    block: str = "net"
 
     def check(self, x):
         """Raise InputError if x is an NDArray that does not fit. A Symbol has no shape and passes."""
         if not isinstance(x, NDArray):
             return
         shape = x.shape
-        if len(shape) != 4 or shape[1] != self.channels or 0 in shape or (self.net and shape[2] != shape[3]):
-            raise InputError(f"{self._block} takes arrays (N, {self.channels}, {'S, S' if self.net else 'H, W'}), got "
-                             f"one of shape {shape}{self._batch_missing(shape)}")
+        if len(shape) != 4 or shape[1] != self.channels or 0 in shape:
+            axes = "H, W" if self.side is None else "S, S"
+            one_image = len(shape) == 3 and shape[0] == self.channels
+            raise InputError(f"this {self.block} takes arrays (N, {self.channels}, {axes}), got one of shape {shape}"
+                             f"{'; x.expand_dims(0) makes one image a batch' if one_image else ''}")
         if self.side is not None and shape[2:] != (self.side, self.side):
-            raise InputError(f"{self._block} was built for {self.side} x {self.side}{self._cure(shape[2])} (got an "
-                             f"array of shape {shape})")
-        if shape[2] % self.multiple and self.side is None:
-            raise InputError(f"{self._block} takes images whose side is a multiple of {self.multiple}, got an array of "
-                             f"shape {shape}; resize the images")
+            raise InputError(f"this {self.block} was built for {self.side} x {self.side}{self._cure(*shape[2:])} (got "
+                             f"an array of shape {shape})")
+        if self.side is None and (shape[2] % self.multiple or shape[3] % self.multiple):
+            raise InputError(f"this {self.block} takes images whose sides are multiples of {self.multiple}, got an "
+                             f"array of shape {shape}; resize the images")
 
-    @property
-    def _block(self):
-        return "this net" if self.net else "this part of a net"
-
-    def _batch_missing(self, shape):
-        return "; x.expand_dims(0) makes one image a batch" if len(shape) == 3 and shape[0] == self.channels else ""
-
-    def _cure(self, side):
-        if not self.net:
+    def _cure(self, height, width):
+        if self.block != "net":
             return ""
-        return "; resize the images" if side % self.multiple else f"; get_model(..., input_size={side})"
+        possible = height == width and height % self.multiple == 0
+        return f"; get_model(..., input_size={height})" if possible else "; resize the images"
 
 
 def check(net, x):

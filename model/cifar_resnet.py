@@ -76,7 +76,7 @@ class BasicBlockV2(Checked):
 
     def __init__(self, channels, in_channels, stride, size, activations, refinement=None, **kwargs):
         super().__init__(**kwargs)
-        self.takes = Takes(in_channels, net=False)
+        self.takes = Takes(in_channels, block="block")
         first, second = activations
         with self.name_scope():
             self.bn1 = nn.BatchNorm(in_channels=in_channels)

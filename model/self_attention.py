@@ -64,7 +64,7 @@ class AugmentedConv(Checked):
                              "attention and convolution need some each")
         self._size, self._heads, self._keys = whole("size", size), heads, key_channels
         # MXNet's Reshape does not compare sizes: with a map of another side it would read beyond its memory.
-        self.takes = Takes(channels, whole("stride", stride) * size, net=False)
+        self.takes = Takes(channels, whole("stride", stride) * size, block="layer")
         pool = math.ceil(size / whole("largest_map", largest_map))
         self._side = side = math.ceil(size / pool)
         truth("use_bias", use_bias)

@@ -9,7 +9,7 @@ import gc
 import os
 
 GROWTH = 1 << 28  # bytes that a process may grow by before its circles are collected
-_before = 0  # resident bytes after the last collection
+_before = 0  # resident bytes after the last collection, or fewer where some were given back since
 
 
 def resident():
@@ -24,7 +24,9 @@ def resident():
 def collect():
     """Free what nobody holds if the process has grown by GROWTH since the last time. To be called for each new net."""
     global _before
-    if resident() - _before < GROWTH:
+    now = resident()
+    _before = min(_before, now)
+    if now - _before < GROWTH:
         return
     gc.collect()
     # Without this, the C library may keep what was freed, and the next growth would be invisible within it.

@@ -24,11 +24,13 @@ def test_a_net_takes_the_sizes_that_mxnet_can_compute_and_no_others(name):
     for side in (image_size(name, {}), 33, 60, 64):
         if inferred(net, side):
             net.takes.check(mx.nd.zeros((2, 3, side, side)))
+            if net.takes.side is None:
+                net.takes.check(mx.nd.zeros((2, 3, side, 2 * side)))
         else:
-            with pytest.raises(InputError, match=r"this net was built for|multiple of"):
+            with pytest.raises(InputError, match=r"this net was built for|multiples of"):
                 net(mx.nd.zeros((2, 3, side, side)))
-    for shape in ((3, 32, 32), (1, 1, 32, 32), (1, 3, 32, 64), (1, 3), (1, 3, 8, 8, 8)):
-        with pytest.raises(InputError, match=r"this net takes arrays \(N, 3, S, S\), got one of shape"):
+    for shape in ((3, 32, 32), (1, 1, 32, 32), (1, 3), (1, 3, 8, 8, 8)):
+        with pytest.raises(InputError, match=r"this net takes arrays \(N, 3, [HS], [WS]\), got one of shape"):
             net(mx.nd.zeros(shape))
 
 
@@ -37,8 +39,8 @@ def test_a_net_takes_the_sizes_that_mxnet_can_compute_and_no_others(name):
                                  "shape (1, 3, 64, 64))"),
     ("ge_resnet50_v1", 64, 65, "this net was built for 64 x 64; resize the images (got an array of shape "
                                "(1, 3, 65, 65))"),
-    ("fa_resnet50_v1b", None, 100, "this net takes images whose side is a multiple of 32, got an array of shape "
-                                   "(1, 3, 100, 100); resize the images")])
+    ("fa_resnet50_v1b", None, 100, "this net takes images whose sides are multiples of 32, got an array of "
+                                   "shape (1, 3, 100, 100); resize the images")])
 def test_the_sentence_says_what_to_do(name, side, given, sentence):
     net = get_model(name, **({"input_size": side} if side else {}))
     with pytest.raises(InputError) as caught:
@@ -82,7 +84,7 @@ def test_every_form_of_a_net_refuses_what_the_net_refuses(form, name):
     net.initialize()
     x = mx.nd.random.normal(shape=(2, 3, 32, 32))
     forward = FORMS[form](net, x)
-    wrong = [(3, 32, 32), (2, 3, 32, 16)] + [(2, 3, 64, 64)] * (name == "genet_resnet20_v2")
+    wrong = [(3, 32, 32), (2, 4, 32, 32)] + [(2, 3, 64, 64), (2, 3, 32, 16)] * (name == "genet_resnet20_v2")
     for _ in range(2):  # a hybridized net compiles itself in the first call
         for shape in wrong:
             with pytest.raises(InputError, match="this net"):
@@ -100,14 +102,14 @@ def test_an_example_of_another_size_is_refused():
 def test_parts_that_would_write_beyond_their_memory_check_too():
     net = get_model("resnet20_v2", blocks=1)
     net.initialize()
-    with pytest.raises(InputError, match=r"\(N, 3, S, S\)"):
+    with pytest.raises(InputError, match=r"\(N, 3, H, W\)"):
         net.features(mx.nd.zeros((3, 32, 32)))
-    with pytest.raises(InputError, match=r"this part of a net takes arrays \(N, 16, H, W\)"):
+    with pytest.raises(InputError, match=r"this block takes arrays \(N, 16, H, W\)"):
         net.features[2](mx.nd.zeros((64, 32, 32)))
     assert net.features[2:4](mx.nd.zeros((1, 16, 8, 12))).shape == (1, 32, 4, 6)
     attention = AugmentedConv(128, stride=2, size=4)
     attention.initialize()
-    with pytest.raises(InputError, match="this part of a net was built for 8 x 8"):
+    with pytest.raises(InputError, match="this layer was built for 8 x 8"):
         attention(mx.nd.zeros((1, 128, 2, 2)))
     assert attention(mx.nd.zeros((1, 128, 8, 8))).shape == (1, 128, 4, 4)
 

@@ -21,16 +21,21 @@ def resident():
         return 0
 
 
+def trim():
+    """Let the C library give back what was freed; else growth within it would be invisible."""
+    function = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if function is not None:
+        function(0)
+
+
 def collect():
     """Free what nobody holds if the process has grown by GROWTH since the last time. To be called for each new net."""
     global _before
+    if resident() - _before >= GROWTH:
+        trim()  # MXNet may have freed some only after the last collection: its operators run on their own
     now = resident()
     _before = min(_before, now)
-    if now - _before < GROWTH:
-        return
-    gc.collect()
-    # Without this, the C library may keep what was freed, and the next growth would be invisible within it.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-    _before = resident()
+    if now - _before >= GROWTH:
+        gc.collect()
+        trim()
+        _before = resident()

@@ -7,9 +7,11 @@ from mxnet import autograd
 from mxnet.gluon import Block, HybridBlock, SymbolBlock, nn
 
 from ops import loader
+from support import garbage
 from support.errors import InputError
 
 from . import activation, refine
+from .checked import check
 from .cifar_resnet import BasicBlockV2, CIFARResNetV2
 
 # Channels up to which a unit alone is faster as an operator: CIFAR's are (docs/PERFORMANCE.md); those of ResNet-50,
@@ -75,6 +77,7 @@ class Fused(Block):
 
     def __init__(self, net, build, own_statistics):
         super().__init__(prefix="fused_")
+        garbage.collect()
         self._net = [net]  # in a list, or it would become a child
         self.own_statistics = own_statistics
         self.training, self.inference = build(net, True), build(net, False)
@@ -82,6 +85,7 @@ class Fused(Block):
         self._settings = None
 
     def forward(self, x):
+        check(self._net[0], x)
         if not autograd.is_training():
             return self.inference(x)
         # MXNet does not tell external operators to add to a gradient: they would overwrite it.

@@ -255,9 +255,10 @@ def test_images_of_a_wrong_shape_are_an_error(shape):
     net = started(lambda: CIFARResNetV2(1, 7, activation.ATAC))
     forward, _ = fused.fuse(net, "on")
     forward.hybridize(**STATIC)
-    for training in (False, True):
+    # forward itself refuses them before the operators do.
+    for training, graph in ((False, forward.inference), (True, forward.training)):
         with pytest.raises(mx.MXNetError), autograd.record(training):
-            forward(mx.nd.zeros(shape)).asnumpy()
+            graph(mx.nd.zeros(shape)).asnumpy()
     assert forward(mx.nd.zeros((2, 3, 16, 16))).shape == (2, 7)
 
 

@@ -16,7 +16,8 @@ from mxnet import autograd, gluon
 
 from support.errors import InputError
 
-from .fused import fuse
+from .fused import fuse, weights_missing
+from .inputs import InputCheck
 
 BACKEND = "MKLDNN"  # MXNet 1.9.1's name of its oneDNN subgraphs
 IMAGES = 64  # that a graph must answer as the plain net does, at least
@@ -28,11 +29,16 @@ TOLERANCE = {"float32": 1e-4, "float64": 1e-4, "float16": 1e-2}
 class InferenceNet(gluon.SymbolBlock):
     """A graph with weights of its own, run in inference mode also where gradients are recorded.
 
-    batch_norms and folded count the BatchNorms that the net had and those that are now part of another layer.
+    Called with an array that the net takes; InputError for others.
+    batch_norms and folded count the BatchNorms that the net had and those that are now part of another layer. check: of
+    the input, where that of another form of the net is to be used.
     """
 
-    def __init__(self, graph):
-        super().__init__(graph.symbol(), [mx.sym.var(graph.data, dtype=graph.dtype)])
+    def __init__(self, graph, check=None):
+        symbol = graph.symbol()
+        super().__init__(symbol, [mx.sym.var(graph.data, dtype=graph.dtype)])
+        self.check = check or InputCheck(graph.name, symbol, graph.data, {
+            name: copies[0].shape for name, copies in graph.values.items()}, graph.dtype)
         self.batch_norms, self.folded = graph.batch_norms, graph.folded
         for name, parameter in self.collect_params().items():
             copies = graph.values[name]
@@ -45,6 +51,8 @@ class InferenceNet(gluon.SymbolBlock):
         self.hybridize(static_alloc=True, static_shape=True)
 
     def forward(self, x, *args):
+        if not isinstance(x, mx.sym.Symbol):
+            self.check(x)
         with autograd.pause(train_mode=False):
             return super().forward(x, *args)
 
@@ -84,8 +92,9 @@ def optimize(net, example, fused="auto"):
     plain, folded = _Graph.of(net), _Graph.of(net)
     folded.fold()
     try:
-        check = _Check(InferenceNet(plain), example, plain.contexts)
-    except mx.MXNetError as error:
+        reference = InferenceNet(plain)
+        check = _Check(reference, example, plain.contexts)
+    except (mx.MXNetError, InputError) as error:
         raise InputError(f"{type(net).__name__} cannot be run on an example of shape {example.shape} "
                          f"({str(error).strip().splitlines()[-1]}); pass a batch as the net gets it") from error
     if check.fault:
@@ -94,20 +103,20 @@ def optimize(net, example, fused="auto"):
     forms, reasons = [], []
     forward, sentence = fuse(net, fused)
     if forward is not net and (forward.own_statistics or fused == "on"):
-        forms.append((sentence, lambda: InferenceNet(_Graph.of(forward.frozen()))))
+        forms.append((sentence, lambda: _Graph.of(forward.frozen())))
     obstacle = _no_subgraph(folded, str(np.dtype(example.dtype)))
     if obstacle:
         reasons.append(f"oneDNN's fused operators ({obstacle})")
     else:
         forms += [("oneDNN's fused operators",
-                   lambda: InferenceNet(_partitioned(folded, _Graph.misread_sums, example))),
+                   lambda: _partitioned(folded, _Graph.misread_sums, example)),
                   ("oneDNN's fused operators except additions",
-                   lambda: InferenceNet(_partitioned(folded, _Graph.sums, example)))]
+                   lambda: _partitioned(folded, _Graph.sums, example))]
     folding = f"{folded.folded} of {folded.batch_norms} BatchNorms folded"
-    forms.append((folding, lambda: InferenceNet(folded)))
+    forms.append((folding, lambda: folded))
     for name, build in forms:
         try:
-            candidate = build()
+            candidate = InferenceNet(build(), reference.check)
             distance = check.distance(candidate)
         except mx.MXNetError as error:
             reasons.append(f"{name} (MXNet fails: {str(error).strip().splitlines()[-1]})")
@@ -148,8 +157,8 @@ class _Graph:
     of a parameter to its numpy arrays, one a context.
     """
 
-    def __init__(self, symbol, data, values, contexts, batch_norms, folded):
-        self.data, self.values, self.contexts = data, values, contexts
+    def __init__(self, name, symbol, data, values, contexts, batch_norms, folded):
+        self.name, self.data, self.values, self.contexts = name, data, values, contexts
         self.batch_norms, self.folded = batch_norms, folded
         content = json.loads(symbol.tojson())
         self.attrs = content["attrs"]
@@ -178,15 +187,14 @@ class _Graph:
             contexts = parameters[used[0]].list_ctx() if used else [mx.current_context()]
             values = {name: [parameters[name].data(context).asnumpy() for context in contexts] for name in used}
         except (KeyError, RuntimeError) as error:  # DeferredInitializationError is a RuntimeError
-            raise InputError(f"the weights of {type(net).__name__} are not all there ({str(error).splitlines()[0]}); "
-                             "initialize it, run it once and put all of it on the same devices") from error
-        graph = cls(symbol, data, values, contexts, 0, 0)
+            raise weights_missing(net, error) from error
+        graph = cls(type(net).__name__, symbol, data, values, contexts, 0, 0)
         graph.batch_norms = sum(node["op"] == "BatchNorm" for node in graph.nodes)
         return graph
 
     def like(self, symbol):
         """Another graph with the same numbers."""
-        return _Graph(symbol, self.data, self.values, self.contexts, self.batch_norms, self.folded)
+        return _Graph(self.name, symbol, self.data, self.values, self.contexts, self.batch_norms, self.folded)
 
     @property
     def dtype(self):

@@ -131,6 +131,11 @@ def decide(parser, args, spec_of, build, name_of):
     return Start(args, spec, net, name_of(spec), team, contexts, sentence, resume, stored)
 
 
+def _way(operators):
+    """What of a sentence about the operators decides the bits of a run: without the reason."""
+    return "plain Gluon operators" if operators.startswith("plain") else operators.partition(" (")[0]
+
+
 def _text(path):
     return None if path is None else str(path)
 
@@ -201,6 +206,10 @@ class Start:
         else:
             self.forward, self.operators = model.fuse(self.net, self.args.fused)
         log.info("%s", self.operators)
+        before = (self.stored or {}).get("operators")
+        if isinstance(before, str) and _way(before) != _way(self.operators):
+            log.warning("--resume: the run so far was computed with %s; with %s it goes on with the same numbers up to "
+                        "rounding, but not to the bit", _way(before), _way(self.operators))
         loop.set_mode(self.forward, self.args.mode)
 
     def open_folder(self):

@@ -18,7 +18,7 @@ from support import garbage
 from support.errors import InputError
 
 from . import checked
-from .fused import fuse
+from .fused import fuse, weights_missing
 
 BACKEND = "MKLDNN"  # MXNet 1.9.1's name of its oneDNN subgraphs
 IMAGES = 64  # that a graph must answer as the plain net does, at least
@@ -184,8 +184,7 @@ class _Graph:
             contexts = parameters[used[0]].list_ctx() if used else [mx.current_context()]
             values = {name: [parameters[name].data(context).asnumpy() for context in contexts] for name in used}
         except (KeyError, RuntimeError) as error:  # DeferredInitializationError is a RuntimeError
-            raise InputError(f"the weights of {type(net).__name__} are not all there ({str(error).splitlines()[0]}); "
-                             "initialize it, run it once and put all of it on the same devices") from error
+            raise weights_missing(net, error) from error
         graph = cls(symbol, data, values, contexts, getattr(net, "takes", takes))
         graph.batch_norms = sum(node["op"] == "BatchNorm" for node in graph.nodes)
         return graph

@@ -2,7 +2,7 @@
 """Evaluate a parameter file on the test images, or classify pictures with it.
 
     python evaluate.py --params runs/NAME/best.params                  # a file of ours: it knows its net and data
-    python evaluate.py --params FILE --model atac_resnet20_v2 --blocks 3 --dataset cifar10   # the authors', MXNet's
+    python evaluate.py --params FILE --model atac_resnet20_v2 --blocks 3 --dataset cifar10   # the authors', Gluon's
     python evaluate.py --pretrained atac_resnet20_v2_b1_cifar10        # a name in params/manifest.json
     python evaluate.py --pretrained atac_resnet50_v1b_official --data-dir DIR      # the authors', fetched before with
                                                                        # scripts/download_params.sh; DIR has ImageNet
@@ -110,6 +110,7 @@ def task_of(args, settings, arrays):
     """
     from engine import tasks
     from model import complete_arguments
+    from model.array_names import classes_of
 
     if settings is not None:
         for flag, given, own in (("--model", args.net_name, settings["model"]),
@@ -136,8 +137,7 @@ def task_of(args, settings, arrays):
         if given is None:
             raise InputError(f"{args.params} holds weights only: name its {flag}")
     task = tasks.of(args.dataset, args, None)
-    bias = arrays.get("output.bias", arrays.get("fc.bias"))  # of the CIFAR nets and of ResNet-50
-    classes = len(bias) if bias is not None and bias.ndim == 1 else args.classes or task.usual[0]
+    classes = classes_of(arrays) or args.classes or task.usual[0]
     if args.classes is None and classes not in task.usual:
         raise InputError(f"{args.params} has {classes} classes, {args.dataset} nets have {task.usual[0]}: "
                          f"is it another --dataset? (--classes {classes} evaluates it all the same)")
@@ -253,7 +253,7 @@ def main():
     from engine import checkpoint, loop, runlog
     from model import complete_arguments, get_model, image_size, load_params
     from model.inference import optimize
-    from model.zoo import pretrained_entry, pretrained_file
+    from model.weights import pretrained_entry, pretrained_file
     from support import params_file
 
     runlog.start_logging()

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 import evaluate
 import model
 from engine import checkpoint, cifar, loop
-from model import zoo
+from model.array_names import to_authors
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = cifar.CIFAR10_CLASSES
@@ -41,7 +41,7 @@ def files(tmp_path_factory):
     checkpoint.save(folder / "own.params", net, settings())
     net.save_parameters(str(folder / "plain.params"))
     mx.nd.save(str(folder / "authors.params"), {
-        zoo.to_authors(name): parameter.data() for name, parameter in net._collect_params_with_prefix().items()})
+        to_authors(name): parameter.data() for name, parameter in net._collect_params_with_prefix().items()})
     a_net("resnet20_v2", classes=100).save_parameters(str(folder / "hundred.params"))
     a_net("resnet20_v2", classes=20).save_parameters(str(folder / "twenty.params"))
     checkpoint.save(folder / "coarse.params", a_net("resnet20_v2", classes=100),

@@ -17,7 +17,7 @@ import model
 import train_cifar
 from engine import checkpoint, loop, run
 from engine.recipe import CIFAR_PAPER
-from model import zoo
+from model.array_names import to_authors
 from support import params_file, runtime
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -305,7 +305,7 @@ def test_a_run_starts_from_the_weights_of_a_file(tmp_path, cifar10, whose):
     elif whose == "mxnet's":
         net.save_parameters(str(path))
     else:
-        arrays = {zoo.to_authors(name): parameter.data() for name, parameter in
+        arrays = {to_authors(name): parameter.data() for name, parameter in
                   net._collect_params_with_prefix().items()}
         assert "features.6.module.0.weight" in arrays
         mx.nd.save(str(path), arrays)

@@ -15,6 +15,7 @@ all of it as one JSON line at the end. Every image counts once, or with --count-
 import csv
 import json
 import os
+import sys
 import time
 
 from engine import flags
@@ -282,14 +283,16 @@ def main():
     for remark in args.remarks:
         print(remark)
     contexts, sentence = loop.devices(args.gpus)
-    load_params(net, args.params, contexts)
+    recognised = []
+    load_params(net, args.params, contexts, say=recognised.append)
     loop.set_mode(net, args.mode)
     if args.images:
+        print(recognised[0], file=sys.stderr)  # standard output has two lines a picture
         classify(net, args.images, names, contexts[0], task.pixels)
         return 0
 
     images = task.load(arguments["classes"], args.batch_size or task.batch_size(contexts))
-    print(f"{flags.net_text(model, arguments)}: {args.params}")
+    print(f"{flags.net_text(model, arguments)}: {recognised[0]}")
     print(f"{images.text}; {sentence}")
     example = mx.nd.array(next(iter(images.batches))[0], contexts[0])
     forward, form = optimize(net, example, args.fused) if args.mode == "hybrid" else (net, "operator by operator")

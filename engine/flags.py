@@ -6,6 +6,7 @@ import os
 import sys
 
 from support.errors import InputError
+from support.names import nearest
 
 from .recipe import CIFAR_PAPER, Recipe
 
@@ -160,7 +161,8 @@ def _authors_net(args, given):
             given["inner_relu"] = False
         return ("seactivation" if args.useGlobal else "atac") + "_resnet20_v2", given, remarks
     if unit not in AUTHORS_UNITS:
-        raise InputError(f"unknown --act-type {args.act_type!r}; the types are ChaATAC, {', '.join(AUTHORS_UNITS)}")
+        raise InputError(f"unknown --act-type {args.act_type!r}{nearest(unit, AUTHORS_UNITS)}; the types are ChaATAC, "
+                         f"{', '.join(AUTHORS_UNITS)}")
     without_effect = [flag for flag, is_set in (("--r", given.pop("reduction", None) is not None),
                                                 ("--useReLU", args.useReLU), ("--useGlobal", args.useGlobal)) if is_set]
     if without_effect:

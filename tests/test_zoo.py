@@ -157,6 +157,21 @@ def test_an_unknown_name_lists_all_names():
 
 
 @pytest.mark.parametrize("name, arguments, said", [
+    ("atac_resnet20v2", {}, "unknown model 'atac_resnet20v2' (did you mean atac_resnet20_v2?); the models are "),
+    ("ATAC-ResNet20-v2", {}, " (did you mean atac_resnet20_v2?); "),
+    ("senet", {}, " (did you mean senet_resnet20_v2?); "),
+    ("resnet50", {}, " (did you mean resnet50_v1b or resnet50_v1?); "),
+    ("atac_resnet20_v2", {"redution": 4}, "no argument 'redution' (did you mean reduction?); it has "),
+    ("atac_resnet20_v2", {"act_layers": 2, "replace_act": "leaky_relu"}, " (did you mean leakyrelu?); the units are "),
+    ("atac_resnet20_v2", {"pretrained": "atac_resnet20_b1_cifar10"}, " (did you mean atac_resnet20_v2_b1_cifar10?); "),
+])
+def test_an_unknown_name_gets_the_nearest_ones(name, arguments, said):
+    with pytest.raises((InputError, TypeError)) as caught:
+        get_model(name, **arguments)
+    assert said in str(caught.value) and len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("name, arguments, said", [
     ("resnet20_v2", {"reduction": 2}, "resnet20_v2 has no argument 'reduction'; it has blocks, classes,"),
     ("atac_resnet20_v2", {"kernel_size": 9}, "no argument 'kernel_size'; it has .*, reduction, inner_relu$"),
     ("xunit_resnet20_v2", {"r": 2}, "no argument 'r'; it has .*, kernel_size$"),

@@ -322,7 +322,7 @@ class Params(Format):
     def read(self, folder):
         before = tiny.numbers_of(self.net)
         try:
-            model.load_params(self.net, str(folder / self.target))
+            model.load_params(self.net, str(folder / self.target), say=None)
         except InputError:
             after = tiny.numbers_of(self.net)
             assert all((before[name] == after[name]).all() for name in before), "a refused file changed the net"
@@ -872,9 +872,11 @@ def jpeg(number):
 
 def all_formats():
     """{name: class} of every format, in the order of the report."""
-    found = [CifarBinary, CifarFine, CifarXz, CifarArchive, CifarPython, OwnParams, Params, AuthorsParams, Checkpoint,
-             ResumedRun, EvaluatedFile, Manifest, LedgerRecord, FinishedRun, Metrics, Pictures, ImageRecords,
-             ImageFolders]
+    from .npz import Npz
+
+    found = [CifarBinary, CifarFine, CifarXz, CifarArchive, CifarPython, OwnParams, Params, AuthorsParams, Npz,
+             Checkpoint, ResumedRun, EvaluatedFile, Manifest, LedgerRecord, FinishedRun, Metrics, Pictures,
+             ImageRecords, ImageFolders]
     return {kind.name: kind for kind in found}
 
 

@@ -2,7 +2,7 @@
 """Evaluate a parameter file on the test images, or classify pictures with it.
 
     python evaluate.py --params runs/NAME/best.params                  # a file of ours: it knows its net and data
-    python evaluate.py --params FILE --model atac_resnet20_v2 --blocks 3 --dataset cifar10   # the authors', MXNet's
+    python evaluate.py --params FILE --model atac_resnet20_v2 --blocks 3 --dataset cifar10   # the authors', Gluon's
     python evaluate.py --pretrained atac_resnet20_v2_b1_cifar10        # a name in params/manifest.json
     python evaluate.py --pretrained atac_resnet50_v1b_official --data-dir DIR      # the authors', fetched before with
                                                                        # scripts/download_params.sh; DIR has ImageNet
@@ -15,6 +15,7 @@ all of it as one JSON line at the end. Every image counts once, or with --count-
 import csv
 import json
 import os
+import sys
 import time
 
 from engine import flags
@@ -110,6 +111,7 @@ def task_of(args, settings, arrays):
     """
     from engine import tasks
     from model import complete_arguments
+    from model.array_names import classes_of
 
     if settings is not None:
         for flag, given, own in (("--model", args.net_name, settings["model"]),
@@ -136,8 +138,7 @@ def task_of(args, settings, arrays):
         if given is None:
             raise InputError(f"{args.params} holds weights only: name its {flag}")
     task = tasks.of(args.dataset, args, None)
-    bias = arrays.get("output.bias", arrays.get("fc.bias"))  # of the CIFAR nets and of ResNet-50
-    classes = len(bias) if bias is not None and bias.ndim == 1 else args.classes or task.usual[0]
+    classes = classes_of(arrays) or args.classes or task.usual[0]
     if args.classes is None and classes not in task.usual:
         raise InputError(f"{args.params} has {classes} classes, {args.dataset} nets have {task.usual[0]}: "
                          f"is it another --dataset? (--classes {classes} evaluates it all the same)")
@@ -253,7 +254,7 @@ def main():
     from engine import checkpoint, loop, runlog
     from model import complete_arguments, get_model, image_size, load_params
     from model.inference import optimize
-    from model.zoo import pretrained_entry, pretrained_file
+    from model.weights import pretrained_entry, pretrained_file
     from support import params_file
 
     runlog.start_logging()
@@ -282,14 +283,16 @@ def main():
     for remark in args.remarks:
         print(remark)
     contexts, sentence = loop.devices(args.gpus)
-    load_params(net, args.params, contexts)
+    recognised = []
+    load_params(net, args.params, contexts, say=recognised.append)
     loop.set_mode(net, args.mode)
     if args.images:
+        print(recognised[0], file=sys.stderr)  # standard output has two lines a picture
         classify(net, args.images, names, contexts[0], task.pixels)
         return 0
 
     images = task.load(arguments["classes"], args.batch_size or task.batch_size(contexts))
-    print(f"{flags.net_text(model, arguments)}: {args.params}")
+    print(f"{flags.net_text(model, arguments)}: {recognised[0]}")
     print(f"{images.text}; {sentence}")
     example = mx.nd.array(next(iter(images.batches))[0], contexts[0])
     forward, form = optimize(net, example, args.fused) if args.mode == "hybrid" else (net, "operator by operator")

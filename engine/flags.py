@@ -6,6 +6,7 @@ import os
 import sys
 
 from support.errors import InputError
+from support.names import nearest
 
 from .recipe import CIFAR_PAPER, Recipe
 
@@ -160,7 +161,8 @@ def _authors_net(args, given):
             given["inner_relu"] = False
         return ("seactivation" if args.useGlobal else "atac") + "_resnet20_v2", given, remarks
     if unit not in AUTHORS_UNITS:
-        raise InputError(f"unknown --act-type {args.act_type!r}; the types are ChaATAC, {', '.join(AUTHORS_UNITS)}")
+        raise InputError(f"unknown --act-type {args.act_type!r}{nearest(unit, AUTHORS_UNITS)}; the types are ChaATAC, "
+                         f"{', '.join(AUTHORS_UNITS)}")
     without_effect = [flag for flag, is_set in (("--r", given.pop("reduction", None) is not None),
                                                 ("--useReLU", args.useReLU), ("--useGlobal", args.useGlobal)) if is_set]
     if without_effect:
@@ -315,7 +317,10 @@ def add_run_flags(parser, kvstores, save_interval, workers=1):
     group.add_argument("--resume", nargs="?", const="", metavar="PATH", help="go on with the run in folder PATH, or "
                        "from the checkpoint PATH; without PATH with the run in --save-dir or the newest of this name")
     group.add_argument("--resume-params", "--resume-from", type=words, metavar="FILE",
-                       help="start from the weights in FILE, ours or the authors'")
+                       help="start from the weights in FILE: ours, the authors' or Gluon's (save_parameters, export, "
+                       "collect_params().save()), or numpy.savez of such names")
+    group.add_argument("--ignore-output", action="store_true",
+                       help="with --resume-params: all but the last layer, for another number of classes")
     group.add_argument("--log-interval", type=number(int, 1), default=100, metavar="N",
                        help="steps between two lines of the log (default 100)")
     group.add_argument("--logging-file", type=words, metavar="FILE", help="default train.log in the run's folder")
@@ -332,6 +337,8 @@ def settle_recipe(args, presets, default):
     args.changes = recipe_changes(args, Recipe)
     if args.resume is not None and args.resume_params:
         raise InputError("--resume and --resume-params exclude each other")
+    if args.ignore_output and not args.resume_params:
+        raise InputError("--ignore-output needs --resume-params")
     args.preset = presets.get(args.recipe)
     if args.recipe == "scaled":
         args.preset = default.scaled(args.changes.get("epochs", default.epochs))

@@ -199,8 +199,10 @@ class Start:
     def prepare_net(self, model):
         """Initialize the net, load the weights to start from, and find the fastest way to compute it."""
         loop.initialize(self.net, self.spec["seed"], self.contexts)
+        self.loaded = []  # sentences about it
         if self.args.resume_params:
-            model.load_params(self.net, self.args.resume_params, self.contexts)
+            model.load_params(self.net, self.args.resume_params, self.contexts, self.args.ignore_output,
+                              self.loaded.append)
         if self.recipe.accumulate > 1:  # which the fused operators cannot
             self.forward, self.operators = self.net, "plain Gluon operators, which can add up gradients"
         else:
@@ -251,8 +253,8 @@ class Start:
         log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds",
                  flags.net_text(spec["model"], spec["arguments"]), f"{complexity.total:,}",
                  f"{complexity.trainable:,}", complexity.macs / 1e6)
-        if self.args.resume_params:
-            log.info("weights from %s", self.args.resume_params)
+        for sentence in self.loaded:
+            log.info("%s", sentence)
         if self.args.summary and self.team.rank == 0:
             with contextlib.suppress(BrokenPipeError):  # the reader may have seen enough
                 print(table(complexity), flush=True)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from engine import checkpoint, cifar, runlog
-from model import get_model, load_params, zoo
+from model import get_model, load_params, weights
 from support import json_files
 from support.errors import InputError
 from support.files import expanded
@@ -31,7 +31,7 @@ def _in_results(value):
 
 
 # The forms of a manifest's entries, for all that is done with them here.
-_ANY = {**zoo.ENTRY, "name": TEXT, "urls": [TEXT], "size": (NOTHING, COUNT), "dataset": TEXT,
+_ANY = {**weights.ENTRY, "name": TEXT, "urls": [TEXT], "size": (NOTHING, COUNT), "dataset": TEXT,
         "label_mode": (NOTHING, TEXT)}
 OURS = {**_ANY, "record": Kind("a folder below results/", _in_results), "recipe": {"epochs": SOME},
         "last": {"accuracy": SHARE}, "best": {"accuracy": SHARE, "epoch": COUNT},
@@ -110,17 +110,17 @@ def default_name(record):
 
 def read_manifest():
     """The entries of params/manifest.json; InputError unless each has the form of one of ours or of others."""
-    entries = zoo.read_manifest(MANIFEST)
+    entries = weights.read_manifest(MANIFEST)
     for place, entry in enumerate(entries):
         wrong = json_files.problem(entry, OURS if is_ours(entry) else THEIRS, f"models[{place}]")
         if wrong:
-            raise InputError(f"{MANIFEST} cannot be used: {wrong}; {zoo.RESTORE}")
+            raise InputError(f"{MANIFEST} cannot be used: {wrong}; {weights.RESTORE}")
     return entries
 
 
 def evaluations(entry):
     """What the file of an entry of ours scores, on each data on which it was evaluated; InputError without it."""
-    return json_files.read(ROOT / entry["record"] / EVALUATIONS, [EVALUATION], zoo.RESTORE)
+    return json_files.read(ROOT / entry["record"] / EVALUATIONS, [EVALUATION], weights.RESTORE)
 
 
 def is_ours(entry):

@@ -4,7 +4,7 @@ import re
 
 from engine import cifar
 from engine.download import fetch
-from model.zoo import intact
+from model.weights import intact
 from support.errors import InputError
 from support.files import expanded
 

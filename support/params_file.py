@@ -21,6 +21,7 @@ import zipfile
 
 import numpy as np
 
+from . import npz_file
 from .errors import InputError
 from .files import content, replacing
 
@@ -80,16 +81,19 @@ class _Reader:
 
 
 def read(path):
-    """Read a parameter file.
+    """Read a parameter file, MXNet's or NumPy's `.npz`, told apart by their first bytes.
 
     Returns (arrays, attachments): a dict of name to read-only numpy array and a dict of archive member to bytes,
-    empty for a file of MXNet's own. Raises InputError, naming the offset, for anything that is not wholly sound.
+    empty for a file that is not of this project. Raises InputError, naming the offset, for anything that is not wholly
+    sound.
     """
     path = os.fspath(path)
     try:
         data = memoryview(content(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
+    if data[:2] == npz_file.START:
+        return npz_file.read(path, data), {}
     reader = _Reader(path, data)
     if len(data) < 24 or reader.numbers("QQ", "the header")[0] != LIST_MAGIC:
         reader.fail("it does not start with MXNet's mark", 0)

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 import evaluate
 import model
 from engine import checkpoint, cifar, loop
-from model import zoo
+from model.array_names import to_authors
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = cifar.CIFAR10_CLASSES
@@ -41,7 +41,13 @@ def files(tmp_path_factory):
     checkpoint.save(folder / "own.params", net, settings())
     net.save_parameters(str(folder / "plain.params"))
     mx.nd.save(str(folder / "authors.params"), {
-        zoo.to_authors(name): parameter.data() for name, parameter in net._collect_params_with_prefix().items()})
+        to_authors(name): parameter.data() for name, parameter in net._collect_params_with_prefix().items()})
+    net.features.save_parameters(str(folder / "features.params"))
+    net.hybridize()
+    net(mx.nd.zeros((1, 3, 32, 32)))
+    net.export(str(folder / "exported"))
+    np.savez(folder / "saved.npz", **{parameter.name: parameter.data().asnumpy()
+                                      for parameter in net.collect_params().values()})
     a_net("resnet20_v2", classes=100).save_parameters(str(folder / "hundred.params"))
     a_net("resnet20_v2", classes=20).save_parameters(str(folder / "twenty.params"))
     checkpoint.save(folder / "coarse.params", a_net("resnet20_v2", classes=100),
@@ -88,6 +94,7 @@ PLAIN = ["--model", "atac_resnet20_v2", "--blocks", "1", "--dataset", "cifar10"]
 @pytest.mark.parametrize("arguments", [
     ["--params", "own.params"], ["--params", "own.params", *PLAIN], ["--params", "plain.params", *PLAIN],
     ["--params", "authors.params", *PLAIN], ["--params", "own.params", "--batch-size", "7"],
+    ["--params", "exported-0000.params", *PLAIN], ["--params", "saved.npz", *PLAIN],
     ["--params", "own.params", "--batch-size", "1000", "--mode", "imperative"],
     ["--params", "authors.params", "--model", "atac", "--act-type", "ChaATAC", "--useReLU", "--r", "2", "--blocks", "1",
      "--dataset", "cifar10", "--classes", "10"]])
@@ -117,7 +124,8 @@ def test_the_report(files, data):
     assert found["data_sha256"] == cifar.load("cifar10", data).provenance["sha256"]
     assert found["images_per_second"] == pytest.approx(40 / found["seconds"])
     lines = result.out.splitlines()
-    assert lines[0] == "atac_resnet20_v2, blocks=1, classes=10, reduction=2, inner_relu=True: own.params"
+    assert lines[0] == ("atac_resnet20_v2, blocks=1, classes=10, reduction=2, inner_relu=True: weights from own.params"
+                        ": a file of this project, 113 arrays under the names of save_parameters")
     assert "cifar10: 40 test images, data not the official files" in lines[1]
     assert "running on the CPU, as asked" in lines[1]
     assert f"top-1 accuracy {found['top1']:.4f} (error {100 - 100 * found['top1']:.2f}%), top-5 accuracy " in lines[2]
@@ -233,6 +241,7 @@ def test_the_table_of_all_classes_goes_to_a_file(files, data, tmp_path):
     # files that are none
     (["--params", "none.params"], 1, ["none.params cannot be read: No such file or directory"]),
     (["--params", "."], 1, [". cannot be read: Is a directory"]),
+    (["--params", "features.params", *PLAIN], 1, ["features.params does not fit this net: it lacks 2 arrays"]),
     (["--params", "cut.params"], 1, ["cut.params is not a usable parameter file: "]),
     (["--params", "text.params"], 1, ["text.params is not a usable parameter file: it does not start with MXNet's"]),
     (["--params", "own.params", "--gpus", "0,0"], 1, ["--gpus takes different numbers"])])

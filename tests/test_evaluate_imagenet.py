@@ -13,7 +13,8 @@ from PIL import Image
 import evaluate
 import model
 from engine import checkpoint, imagenet, tasks
-from model import zoo
+from model import weights
+from model.array_names import to_authors
 
 SIZE = 32  # of the images, for speed
 CLASSES = ("n01443537", "n02123045", "n07753592", "n09428293")  # some of the 1,000
@@ -52,7 +53,7 @@ def files(tmp_path_factory):
     bias = np.zeros(1000)
     bias[LABELS] = 2  # so that some answers are right
     net.fc.bias.set_data(mx.nd.array(bias))
-    authors = {zoo.to_authors(name): parameter.data().astype("float16") for name, parameter in
+    authors = {to_authors(name): parameter.data().astype("float16") for name, parameter in
                net._collect_params_with_prefix().items()}
     assert len(authors) == 447 and authors["layer3.0.relu1.module.3.weight"].shape == (256, 128, 1, 1)
     mx.nd.save(str(folder / "authors.params"), authors)
@@ -91,7 +92,7 @@ AUTHORS = ["--params", "authors.params", "--model", "atac_resnet50_v1b", "--data
 @pytest.fixture(scope="module")
 def expected(files, data):
     """What the authors' net answers, and the labels that the images have."""
-    net = zoo.load_params(model.get_model("atac_resnet50_v1b"), files / "authors.params")
+    net = model.load_params(model.get_model("atac_resnet50_v1b"), files / "authors.params")
     source = imagenet.folders(data / "val", imagenet.SYNSETS)
     (images, labels, count), = imagenet.EvalBatches(source, len(source), SIZE)
     assert count == 14 and labels.tolist() == np.repeat(LABELS, (4, 3, 5, 2)).tolist()
@@ -160,7 +161,7 @@ def test_a_checkpoint_of_ours_says_itself_what_it_is(files, data):
     backwards = record_of(run(files, data, "--params", "backwards.params"))  # the same net with other names of outputs
     assert [row["class"] for row in backwards["classes"]] == TITLES[::-1]
     assert [row["images"] for row in backwards["classes"]] == [2, 5, 3, 4]
-    net = zoo.load_params(model.get_model("resnet50_v1b", classes=4), files / "own.params")
+    net = model.load_params(model.get_model("resnet50_v1b", classes=4), files / "own.params")
     source = imagenet.folders(data / "val", CLASSES)
     for record, labels in ((found, source.labels), (backwards, 3 - source.labels)):
         (images, _, _), = imagenet.EvalBatches(source, 14, SIZE, .8)
@@ -172,13 +173,13 @@ def test_a_checkpoint_of_ours_says_itself_what_it_is(files, data):
 def test_the_manifest_says_what_the_authors_file_is(files, data, expected, tmp_path, monkeypatch):
     content = (files / "authors.params").read_bytes()
     (tmp_path / "atac_resnet50_v1b_official.params").write_bytes(content)
-    manifest = json.loads((zoo.SHIPPED / "manifest.json").read_text())
+    manifest = json.loads((weights.SHIPPED / "manifest.json").read_text())
     entry, = [entry for entry in manifest["models"] if entry["name"] == "atac_resnet50_v1b_official"]
     entry["git_blob"] = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     (tmp_path / "manifest.json").write_text(json.dumps({"models": [entry]}))
-    entry_of, file_of = zoo.pretrained_entry, zoo.pretrained_file
-    monkeypatch.setattr(zoo, "pretrained_entry", lambda name, root=tmp_path: entry_of(name, tmp_path))
-    monkeypatch.setattr(zoo, "pretrained_file", lambda name: file_of(name, tmp_path))
+    entry_of, file_of = weights.pretrained_entry, weights.pretrained_file
+    monkeypatch.setattr(weights, "pretrained_entry", lambda name, root=tmp_path: entry_of(name, tmp_path))
+    monkeypatch.setattr(weights, "pretrained_file", lambda name: file_of(name, tmp_path))
     name = ["--pretrained", "atac_resnet50_v1b_official"]
     found = record_of(run(files, data, *name, "--input-size", SIZE))
     logits, labels = expected

@@ -16,7 +16,7 @@ import tiny
 import evaluate
 from engine import checkpoint, cifar, loop
 from model import complete_arguments, get_model
-from model.zoo import pretrained_file
+from model.weights import pretrained_file
 from reproduce import __main__ as command
 from reproduce import grid, ledger, report, runner, weights
 from reproduce import publish as publishing

@@ -21,7 +21,8 @@ import evaluate
 import model
 import train_cifar
 from engine import checkpoint, cifar, imagenet, loop, runlog
-from model import zoo
+from model.array_names import to_authors
+from model.weights import pretrained_file
 from reproduce import ledger, publish, report, weights
 from support import params_file
 from support.errors import InputError
@@ -321,7 +322,7 @@ class Params(Format):
     def read(self, folder):
         before = tiny.numbers_of(self.net)
         try:
-            zoo.load_params(self.net, str(folder / self.target))
+            model.load_params(self.net, str(folder / self.target), say=None)
         except InputError:
             after = tiny.numbers_of(self.net)
             assert all((before[name] == after[name]).all() for name in before), "a refused file changed the net"
@@ -343,7 +344,7 @@ class AuthorsParams(Params):
     def sound(self, folder):
         folder.mkdir(exist_ok=True)
         mx.nd.save(str(folder / self.target), {
-            zoo.to_authors(name): parameter.data().astype("float16")
+            to_authors(name): parameter.data().astype("float16")
             for name, parameter in self.net._collect_params_with_prefix().items()})
         if self.arrays is None:
             self.arrays = params_file.read(folder / self.target)[0]
@@ -611,8 +612,8 @@ class Manifest(Json):
         refusals = []
         try:
             for call in (
-                    lambda: quietly(weights.table), lambda: zoo.pretrained_file(self.entry["name"], params),
-                    lambda: zoo.get_model(self.entry["model"], pretrained=True, blocks=1, root=params),
+                    lambda: quietly(weights.table), lambda: pretrained_file(self.entry["name"], params),
+                    lambda: model.get_model(self.entry["model"], pretrained=True, blocks=1, root=params),
                     lambda: quietly(weights.download, "all", (folder / "source").as_uri()),
                     lambda: quietly(weights.verify, str(folder / "nowhere"))):
                 try:
@@ -873,9 +874,11 @@ def jpeg(number):
 
 def all_formats():
     """{name: class} of every format, in the order of the report."""
-    found = [CifarBinary, CifarFine, CifarXz, CifarArchive, CifarPython, OwnParams, Params, AuthorsParams, Checkpoint,
-             ResumedRun, EvaluatedFile, Manifest, LedgerRecord, FinishedRun, Metrics, Pictures, ImageRecords,
-             ImageFolders]
+    from .npz import Npz
+
+    found = [CifarBinary, CifarFine, CifarXz, CifarArchive, CifarPython, OwnParams, Params, AuthorsParams, Npz,
+             Checkpoint, ResumedRun, EvaluatedFile, Manifest, LedgerRecord, FinishedRun, Metrics, Pictures,
+             ImageRecords, ImageFolders]
     return {kind.name: kind for kind in found}
 
 

@@ -222,11 +222,7 @@ def _im2rec():
 def _encode(tool, settings, index, row):
     """A row of the list and its packed record. Raises Damaged."""
     path = os.path.join(settings.root, row[1])
-    try:
-        with open(path, "rb") as file:
-            images.check(file.read())
-    except OSError as error:
-        raise Damaged(f"it cannot be read: {error.strerror}") from None
+    images.check(images.read(path))
     results = []
     tool.image_encode(settings, index, row, SimpleNamespace(put=results.append))
     record = results[0][1]

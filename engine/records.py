@@ -20,6 +20,7 @@ from support.errors import InputError
 from support.files import expanded
 
 MAGIC = 0xCED7230A
+MAX_BYTES = 1 << 28  # of an image file, which is all in memory while it is decoded
 _WORDS = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")
 _LABEL = struct.Struct("<f")
@@ -121,7 +122,7 @@ class RecordFile:
         return _WORDS.unpack(words) if len(words) == _WORDS.size else (None, 0)
 
     def _content(self, offset):
-        parts = []
+        parts, read = [], 0
         while True:
             if offset + _WORDS.size > self.size:
                 raise Damaged(f"the record file ends at byte {self.size:,}, before byte {offset:,}")
@@ -130,6 +131,9 @@ class RecordFile:
             if magic != MAGIC or (part in (0, 1)) == bool(parts) or part > 3:
                 raise Damaged(f"no record begins at byte {offset:,}" if not parts else
                               f"the record has no further part at byte {offset:,}")
+            read += length
+            if read > MAX_BYTES:
+                raise Damaged(f"the record has {read:,} bytes or more, which are more than are read ({MAX_BYTES:,})")
             content = self._pread(length, offset + _WORDS.size)
             if len(content) < length:
                 raise Damaged(f"the record file ends at byte {self.size:,}, inside the record")

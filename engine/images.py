@@ -30,7 +30,7 @@ except ImportError as error:  # said by require(), when images are to be read
 
 MAX_PIXELS = 1 << 27  # twice the largest image of ImageNet; a crafted file asks for what it likes
 HUNGRY = {"WEBP": 2, "JPEG2000": 4}  # formats that are decoded with so many times the memory of the others
-TILE = 1 << 20  # pixels that are converted at a time: a picture needs little more memory than its pixels
+TILE = 1 << 18  # pixels that are converted at a time: a picture needs little more memory than its pixels
 MOST_SCANS = 100  # of a JPEG: each costs the time of all its pixels, and programs write about ten
 LONGEST_STRIP = 64  # of an image's longer side to its shorter one, as far as it is resized
 

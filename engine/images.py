@@ -8,8 +8,11 @@ turned upright by their EXIF data, 16 bits become the upper 8, and transparent p
 OpenCV runs single-threaded; callers have threads of their own, and both decoding and resizing release Python's lock.
 """
 import contextlib
+import ctypes
+import functools
 import io
 import itertools
+import logging
 import os
 import re
 import stat
@@ -52,7 +55,9 @@ _BETWEEN = frozenset((0xC4, _END, _SCAN, 0xDB, 0xDC, 0xDD, 0xFE)) | frozenset(ra
 
 Box = Tuple[int, int, int, int]  # y, x, height, width
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # about oddities in a file; what matters is an error of its own
+# Pillow's remarks about odd files; what matters is an exception as well.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 ORDERS = tuple(itertools.permutations(range(3)))
 
@@ -200,21 +205,35 @@ def _opencv(data, factor):
     return pixels
 
 
+@functools.lru_cache(maxsize=None)
+def _silence_libtiff():
+    """As above: Pillow's libtiff writes a line to standard error for each broken row of an image."""
+    from PIL import Image
+
+    with contextlib.suppress(AttributeError, OSError):  # a Pillow without it
+        library = ctypes.CDLL(Image.core.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            function = getattr(library, name)
+            function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
+            function(None)
+
+
 def _pillow(data):
     """An image decoded by Pillow, which refuses a file with missing pixels."""
     from PIL import Image, ImageFile, ImageOps
 
-    # For the whole process, as both are: GluonCV's import switches the first on, and the second is the least that
-    # Pillow refuses twice as much of, before our own check where a plugin decodes at once.
+    # Both hold for the whole process. GluonCV's import switches the first on. Of the second Pillow refuses twice as
+    # much, which counts where a plugin decodes an image before its size can be asked for.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+    _silence_libtiff()
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.height, image.width, image.format)
-            tags = getattr(image, "tag_v2", {})
-            _check_size(tags.get(_TILE_LENGTH, 0), tags.get(_TILE_WIDTH, 0), image.format)  # may exceed the image
-            shift, inverted = _scale(image, tags)
+            if image.format == "TIFF":
+                _check_tiles(image)
+            shift, inverted = _scale(image)
             image.decodermaxblock = 1 << 24  # Pillow's 64 KiB take minutes for an image of one long row
             image.load()
             with contextlib.suppress(SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
@@ -231,11 +250,20 @@ def _pillow(data):
         raise Damaged(f"it cannot be decoded ({' '.join(str(error).split())[:100]})") from None
 
 
-def _scale(image, tags):
+def _check_tiles(image):
+    """Damaged for a TIFF whose tiles are larger than an image may be, or do not hold all of its pixels."""
+    _check_size(image.tag_v2.get(_TILE_LENGTH, 0), image.tag_v2.get(_TILE_WIDTH, 0), image.format)
+    if sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in image.tile) \
+            < image.width * image.height:
+        raise Damaged("the TIFF has no place for some of its pixels")
+
+
+def _scale(image):
     """Of an image as opened: by how many bits its grey is to be shifted to have 8, and whether 0 is white.
 
     Raises Damaged for numbers whose range nobody knows, such as those of a TIFF of floats.
     """
+    tags = getattr(image, "tag_v2", {})
     if image.mode in COLOURS:
         return 0, False
     if image.mode in GREY16:  # 12 bits in some TIFFs

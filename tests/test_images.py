@@ -305,6 +305,13 @@ def test_a_tile_larger_than_its_tiff_is_bounded_too():
     assert "40,000 x 40,000 pixels are more than are read of a TIFF" in damage(data)
 
 
+def test_rows_that_a_tiff_does_not_have_are_damage():
+    data = tiff(np.zeros((16, 16), np.uint8), 1)
+    assert images.decode(data).shape == (16, 16, 3)
+    rows = struct.pack("<HHI", 257, 4, 1)
+    assert "no place for some of its pixels" in damage(data.replace(rows + b"\x10\0\0\0", rows + b"\0\0\1\0"))
+
+
 def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_refused():
     data = files.jpeg(1, 40, 56, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
     last = data.rindex(b"\xff\xda")
@@ -447,3 +454,4 @@ def test_without_opencv_it_is_said_when_images_are_needed(monkeypatch):
     monkeypatch.setattr(images.runtime, "check_opencv", lambda: None)
     with pytest.raises(InputError, match="OpenCV cannot be imported"):
         images.require()
+    assert (images.decode(files.jpeg(0)) == cv2.imdecode(np.frombuffer(files.jpeg(0), np.uint8), 1)).all()

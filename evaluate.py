@@ -63,9 +63,12 @@ def parse(argv=None):
     flags.add_device_flags(group)
     group.add_argument("--batch-size", type=flags.number(int, 1), metavar="N",
                        help="default 250; of ImageNet 32 on a CPU, 128 on a GPU, and 256 with --count-padding")
-    group.add_argument("--confusion-matrix", type=flags.words, metavar="PNG", help="draw the confusion matrix there")
+    group.add_argument("--confusion-matrix", type=flags.figure, metavar="FILE",
+                       help="draw the confusion matrix there: a .png, .pdf or .svg")
     group.add_argument("--by-class", type=flags.words, metavar="CSV", help="write the table of all classes there")
-    group.add_argument("--images", nargs="+", metavar="FILE", help="classify these pictures instead")
+    group.add_argument("--images", nargs="+", metavar="FILE",
+                       help="classify these pictures instead: JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, ICO or JPEG 2000, "
+                       "whatever they are called; transparent parts show white")
     args = parser.parse_args(argv)
     if (args.params is None) == (args.pretrained is None):
         parser.error("one of these is required: --params or --pretrained")
@@ -74,6 +77,8 @@ def parse(argv=None):
             parser.error(f"--images and {flag} exclude each other")
         if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             parser.error(f"{flag} {path}: that folder does not exist")
+        if path and os.path.isdir(path):
+            parser.error(f"{flag} {path}: it is a folder; name a file in it")
     if args.rec_val_idx and not args.rec_val:
         parser.error("--rec-val-idx needs --rec-val, whose index it is")
     if args.count_padding and args.damaged == "skip":
@@ -193,48 +198,45 @@ def draw_confusion(confusion, class_names, path, title):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from engine import runlog
+    from engine import figures
 
     count = len(class_names)
     shares = confusion[:, :count] / confusion.sum(axis=1, keepdims=True).clip(1)
     side = 14 if count > LONG else max(5.5, 0.24 * count + 2) if count > 10 else 6.5
-    figure, axes = pyplot.subplots(figsize=(side + 0.8, side), constrained_layout=True)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     font = 9 if count <= 20 else 5
-    if count <= LONG:  # names of more could not be read
-        axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
-        axes.set_yticks(range(count), class_names, fontsize=font)
-    axes.set(xlabel="answer of the net", ylabel="class of the image", title=title)
-    if count <= 20:
-        for row in range(count):
-            for column in range(count):
-                if confusion[row, column]:
-                    axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7,
-                              color="white" if shares[row, column] > .5 else "black")
-    figure.colorbar(image, ax=axes, shrink=.8, label="share of the class's images")
-    runlog.save_figure(figure, path)
+    with figures.words(*class_names) as class_names:
+        figure, axes = pyplot.subplots(figsize=(side + 0.8, side), constrained_layout=True)
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        if count <= LONG:  # names of more could not be read
+            axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
+            axes.set_yticks(range(count), class_names, fontsize=font)
+        axes.set(xlabel="answer of the net", ylabel="class of the image", title=title)
+        if count <= 20:
+            for row in range(count):
+                for column in range(count):
+                    if confusion[row, column]:
+                        axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7,
+                                  color="white" if shares[row, column] > .5 else "black")
+        figure.colorbar(image, ax=axes, shrink=.8, label="share of the class's images")
+        figures.save(figure, path, bbox_inches="tight")  # however long the names are
 
 
 def classify(net, paths, class_names, context, pixels):
     """Print the five likeliest classes of each picture. pixels makes of a picture what the net takes."""
     import mxnet as mx
     import numpy as np
-    from PIL import Image, ImageOps
+
+    from engine import images
+    from engine.records import Damaged
 
     for path in paths:
         try:
-            with Image.open(path) as picture:
-                picture = ImageOps.exif_transpose(picture)  # upright, as a camera means it
-                if picture.mode.startswith(("I", "F")):  # more than 8 bits of grey, which convert() would cut off
-                    grey = np.asarray(picture, np.float64)
-                    if picture.mode == "F" or grey.min() < 0 or grey.max() > 65535:
-                        raise ValueError("not a range of grey that is known")
-                    picture = Image.fromarray((grey // 257 if grey.max() > 255 else grey).astype(np.uint8))
-                picture = picture.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = getattr(error, "strerror", None) or "it is not a picture that Pillow reads"
-            raise InputError(f"{path}: {reason}") from error
-        logits = net(mx.nd.array(pixels(picture), context)).asnumpy()[0].astype(np.float64)
+            picture = pixels(images.decode(images.read(path)))
+        except Damaged as reason:
+            raise InputError(f"{path}: {reason}") from None
+        except MemoryError:
+            raise InputError(f"{path}: there is not enough memory for its pixels; make it smaller") from None
+        logits = net(mx.nd.array(picture, context)).asnumpy()[0].astype(np.float64)
         if not np.isfinite(logits).all():
             raise InputError(f"the net answers {path} with numbers that are not finite; use another checkpoint")
         chances = np.exp(logits - logits.max())

@@ -20,6 +20,7 @@ SMOOTHING, MIXUP_ALPHA = 0.1, 0.2  # GluonCV's, for --label-smoothing and --mixu
 MOST, MOST_FLOAT = 2**31 - 1, 3e38  # of C's int and float, which is what MXNet makes of them
 MOST_GPUS, MOST_THREADS = 1024, 1024
 LONGEST = 900  # letters of a message
+FIGURES = (".png", ".pdf", ".svg")
 AUTHORS_UNITS = ("relu", "prelu", "elu", "selu", "gelu", "swish", "xunit")
 
 
@@ -77,6 +78,13 @@ def words(text):
     """A type for argparse: a text that is not empty."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def figure(text):
+    """A type for argparse: a file for a figure, whose extension says its format."""
+    if os.path.splitext(text)[1].lower() not in FIGURES:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(FIGURES[:-1])} or {FIGURES[-1]}")
     return text
 
 

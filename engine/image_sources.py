@@ -7,10 +7,9 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from engine import class_folders
+from engine import class_folders, images
 from engine.class_names import NAMES_FILE, SYNSETS, read_names
 from engine.records import Damaged, RecordFile
-from support import files
 from support.errors import InputError
 from support.files import expanded
 
@@ -102,12 +101,11 @@ class Folders(Source):
     def read(self, index):
         path = self.directory / self.files[index]
         try:
-            return files.content(path)
-        except OSError as error:
-            reason = f"it cannot be read: {error.strerror}"
+            return images.read(path)
+        except Damaged:
             if path.is_symlink() and not os.path.exists(path):
-                reason = f"it is a link to what is not there, {os.readlink(path)}"
-            raise Damaged(reason) from None
+                raise Damaged(f"it is a link to what is not there, {os.readlink(path)}") from None
+            raise
 
     def name(self, index):
         return str(self.directory / self.files[index])

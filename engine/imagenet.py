@@ -372,6 +372,16 @@ def random_box(even: np.ndarray, min_area: float, height: int, width: int) -> im
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def shorter_side(input_size: int, crop_ratio: float) -> int:
+    """Pixels that the shorter side of an image gets, before the middle of input_size is taken."""
+    return max(input_size, math.ceil(round(input_size / crop_ratio, 6)))
+
+
+def normalise_centre(pixels: np.ndarray, shorter: int, out: np.ndarray) -> None:
+    """An image as a net evaluates it, into out: float32 (3, S, S); pixels: uint8 (height, width, 3), blue first."""
+    images.planes(images.centre(pixels, shorter, out.shape[-1]), _SCALE, _SHIFT, out)
+
+
 class EvalBatches(_Batches):
     """Every image once, in order: (float32 (B, 3, S, S), int32 (B,), count) with B always the batch size.
 
@@ -399,7 +409,7 @@ class EvalBatches(_Batches):
         if count_padding and part[1] > 1:
             raise InputError("several workers cannot count the record iterator's padding: evaluate with one")
         self.batch_size, self.workers = batch_size, workers
-        self.shorter = max(input_size, math.ceil(round(input_size / crop_ratio, 6)))
+        self.shorter = shorter_side(input_size, crop_ratio)
         rank, parts = part
         first, last = (len(source) * edge // parts for edge in (rank, rank + 1))
         if first == last:
@@ -429,8 +439,7 @@ class EvalBatches(_Batches):
         if start + row < self._range.stop:
             index = (start + row) % len(self.source)
             try:
-                pixels = images.decode(self.source.read(index))
-                images.planes(images.centre(pixels, self.shorter, self.input_size), _SCALE, _SHIFT, out)
+                normalise_centre(images.decode(self.source.read(index)), self.shorter, out)
                 return self.source.labels[index]
             except Damaged as reason:
                 self._leave_out(index, reason)

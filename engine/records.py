@@ -21,6 +21,7 @@ from support.files import expanded
 
 MAGIC = 0xCED7230A
 PROBES = 64  # places of an index that are compared with its record file before anything else
+MAX_BYTES = 1 << 28  # of an image file, which is all in memory while it is decoded
 _WORDS = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")
 _LABEL = struct.Struct("<f")
@@ -138,7 +139,7 @@ class RecordFile:
 
     def _record(self, offset):
         """A record's content, and where the next one begins."""
-        parts = []
+        parts, read = [], 0
         while True:
             if offset + _WORDS.size > self.size:
                 raise Damaged(f"the record file ends at byte {self.size:,}, before byte {offset:,}")
@@ -147,6 +148,9 @@ class RecordFile:
             if magic != MAGIC or (part in (0, 1)) == bool(parts) or part > 3:
                 raise Damaged(f"no record begins at byte {offset:,}" if not parts else
                               f"the record has no further part at byte {offset:,}")
+            read += length
+            if read > MAX_BYTES:
+                raise Damaged(f"the record has {read:,} bytes or more, which are more than are read ({MAX_BYTES:,})")
             content = self._pread(length, offset + _WORDS.size)
             if len(content) < length:
                 raise Damaged(f"the record file ends at byte {self.size:,}, inside the record")

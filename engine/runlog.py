@@ -16,6 +16,8 @@ from support.errors import InputError
 from support.files import replacing
 from support.json_files import COUNT, NUMBER, POSITIVE, SHARE
 
+from . import figures
+
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -238,18 +240,6 @@ def plot_history(records, path, title, scored_on):
     error_axes.legend(frameon=False)
     handles = [axes.get_legend_handles_labels() for axes in (loss_axes, rate_axes)]
     loss_axes.legend(*(sum(parts, []) for parts in zip(*handles)), frameon=False)
-    figure.suptitle(title, fontsize=11)
-    save_figure(figure, path)
-
-
-def save_figure(figure, path):
-    """Write a matplotlib figure as a PNG, atomically, and close it; InputError when the disk refuses."""
-    from matplotlib import pyplot
-
-    try:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
-    finally:
-        pyplot.close(figure)
+    with figures.words(title, longest=100) as (title,):
+        figure.suptitle(title, fontsize=11)
+        figures.save(figure, path)

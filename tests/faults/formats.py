@@ -20,7 +20,7 @@ from PIL import Image
 import evaluate
 import model
 import train_cifar
-from engine import checkpoint, cifar, imagenet, loop, runlog
+from engine import checkpoint, cifar, imagenet, images, loop, runlog
 from model.array_names import to_authors
 from model.weights import pretrained_file
 from reproduce import ledger, publish, report, weights
@@ -767,10 +767,13 @@ class Metrics(FinishedRun):
 
 class Pictures(Format):
     name = "pictures, evaluate.py --images"
-    promised = "a picture that cannot be read is a sentence; so are bombs (Pillow's limit of pixels)"
-    not_promised = "pixels of a picture that Pillow can still read"
+    promised = ("a picture that cannot be read is a sentence; so are other formats than those of --help, whatever the "
+                f"file is called, more than {images.MAX_PIXELS:,} pixels (of a WebP half, of a JPEG 2000 a quarter), "
+                f"more than {images.MAX_BYTES:,} bytes, and numbers of an unknown range; memory is a few times that of "
+                "the pixels")
+    not_promised = "pixels of a picture that can still be decoded"
     target = "picture"
-    KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "PCX", "ICO")
+    KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "JPEG2000")
 
     def __init__(self):
         self.net = tiny.ready(model.get_model("resnet20_v2", blocks=1), 3, mode="imperative")

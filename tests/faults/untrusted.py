@@ -25,17 +25,20 @@ WORDNET = "n01440764"
 ALLOWED = {
     ("support/import_hook.py", "exec_module"): "Python's own import of MXNet, from where it is installed",
     ("engine/prepare_imagenet.py", "exec_module"): "MXNet's own im2rec.py, from where it is installed",
+    ("engine/images.py", "imdecode"): "of JPEGs alone, told by their first bytes",
 }
 PACKAGES = ("model", "engine", "ops", "support", "reproduce", "benchmarks")
 UNPICKLING = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle"}
 CALLS = {  # by their last name
     "eval", "exec", "compile", "__import__", "execfile", "extractall", "load_states", "unpack_archive", "load_module",
     "exec_module", "run_path", "run_module", "literal_eval", "system", "popen", "getoutput", "getstatusoutput",
-    "mktemp",
+    "mktemp", "imread", "imdecode",  # these two decode whatever a file turns out to be
 }
 BUILTIN = {"eval", "exec", "compile", "__import__"}  # dangerous as bare names only: net.eval() is not
 OF = {"system": "os", "popen": "os", "getoutput": "subprocess", "getstatusoutput": "subprocess", "mktemp": "tempfile",
       "run_path": "runpy", "run_module": "runpy"}
+# Image.open tries every format, and one of them runs Ghostscript, unless it is told which to try.
+ANY_PICTURE = "a picture of any format"
 KEYWORDS = {"shell": False, "allow_pickle": False, "weights_only": True, "check_hostname": True}  # the only safe value
 
 
@@ -53,7 +56,8 @@ def dangers(source):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        found |= {f"import {name}" for name in names if name.split(".")[0] in UNPICKLING or name.startswith("yaml")}
+        found |= {f"import {name}" for name in names if name.split(".")[0] in UNPICKLING or name.startswith("yaml")
+                  or name == "PIL.Image.open"}
         if isinstance(node, ast.Call):
             found |= _dangerous_call(node)
         if isinstance(node, ast.Attribute) and node.attr == "_create_unverified_context":
@@ -65,12 +69,16 @@ def _dangerous_call(node):
     found = set()
     bare = isinstance(node.func, ast.Name)
     name = node.func.id if bare else getattr(node.func, "attr", "")
-    owner = getattr(getattr(node.func, "value", None), "id", None)
+    value = getattr(node.func, "value", None)
+    owner = getattr(value, "id", None)
     if name in CALLS and (bare or name not in BUILTIN) and OF.get(name, owner) == owner:
         found.add(name)
     for keyword in node.keywords:
         if keyword.arg in KEYWORDS and getattr(keyword.value, "value", None) is not KEYWORDS[keyword.arg]:
             found.add(f"{keyword.arg}=")
+    if name == "open" and "Image" in (owner, getattr(value, "attr", None)) and not any(
+            keyword.arg == "formats" and not isinstance(keyword.value, ast.Constant) for keyword in node.keywords):
+        found.add(ANY_PICTURE)
     # An archive's member may be read, never put where its name says.
     if name == "extract":
         found.add("extract")

@@ -38,7 +38,7 @@ from engine.records import Damaged, RecordFile
 from engine.runlog import progress_bar
 from support import runtime
 from support.errors import InputError
-from support.files import expanded
+from support.files import expanded, regular
 
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -151,6 +151,7 @@ def read_labels(path):
     """
     path = expanded(path)
     try:
+        open(path, "rb", opener=regular).close()
         is_archive = tarfile.is_tarfile(path)
         content = b"" if is_archive else path.read_bytes()
     except OSError as error:
@@ -358,7 +359,7 @@ def _counted(items, total, description):
 def _alone(folder):
     """One preparation at a time in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".prepare.lock", "w") as lock:
+    with open(folder / ".prepare.lock", "w", opener=regular) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

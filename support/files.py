@@ -24,11 +24,23 @@ def expanded(path):
     return path
 
 
-def content(path):
-    """All bytes of a regular file. OSError for anything else: a device has no end, a pipe may never have a writer."""
+def regular(path, flags):
+    """An opener for open(path, ..., opener=regular): for every file that a user names, to read it or to append to it.
+
+    OSError for what is no regular file: a device has no end, a pipe may never have somebody at its other end.
+    """
+    _refuse_irregular(path)
+    return os.open(path, flags, 0o666)
+
+
+def _refuse_irregular(path):
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
-    with open(path, "rb") as file:
+
+
+def content(path):
+    """All bytes of a regular file. OSError for anything else."""
+    with open(path, "rb", opener=regular) as file:
         return file.read()
 
 
@@ -37,10 +49,11 @@ def replacing(path):
     """A temporary path beside `path`: it takes the place of `path` when the block ends well, and vanishes when not.
 
     What a process that was killed within such a block has left of the same path goes first. Raises IsADirectoryError
-    before any work is done where `path` is a folder.
+    before any work is done where `path` is a folder, and OSError where it is a device or a pipe, which stays.
     """
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    _refuse_irregular(path)
     _remove_left(path)
     temporary = f"{os.fspath(path)}.{os.getpid()}.part"
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -86,7 +99,7 @@ def digests(path, names):
     made = {name: hashlib.sha1(b"blob %d\0" % os.path.getsize(path)) if name == "git_blob" else hashlib.new(name)
             for name in names}
     if made:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             for chunk in iter(lambda: file.read(1 << 20), b""):
                 for digest in made.values():
                     digest.update(chunk)

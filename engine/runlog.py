@@ -238,7 +238,7 @@ def plot_history(records, path, title, scored_on):
     error_axes.legend(frameon=False)
     handles = [axes.get_legend_handles_labels() for axes in (loss_axes, rate_axes)]
     loss_axes.legend(*(sum(parts, []) for parts in zip(*handles)), frameon=False)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title.encode("utf-8", "replace").decode("utf-8"), fontsize=11)  # a folder's name need not be text
     save_figure(figure, path)
 
 

@@ -67,6 +67,7 @@ def main(argv=None):
     out = args.out or (None if args.quick else DEFAULT_OUT)
     if out is not None:
         harness.read_records(out)  # a wrong file is noticed before the work
+    flags.clean_up_at_interrupt()
     began = time.monotonic()
     for name, record in harness.run(chosen, plan, out):
         print(f"{name} ({record['took_seconds']:.0f} s)\n{harness.as_text(record)}".rstrip(), flush=True)

@@ -15,7 +15,6 @@ import itertools
 import logging
 import os
 import re
-import stat
 import struct
 import warnings
 from typing import Callable, NamedTuple, Optional, Tuple
@@ -25,6 +24,7 @@ import numpy as np
 from engine.records import MAX_BYTES, Damaged
 from support import runtime
 from support.errors import InputError
+from support.files import regular
 
 try:
     import cv2
@@ -124,19 +124,13 @@ def _check_size(height, width, kind="JPEG"):
         raise Damaged(f"{width:,} x {height:,} pixels are more than are read of a {kind} ({most:,}): make it smaller")
 
 
-def _without_waiting(path, flags):
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def read(path) -> bytes:
     """All bytes of an image file. Raises Damaged for what is no regular file: a pipe may never have a writer."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise Damaged("it is no regular file")
-            if status.st_size > MAX_BYTES:
-                raise Damaged(f"{status.st_size:,} bytes are more than are read ({MAX_BYTES:,})")
+        with open(path, "rb", opener=regular) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise Damaged(f"{size:,} bytes are more than are read ({MAX_BYTES:,})")
             return file.read()
     except OSError as error:
         raise Damaged(f"it cannot be read: {error.strerror}") from None

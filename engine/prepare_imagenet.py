@@ -40,7 +40,7 @@ from engine.records import Damaged, RecordFile
 from engine.runlog import progress_bar
 from support import runtime
 from support.errors import InputError
-from support.files import content, expanded
+from support.files import content, expanded, regular
 
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -404,7 +404,7 @@ def _counted(items, total, description):
 def _alone(folder):
     """One preparation at a time in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".prepare.lock", "w") as lock:
+    with open(folder / ".prepare.lock", "w", opener=regular) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

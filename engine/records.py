@@ -17,7 +17,7 @@ from typing import Tuple
 import numpy as np
 
 from support.errors import InputError
-from support.files import expanded
+from support.files import content, expanded, regular
 
 MAGIC = 0xCED7230A
 PROBES = 64  # places of an index that are compared with its record file before anything else
@@ -48,7 +48,7 @@ class RecordFile:
         if len(np.unique(self.keys)) < len(self.keys) or len(np.unique(self.offsets)) < len(self.offsets):
             raise InputError(f"{self.index_path} lists a record twice: make it again with the record file")
         try:
-            self._file = open(self.path, "rb")  # noqa: SIM115 (open as long as this object lives)
+            self._file = open(self.path, "rb", opener=regular)  # noqa: SIM115 (open as long as this object lives)
             self.size = os.fstat(self._file.fileno()).st_size
         except OSError as error:
             raise InputError(f"cannot read {self.path}: {error.strerror}") from None
@@ -162,14 +162,14 @@ class RecordFile:
 
 def _read_index(path):
     try:
-        content = path.read_bytes()
+        index = content(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; a record file is read through its .idx") from None
-    if not content.strip():
+    if not index.strip():
         raise InputError(f"{path} is empty: prepare the record file again")
-    if not _INDEX.fullmatch(content):
-        matched = _INDEX.match(content).end()
-        line = content.count(b"\n", 0, matched) + 1
+    if not _INDEX.fullmatch(index):
+        matched = _INDEX.match(index).end()
+        line = index.count(b"\n", 0, matched) + 1
         raise InputError(f"{path}, line {line}: it is not KEY, tab and OFFSET in whole numbers; prepare the record "
                          "file again")
-    return content
+    return index

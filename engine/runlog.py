@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from support import files, json_files, runtime
 from support.errors import InputError
-from support.files import replacing
+from support.files import regular, replacing
 from support.json_files import COUNT, NUMBER, POSITIVE, SHARE
 
 from . import figures
@@ -128,7 +128,7 @@ def log_to_file(path):
     """Append the log to a file from now on, what was said since start_logging first."""
     try:
         # Names on the command line need not be UTF-8.
-        stream = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - as long as the log
+        stream = open(path, "a", encoding="utf-8", errors="backslashreplace", opener=regular)  # noqa: SIM115
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
     file = _LogFile(stream)
@@ -170,7 +170,7 @@ class Metrics:
     def append(self, record):
         self.records.append(record)
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with open(self.path, "a", encoding="utf-8", opener=regular) as file:
                 file.write(_line(record))
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error.strerror}; free space and resume") from error

@@ -277,7 +277,7 @@ class Start:
 
     def train(self, settings, update_all, **own):
         """Run it. Returns the exit status, and the record of result.json or None: where the run was stopped, and in a
-        worker that is not the first. Ends the process where the run fails.
+        worker that is not the first. Raises InputError where the run fails.
 
         own: what else a run.Job needs, which the script knows.
         """
@@ -292,7 +292,7 @@ class Start:
             # As text: a record of the log that is kept would keep the error, and with it the run and its connections.
             log.warning("%s", str(stop))
             return stop.status, None
-        except InputError as error:  # into the log file too
-            sentence = f"{Path(sys.argv[0]).name}: {error}"
-        log.error("%s", sentence)
-        sys.exit(1)
+        except InputError as error:
+            failure = type(error)(str(error))  # without its traceback, which would keep the run as well
+        log.debug("%s: %s", Path(sys.argv[0]).name, str(failure))  # for the file; run_script says it
+        raise failure

@@ -144,6 +144,7 @@ def main():
         print(table4())
     elif args.task == "rehearse":
         from .rehearsal import rehearse
+        flags.clean_up_at_interrupt()
         rehearse(args.sample)
     elif args.task == "report":
         render()

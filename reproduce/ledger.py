@@ -14,7 +14,7 @@ from engine.recipe import CIFAR_PAPER, Recipe
 from model import complete_arguments
 from support import json_files
 from support.errors import InputError
-from support.files import sha256
+from support.files import regular, sha256
 from support.json_files import (
     COUNT,
     FILE_NAME,
@@ -128,7 +128,7 @@ def checked(record, source):
 
 def _resumed(path):
     """How often the run of this log was gone on with."""
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8", errors="replace", opener=regular) as file:
         return sum(" going on from " in line for line in file)
 
 

@@ -22,7 +22,7 @@ from model import complete_arguments, get_model
 from model.complexity import count
 from support import runtime
 from support.errors import InputError
-from support.files import expanded
+from support.files import expanded, regular
 
 from . import grid, ledger
 
@@ -348,7 +348,7 @@ class Grid:
             # Set by the user, or by runtime.prepare() to all cores.
             environment["OMP_NUM_THREADS"] = str(min(own, int(environment["OMP_NUM_THREADS"])))
         command = command_of(run, folder, slot, self.options)
-        with open(folder / "output.log", "ab") as output:
+        with open(folder / "output.log", "ab", opener=regular) as output:
             # A session of its own: Ctrl-C reaches the trainings through this process alone, once.
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / "reproduce" / "child.py"), str(os.getpid()), sys.executable, *command],
@@ -398,7 +398,7 @@ class Grid:
         """Bring the bar to the epochs done."""
         for training in self.running:
             try:
-                with open(training.folder / "metrics.jsonl", "rb") as file:
+                with open(training.folder / "metrics.jsonl", "rb", opener=regular) as file:
                     self.epochs_of[training.run] = sum(1 for _ in file)
             except OSError:  # not there yet
                 pass
@@ -409,6 +409,6 @@ class Grid:
 
 def last_words(path):
     """The last line that is not empty of a file, or a sentence that it has none."""
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8", errors="replace", opener=regular) as file:
         lines = [line.strip() for line in file if line.strip()]
     return lines[-1] if lines else "it ended without a word"

@@ -21,8 +21,11 @@ import math
 import os
 import platform
 import sys
+import warnings
 
+from . import threads
 from .errors import InputError
+from .threads import _groups, _read, _read_bytes, cpu_quota, usable_cores
 
 SETUP = "bash scripts/setup.sh"
 USE_VENV = f"run `{SETUP}`, then use .venv/bin/python"
@@ -69,6 +72,8 @@ def prepare():
         return
     check_python()
     check_role()
+    check_switches()
+    threads.check()
     if not _hands_off:
         _made.update(set_environment())  # first of all that loads libraries: OpenMP reads its variables once
     build = installed_build()
@@ -98,6 +103,16 @@ def check_role(environment=os.environ):
     if role in ("server", "scheduler"):
         raise InputError(f"DMLC_ROLE={role} is set in the environment and would turn this program into MXNet's {role}: "
                          "unset it (scripts/launch.sh starts servers and schedulers itself)")
+
+
+def check_switches(optimize=sys.flags.optimize):
+    """Refuse a Python without docstrings, and keep one that makes errors of warnings (-W error) from MXNet's own."""
+    if optimize >= 2:
+        raise InputError("PYTHONOPTIMIZE=2 (python -OO) drops the docstrings that MXNet reads while it is imported: "
+                         "unset it")
+    if any(action == "error" for action, *_ in warnings.filters):
+        for package in ("mxnet", "gluoncv"):
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module=rf"{package}\b")
 
 
 def version_of(package):
@@ -305,57 +320,6 @@ def usable_memory(root="/"):
     return memory
 
 
-def usable_cores(root="/", cpus=None):
-    """Physical cores that this process may use, by its affinity and by the CPU quota of its control groups."""
-    if cpus is None:
-        cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    topology = os.path.join(root, "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list")
-    # The hyperthreads of a core list the same siblings, so they count once.
-    cores = {_read(topology.format(cpu)) or str(cpu) for cpu in cpus}
-    return int(max(1, min(len(cores), cpu_quota(root) // 1)))
-
-
-def cpu_quota(root="/"):
-    """How many CPUs' time the control groups (version 1 or 2) leave to this process; without a limit, infinity."""
-    return min([_group_quota(folder) for folder in _groups(root, "cpu")], default=math.inf)
-
-
-def _groups(root, controller):
-    """Folders of the control groups, of version 1 or 2, that limit this process in what the controller is for."""
-    for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        for mount in {controllers, controller} if controllers else {"", "unified"}:
-            # Every group above limits too. A container may see its host's path here; its own group is then the top.
-            names = path.strip("/").split("/")
-            for depth in range(len(names) + 1):
-                yield os.path.join(root, "sys/fs/cgroup", mount, *names[:depth])
-
-
-def _group_quota(folder):
-    limit = _read(os.path.join(folder, "cpu.max")).split()
-    if not limit:
-        limit = [_read(os.path.join(folder, name)) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
-    try:
-        quota, period = (int(number) for number in limit)
-    except ValueError:  # no such files, or "max"
-        return math.inf
-    return quota / period if quota > 0 and period > 0 else math.inf
-
-
-def _read(path):
-    return _read_bytes(path).decode("utf-8", errors="replace").strip()
-
-
-def _read_bytes(path):
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
-
-
 # ---- System libraries
 
 
@@ -521,8 +485,6 @@ def check():
                 raise InputError(f"the CUDA wheels lack {', '.join(missing)}: run `{SETUP} --gpu`") from None
             return f"{GPU_BUILD} is complete, but cannot be imported before there is an NVIDIA driver ({DRIVER})"
     prepare()
-    import warnings
-
     import mxnet as mx  # before GluonCV, which hides why it cannot import MXNet
 
     warnings.simplefilter("ignore")  # of old packages about each other

@@ -47,6 +47,14 @@ def test_nothing_in_the_source_runs_what_came_from_outside_but_what_the_list_exp
         assert untrusted.ANY_PICTURE not in untrusted.dangers(path.read_text(encoding="utf-8")), path
 
 
+def test_every_file_that_a_user_names_is_opened_as_a_regular_one():
+    assert untrusted.openings("open(a, 'rb'); b.read_bytes(); open(c, opener=regular); os.open(d, 0)") == {"a", "b"}
+    found = {(str(path.relative_to(untrusted.ROOT)), opened) for path in untrusted.sources()
+             for opened in untrusted.openings(path.read_text(encoding="utf-8"))}
+    explained = {(module, opened) for module, why in untrusted.OPENED.items() for opened in why}
+    assert found <= explained, f"open(..., opener=support.files.regular) or content() in {found - explained}"
+
+
 def test_archives_from_strangers(tmp_path):
     record = suite.tally(untrusted.THEME, 150, 1, tmp_path)
     assert not record["faults"] and record["rounds"] == 150

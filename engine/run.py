@@ -422,3 +422,14 @@ def checkpoint_to_resume(path):
     if not file.is_file():
         raise InputError(f"--resume: there is no checkpoint {file}; name a run's folder or one of its .params files")
     return file
+
+
+def weights_file(path):
+    """The parameter file that a flag means: path itself, or best.params where path is a run's folder, which is said."""
+    folder = expanded(path)
+    if not folder.is_dir():
+        return path
+    if not (folder / BEST).is_file():
+        raise InputError(f"{path} is a folder without {BEST}; name a run's folder or a parameter file")
+    log.info("%s is a folder: taking its %s, the weights of the epoch that scored best", path, BEST)
+    return str(folder / BEST)

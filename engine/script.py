@@ -100,6 +100,8 @@ def decide(parser, args, spec_of, build, name_of):
             raise InputError("--kvstore nccl is for GPUs; leave it out here")
     except InputError as error:
         parser.error(str(error))
+    if args.resume_params:
+        args.resume_params = run.weights_file(args.resume_params)
     team = distributed.join(args.kvstore)
     if team.rank:  # what all of them would say, the first worker says
         for name in (None, "engine"):

@@ -63,6 +63,7 @@ def parse(argv=None):
     publish.add_argument("run", type=flags.words, help="folder of the run, or its name in runs/grid/")
     publish.add_argument("--name", type=flags.words, help="of the entry in params/manifest.json (default: from net, b "
                          "and data)")
+    publish.add_argument("--replace", action="store_true", help="replace the weights that have this name")
     publish.add_argument("--data-dir", type=flags.words, help="the data that the run was trained on (default: where it "
                          "had them from)")
 
@@ -149,7 +150,7 @@ def main():
         render()
     elif args.task == "publish":
         from .publish import publish
-        print(publish(args.run, args.name, args.data_dir))
+        print(publish(args.run, args.name, args.data_dir, args.replace))
         render()
     elif args.task == "download":
         from . import weights

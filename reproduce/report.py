@@ -72,6 +72,7 @@ def params_table():
 
 def _own_cells(entry, net):
     """The rows of weights of ours: one for each set of test images on which they were evaluated."""
+    publish.record_of(entry)
     evaluations = publish.evaluations(entry)
     labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
     first = [f"[{entry['name']}]({entry['record']})", net,

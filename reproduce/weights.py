@@ -114,6 +114,8 @@ def verify(data_dir=None):
 
 def _verify(entry, data_dir):
     """(sentence, 'evaluated', 'checked' or 'absent'); InputError where the file differs."""
+    if publish.is_ours(entry):
+        publish.record_of(entry)
     state = state_of(entry)
     if state == "missing" and entry["urls"]:
         return f"not fetched (scripts/download_params.sh {entry['name']} does it)", "absent"

@@ -462,11 +462,11 @@ def main(argv=None) -> int:
     try:
         prepare(args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {error.filename or args.data_dir}: {error.strerror}; what is finished stays, run this again",
-              file=sys.stderr)
+        print(f"{parser.prog}: {error.filename or args.data_dir}: {error.strerror}; what is finished stays, run this "
+              "again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; what is finished stays, the same command goes on", file=sys.stderr)

@@ -13,6 +13,7 @@ import numpy as np
 
 from support.errors import InputError
 from support.files import expanded
+from support.words import counted
 
 from . import checkpoint, loop, runlog
 from .distributed import Team
@@ -252,8 +253,8 @@ class _Run:
                  record["seconds"])
         log.info("[Epoch %d] validation: err-top1=%f err-top5=%f", epoch, 1 - score.top1, 1 - score.top5)
         if self.scale is not None and self.scale.left_out:
-            log.info("[Epoch %d] float16: %d steps of the run left out, their gradients overflowed; loss scale now %g",
-                     epoch, self.scale.left_out, self.scale.value)
+            log.info("[Epoch %d] float16: %s of the run left out, the gradients overflowed; loss scale now %g",
+                     epoch, counted(self.scale.left_out, "step"), self.scale.value)
         if self.writes:
             self.metrics.append(record)
         improved = state.best is None or score.top1 > state.best["accuracy"]

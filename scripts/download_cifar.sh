@@ -19,4 +19,4 @@ if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
 fi
 # PYTHONPATH rather than a change of folder: a relative --data-dir stays relative to the caller's.
 export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
-exec "$python" -m engine.cifar --download --dataset "$dataset" "$@"
+CALLED_AS=${0##*/} exec "$python" -m engine.cifar --download --dataset "$dataset" "$@"

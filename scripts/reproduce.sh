@@ -10,5 +10,5 @@ python=$repository/.venv/bin/python
 # a relative path stays relative to the caller's.
 reproduce() {
     export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
-    exec "$python" -m reproduce "$@"
+    CALLED_AS=${0##*/} exec "$python" -m reproduce "$@"
 }

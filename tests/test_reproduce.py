@@ -111,6 +111,13 @@ def test_the_scripts_hand_their_words_to_python_in_their_own_process(name, tmp_p
     assert os.access(ROOT / "scripts" / f"{name}.sh", os.X_OK)
 
 
+def test_errors_name_the_script_that_was_called():
+    for words, status, said in ((["table3.sh", "--epochs", "0"], 2, "table3.sh: argument --epochs: 0 is below 1"),
+                                (["download_params.sh", "nothing"], 1, "download_params.sh: there are no weights")):
+        done = subprocess.run(["bash", ROOT / "scripts" / words[0], *words[1:]], capture_output=True, text=True)
+        assert done.returncode == status and done.stderr.startswith(said) and done.stderr.count("\n") == 1
+
+
 # Publishing.
 
 def move_to(folder, monkeypatch):
@@ -518,11 +525,18 @@ def test_table4_says_what_it_cannot_do():
     assert "On one host ATAC costs +0.308 GMACs (+7.5%)." in result.out
 
 
+def test_missing_data_are_one_sentence_and_no_table(tmp_path):
+    result = call("run", "table3", "--gpus", "", "--data-dir", tmp_path / "none", "--mirror", "file:///none", "--runs",
+                  tmp_path / "runs", "--results", tmp_path / "results")
+    tiny.one_sentence(result, 1, f"--data-dir {tmp_path / 'none'}: that folder does not exist, and CIFAR-10 could not")
+    assert result.out == "" and result.err.count("\n") == 1
+
+
 def test_a_failed_run_is_the_exit_status(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "command_of", lambda *_: ["train_cifar.py", "--model", "nonsense"])
     data = tiny.cifar10(tmp_path / "data")
     result = call("run", "table3", "--only", "cifar10/relu/b1", "--epochs", "1", "--gpus", "", "--data-dir", data,
                   "--runs", tmp_path / "runs", "--results", tmp_path / "results")
     line = tiny.one_sentence(result, 1, "cifar10-b1-relu, seed 0 failed", "unknown model 'nonsense'")
-    assert line.startswith("reproduce: ") and "No run yet" in result.out
+    assert line.startswith("reproduce: ") and result.out == ""
     assert "FAILED" in (tmp_path / "runs" / "table3.log").read_text()

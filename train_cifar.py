@@ -25,6 +25,7 @@ from engine.recipe import CIFAR_PAPER
 from support import runtime
 from support.errors import InputError
 from support.files import expanded
+from support.words import counted
 
 log = logging.getLogger("engine.train_cifar")
 
@@ -77,7 +78,7 @@ def spec_of(args, stored):
         spec[name] = getattr(args, name) if getattr(args, name) is not None else base[name]
     spec["recipe"] = script.recipe_of(args, base["recipe"])
     if stored is not None:
-        script.refuse_another_run(spec, stored, complete_arguments)
+        script.refuse_another_run(spec, stored, complete_arguments, args.recipe)
     labels = len(cifar.class_names(spec["dataset"], spec["label_mode"]))
     if spec["arguments"]["classes"] < labels:
         raise InputError(f"--classes {spec['arguments']['classes']} is too few for the {labels} labels of "
@@ -140,9 +141,9 @@ def main():
             return status
         if args.save_plot_dir:
             _copy_plot(start.directory / "history.png", args.save_plot_dir, run_name(spec))
-        log.info("%s: accuracy %.4f after the last of %d epochs; best %.4f (epoch %d), chosen on the %s images; data "
-                 "%s", _data_name(spec), result["last"]["accuracy"], result["epochs"], result["best"]["accuracy"],
-                 result["best"]["epoch"], result["scored_on"], data.variant)
+        log.info("%s: accuracy %.4f after %s; best %.4f (epoch %d), chosen on the %s images; data %s",
+                 _data_name(spec), result["last"]["accuracy"], counted(result["epochs"], "epoch"),
+                 result["best"]["accuracy"], result["best"]["epoch"], result["scored_on"], data.variant)
         log.info("checkpoints, metrics and history.png are in %s", start.directory)
         return 0
 

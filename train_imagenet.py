@@ -40,6 +40,7 @@ from engine import flags
 from engine.recipe import IMAGENET_PAPER, IMAGENET_RELEASED
 from support import runtime
 from support.errors import InputError
+from support.words import counted
 
 log = logging.getLogger("engine.train_imagenet")
 
@@ -93,7 +94,7 @@ def parse(argv=None):
             raise InputError("--resume-epoch needs --resume-params; --resume goes on with a run of this script")
         epochs = args.changes.get("epochs", (args.preset or IMAGENET_RELEASED).epochs)
         if args.resume_epoch is not None and args.resume_epoch >= epochs:
-            raise InputError(f"--resume-epoch {args.resume_epoch} leaves nothing of {epochs} epochs")
+            raise InputError(f"--resume-epoch {args.resume_epoch} leaves nothing of {counted(epochs, 'epoch')}")
         if args.input_size and args.input_size % 32:
             raise InputError(f"--input-size must be a multiple of 32 (the nets halve it five times), not "
                              f"{args.input_size}")
@@ -129,7 +130,7 @@ def spec_of(args, stored):
     spec["arguments"] = complete_arguments(spec["model"], arguments)
     spec["recipe"] = script.recipe_of(args, base["recipe"])
     if stored is not None:
-        script.refuse_another_run(spec, stored, complete_arguments)
+        script.refuse_another_run(spec, stored, complete_arguments, args.recipe)
     return spec
 
 
@@ -197,9 +198,10 @@ def main():
             first_epoch=args.resume_epoch or 0)
         if result is not None:
             last, best = result["last"], result["best"]
-            log.info("imagenet: err-top1 %.4f, err-top5 %.4f after the last of %d epochs; best err-top1 %.4f (epoch "
-                     "%d); %s validation images, each once; data %s", 1 - last["accuracy"], 1 - last["top5"],
-                     result["epochs"], 1 - best["accuracy"], best["epoch"], f"{last['images']:,}", data.variant)
+            log.info("imagenet: err-top1 %.4f, err-top5 %.4f after %s; best err-top1 %.4f (epoch %d); %s validation "
+                     "images, each once; data %s", 1 - last["accuracy"], 1 - last["top5"],
+                     counted(result["epochs"], "epoch"), 1 - best["accuracy"], best["epoch"], f"{last['images']:,}",
+                     data.variant)
             log.info("checkpoints, metrics and history.png are in %s", start.directory)
     return status
 

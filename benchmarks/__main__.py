@@ -17,6 +17,7 @@ from pathlib import Path
 from engine import flags
 from support import runtime
 from support.errors import InputError
+from support.words import counted
 
 log = logging.getLogger("benchmarks")
 
@@ -71,7 +72,8 @@ def main(argv=None):
     began = time.monotonic()
     for name, record in harness.run(chosen, plan, out):
         print(f"{name} ({record['took_seconds']:.0f} s)\n{harness.as_text(record)}".rstrip(), flush=True)
-    log.info("%d groups in %.0f s%s", len(chosen), time.monotonic() - began, f", written to {out}" if out else "")
+    log.info("%s in %.0f s%s", counted(len(chosen), "group"), time.monotonic() - began,
+             f", written to {out}" if out else "")
     return 0
 
 

@@ -27,6 +27,11 @@ FIGURES = (".png", ".pdf", ".svg")
 AUTHORS_UNITS = ("relu", "prelu", "elu", "selu", "gelu", "swish", "xunit")
 
 
+def program(name):
+    """What the user has called, for help and errors: the script of scripts/ that says so, or else name."""
+    return os.environ.get("CALLED_AS") or name
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with one-sentence errors: no usage text, exit status 2, no guessing of shortened flags."""
 
@@ -96,6 +101,18 @@ def switch(text):
     if text not in ("on", "off"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
     return text == "on"
+
+
+def kvstore(choices):
+    """A type for argparse: one of the choices. CIFAR's have none that joins several machines, which is said."""
+    def parse(text):
+        if text in choices:
+            return text
+        if "horovod" not in choices and (text == "horovod" or text.startswith("dist_")):
+            raise argparse.ArgumentTypeError(f"{text} joins several machines, and CIFAR is trained on one; take one of "
+                                             f"{', '.join(choices)}")
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(choices)})")
+    return parse
 
 
 class Refused(argparse.Action):
@@ -312,8 +329,8 @@ def add_run_flags(parser, kvstores, save_interval, workers=1):
     add_device_flags(group)
     group.add_argument("--dtype", choices=("float32", "float16"),
                        help="float16: on GPUs, with float32 master weights and float32 checkpoints")
-    group.add_argument("--kvstore", choices=kvstores, default="device",
-                       help="how several devices add their gradients (default device)")
+    group.add_argument("--kvstore", type=kvstore(kvstores), default="device", metavar="NAME",
+                       help=f"how several devices add their gradients: {', '.join(kvstores)} (default device)")
     group.add_argument("-j", "--num-data-workers", "--num-workers", type=number(int, 0, MOST_THREADS),
                        default=workers, metavar="N", help="threads that prepare batches ahead, no more than there are "
                        f"cores; 0: none (default {workers})")

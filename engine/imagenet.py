@@ -486,7 +486,8 @@ def _parser():
 
 
 def main(argv=None) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     try:
         need = (arguments.split,) if arguments.split else SPLITS
         data = load(arguments.data_dir, arguments.use_rec, need=need)
@@ -505,7 +506,7 @@ def main(argv=None) -> int:
                 print(f"pipeline alone, {'with' if jitter else 'without'} colour jitter: {speed:,.0f} images/s (batch "
                       f"{batch}, {arguments.workers} workers)")
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -518,12 +518,11 @@ def main(argv=None) -> int:
     try:
         prepare(args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         place = error.filename or args.data_dir or imagenet.default_root()
-        print(f"error: {place}: {error.strerror}; what is finished stays, run this again",
-              file=sys.stderr)
+        print(f"{parser.prog}: {place}: {error.strerror}; what is finished stays, run this again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; what is finished stays, the same command goes on", file=sys.stderr)

@@ -15,6 +15,7 @@ import numpy as np
 
 from support.errors import InputError, OutOfMemory, out_of_memory
 from support.files import expanded
+from support.words import counted
 
 from . import checkpoint, loop, runlog
 from .distributed import Team
@@ -297,8 +298,8 @@ class _Run:
                  record["seconds"])
         log.info("[Epoch %d] validation: err-top1=%f err-top5=%f", epoch, 1 - score.top1, 1 - score.top5)
         if self.scale is not None and self.scale.left_out:
-            log.info("[Epoch %d] float16: %d steps of the run left out, their gradients overflowed; loss scale now %g",
-                     epoch, self.scale.left_out, self.scale.value)
+            log.info("[Epoch %d] float16: %s of the run left out, the gradients overflowed; loss scale now %g",
+                     epoch, counted(self.scale.left_out, "step"), self.scale.value)
         if self.writes:
             self.metrics.append(record)
         improved = state.best is None or score.top1 > state.best["accuracy"]
@@ -468,3 +469,14 @@ def checkpoint_to_resume(path):
     if not file.is_file():
         raise InputError(f"--resume: there is no checkpoint {file}; name a run's folder or one of its .params files")
     return file
+
+
+def weights_file(path):
+    """The parameter file that a flag means: path itself, or best.params where path is a run's folder, which is said."""
+    folder = expanded(path)
+    if not folder.is_dir():
+        return path
+    if not (folder / BEST).is_file():
+        raise InputError(f"{path} is a folder without {BEST}; name a run's folder or a parameter file")
+    log.info("%s is a folder: taking its %s, the weights of the epoch that scored best", path, BEST)
+    return str(folder / BEST)

@@ -15,6 +15,7 @@ from support import files, json_files, runtime
 from support.errors import InputError
 from support.files import regular, replacing
 from support.json_files import COUNT, NUMBER, POSITIVE, SHARE
+from support.words import counted
 
 from . import figures
 
@@ -163,8 +164,8 @@ class Metrics:
         if keep_epochs is not None and self.path.exists():
             self.records = [record for record in read_metrics(self.path) if record["epoch"] < keep_epochs]
         if keep_epochs is not None and len(self.records) < keep_epochs - first_epoch:
-            log.warning("%s has only %d of the %d epochs before the checkpoint: the history will lack the others",
-                        self.path, len(self.records), keep_epochs - first_epoch)
+            log.warning("%s has only %d of the %s before the checkpoint: the history will lack the others", self.path,
+                        len(self.records), counted(keep_epochs - first_epoch, "epoch"))
         write_text(self.path, "".join(_line(record) for record in self.records))
 
     def append(self, record):

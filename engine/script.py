@@ -14,6 +14,7 @@ from support import runtime
 from support.errors import InputError
 from support.files import expanded
 from support.lock import locked
+from support.words import counted
 
 from . import checkpoint, distributed, flags, loop, run, runlog
 from .recipe import Recipe
@@ -37,14 +38,21 @@ def _read_recipe(stored):
                          "wrote it") from error
 
 
-def refuse_another_run(spec, stored, complete_arguments):
-    """InputError where a spec differs from the checkpoint's in more than the number of epochs, saying in what."""
+def refuse_another_run(spec, stored, complete_arguments, named=None):
+    """InputError where a spec differs from the checkpoint's in more than the number of epochs, saying in what.
+
+    named: what --recipe says, whose numbers come in the place of the checkpoint's.
+    """
     arguments = complete_arguments(stored["model"], stored["arguments"])
     recipes = [{**recipe, "epochs": None, "lr_decay_epochs": list(recipe["lr_decay_epochs"])}
                for recipe in (spec["recipe"], dataclasses.asdict(_read_recipe(stored["recipe"])))]
     others = {**stored, "arguments": arguments}
     for name, new, old in [("recipe", *recipes)] + [(name, spec[name], others[name]) for name in spec
                                                     if name != "recipe"]:
+        if new != old and name == "recipe" and named:
+            moves = "moves the decays in proportion to --num-epochs: it " if named == "scaled" else ""
+            raise InputError(f"--resume: --recipe {named} {moves}asks for {_difference(new, old)}; leave --recipe out, "
+                             "then the run keeps its own")
         if new != old:
             raise InputError(f"--resume: the command asks for {name} {_difference(new, old)}; "
                              "only --num-epochs may change when a run goes on")
@@ -100,6 +108,8 @@ def decide(parser, args, spec_of, build, name_of):
             raise InputError("--kvstore nccl is for GPUs; leave it out here")
     except InputError as error:
         parser.error(str(error))
+    if args.resume_params:
+        args.resume_params = run.weights_file(args.resume_params)
     team = distributed.join(args.kvstore)
     if team.rank:  # what all of them would say, the first worker says
         for name in (None, "engine"):
@@ -240,16 +250,17 @@ class Start:
         """Say in the log what will be trained and how. table: makes the text of --summary of the net's complexity."""
         recipe, spec, devices = self.recipe, self.spec, len(self.contexts)
         log.info("recipe: %s", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(recipe).items()))
-        log.info("global batch %d (%d on each of %d%s%s), %d steps an epoch, seed %d", self.batch_size,
+        log.info("global batch %d (%d on each of %d%s%s), %s an epoch, seed %d", self.batch_size,
                  recipe.batch_size, devices * self.team.size,
                  f", {devices} in each of {self.team.size} workers" if self.team.size > 1 else "",
-                 f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else "", batches.steps, spec["seed"])
+                 f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else "", counted(batches.steps, "step"),
+                 spec["seed"])
         for remark in flags.recipe_remarks(self.args.changes, recipe):
             log.info("%s", remark)
         late = [epoch for epoch in recipe.lr_decay_epochs if epoch >= recipe.epochs]
         if late and recipe.lr_mode == "step" and not recipe.lr_decay_period:
-            log.warning("the decays at %s lie behind the last of the %d epochs; --recipe scaled moves them in "
-                        "proportion", ", ".join(map(str, late)), recipe.epochs)
+            log.warning("the decays at %s lie behind the end of the run, which has %s; --recipe scaled moves them in "
+                        "proportion", ", ".join(map(str, late)), counted(recipe.epochs, "epoch"))
         log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds",
                  flags.net_text(spec["model"], spec["arguments"]), f"{complexity.total:,}",
                  f"{complexity.trainable:,}", complexity.macs / 1e6)

@@ -10,6 +10,7 @@ from mxnet.gluon import Block, HybridBlock, SymbolBlock, nn
 from ops import loader
 from support import garbage
 from support.errors import InputError
+from support.words import counted
 
 from . import activation, refine
 from .checked import check
@@ -78,7 +79,8 @@ def _fused(net, demanded):
             raise Unfit(f"{reason}, and its LocalSE units alone are slower as operators") from reason
         if not units:
             raise Unfit(f"{reason}, and no unit of layers with {WIDEST} channels or fewer") from reason
-        return Fused(net, traced, own_statistics=False), f"fused C++ operators for {len(units)} units ({reason})"
+        return (Fused(net, traced, own_statistics=False),
+                f"fused C++ operators for {counted(len(units), 'unit')} ({reason})")
 
 
 def recorded(x):

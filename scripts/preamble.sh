@@ -22,5 +22,5 @@ needs_packages() {
 # a relative path stays relative to the caller's.
 run_module() {
     export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
-    exec "$python" -m "$@"
+    CALLED_AS=${0##*/} exec "$python" -m "$@"
 }

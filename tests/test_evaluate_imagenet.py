@@ -73,12 +73,14 @@ def settings(**changes):
 
 
 def run(files, data, *arguments, fused="off"):
-    return tiny.call(evaluate.main, "--gpus", "", "--data-dir", data, "--fused", fused, *arguments, folder=files)
+    return tiny.call(evaluate.main, "--gpus", "", "--data-dir", data, "--fused", fused, "--json", *arguments,
+                     folder=files)
 
 
 def record_of(result):
+    """What --json has, which is all that there is on standard output; the words for people are on the other."""
     assert result.status == 0, result.err
-    return json.loads(result.out.splitlines()[-1])
+    return json.loads(result.out)
 
 
 def refused(result, status, *parts):
@@ -122,14 +124,14 @@ def test_the_authors_file_has_one_score_on_both_sources(files, data, expected, a
         == ("atac_resnet50_v1b", "imagenet", None, SIZE, .875)
     assert found["arguments"] == {"classes": 1000, "act_layers": 2, "last_gamma": False, "reduction": 2,
                                   "inner_relu": True}
-    assert "counted: every image once\n" in result.out and "imagenet: 14 validation images of " in result.out
-    assert "after the shorter side was made 37" in result.out
+    assert "counted: every image once\n" in result.err and "imagenet: 14 validation images of " in result.err
+    assert "after the shorter side was made 37" in result.err
 
 
 def test_the_check_of_faster_forms_works_for_a_resnet_50(files, data, expected):
     result = run(files, data, *AUTHORS, fused="auto")
     assert record_of(result)["loss"] == pytest.approx(record_of(run(files, data, *AUTHORS))["loss"], rel=1e-4)
-    assert "of 89 BatchNorms folded" in result.out and "random images" in result.out
+    assert "of 89 BatchNorms folded" in result.err and "random images" in result.out
 
 
 def test_the_padding_is_counted_as_the_authors_did(files, data, expected):
@@ -142,7 +144,7 @@ def test_the_padding_is_counted_as_the_authors_did(files, data, expected):
     assert found["top1"] == (logits.argmax(1) == labels)[places].mean()
     counted = np.bincount(labels[places], minlength=1000)[LABELS]
     assert [row["images"] for row in found["classes"]] == [count for count in counted if count]
-    assert f"counted: {tasks.PADDING}\n" in result.out
+    assert f"counted: {tasks.PADDING}\n" in result.err
 
 
 def test_gluoncvs_names_load(files, data):
@@ -202,7 +204,7 @@ def test_damaged_images_are_refused_or_left_out_and_named(files, data, tmp_path)
     found = record_of(result)
     assert found["images"] == 13 and found["skipped"] == [str(bad)]
     assert [row["images"] for row in found["classes"]] == [4, 2, 5, 2]
-    assert "counted: every image once, 1 damaged ones left out" in result.out
+    assert "counted: every image once, 1 damaged ones left out" in result.err
 
 
 def test_an_evaluation_that_lost_an_image_is_an_error():
@@ -259,7 +261,7 @@ def test_a_picture_goes_the_way_of_a_validation_image(files, data, tmp_path, exp
         picture.save(tmp_path / "same.png")
     result = run(files, data, *AUTHORS, "--images", tmp_path / "same.png")
     assert result.status == 0, result.err
-    found = json.loads(result.out.splitlines()[-1])
+    found = json.loads(result.out)
     chances = np.exp(logits[0] - logits[0].max())
     chances /= chances.sum()
     best = np.argsort(-chances, kind="stable")[:5]
@@ -273,7 +275,7 @@ def test_a_large_or_grey_picture_is_scaled_and_cropped(files, data, tmp_path):
     Image.fromarray(pixels).convert("L").save(tmp_path / "grey.png")
     result = run(files, data, "--params", "own.params", "--images", tmp_path / "wide.png", tmp_path / "grey.png")
     assert result.status == 0, result.err
-    for line in result.out.splitlines()[1::2]:
+    for line in result.out.splitlines():
         assert sorted(json.loads(line)["classes"]) == TITLES  # a net of four classes names no fifth
 
 

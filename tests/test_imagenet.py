@@ -664,4 +664,4 @@ def test_the_command_shows_what_is_there(tmp_path, capsys):
     for words in ("train: 9 images of 3 classes", "val: 6 images", "images/s", "officially 1,281,167"):
         assert words in shown
     assert imagenet.main(["--data-dir", str(tmp_path / "absent")]) == 1
-    assert capsys.readouterr().err.startswith("error: there is no folder")
+    assert capsys.readouterr().err.startswith("python -m engine.imagenet: there is no folder")

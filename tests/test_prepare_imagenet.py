@@ -38,7 +38,7 @@ def error(capsys, root, *flags):
     capsys.readouterr()
     assert prepare(root, *flags) == 1
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: ")
+    assert len(lines) == 1 and lines[0].startswith("prepare_imagenet.sh: ")
     return lines[0]
 
 

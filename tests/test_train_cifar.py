@@ -127,6 +127,7 @@ def test_the_name_of_a_run():
     (["--recipe", "best"], "--recipe: invalid choice"), (["--val-split", "-1"], "--val-split: -1 is below 0"),
     (["--seed", "-1"], "--seed: -1 is below 0"), (["--seed", "x"], "--seed: 'x' is not a whole number"),
     (["-j", "-1"], "-1 is below 0"), (["--kvstore", "dist"], "--kvstore: invalid choice"),
+    (["--kvstore", "dist_sync"], "--kvstore: dist_sync joins several machines, and CIFAR is trained on one; take one"),
     (["--save-dir", ""], "--save-dir: it is empty"), (["--save-period", "-1"], "-1 is below 0"),
     (["--log-interval", "0"], "--log-interval: 0 is below 1"), (["--logging-file", ""], "it is empty"),
     (["--save-plot-dir", ""], "it is empty"), (["--save-plot-dir", "~nobody-of-this-name/x"], "path in full"),
@@ -395,6 +396,10 @@ def two_epochs(tmp_path_factory, cifar10):
     (["--dataset", "cifar100"], "dataset cifar100 but the checkpoint has cifar10"),
     (["--seed", "1"], "seed 1 but the checkpoint has 0"),
     (["--val-split", "8"], "val_split 8 but the checkpoint has 0"),
+    (["--recipe", "scaled", "--num-epochs", "8", "--batch-size", "16"], "--recipe scaled moves the decays in "
+     "proportion to --num-epochs: it asks for lr_decay_epochs=[6, 7] but the checkpoint has lr_decay_epochs=[1]; leave "
+     "--recipe out, then the run keeps its own"),
+    (["--recipe", "paper"], "--recipe paper asks for batch_size=128 but the checkpoint has batch_size=16; leave "),
     (["--num-epochs", "1"], "--resume: the checkpoint is in epoch 2 already, so --num-epochs 1 is too few"),
     (["--gpus", "0,1"], "was written by a run on 1 device(s), this one has 2; resume with as many"),
     (["--save-dir", "other"], "--resume goes on in run; leave --save-dir out")])

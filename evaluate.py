@@ -2,20 +2,24 @@
 """Evaluate a parameter file on the test images, or classify pictures with it.
 
     python evaluate.py --params runs/NAME/best.params                  # a file of ours: it knows its net and data
-    python evaluate.py --params FILE --model atac_resnet20_v2 --blocks 3 --dataset cifar10   # the authors', MXNet's
+    python evaluate.py --params FILE --model atac_resnet20_v2 --blocks 3 --dataset cifar10   # the authors', Gluon's
     python evaluate.py --pretrained atac_resnet20_v2_b1_cifar10        # a name in params/manifest.json
     python evaluate.py --pretrained atac_resnet50_v1b_official --data-dir DIR      # the authors', fetched before with
                                                                        # scripts/download_params.sh; DIR has ImageNet
     python evaluate.py --params FILE --model atac_resnet50_v1b --dataset imagenet --use-rec --data-dir DIR
     python evaluate.py --params FILE --images cat.png dog.jpg          # the five likeliest classes of each picture
 
-Prints top-1 and top-5 accuracy, cross entropy, speed, a table by class (of more than 100 classes the ten worst), and
-all of it as one JSON line at the end. Every image counts once, or with --count-padding as in the authors' log.
+Prints a table by class (of more than 100 classes the ten worst), speed, cross entropy, and top-5 and top-1 accuracy
+as the last line; --json writes all of it for programs. Every image counts once, or with --count-padding as in the
+authors' log.
 """
 import csv
+import functools
 import json
 import os
+import sys
 import time
+from typing import Any, NamedTuple
 
 from engine import flags
 from support import runtime
@@ -28,12 +32,14 @@ IMAGENET_FLAGS = ("use_rec", "rec_val", "rec_val_idx", "input_size", "crop_ratio
                   "count_padding")
 DATA_FLAGS = {"cifar10": ("mirror",), "cifar100": ("mirror", "label_mode"), "imagenet": IMAGENET_FLAGS}
 FLAG_NAMES = {"num_data_workers": "-j"}
+STDOUT = "-"  # where --json writes without a file
 LONG, WORST = 100, 10  # a table of more classes than LONG shows the WORST ones
 
 
 def parse(argv=None):
     parser = flags.Parser(prog="evaluate.py", description=__doc__)
-    parser.add_argument("--params", type=flags.words, metavar="FILE", help="the weights")
+    parser.add_argument("--params", type=flags.words, metavar="FILE", help="the weights; of a run's folder its "
+                        "best.params")
     parser.add_argument("--pretrained", type=flags.words, metavar="NAME",
                         help="weights of this repository instead, by their name in params/manifest.json")
     flags.add_net_flags(parser)
@@ -62,17 +68,26 @@ def parse(argv=None):
     flags.add_device_flags(group)
     group.add_argument("--batch-size", type=flags.number(int, 1), metavar="N",
                        help="default 250; of ImageNet 32 on a CPU, 128 on a GPU, and 256 with --count-padding")
-    group.add_argument("--confusion-matrix", type=flags.words, metavar="PNG", help="draw the confusion matrix there")
+    group.add_argument("--confusion-matrix", type=flags.figure, metavar="FILE",
+                       help="draw the confusion matrix there: a .png, .pdf or .svg")
     group.add_argument("--by-class", type=flags.words, metavar="CSV", help="write the table of all classes there")
-    group.add_argument("--images", nargs="+", metavar="FILE", help="classify these pictures instead")
+    group.add_argument("--json", nargs="?", type=flags.words, const=STDOUT, metavar="FILE",
+                       help="write the result as one line of JSON (of --images a line for each) to FILE; without FILE "
+                       "to standard output, and the words for people to standard error")
+    group.add_argument("--images", nargs="+", metavar="FILE",
+                       help="classify these pictures instead: JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, ICO or JPEG 2000, "
+                       "whatever they are called; transparent parts show white")
     args = parser.parse_args(argv)
     if (args.params is None) == (args.pretrained is None):
         parser.error("one of these is required: --params or --pretrained")
-    for flag, path in (("--confusion-matrix", args.confusion_matrix), ("--by-class", args.by_class)):
-        if args.images and path:
+    for flag, path in (("--json", args.json), ("--confusion-matrix", args.confusion_matrix),
+                       ("--by-class", args.by_class)):
+        if args.images and path and flag != "--json":
             parser.error(f"--images and {flag} exclude each other")
         if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             parser.error(f"{flag} {path}: that folder does not exist")
+        if path and os.path.isdir(path):
+            parser.error(f"{flag} {path}: it is a folder; name a file in it")
     if args.rec_val_idx and not args.rec_val:
         parser.error("--rec-val-idx needs --rec-val, whose index it is")
     if args.count_padding and args.damaged == "skip":
@@ -110,6 +125,7 @@ def task_of(args, known, arrays):
     """
     from engine import tasks
     from model import complete_arguments
+    from model.array_names import classes_of
 
     if known is not None:
         for flag, given, own in (("--model", args.net_name, known.model), ("--dataset", args.dataset, known.dataset),
@@ -135,8 +151,7 @@ def task_of(args, known, arrays):
         if given is None:
             raise InputError(f"{args.params} holds weights only: name its {flag}")
     task = tasks.of(args.dataset, args, None)
-    bias = arrays.get("output.bias", arrays.get("fc.bias"))  # of the CIFAR nets and of ResNet-50
-    classes = len(bias) if bias is not None and bias.ndim == 1 else args.classes or task.usual[0]
+    classes = classes_of(arrays) or args.classes or task.usual[0]
     if args.classes is None and classes not in task.usual:
         raise InputError(f"{args.params} has {classes} classes, {args.dataset} nets have {task.usual[0]}: "
                          f"is it another --dataset? (--classes {classes} evaluates it all the same)")
@@ -191,74 +206,89 @@ def draw_confusion(confusion, class_names, path, title):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from engine import runlog
+    from engine import figures
 
     count = len(class_names)
     shares = confusion[:, :count] / confusion.sum(axis=1, keepdims=True).clip(1)
     side = 14 if count > LONG else max(5.5, 0.24 * count + 2) if count > 10 else 6.5
-    figure, axes = pyplot.subplots(figsize=(side + 0.8, side), constrained_layout=True)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     font = 9 if count <= 20 else 5
-    if count <= LONG:  # names of more could not be read
-        axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
-        axes.set_yticks(range(count), class_names, fontsize=font)
-    axes.set(xlabel="answer of the net", ylabel="class of the image", title=title)
-    if count <= 20:
-        for row in range(count):
-            for column in range(count):
-                if confusion[row, column]:
-                    axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7,
-                              color="white" if shares[row, column] > .5 else "black")
-    figure.colorbar(image, ax=axes, shrink=.8, label="share of the class's images")
-    runlog.save_figure(figure, path)
+    with figures.words(*class_names) as class_names:
+        figure, axes = pyplot.subplots(figsize=(side + 0.8, side), constrained_layout=True)
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        if count <= LONG:  # names of more could not be read
+            axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
+            axes.set_yticks(range(count), class_names, fontsize=font)
+        axes.set(xlabel="answer of the net", ylabel="class of the image", title=title)
+        if count <= 20:
+            for row in range(count):
+                for column in range(count):
+                    if confusion[row, column]:
+                        axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7,
+                                  color="white" if shares[row, column] > .5 else "black")
+        figure.colorbar(image, ax=axes, shrink=.8, label="share of the class's images")
+        figures.save(figure, path, bbox_inches="tight")  # however long the names are
 
 
-def classify(net, paths, class_names, context, pixels):
-    """Print the five likeliest classes of each picture. pixels makes of a picture what the net takes."""
+def classify(net, paths, class_names, context, pixels, say=print):
+    """Say the five likeliest classes of each picture; returns their records.
+
+    pixels makes of a picture what the net takes.
+    """
     import mxnet as mx
     import numpy as np
-    from PIL import Image, ImageOps
 
+    from engine import images
+    from engine.records import Damaged
+
+    records = []
     for path in paths:
         try:
-            with Image.open(path) as picture:
-                picture = ImageOps.exif_transpose(picture)  # upright, as a camera means it
-                if picture.mode.startswith(("I", "F")):  # more than 8 bits of grey, which convert() would cut off
-                    grey = np.asarray(picture, np.float64)
-                    if picture.mode == "F" or grey.min() < 0 or grey.max() > 65535:
-                        raise ValueError("not a range of grey that is known")
-                    picture = Image.fromarray((grey // 257 if grey.max() > 255 else grey).astype(np.uint8))
-                picture = picture.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = getattr(error, "strerror", None) or "it is not a picture that Pillow reads"
-            raise InputError(f"{path}: {reason}") from error
-        logits = net(mx.nd.array(pixels(picture), context)).asnumpy()[0].astype(np.float64)
+            picture = pixels(images.decode(images.read(path)))
+        except Damaged as reason:
+            raise InputError(f"{path}: {reason}") from None
+        except MemoryError:
+            raise InputError(f"{path}: there is not enough memory for its pixels; make it smaller") from None
+        logits = net(mx.nd.array(picture, context)).asnumpy()[0].astype(np.float64)
         if not np.isfinite(logits).all():
             raise InputError(f"the net answers {path} with numbers that are not finite; use another checkpoint")
         chances = np.exp(logits - logits.max())
         chances /= chances.sum()
         best = np.argsort(-chances, kind="stable")[:5]
         names = [class_names[label] if label < len(class_names) else f"output {label}" for label in best]
-        print(f"{path}: " + ", ".join(f"{name} {chances[label]:.3f}" for name, label in zip(names, best)))
-        print(json.dumps({"image": str(path), "classes": names, "probabilities": [float(chances[i]) for i in best]}))
+        say(f"{path}: " + ", ".join(f"{name} {chances[label]:.3f}" for name, label in zip(names, best)))
+        records.append({"image": str(path), "classes": names, "probabilities": [float(chances[i]) for i in best]})
+    return records
 
 
-def main():
-    parser, args = parse()
-    runtime.tune(args.tune)
-    runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
-    import mxnet as mx
+class Subject(NamedTuple):
+    """A parameter file ready to be evaluated: its net on its devices, and the data set that it is for.
 
-    from engine import checkpoint, loop, runlog, tasks
+    recognised: a line that says what kind of file it is.
+    """
+
+    file: str
+    recognised: str
+    model: str
+    arguments: dict
+    net: Any
+    task: Any
+    class_names: tuple
+    contexts: list
+    device_sentence: str
+
+
+def subject_of(parser, args):
+    """The Subject of a command line. InputError, or the process's end, where the file and the flags do not fit."""
+    from engine import checkpoint, loop, tasks
+    from engine.run import weights_file
     from model import complete_arguments, get_model, image_size, load_params
-    from model.inference import optimize
-    from model.zoo import pretrained_entry, pretrained_file
+    from model.weights import pretrained_entry, pretrained_file
     from support import params_file
 
-    runlog.start_logging()
     entry = None
     if args.pretrained:
         entry, args.params = pretrained_entry(args.pretrained), str(pretrained_file(args.pretrained))
+    args.params = weights_file(args.params)
     arrays, attachments = params_file.read(args.params)
     saved = checkpoint.saved_in(args.params, attachments, required=False)
     known = tasks.Known.of(saved) if saved else tasks.Known.of_entry(entry, args.params) if entry else None
@@ -277,52 +307,115 @@ def main():
         net = get_model(model, **arguments)
     except (InputError, TypeError) as error:
         parser.error(str(error))
-    for remark in args.remarks:
-        print(remark)
     contexts, sentence = loop.devices(args.gpus)
-    load_params(net, args.params, contexts)
+    recognised = []
+    load_params(net, args.params, contexts, say=recognised.append)
     loop.set_mode(net, args.mode)
-    if args.images:
-        classify(net, args.images, names, contexts[0], task.pixels)
-        return 0
+    return Subject(args.params, recognised[0], model, arguments, net, task, names, contexts, sentence)
 
-    images = task.load(arguments["classes"], args.batch_size or task.batch_size(contexts))
-    print(f"{flags.net_text(model, arguments)}: {args.params}")
-    print(f"{images.text}; {sentence}")
+
+class Score(NamedTuple):
+    """What evaluate() finds: the record for --json, the rows of the table, the confusion matrix, the net's form."""
+
+    record: dict
+    rows: list
+    confusion: Any
+    form: str
+
+
+def evaluate(subject, images, args):
+    """Evaluate a Subject on its task's test images; returns a Score. args: mode and fused of a command line."""
+    import mxnet as mx
+
+    from engine import loop
+    from model.inference import optimize
+
+    net, contexts, names = subject.net, subject.contexts, subject.class_names
     example = mx.nd.array(next(iter(images.batches))[0], contexts[0])
     forward, form = optimize(net, example, args.fused) if args.mode == "hybrid" else (net, "operator by operator")
     started = time.perf_counter()
     try:
         evaluation = loop.evaluate(net, images.batches, contexts, len(names), forward)
     except loop.Diverged as error:
-        raise InputError(f"{args.params}: {error}; use another checkpoint") from error
+        raise InputError(f"{subject.file}: {error}; use another checkpoint") from error
     seconds = time.perf_counter() - started
     images.check(evaluation.images)
     rows = rows_of(evaluation.confusion, names)
-    print(f"top-1 accuracy {evaluation.top1:.4f} (error {100 * (1 - evaluation.top1):.2f}%), "
-          f"top-5 accuracy {evaluation.top5:.4f} (error {100 * (1 - evaluation.top5):.2f}%), "
-          f"cross entropy {evaluation.loss:.4f}")
-    print(f"{evaluation.images:,} images in {seconds:.1f} s, {evaluation.images / seconds:,.0f} images/s")
-    left_out = f", {len(images.skipped):,} damaged ones left out" if images.skipped else ""
-    print(f"counted: {images.counting}{left_out}")
-    print(table_of(rows))
-    print(form)
-    print(runtime.settings_sentence())
-    if args.by_class:
-        write_rows(rows, args.by_class)
-        print(f"table of {len(rows):,} classes: {args.by_class}")
-    if args.confusion_matrix:
-        draw_confusion(evaluation.confusion, names, args.confusion_matrix,
-                       f"{model}, {task.title}: {evaluation.top1:.4f} of {evaluation.images:,} images right")
-        print(f"confusion matrix: {args.confusion_matrix}")
-    print(json.dumps({
-        "params": os.path.basename(args.params), "sha256": sha256(args.params), "model": model, "arguments": arguments,
-        "dataset": task.name, "label_mode": task.label_mode, **task.record, "data": images.variant,
-        "data_sha256": images.sha256, "images": evaluation.images, "counting": images.counting,
-        "skipped": images.skipped,
+    task = subject.task
+    return Score({
+        "params": os.path.basename(subject.file), "sha256": sha256(subject.file), "model": subject.model,
+        "arguments": subject.arguments, "dataset": task.name, "label_mode": task.label_mode, **task.record,
+        "data": images.variant, "data_sha256": images.sha256, "images": evaluation.images,
+        "counting": images.counting, "skipped": images.skipped,
         "top1": evaluation.top1, "top5": evaluation.top5, "loss": evaluation.loss,
         "classes": [{"class": name, "images": count, "right": right} for name, count, right, *_ in rows],
-        "seconds": seconds, "images_per_second": evaluation.images / seconds}))
+        "seconds": seconds, "images_per_second": evaluation.images / seconds, "form": form,
+        "process_settings": runtime.settings()}, rows, evaluation.confusion, form)
+
+
+def record_of(*words):
+    """What --json has of a command line that evaluates a file, in this process and without a word."""
+    parser, args = parse(words)
+    subject = subject_of(parser, args)
+    return evaluate(subject, images_of(subject, args), args).record
+
+
+def images_of(subject, args):
+    """The test images of a command line."""
+    return subject.task.load(subject.arguments["classes"],
+                             args.batch_size or subject.task.batch_size(subject.contexts))
+
+
+def write_json(records, place):
+    """Write records, a line each, to a file, which is whole or untouched, or to STDOUT; nowhere for None."""
+    from engine import runlog
+
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    if place == STDOUT:
+        sys.stdout.write(text)
+    elif place is not None:
+        runlog.write_text(place, text)
+
+
+def main():
+    parser, args = parse()
+    runtime.tune(args.tune)
+    runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
+    from engine import runlog
+
+    runlog.start_logging()
+    say = functools.partial(print, file=sys.stderr if args.json == STDOUT else sys.stdout, flush=True)
+    subject = subject_of(parser, args)
+    for remark in args.remarks:
+        say(remark)
+    if args.images:
+        print(subject.recognised, file=sys.stderr)  # standard output has a line for each picture
+        write_json(classify(subject.net, args.images, subject.class_names, subject.contexts[0], subject.task.pixels,
+                            say), args.json)
+        return 0
+
+    images = images_of(subject, args)
+    say(f"{flags.net_text(subject.model, subject.arguments)}: {subject.recognised}")
+    say(f"{images.text}; {subject.device_sentence}")
+    record, rows, confusion, form = evaluate(subject, images, args)
+    say(table_of(rows))
+    left_out = f", {len(images.skipped):,} damaged ones left out" if images.skipped else ""
+    say(f"counted: {images.counting}{left_out}")
+    say(form)
+    try:
+        if args.by_class:
+            write_rows(rows, args.by_class)
+            say(f"table of {len(rows):,} classes: {args.by_class}")
+        if args.confusion_matrix:
+            draw_confusion(confusion, subject.class_names, args.confusion_matrix, f"{subject.model}, "
+                           f"{subject.task.title}: {record['top1']:.4f} of {record['images']:,} images right")
+            say(f"confusion matrix: {args.confusion_matrix}")
+    finally:  # whatever the disk says, the score is not lost
+        say(f"{record['images']:,} images in {record['seconds']:.1f} s, {record['images_per_second']:,.0f} images/s")
+        say(f"cross entropy {record['loss']:.4f}, top-5 accuracy {record['top5']:.4f} (error "
+            f"{100 * (1 - record['top5']):.2f}%)")
+        say(f"top-1 accuracy {record['top1']:.4f} (error {100 * (1 - record['top1']):.2f}%)")
+    write_json([record], args.json)
     return 0
 
 

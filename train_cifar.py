@@ -26,6 +26,7 @@ from engine.recipe import CIFAR_PAPER
 from support import runtime
 from support.errors import InputError
 from support.files import expanded
+from support.words import counted
 
 log = logging.getLogger("engine.train_cifar")
 
@@ -123,8 +124,8 @@ def main():
             if args.save_plot_dir:
                 _copy_plot(directory / "history.png", args.save_plot_dir, experiment.name)
             last, best = (result.held_out or {"last": result.last, "best": result.best}).values()
-            log.info("%s: accuracy %.4f after the last of %d epochs; best %.4f (epoch %d), chosen on the %s images; "
-                     "data %s", _data_name(experiment), last.accuracy, experiment.recipe.epochs, best.accuracy,
+            log.info("%s: accuracy %.4f after %s; best %.4f (epoch %d), chosen on the %s images; data %s",
+                     _data_name(experiment), last.accuracy, counted(experiment.recipe.epochs, "epoch"), best.accuracy,
                      best.epoch, result.chosen_on, data.variant)
             log.info("checkpoints, metrics and history.png are in %s", directory)
             return 0

@@ -41,6 +41,7 @@ from engine.experiment import Experiment
 from engine.recipe import IMAGENET_PAPER, IMAGENET_RELEASED
 from support import runtime
 from support.errors import InputError
+from support.words import counted
 
 log = logging.getLogger("engine.train_imagenet")
 
@@ -94,7 +95,7 @@ def parse(argv=None):
             raise InputError("--resume-epoch needs --resume-params; --resume goes on with a run of this script")
         epochs = args.changes.get("epochs", (args.preset or IMAGENET_RELEASED).epochs)
         if args.resume_epoch is not None and args.resume_epoch >= epochs:
-            raise InputError(f"--resume-epoch {args.resume_epoch} leaves nothing of {epochs} epochs")
+            raise InputError(f"--resume-epoch {args.resume_epoch} leaves nothing of {counted(epochs, 'epoch')}")
         if args.input_size and args.input_size % 32:
             raise InputError(f"--input-size must be a multiple of 32 (the nets halve it five times), not "
                              f"{args.input_size}")
@@ -181,9 +182,10 @@ def main():
                 batches=batches, score_batches=score_batches, labels=labels, scored_on="validation", test_batches=None)
             if result is not None:
                 last, best = result.last, result.best
-                log.info("imagenet: err-top1 %.4f, err-top5 %.4f after the last of %d epochs; best err-top1 %.4f "
-                         "(epoch %d); %s validation images, each once; data %s", 1 - last.accuracy, 1 - last.top5,
-                         recipe.epochs, 1 - best.accuracy, best.epoch, f"{last.images:,}", data.variant)
+                log.info("imagenet: err-top1 %.4f, err-top5 %.4f after %s; best err-top1 %.4f (epoch %d); %s "
+                         "validation images, each once; data %s", 1 - last.accuracy, 1 - last.top5,
+                         counted(recipe.epochs, "epoch"), 1 - best.accuracy, best.epoch, f"{last.images:,}",
+                         data.variant)
                 log.info("checkpoints, metrics and history.png are in %s", directory)
             return status
 

@@ -12,16 +12,16 @@ import dataclasses
 import logging
 import sys
 import time
+from pathlib import Path
 
 from engine import flags
 from support import runtime
 from support.errors import InputError
-
-from . import groups, harness
+from support.words import counted
 
 log = logging.getLogger("benchmarks")
 
-DEFAULT_OUT = harness.ROOT / "results" / "benchmarks" / "measurements.json"
+DEFAULT_OUT = Path(__file__).resolve().parent.parent / "results" / "benchmarks" / "measurements.json"
 
 
 def parse(argv=None):
@@ -39,6 +39,8 @@ def parse(argv=None):
 
 def scale_of(args):
     """The sizes that the flags ask for."""
+    from . import groups
+
     changes = {"workers": args.threads or runtime.usable_cores()}
     if args.data_dir:
         changes["data_dir"] = args.data_dir
@@ -49,6 +51,9 @@ def scale_of(args):
 
 def main(argv=None):
     args = parse(argv)
+    runtime.installed_build()  # one sentence, where each contender would have the same
+    from . import groups, harness
+
     chosen = groups.chosen(scale_of(args), args.only or "")
     if not chosen:
         raise InputError(f"--only {args.only}: nothing has that in its name; --list shows the names")
@@ -63,10 +68,12 @@ def main(argv=None):
     out = args.out or (None if args.quick else DEFAULT_OUT)
     if out is not None:
         harness.read_records(out)  # a wrong file is noticed before the work
+    flags.clean_up_at_interrupt()
     began = time.monotonic()
     for name, record in harness.run(chosen, plan, out):
         print(f"{name} ({record['took_seconds']:.0f} s)\n{harness.as_text(record)}".rstrip(), flush=True)
-    log.info("%d groups in %.0f s%s", len(chosen), time.monotonic() - began, f", written to {out}" if out else "")
+    log.info("%s in %.0f s%s", counted(len(chosen), "group"), time.monotonic() - began,
+             f", written to {out}" if out else "")
     return 0
 
 

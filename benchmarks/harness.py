@@ -23,7 +23,7 @@ from typing import Optional
 
 from support import runtime
 from support.errors import InputError
-from support.files import replacing
+from support.files import content, replacing
 
 from . import machine
 from .contender import NotMeasured
@@ -283,7 +283,7 @@ def _add_ratios(variants):
 def read_records(path):
     """{"groups": {name: record}} of a file, empty where there is none; InputError for another file."""
     try:
-        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        stored = json.loads(content(path))
         if not isinstance(stored["groups"], dict):
             raise TypeError
         return stored

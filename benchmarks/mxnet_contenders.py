@@ -10,7 +10,7 @@ from engine.recipe import Recipe
 from model import fuse, get_model, inference
 from model.complexity import count
 from model.fused import Fused, blocks_in, traced
-from model.zoo import set_params
+from model.weights import set_params
 from ops import loader
 from ops.nag import update_operator
 from support import runtime

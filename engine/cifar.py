@@ -238,7 +238,11 @@ class Cifar:
 
 
 class NotFound(InputError):
-    """There is no data set where it was looked for."""
+    """There is no data set where it was looked for. what: that, in short; holds: the other one that is there."""
+
+    def __init__(self, what, advice, holds=None, message=None):
+        super().__init__(message or f"{what}; {advice}")
+        self.what, self.advice, self.holds = what, advice, holds
 
 
 def default_root(name: str) -> Path:
@@ -262,11 +266,14 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
     """
     dataset = _dataset(name)
     column = _label_column(dataset, label_mode)
-    root = expanded(root) if root is not None else default_root(name)
+    folder = expanded(root) if root is not None else default_root(name)
     try:
-        form, archive, contents = _find(dataset, root)
+        found = _find(dataset, folder)
+        if found is None:
+            raise _not_found(dataset, folder, given=root is not None)
     except OSError as error:  # a folder that may not be searched, say
-        raise InputError(f"{root} cannot be searched: {error.strerror}; give another --data-dir") from None
+        raise InputError(f"{folder} cannot be searched: {error.strerror}; give another --data-dir") from None
+    form, archive, contents = found
 
     parts, records = {}, {}
     for file, where, content in contents:
@@ -314,15 +321,13 @@ def load_or_download(name: str, root=None, label_mode: Optional[str] = None, bas
     """`load`, after a `download` where there is nothing to load."""
     try:
         return load(name, root, label_mode)
-    except NotFound:
+    except NotFound as missing:
         try:
             download(name, root, base_url)
         except InputError as error:
-            sample = ", or --data-dir data/cifar10-sample for the sample that ships" if name == "cifar10" else ""
-            raise InputError(
-                f"there is no {_dataset(name).title} in {root or default_root(name)}, and it could not be downloaded "
-                f"({error}): give its folder with --data-dir, another source with --mirror{sample}"
-            ) from error
+            sample = " (--data-dir data/cifar10-sample is the sample that ships)" if name == "cifar10" else ""
+            raise NotFound(f"{missing.what}, and {_dataset(name).title} could not be downloaded ({error})",
+                           f"{missing.advice}, or give another source with --mirror{sample}", missing.holds) from error
         return load(name, root, label_mode)
 
 
@@ -367,7 +372,10 @@ def _refuse(where, offset, reason):
 
 
 def _find(dataset, root):
-    """The first form present, the archive it is in or None, and an iterator of (File, name for errors, content)."""
+    """The first form present, the archive it is in or None, and an iterator of (File, name for errors, content).
+
+    None where there is no form.
+    """
     for folder in (root, root / dataset.name):
         for form in dataset.forms.values():
             if (folder / form.archive).is_file():
@@ -378,12 +386,26 @@ def _find(dataset, root):
                 paths = {file: path for file, path in spelled if path.is_file()}
                 if paths:
                     return form, None, ((file, str(path), _read(path, file, form)) for file, path in paths.items())
+    return None
+
+
+def _not_found(dataset, root, given):
+    """The NotFound of a folder. given: whether the user has named it."""
+    for other in DATASETS.values():
+        if given and _find(other, root) is not None:
+            return NotFound(f"{root} holds {other.title}, not {dataset.title}",
+                            f"give --dataset {other.name}, or with --data-dir the folder of {dataset.title}",
+                            other.name)
+    if given and not root.is_dir():
+        place = "" if root.is_absolute() else f" ({root.absolute()})"
+        return NotFound(f"--data-dir {root}: that folder does not exist{place}",
+                        f"name the folder that has {dataset.title}")
     wanted = [form.archive for form in dataset.forms.values()]
     wanted += [f"{form.folder}/{form.files[0].name}" for form in dataset.forms.values()]
-    raise NotFound(
-        f"no {dataset.title} in {root}: none of {', '.join(wanted)} is there, nor in its folder "
-        f"{dataset.name}; name the right folder with --data-dir, or {_advice(dataset)}"
-    )
+    what = f"there is no {dataset.title} in {root}"
+    advice = f"name {'another' if given else 'its'} folder with --data-dir"
+    return NotFound(what, advice, message=f"{what}: none of {', '.join(wanted)} is there, nor in its folder "
+                    f"{dataset.name}; {advice}, or {_advice(dataset)}")
 
 
 def _spellings(place, file):
@@ -708,7 +730,7 @@ def measure_pipeline(
 
 def _parser():
     parser = flags.Parser(
-        prog="python -m engine.cifar",
+        prog=flags.program("python -m engine.cifar"),
         description="Show what CIFAR data there is and how fast it becomes batches, or download it.",
     )
     parser.add_argument("--dataset", choices=[*DATASETS, "all"], default="cifar10")
@@ -777,10 +799,10 @@ def main(argv=None) -> int:
             else:
                 _show(name, arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    flags.run_script(main)

@@ -1,5 +1,6 @@
 """Fetch one file from the network: resumed, checked, and put in its place only when whole."""
 
+import contextlib
 import http.client
 import os
 import re
@@ -56,6 +57,7 @@ def fetch(
         return path
 
     part = path.with_name(path.name + ".part")
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         shown = path.name.replace("{", "{{").replace("}", "}}")
@@ -68,6 +70,10 @@ def fetch(
         raise InputError(
             f"cannot write {part}: {error.strerror or error}; make room or choose another folder"
         ) from None
+    finally:
+        with contextlib.suppress(OSError):  # a folder that holds something stays
+            for folder in made:
+                folder.rmdir()
     return path
 
 

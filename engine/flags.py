@@ -1,11 +1,15 @@
 """Flags that the scripts share. Imports neither MXNet nor data, so that a wrong flag is answered at once."""
 import argparse
+import contextlib
 import dataclasses
 import errno
 import os
+import signal
 import sys
+import threading
 
-from support.errors import InputError
+from support.errors import InputError, OutOfMemory, out_of_memory
+from support.names import nearest
 
 from .recipe import CIFAR_PAPER, Recipe
 
@@ -19,7 +23,13 @@ SMOOTHING, MIXUP_ALPHA = 0.1, 0.2  # GluonCV's, for --label-smoothing and --mixu
 MOST, MOST_FLOAT = 2**31 - 1, 3e38  # of C's int and float, which is what MXNet makes of them
 MOST_GPUS, MOST_THREADS = 1024, 1024
 LONGEST = 900  # letters of a message
+FIGURES = (".png", ".pdf", ".svg")
 AUTHORS_UNITS = ("relu", "prelu", "elu", "selu", "gelu", "swish", "xunit")
+
+
+def program(name):
+    """What the user has called, for help and errors: the script of scripts/ that says so, or else name."""
+    return os.environ.get("CALLED_AS") or name
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,11 +89,30 @@ def words(text):
     return text
 
 
+def figure(text):
+    """A type for argparse: a file for a figure, whose extension says its format."""
+    if os.path.splitext(text)[1].lower() not in FIGURES:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(FIGURES[:-1])} or {FIGURES[-1]}")
+    return text
+
+
 def switch(text):
     """A type for argparse: on or off."""
     if text not in ("on", "off"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
     return text == "on"
+
+
+def kvstore(choices):
+    """A type for argparse: one of the choices. CIFAR's have none that joins several machines, which is said."""
+    def parse(text):
+        if text in choices:
+            return text
+        if "horovod" not in choices and (text == "horovod" or text.startswith("dist_")):
+            raise argparse.ArgumentTypeError(f"{text} joins several machines, and CIFAR is trained on one; take one of "
+                                             f"{', '.join(choices)}")
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(choices)})")
+    return parse
 
 
 class Refused(argparse.Action):
@@ -160,7 +189,8 @@ def _authors_net(args, given):
             given["inner_relu"] = False
         return ("seactivation" if args.useGlobal else "atac") + "_resnet20_v2", given, remarks
     if unit not in AUTHORS_UNITS:
-        raise InputError(f"unknown --act-type {args.act_type!r}; the types are ChaATAC, {', '.join(AUTHORS_UNITS)}")
+        raise InputError(f"unknown --act-type {args.act_type!r}{nearest(unit, AUTHORS_UNITS)}; the types are ChaATAC, "
+                         f"{', '.join(AUTHORS_UNITS)}")
     without_effect = [flag for flag, is_set in (("--r", given.pop("reduction", None) is not None),
                                                 ("--useReLU", args.useReLU), ("--useGlobal", args.useGlobal)) if is_set]
     if without_effect:
@@ -299,8 +329,8 @@ def add_run_flags(parser, kvstores, save_interval, workers=1):
     add_device_flags(group)
     group.add_argument("--dtype", choices=("float32", "float16"),
                        help="float16: on GPUs, with float32 master weights and float32 checkpoints")
-    group.add_argument("--kvstore", choices=kvstores, default="device",
-                       help="how several devices add their gradients (default device)")
+    group.add_argument("--kvstore", type=kvstore(kvstores), default="device", metavar="NAME",
+                       help=f"how several devices add their gradients: {', '.join(kvstores)} (default device)")
     group.add_argument("-j", "--num-data-workers", "--num-workers", type=number(int, 0, MOST_THREADS),
                        default=workers, metavar="N", help="threads that prepare batches ahead, no more than there are "
                        f"cores; 0: none (default {workers})")
@@ -315,7 +345,10 @@ def add_run_flags(parser, kvstores, save_interval, workers=1):
     group.add_argument("--resume", nargs="?", const="", metavar="PATH", help="go on with the run in folder PATH, or "
                        "from the checkpoint PATH; without PATH with the run in --save-dir or the newest of this name")
     group.add_argument("--resume-params", "--resume-from", type=words, metavar="FILE",
-                       help="start from the weights in FILE, ours or the authors'")
+                       help="start from the weights in FILE: ours, the authors' or Gluon's (save_parameters, export, "
+                       "collect_params().save()), or numpy.savez of such names")
+    group.add_argument("--ignore-output", action="store_true",
+                       help="with --resume-params: all but the last layer, for another number of classes")
     group.add_argument("--log-interval", type=number(int, 1), default=100, metavar="N",
                        help="steps between two lines of the log (default 100)")
     group.add_argument("--logging-file", type=words, metavar="FILE", help="default train.log in the run's folder")
@@ -332,6 +365,8 @@ def settle_recipe(args, presets, default):
     args.changes = recipe_changes(args, Recipe)
     if args.resume is not None and args.resume_params:
         raise InputError("--resume and --resume-params exclude each other")
+    if args.ignore_output and not args.resume_params:
+        raise InputError("--ignore-output needs --resume-params")
     args.preset = presets.get(args.recipe)
     if args.recipe == "scaled":
         args.preset = default.scaled(args.changes.get("epochs", default.epochs))
@@ -364,16 +399,54 @@ def _open_streams():
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as the process
 
 
+def clean_up_at_interrupt():
+    """Have Ctrl-C raise KeyboardInterrupt from here on: for a script with temporary folders or processes to end.
+
+    Not while modules are imported, nor beside MXNet: both swallow exceptions, and the script would run on.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def _ended_by_interrupts():
+    """Within the block Ctrl-C ends the process at once, unless it is ignored or something else handles it."""
+    ends = threading.current_thread() is threading.main_thread() \
+        and signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    if ends:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ends:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave_at_once(sentence):
+    """End the process with a sentence and status 1, without what is to be done at its end: MXNet would wait there."""
+    print(sentence, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(1)
+
+
 def run_script(main):
-    """Run a script's main(): an InputError becomes one sentence on standard error and exit status 1, Ctrl-C 130."""
+    """Run a script's main() and end the process with its status.
+
+    An InputError becomes one sentence on standard error and exit status 1; so does a lack of memory. Ctrl-C ends the
+    process at once, with the status 130 in a shell, until main takes care of it (clean_up_at_interrupt).
+    """
     name = sys.argv[0].rpartition("/")[2]
     _open_streams()
     if hasattr(sys.stdout, "reconfigure"):  # a path need not be text that can be printed
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = main()
+        with _ended_by_interrupts():
+            status = main()
         if sys.stdout is not None:
             sys.stdout.flush()
+    except OutOfMemory as error:
+        _leave_at_once(f"{name}: {error}")
     except InputError as error:
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
@@ -381,10 +454,12 @@ def run_script(main):
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         _discard_output()
         status = 1
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _discard_output()
+            sys.exit(f"{name}: the output cannot be written: {error.strerror}")
+        sentence = out_of_memory(error)
+        if sentence is None:
             raise
-        _discard_output()
-        print(f"{name}: the output cannot be written: {error.strerror}", file=sys.stderr)
-        status = 1
+        _leave_at_once(f"{name}: {sentence}")
     sys.exit(status)

@@ -19,13 +19,16 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
-from engine import flags, images
+from engine import class_folders, flags, images
+from engine.class_folders import PREPARE, SPLITS, class_order
+from engine.class_names import NAMES_FILE, SYNSETS
+from engine.image_sources import Folders, Records, Source
 from engine.prefetch import ahead
-from engine.records import Damaged, RecordFile
+from engine.records import Damaged
 from engine.seeds import check_seed, random_stream
 from support import runtime
 from support.errors import InputError
@@ -45,224 +48,13 @@ EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836
 RATIO = (3 / 4, 4 / 3)  # of width to height of a random crop
 ATTEMPTS = 10  # random crops tried before the largest central one is taken
 
-SPLITS = ("train", "val")
 OFFICIAL_COUNTS = {"train": 1_281_167, "val": 50_000}
-SYNSETS = tuple((Path(__file__).parent / "imagenet_synsets.txt").read_text(encoding="ascii").split())
-NAMES_FILE = "synset.txt"  # beside record files: the class names, a line each
-EXTENSIONS = (".jpeg", ".jpg", ".png")  # of an image in a class folder, capital letters or not
 
 DAMAGED = ("refuse", "skip")
 CHUNK = 8  # images that a thread makes at a time
 
 # The evaluation of epoch 155 gave the error in the released file's name; the iterator had made this many before.
 RELEASED_PASSES = 155
-
-PREPARE = "bash scripts/prepare_imagenet.sh --data-dir DIR"
-
-
-# --- Sources ------------------------------------------------------------------------------------------------
-
-
-class Source:
-    """Labelled image files with random access, safe to use from many threads.
-
-    labels : int32 (N,), -1 where a damaged record hides it; class_names : by label, or None where nobody says.
-    sha256 : of the list of images with their labels, not of their pixels: reading 140 GB takes many minutes.
-    description : what it is, for messages.
-    """
-
-    labels: np.ndarray
-    class_names: Optional[Tuple[str, ...]]
-    sha256: str
-    description: str
-
-    def __len__(self):
-        return len(self.labels)
-
-    def read(self, index: int) -> bytes:
-        """The bytes of image `index`. Raises Damaged where they cannot be had."""
-        raise NotImplementedError
-
-    def name(self, index: int) -> str:
-        """Where image `index` is from, for messages."""
-        raise NotImplementedError
-
-    def check(self) -> None:
-        """InputError for damage that shows without reading the images."""
-
-
-class Folders(Source):
-    """Images in one folder for each class; labels count the class names, which are sorted.
-
-    files : CLASS/NAME of every image, in the order of the labels.
-    """
-
-    def __init__(self, directory, class_names: Optional[Sequence[str]] = None):
-        self.directory = expanded(directory)
-        self.description = str(self.directory)
-        present = _class_folders(self.directory)
-        if not present:
-            raise InputError(f"{self.directory} has no class folders{_instead(self.directory)}; it is to hold a folder "
-                             f"of images for each class, such as {SYNSETS[0]}")
-        self.class_names = tuple(class_names or present)
-        labels = {name: label for label, name in enumerate(self.class_names)}
-        strange = [name for name in present if name not in labels]
-        if strange:
-            raise InputError(f"{self.directory} has {len(strange)} class folder(s) that are none of the "
-                             f"{len(labels)} classes, {strange[0]} first: take them away or give the right folder")
-        self.files: List[str] = []
-        counts = []
-        for name in present:
-            found = _image_files(self.directory / name)
-            self.files += [f"{name}/{file}" for file in found]
-            counts.append(len(found))
-        if not self.files:
-            raise InputError(f"{self.directory} has class folders but no {', '.join(EXTENSIONS)} in them")
-        empty = [name for name, count in zip(present, counts) if not count]
-        if empty:
-            log.warning("%s: %d class folder(s) without images, %s first", self.directory, len(empty), empty[0])
-        self.labels = np.repeat(np.array([labels[name] for name in present], np.int32), counts)
-        digest = hashlib.sha256()
-        for file, label in zip(self.files, self.labels.tolist()):
-            digest.update(f"{file}\t{label}\n".encode("utf-8", "surrogateescape"))
-        self.sha256 = digest.hexdigest()
-
-    def read(self, index):
-        try:
-            return (self.directory / self.files[index]).read_bytes()
-        except OSError as error:
-            raise Damaged(f"it cannot be read: {error.strerror}") from None
-
-    def name(self, index):
-        return str(self.directory / self.files[index])
-
-
-class Records(Source):
-    """Images of a record file, in the order of its index.
-
-    The labels are those of the .lst that MXNet's tool leaves beside a record file; without one every record's header
-    is read, a disk access for each. Both are compared again when a record is read.
-    class_names : None: those of the file synset.txt beside it, if there is one.
-    """
-
-    def __init__(self, rec, idx=None, class_names: Optional[Sequence[str]] = None):
-        rec = expanded(rec)
-        self._records = RecordFile(rec, idx or rec.with_suffix(".idx"))
-        self.description = str(rec)
-        self.class_names = tuple(class_names) if class_names else _read_names(rec.with_name(NAMES_FILE))
-        labels = _listed_labels(rec.with_suffix(".lst"), self._records.keys)
-        if labels is None:
-            if len(self) > 100_000:
-                log.info("reading the labels of %d records of %s; its .lst beside it would save this", len(self), rec)
-            labels = self._records.labels()
-        self.labels = self._whole(labels)
-        self.labels.flags.writeable = False
-        digest = hashlib.sha256(self._records.index)
-        digest.update(self.labels.astype("<i4"))
-        digest.update(b"%d" % self._records.size)
-        self.sha256 = digest.hexdigest()
-
-    def __len__(self):
-        return len(self._records)
-
-    def _whole(self, values):
-        """Labels as int32, -1 for NaN; InputError for one that is no class."""
-        classes = len(self.class_names or SYNSETS)
-        known = ~np.isnan(values)
-        if not known.any():
-            raise InputError(f"{self.description} has no record that can be read: copy or prepare it again")
-        with np.errstate(invalid="ignore"):
-            wrong = np.flatnonzero(known & ~((values >= 0) & (values < classes) & (values == np.floor(values))))
-        if wrong.size:
-            raise InputError(f"{self.name(wrong[0])} has the label {values[wrong[0]]:g}, and the labels of {classes:,} "
-                             f"classes are 0 to {classes - 1}: it is no record of this data set")
-        return np.where(known, values, -1).astype(np.int32)
-
-    def read(self, index):
-        label, content = self._records.read(index)
-        if label != self.labels[index]:
-            raise InputError(f"{self.name(index)} has the label {label:g}, and the .lst beside the record file says "
-                             f"{self.labels[index]}: take the .lst away if it belongs to another file")
-        return content
-
-    def name(self, index):
-        return f"{self._records.path}, record {self._records.keys[index]}"
-
-    def check(self):
-        missing = self._records.missing
-        if missing:
-            first = int(np.flatnonzero(self._records.offsets >= self._records.size)[0])
-            raise InputError(
-                f"{self._records.index_path} points to byte {self._records.offsets[first]:,} for record "
-                f"{self._records.keys[first]}, but {self._records.path} ends at byte {self._records.size:,}: "
-                f"{missing:,} of {len(self):,} records are missing; copy the record file again, or leave them out with "
-                "--damaged skip")
-
-
-def folders(directory, class_names: Optional[Sequence[str]] = None) -> Folders:
-    """The images of `directory`/CLASS/*.JPEG; class_names: the order of the labels (default: the folders, sorted)."""
-    return Folders(directory, class_names)
-
-
-def records(rec, idx=None, class_names: Optional[Sequence[str]] = None) -> Records:
-    """The images of a record file; idx: its index (default: NAME.idx beside NAME.rec)."""
-    return Records(rec, idx, class_names)
-
-
-def _class_folders(directory):
-    """Names of the folders in it, sorted, without hidden ones and those of an extraction under way."""
-    try:
-        with os.scandir(directory) as entries:
-            return sorted(entry.name for entry in entries
-                          if entry.is_dir() and not entry.name.startswith(".") and not entry.name.endswith(".part"))
-    except OSError as error:
-        raise InputError(f"cannot read the folder {directory}: {error.strerror}") from None
-
-
-def _image_files(directory):
-    try:
-        with os.scandir(directory) as entries:
-            return sorted(entry.name for entry in entries
-                          if entry.name.lower().endswith(EXTENSIONS) and entry.is_file())
-    except OSError as error:
-        raise InputError(f"cannot read the folder {directory}: {error.strerror}") from None
-
-
-def _instead(directory):
-    """What a folder without class folders has instead, where that helps."""
-    if _image_files(directory):
-        return f" but images side by side; sort them into classes with: {PREPARE} --val-labels FILE"
-    if any(directory.glob("ILSVRC2012_img_*.tar")):
-        return f" but the official archives; unpack them with: {PREPARE}"
-    return ""
-
-
-def _read_names(path):
-    if not path.is_file():
-        return None
-    try:
-        names = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}; it is to hold a class name on each line") from None
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"{path} is to hold a different class name on each line")
-    return tuple(names)
-
-
-def _listed_labels(path, keys):
-    """The labels that a .lst has for these keys, float64; None where it does not have them all."""
-    if not path.is_file():
-        return None
-    labels = {}
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-            for line in lines:
-                key, label, _ = line.split("\t")
-                labels[int(key)] = float(label)
-        return np.array([labels[key] for key in keys.tolist()])
-    except (OSError, ValueError, KeyError):
-        log.warning("%s is not the list of its record file: the labels are read from the records", path)
-        return None
 
 
 # --- Loading ------------------------------------------------------------------------------------------------
@@ -296,11 +88,11 @@ def load(data_dir=None, use_rec: bool = False, rec_train=None, rec_train_idx=Non
 
     data_dir : default `default_root()`. use_rec : record files, those named or data_dir/rec/SPLIT.rec or
     data_dir/SPLIT.rec; they are also taken where one is named or where data_dir has record files and no folders. A
-    data_dir that itself holds the class folders serves as every split.
+    data_dir that itself holds the class folders serves as either split.
     class_names : the order of a folder's labels (default `class_order`). With SYNSETS the folders of some of the 1,000
     classes keep the labels of the official order.
 
-    Raises InputError where nothing is found or something is malformed.
+    Raises InputError if nothing is found, if something is malformed, or if both splits would be the same files.
     """
     root = expanded(data_dir) if data_dir is not None else default_root()
     named = {"train": (rec_train, rec_train_idx), "val": (rec_val, rec_val_idx)}
@@ -325,6 +117,10 @@ def _load(root, use_rec, named, class_names):
         kind = "folders"
         sources = _find_folders(root, tuple(named), class_names)
         names = next(iter(sources.values())).class_names
+    shared = sources["train"].shared(sources["val"]) if len(sources) > 1 else None
+    if shared is not None:
+        raise InputError(f"{shared} is to be trained on and validated on, so that no score would mean anything: give "
+                         "other images for one of them")
     variant = _variant(sources, names, root)
     if variant != "official counts":
         log.warning("ImageNet: %s", variant)
@@ -342,7 +138,10 @@ def _record_files(root, split):
 
 
 def _only_records(root, need):
-    return root.is_dir() and all(_record_files(root, split) and not (root / split).is_dir() for split in need)
+    if not root.is_dir() or any((root / split).is_dir() for split in need):
+        return False
+    packed = [split for split in SPLITS if _record_files(root, split)]
+    return set(need) <= set(packed) or bool(packed) and not class_folders.listing(root).folders
 
 
 def _find_records(root, split, rec, idx, class_names):
@@ -350,7 +149,7 @@ def _find_records(root, split, rec, idx, class_names):
         found = _record_files(root, split)
         if not found:
             raise InputError(f"there is no {root / 'rec' / split}.rec: name the record file with --rec-{split}, or its "
-                             f"folder with --data-dir, or make it with: {PREPARE}")
+                             f"folder with --data-dir, or make it with: {PREPARE} {root}")
         rec = found[0]
     if not expanded(rec).is_file():
         raise InputError(f"there is no record file {rec}: give --rec-{split} the path of a .rec")
@@ -364,24 +163,31 @@ def _find_folders(root, need, class_names):
     if not any((root / split).is_dir() for split in SPLITS):
         # or a sentence that it is no folder of classes
         source = folders(root, class_names or class_order(None, root))
+        if len(need) > 1:
+            parent = root.resolve().parent
+            advice = f"put those to train on into {root / 'train'} and others into {root / 'val'}, in class folders"
+            if all((parent / split).is_dir() for split in SPLITS):
+                advice = f"give the folder that holds train and val, --data-dir {parent}"
+            raise InputError(f"{root} holds class folders, and the same images would be trained on and validated on: "
+                             f"{advice}")
         return dict.fromkeys(need, source)
     for split in need:
         if not (root / split).is_dir():
+            packed = ", or read the record files with --use-rec" if _record_files(root, split) else ""
             raise InputError(f"there is no {root / split}: put its class folders there, or make it from the official "
-                             f"archive with: {PREPARE}")
+                             f"archive with: {PREPARE} {root}{packed}")
     names = class_names or class_order(root / "train" if (root / "train").is_dir() else None, root / "val")
     return {split: folders(root / split, names) for split in need}
 
 
-def class_order(train, val) -> Tuple[str, ...]:
-    """The classes by label: the folders in train, sorted.
+def folders(directory, class_names: Optional[Sequence[str]] = None) -> Folders:
+    """The images of `directory`/CLASS/*.JPEG; class_names: the order of the labels (default: the folders, sorted)."""
+    return Folders(directory, class_names)
 
-    Without training images (None) the official classes where all the folders in val are of them, else those folders.
-    """
-    if train is not None:
-        return tuple(_class_folders(train))
-    present = _class_folders(val)
-    return SYNSETS if set(present) <= set(SYNSETS) else tuple(present)
+
+def records(rec, idx=None, class_names: Optional[Sequence[str]] = None) -> Records:
+    """The images of a record file; idx: its index (default: NAME.idx beside NAME.rec)."""
+    return Records(rec, idx, class_names)
 
 
 def _variant(sources, names, root):
@@ -392,8 +198,8 @@ def _variant(sources, names, root):
         parts.append(f"{len(names):,} classes (officially {len(SYNSETS):,})")
     elif names[0] != "class 0" and names != SYNSETS:
         parts.append("the class names are not the official WordNet ids in their order")
-    if len({id(source) for source in sources.values()}) < len(sources):
-        parts.append(f"the same images, of {root}, for training and validation")
+    if "train" not in sources and Path(sources["val"].description).resolve().name == "train":
+        parts.append("from a folder named train")
     for split, source in sources.items():
         absent = len(names) - len(np.unique(source.labels[source.labels >= 0]))
         if absent:
@@ -419,8 +225,7 @@ class _Batches:
         if input_size < 1:
             raise InputError(f"images of {input_size} pixels cannot be made: give an input size of 1 or more")
         images.require()
-        if damaged == "refuse":
-            source.check()
+        source.check(damaged)
         self.source, self.input_size, self.damaged = source, input_size, damaged
         self._lock = threading.Lock()
         self._skipped = {}
@@ -567,6 +372,16 @@ def random_box(even: np.ndarray, min_area: float, height: int, width: int) -> im
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def shorter_side(input_size: int, crop_ratio: float) -> int:
+    """Pixels that the shorter side of an image gets, before the middle of input_size is taken."""
+    return max(input_size, math.ceil(round(input_size / crop_ratio, 6)))
+
+
+def normalise_centre(pixels: np.ndarray, shorter: int, out: np.ndarray) -> None:
+    """An image as a net evaluates it, into out: float32 (3, S, S); pixels: uint8 (height, width, 3), blue first."""
+    images.planes(images.centre(pixels, shorter, out.shape[-1]), _SCALE, _SHIFT, out)
+
+
 class EvalBatches(_Batches):
     """Every image once, in order: (float32 (B, 3, S, S), int32 (B,), count) with B always the batch size.
 
@@ -594,7 +409,7 @@ class EvalBatches(_Batches):
         if count_padding and part[1] > 1:
             raise InputError("several workers cannot count the record iterator's padding: evaluate with one")
         self.batch_size, self.workers = batch_size, workers
-        self.shorter = max(input_size, math.ceil(round(input_size / crop_ratio, 6)))
+        self.shorter = shorter_side(input_size, crop_ratio)
         rank, parts = part
         first, last = (len(source) * edge // parts for edge in (rank, rank + 1))
         if first == last:
@@ -624,8 +439,7 @@ class EvalBatches(_Batches):
         if start + row < self._range.stop:
             index = (start + row) % len(self.source)
             try:
-                pixels = images.decode(self.source.read(index))
-                images.planes(images.centre(pixels, self.shorter, self.input_size), _SCALE, _SHIFT, out)
+                normalise_centre(images.decode(self.source.read(index)), self.shorter, out)
                 return self.source.labels[index]
             except Damaged as reason:
                 self._leave_out(index, reason)
@@ -672,7 +486,8 @@ def _parser():
 
 
 def main(argv=None) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     try:
         need = (arguments.split,) if arguments.split else SPLITS
         data = load(arguments.data_dir, arguments.use_rec, need=need)
@@ -680,6 +495,7 @@ def main(argv=None) -> int:
         print(f"sha256 {data.provenance['sha256']} (of the lists of images)")
         for split in need:
             source = getattr(data, split)
+            source.check(arguments.damaged)
             print(f"{split}: {len(source):,} images of {len(data.class_names):,} classes in {source.description}")
         if arguments.seconds > 0:
             source = data.train or data.val
@@ -690,7 +506,7 @@ def main(argv=None) -> int:
                 print(f"pipeline alone, {'with' if jitter else 'without'} colour jitter: {speed:,.0f} images/s (batch "
                       f"{batch}, {arguments.workers} workers)")
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -698,4 +514,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    flags.run_script(main)

@@ -1,19 +1,30 @@
-"""Image files to pixels: decoded, cropped, resized and jittered, as uint8 arrays (height, width, 3), blue first.
+"""Image files to pixels: read, decoded, cropped, resized and jittered, as uint8 arrays (height, width, 3), blue first.
 
-The operations are OpenCV's, which MXNet's own record iterator is built on: decoded at full size, resized bilinearly
-and cropped, the pixels are the iterator's to the bit (an image's EXIF orientation is applied, as it does). OpenCV
-runs single-threaded; callers have threads of their own, and both decoding and resizing release Python's lock.
+Every picture of the project comes through `read` and `decode`: training images, validation images and those that
+somebody hands to evaluate.py. JPEGs are OpenCV's, which MXNet's own record iterator is built on: decoded at full size,
+resized bilinearly and cropped, the pixels are the iterator's to the bit. The other formats are Pillow's. Pictures are
+turned upright by their EXIF data, 16 bits become the upper 8, and transparent parts show white.
+
+OpenCV runs single-threaded; callers have threads of their own, and both decoding and resizing release Python's lock.
 """
+import contextlib
+import ctypes
+import functools
 import io
 import itertools
+import logging
+import os
 import re
+import struct
+import warnings
 from typing import Callable, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from engine.records import Damaged
+from engine.records import MAX_BYTES, Damaged
 from support import runtime
 from support.errors import InputError
+from support.files import regular
 
 try:
     import cv2
@@ -21,7 +32,18 @@ except ImportError as error:  # said by require(), when images are to be read
     cv2, _missing = None, error
 
 MAX_PIXELS = 1 << 27  # twice the largest image of ImageNet; a crafted file asks for what it likes
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # that Pillow may try
+HUNGRY = {"WEBP": 2, "JPEG2000": 4}  # formats that are decoded with so many times the memory of the others
+TILE = 1 << 18  # pixels that are converted at a time: a picture needs little more memory than its pixels
+MOST_SCANS = 100  # of a JPEG: each costs the time of all its pixels, and programs write about ten
+LONGEST_STRIP = 64  # of an image's longer side to its shorter one, as far as it is resized
+
+# What Pillow may try, whatever a file is called. Other plugins of its run programs (Ghostscript), or fail in odd ways.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "JPEG2000")
+NAMES = "JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, ICO or JPEG 2000"
+GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
+COLOURS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr")  # Pillow's modes of 8 bits
+
+_BITS, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 322, 323  # tags of a TIFF
 
 # A marker of a JPEG: FF and a code. In compressed pixels FF 00 stands for the byte FF, and D0 to D7 may come anywhere.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -33,11 +55,18 @@ _BETWEEN = frozenset((0xC4, _END, _SCAN, 0xDB, 0xDC, 0xDD, 0xFE)) | frozenset(ra
 
 Box = Tuple[int, int, int, int]  # y, x, height, width
 
+# Pillow's remarks about odd files; what matters is an exception as well.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
 ORDERS = tuple(itertools.permutations(range(3)))
 
 
 def require() -> None:
-    """Prepare OpenCV in this process; InputError where it cannot be imported."""
+    """Prepare OpenCV in this process; InputError where it cannot be imported.
+
+    `read` and `decode` do without it: for a JPEG in grey or RGB Pillow gives the same pixels, more slowly.
+    """
     if cv2 is None:
         raise InputError(runtime.check_opencv() or f"OpenCV cannot be imported ({_missing}): {runtime.USE_VENV}")
     cv2.setNumThreads(0)
@@ -53,7 +82,7 @@ class Jpeg(NamedTuple):
 
 def read_markers(data: bytes) -> Jpeg:
     """Walk through a JPEG from marker to marker. Raises Damaged where they make no image."""
-    position, scanned, size, exif = 2, False, None, False
+    position, scanned, size, exif = 2, 0, None, False
     while True:
         found = _MARKER.search(data, position)
         if found is None:
@@ -77,15 +106,34 @@ def read_markers(data: bytes) -> Jpeg:
             if length < 8:
                 raise Damaged(f"the JPEG's header is broken at byte {found.start():,}")
             size = (int.from_bytes(data[after + 3:after + 5], "big"), int.from_bytes(data[after + 5:after + 7], "big"))
-            if size[0] * size[1] > MAX_PIXELS:
-                raise Damaged(f"{size[1]:,} x {size[0]:,} pixels are more than are read")
+            _check_size(*size)
         elif code == _SCAN:
             if size is None:
                 raise Damaged("the JPEG has pixels before their size")
-            scanned = True
+            scanned += 1
+            if scanned > MOST_SCANS:
+                raise Damaged(f"the JPEG goes over its pixels more than {MOST_SCANS} times")
         elif code == _APP1:
             exif = exif or data.startswith(b"Exif", after + 2)
     raise Damaged(f"the JPEG ends too early, after {len(data):,} bytes")
+
+
+def _check_size(height, width, kind="JPEG"):
+    most = MAX_PIXELS // HUNGRY.get(kind, 1)
+    if height * width > most:
+        raise Damaged(f"{width:,} x {height:,} pixels are more than are read of a {kind} ({most:,}): make it smaller")
+
+
+def read(path) -> bytes:
+    """All bytes of an image file. Raises Damaged for what is no regular file: a pipe may never have a writer."""
+    try:
+        with open(path, "rb", opener=regular) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise Damaged(f"{size:,} bytes are more than are read ({MAX_BYTES:,})")
+            return file.read()
+    except OSError as error:
+        raise Damaged(f"it cannot be read: {error.strerror}") from None
 
 
 def check(data: bytes) -> Optional[Jpeg]:
@@ -136,6 +184,8 @@ def _cut(pixels, box):
 
 
 def _opencv(data, factor):
+    if cv2 is None:
+        return _pillow(data)
     flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
             8: cv2.IMREAD_REDUCED_COLOR_8}[factor]
     try:
@@ -149,24 +199,115 @@ def _opencv(data, factor):
     return pixels
 
 
+@functools.lru_cache(maxsize=None)
+def _silence_libtiff():
+    """As above: Pillow's libtiff writes a line to standard error for each broken row of an image."""
+    from PIL import Image
+
+    with contextlib.suppress(AttributeError, OSError):  # a Pillow without it
+        library = ctypes.CDLL(Image.core.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            function = getattr(library, name)
+            function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
+            function(None)
+
+
 def _pillow(data):
     """An image decoded by Pillow, which refuses a file with missing pixels."""
-    from PIL import Image, ImageFile
+    from PIL import Image, ImageFile, ImageOps
 
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # GluonCV's import switches it on, for the whole process
+    # Both hold for the whole process. GluonCV's import switches the first on. Of the second Pillow refuses twice as
+    # much, which counts where a plugin decodes an image before its size can be asked for.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+    _silence_libtiff()
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Damaged(f"{image.width:,} x {image.height:,} pixels are more than are read")
-            return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
-    except Image.UnidentifiedImageError:
-        raise Damaged("it is not an image") from None
-    except Damaged:
+            _check_size(image.height, image.width, image.format)
+            if image.format == "TIFF":
+                _check_tiles(image)
+            shift, inverted = _scale(image)
+            image.decodermaxblock = 1 << 24  # Pillow's 64 KiB take minutes for an image of one long row
+            image.load()
+            with contextlib.suppress(SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
+                ImageOps.exif_transpose(image, in_place=True)  # broken EXIF data say nothing, as in OpenCV
+            _scale_transparency(image, data)
+            return _eight_bits(image, shift, inverted)
+    except (Damaged, MemoryError):
         raise
-    # Pillow's plugins raise all of these for broken files.
-    except (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, Image.DecompressionBombError) as error:
+    except Image.UnidentifiedImageError:
+        raise Damaged(f"it is not an image that can be read ({NAMES})") from None
+    except Image.DecompressionBombError:
+        raise Damaged(f"it has more pixels than are read ({MAX_PIXELS:,}): make it smaller") from None
+    except Exception as error:  # Pillow's plugins raise anything for broken files
         raise Damaged(f"it cannot be decoded ({' '.join(str(error).split())[:100]})") from None
+
+
+def _check_tiles(image):
+    """Damaged for a TIFF whose tiles are larger than an image may be, or do not hold all of its pixels."""
+    _check_size(image.tag_v2.get(_TILE_LENGTH, 0), image.tag_v2.get(_TILE_WIDTH, 0), image.format)
+    if sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in image.tile) \
+            < image.width * image.height:
+        raise Damaged("the TIFF has no place for some of its pixels")
+
+
+def _scale(image):
+    """Of an image as opened: by how many bits its grey is to be shifted to have 8, and whether 0 is white.
+
+    Raises Damaged for numbers whose range nobody knows, such as those of a TIFF of floats.
+    """
+    tags = getattr(image, "tag_v2", {})
+    if image.mode in COLOURS:
+        return 0, False
+    if image.mode in GREY16:  # 12 bits in some TIFFs
+        return tags.get(_BITS, (16,))[0] - 8, tags.get(_PHOTOMETRIC) == 0
+    if image.mode == "I" and image.format in ("PNG", "PPM"):  # 16 bits, in 32 of memory
+        return 8, False
+    raise Damaged(f"the range of its numbers is not known (mode {image.mode}): save it with 8 or 16 bits")
+
+
+def _scale_transparency(image, data):
+    """A PNG names its transparent colour on its own scale, and Pillow takes it for one of the pixels it has made."""
+    key = image.info.get("transparency")
+    if key is None or image.format != "PNG":
+        return
+    depth = data[24]
+    if image.mode == "L" and depth < 8:
+        image.info["transparency"] = key * 255 // (2**depth - 1)
+    elif image.mode == "RGB" and depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+
+
+def _eight_bits(image, shift, inverted):
+    """The pixels of a loaded image of Pillow's; a tile at a time, so that only they and the image are in memory."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows, columns = max(1, TILE // image.width), min(TILE, image.width)
+    for top, left in itertools.product(range(0, image.height, rows), range(0, image.width, columns)):
+        bottom, right = min(top + rows, image.height), min(left + columns, image.width)
+        part = image.crop((left, top, right, bottom))
+        pixels[top:bottom, left:right] = _grey(part, shift, inverted) if shift else _colours(part)[:, :, ::-1]
+    return pixels
+
+
+def _grey(part, shift, inverted):
+    values = np.asarray(part)
+    grey = (values >> shift).astype(np.uint8)
+    if inverted:
+        grey = 255 - grey
+    grey[values == part.info.get("transparency", -1)] = 255
+    return grey[:, :, None]
+
+
+def _colours(part):
+    from PIL import Image
+
+    if part.has_transparency_data:
+        part = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
+        white = Image.new("RGB", part.size, "white")
+        white.paste(part, mask=part)
+        part = white
+    return np.asarray(part.convert("RGB"))
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -180,6 +321,11 @@ def centre(pixels: np.ndarray, shorter: int, side: int) -> np.ndarray:
     The longer side is rounded down, as is the margin above and to the left: the iterator's way.
     """
     height, width = pixels.shape[:2]
+    longest = LONGEST_STRIP * min(height, width)
+    if max(height, width) > longest:  # a strip, of which gigabytes would be made to show the middle
+        y, x = (max(0, extent - longest) // 2 for extent in (height, width))
+        pixels = pixels[y:y + longest, x:x + longest]
+        height, width = pixels.shape[:2]
     new = (shorter * height // width, shorter) if height > width else (shorter, shorter * width // height)
     pixels = resize(pixels, *new)
     y, x = ((extent - side) // 2 for extent in new)

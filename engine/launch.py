@@ -31,7 +31,7 @@ from pathlib import Path
 
 from support import runtime
 from support.errors import InputError
-from support.files import content
+from support.files import content, regular
 
 from . import flags
 
@@ -262,7 +262,8 @@ class Job:
         file = None
         try:
             if self.args.log_dir is not None:
-                file = open(Path(self.args.log_dir) / f"{_name(role, rank).replace(' ', '-')}.log", "ab")  # noqa: SIM115
+                file = open(Path(self.args.log_dir) / f"{_name(role, rank).replace(' ', '-')}.log", "ab",  # noqa: SIM115
+                            opener=regular)
             member = Member(role, rank, host, order)
         except OSError as error:
             self._fail(f"{_name(role, rank)} on {host.name or host.address} cannot be started: {error}", 127)

@@ -15,7 +15,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
-from support.errors import InputError
+from support.errors import InputError, out_of_memory
 
 from .distributed import Team
 from .nag import NAG
@@ -215,6 +215,8 @@ def _read_from(items):
         except InputError as error:
             raise DataFault(str(error)) from error
         except Exception as error:
+            if out_of_memory(error) is not None:
+                raise
             log.debug("a batch could not be read", exc_info=True)
             raise DataFault(f"a batch cannot be read ({type(error).__name__}: {error})") from error
         yield item
@@ -367,6 +369,7 @@ def train_steps(net, trainer, batches, contexts, meter, forward=None, method=Non
         if method.accumulate > 1:
             net.collect_params().zero_grad()
 
+    lost = False
     with contextlib.closing(_staged(batches, stage, contexts)) as staged:
         try:
             for lr, count, shares, share in staged:
@@ -382,8 +385,12 @@ def train_steps(net, trainer, batches, contexts, meter, forward=None, method=Non
                 if settle is not None and settle(done):
                     read_all()
                 yield done
+        except Exception as error:
+            lost = out_of_memory(error) is not None
+            raise
         finally:
-            read_all()
+            if not lost:  # MXNet would wait for ever for a step for which it had no memory or thread
+                read_all()
 
 
 def _read(results, meter):

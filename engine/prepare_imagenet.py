@@ -32,17 +32,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from engine import imagenet, images
-from engine.flags import Parser, number
+from engine.class_folders import classes, listing
+from engine.class_names import NAMES_FILE, read_names, write_names
+from engine.flags import Parser, number, run_script
 from engine.prefetch import ahead
 from engine.records import Damaged, RecordFile
 from engine.runlog import progress_bar
 from support import runtime
 from support.errors import InputError
-from support.files import expanded
+from support.files import content, expanded, regular
 
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+KAGGLES = "ImageId,PredictionString"  # the first line of LOC_val_solution.csv
 
 MAX_IMAGE = 1 << 26  # bytes; the largest image of ImageNet has a quarter of that
 MAX_TEXT = 1 << 26  # of a file of the development kit
@@ -123,55 +126,92 @@ def unpack_train(archive, folder):
 
 
 def unpack_val(archive, labels, folder):
-    """Unpack the flat archive of validation images into folder/CLASS/*.JPEG; labels: class of each in name order."""
+    """Unpack the flat archive of validation images into folder/CLASS/*.JPEG; labels: as `read_labels` gives them."""
     part = folder.with_name(folder.name + ".part")
     with _opened(archive) as opened:
-        members = sorted(_members(opened, archive, _IMAGE))
-        if len(members) != len(labels):
-            raise InputError(f"{archive} has {len(members):,} images and there are {len(labels):,} labels: give the "
-                             "labels that belong to it with --val-labels")
-        for name in set(labels):
+        members = dict(_members(opened, archive, _IMAGE))
+        labels = _class_of_each(members, labels, archive)
+        for name in set(labels.values()):
             (part / name).mkdir(parents=True, exist_ok=True)
         there = {path.name: path.stat().st_size for path in part.glob("*/*")}
-        _check_space(part, sum(member.size for name, member in members if there.get(name) != member.size),
+        _check_space(part, sum(member.size for name, member in members.items() if there.get(name) != member.size),
                      f"unpacking {archive}")
-        pairs = _counted(zip(members, labels), len(members), f"unpacking {archive.name}")
-        for (name, member), label in pairs:
-            path = part / label / name
+        for name, label in _counted(labels.items(), len(labels), f"unpacking {archive.name}"):
+            path, member = part / label / name, members[name]
             if not path.is_file() or path.stat().st_size != member.size:
                 _unpack(opened, member, path, archive)
     part.rename(folder)
 
 
-def read_labels(path):
-    """WordNet ids of the validation images in the order of their names.
+def sort_val(folder, labels):
+    """Move the images that lie side by side in a folder into folder/CLASS; labels: as `read_labels` gives them.
 
-    path: a text file with an id on each line, or the official development kit (.tar.gz), which has numbers and, in
-    meta.mat, what they stand for. Raises InputError.
+    A sorting that was stopped is finished by the next one: what is in its class already stays there.
+    """
+    here = listing(folder)
+    before = [(name, label) for label in here.folders for name in listing(folder / label).images]
+    labels = _class_of_each(here.images + [name for name, _ in before], labels, folder)
+    flat = set(here.images)
+    wrong = [name for name, label in before if labels[name] != label or name in flat]
+    if wrong:
+        raise InputError(f"{folder} has {len(wrong):,} image(s) in another class than their label's, or twice, "
+                         f"{wrong[0]} first: give the labels that belong to it with --val-labels")
+    for name in _counted(here.images, len(here.images), f"sorting {folder}"):
+        (folder / labels[name]).mkdir(exist_ok=True)
+        (folder / name).rename(folder / labels[name] / name)
+
+
+def _class_of_each(names, labels, where):
+    """{name: class} of the images with these names, in the order of the names."""
+    if isinstance(labels, dict):
+        absent = next((name for name in names if name.rpartition(".")[0] not in labels), None)
+        if absent is not None:
+            raise InputError(f"{where} has {absent}, of which --val-labels says nothing: give the labels that belong "
+                             "to it")
+        return {name: labels[name.rpartition(".")[0]] for name in sorted(names)}
+    if len(names) != len(labels):
+        raise InputError(f"{where} has {len(names):,} images and there are {len(labels):,} labels: give the "
+                         "labels that belong to it with --val-labels")
+    return dict(zip(sorted(names), labels))
+
+
+def read_labels(path, known=()):
+    """Classes of the validation images: in the order of their names, or {name without extension: class}.
+
+    path: a text file with a WordNet id, or a name in `known`, on each line; or the official development kit (.tar.gz),
+    which has numbers and, in meta.mat, what they stand for; or Kaggle's LOC_val_solution.csv, whose lines name the
+    images. Raises InputError.
     """
     path = expanded(path)
     try:
-        is_archive = tarfile.is_tarfile(path)
-        content = b"" if is_archive else path.read_bytes()
+        if path.is_file() and tarfile.is_tarfile(path):
+            return _devkit_labels(path)
+        lines = content(path).decode("utf-8-sig").split("\n")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if is_archive:
-        return _devkit_labels(path)
-    try:
-        lines = content.decode("ascii").split("\n")
     except UnicodeDecodeError:
         raise InputError(f"{path} is no text file with a WordNet id on each line") from None
-    while lines and not lines[-1].strip():
+    lines = [line.strip() for line in lines]
+    while lines and not lines[-1]:
         lines.pop()
     if not lines:
         raise InputError(f"{path} is empty: it is to have a WordNet id on each line")
-    for count, line in enumerate(lines, 1):
-        if line.strip().isdigit():
-            raise InputError(f"{path}, line {count}: {line.strip()[:20]} is a number of the development kit, whose "
-                             f"meaning is in the kit: give the kit itself, {DEVKIT}, with --val-labels")
-        if not _WORDNET_ID.fullmatch(line.strip()):
-            raise InputError(f"{path}, line {count}: {ascii(line.strip()[:40])} is no WordNet id such as n01440764")
-    return [line.strip() for line in lines]
+    if lines[0] != KAGGLES:
+        return [_label(path, number, line, known) for number, line in enumerate(lines, 1)]
+    # ILSVRC2012_val_00000001,n01751748 111 108 334 321: the class before each of the boxes, one class in an image
+    pairs = [line.partition(",") for line in lines[1:]]
+    return {name: _label(path, number, boxes.partition(" ")[0], known)
+            for number, (name, _, boxes) in enumerate(pairs, 2)}
+
+
+def _label(path, number, text, known):
+    """A class in a line of a file of labels. Raises InputError."""
+    if text in known or _WORDNET_ID.fullmatch(text):
+        return text
+    if text.isdigit():
+        raise InputError(f"{path}, line {number}: {text[:20]} is a number of the development kit, whose meaning is in "
+                         f"the kit: give the kit itself, {DEVKIT}, with --val-labels")
+    raise InputError(f"{path}, line {number}: {ascii(text[:40])} is no WordNet id such as n01440764")
 
 
 def _devkit_labels(path):
@@ -221,18 +261,20 @@ def _im2rec():
 
 def _encode(tool, settings, index, row):
     """A row of the list and its packed record. Raises Damaged."""
-    path = os.path.join(settings.root, row[1])
-    try:
-        with open(path, "rb") as file:
-            images.check(file.read())
-    except OSError as error:
-        raise Damaged(f"it cannot be read: {error.strerror}") from None
     results = []
     tool.image_encode(settings, index, row, SimpleNamespace(put=results.append))
     record = results[0][1]
     if record is None:
         raise Damaged("im2rec cannot read it")
     return row, record
+
+
+def _size(path):
+    """Bytes of a file, 0 if it cannot be looked at."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse"):
@@ -242,10 +284,11 @@ def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse
     Returns the names of the damaged images that were left out; damaged='refuse' raises InputError for the first.
     """
     # A header and two words for each record, the index and the list take some 200 bytes an image.
+    source.check(damaged)
     if not resize:
         _check_space(folder, 200 * len(source) + sum(
-            (source.directory / file).stat().st_size for file in source.files), f"packing {source.description}")
-    strange = next((file for file in source.files if "\t" in file or "\n" in file), None)
+            _size(source.directory / file) for file in source.files), f"packing {source.description}")
+    strange = next((file for file in source.files if re.search(r"[\t\r\n]", file)), None)
     if strange is not None:
         raise InputError(f"{source.description} has {ascii(strange)}, a name that a list cannot hold: rename it")
     images.require()
@@ -262,6 +305,7 @@ def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse
 
     def encode(index, row):
         try:
+            images.check(source.read(row[0]))
             return _encode(tool, settings, index, row)
         except Damaged as reason:
             return row, reason
@@ -275,21 +319,23 @@ def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse
                     record.write_idx(row[0], content)
                     written.append(row)
                     continue
-                name = os.path.join(settings.root, row[1])
+                name = source.name(row[0])
                 if damaged == "refuse":
                     raise InputError(f"{name}: {content}; replace this image, or leave damaged ones out with "
                                      "--damaged skip")
                 left_out.append(name)
                 print(f"left out {name}: {content}", flush=True)
-    except mx.base.MXNetError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise InputError(f"{parts['rec']} cannot be written ({reason}): make room") from None
+    except mx.base.MXNetError:  # its reason is a line of its source
+        raise InputError(f"{parts['rec']} cannot be written: make room and run this again") from None
     finally:
         record.close()
     if not written:
         raise InputError(f"{source.description} has no image that is not damaged")
-    tool.write_list(str(parts["lst"]), written)
-    _verify(parts, written)
+    # As im2rec writes it, but for names that are not UTF-8, which end im2rec.
+    parts["lst"].write_text("".join(f"{number}\t{label:f}\t{file}\n" for number, file, label in written),
+                            encoding="utf-8", errors="surrogateescape")
+    if not _is_whole(parts["rec"], parts["idx"], len(written)):  # the disk may have been full
+        raise InputError(f"{parts['rec']} was not written whole: make room and run this again")
     parts["json"].write_text(json.dumps({
         "images": len(written), "left_out": left_out, "list_sha256": source.sha256, "resize": resize,
         "quality": quality if resize else None}, indent=1) + "\n", encoding="utf-8")
@@ -298,16 +344,14 @@ def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse
     return left_out
 
 
-def _verify(parts, written):
-    """InputError unless every record is in the index and the last one is whole: the disk may have been full."""
-    made = RecordFile(parts["rec"], parts["idx"])
-    last = int(made.offsets.argmax())
+def _is_whole(rec, idx, count):
+    """Whether a record file and its index belong together and have so many records, to the end of the last one."""
     try:
-        whole = len(made) == len(written) and not made.missing and made.read(last)[0] == written[last][2]
-    except Damaged:
-        whole = False
-    if not whole:
-        raise InputError(f"{parts['rec']} was not written whole: make room and run this again")
+        made = RecordFile(rec, idx)
+        made.read(int(made.offsets.argmax()))
+    except (InputError, Damaged):
+        return False
+    return len(made) == count and not made.missing and not made.unlisted
 
 
 def _pack_stage(source, folder, split, resize, quality, threads, damaged):
@@ -322,11 +366,13 @@ def _pack_stage(source, folder, split, resize, quality, threads, damaged):
             differs = [name for name, value in asked.items() if made[name] != value]
             count, left_out = made["images"], made["left_out"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(f"{settings} cannot be read: remove it and {path} to make them anew") from None
+            raise InputError(f"{settings} cannot be read: remove it and {path} to make them again") from None
         if differs:
             what = {"list_sha256": "another list of images", "resize": "another --resize",
                     "quality": "another --quality"}[differs[0]]
-            raise InputError(f"{path} was made from {what}: remove it to make it anew")
+            raise InputError(f"{path} was made from {what}: remove it to make it again")
+        if not _is_whole(path, path.with_suffix(".idx"), count):
+            raise InputError(f"{path} and its .idx are not whole any more: remove {path} to make both again")
         state = "was there already"
     else:
         began = time.monotonic()
@@ -358,7 +404,7 @@ def _counted(items, total, description):
 def _alone(folder):
     """One preparation at a time in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".prepare.lock", "w") as lock:
+    with open(folder / ".prepare.lock", "w", opener=regular) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -372,21 +418,28 @@ def _image_folder(args, split, root):
     """The folder of class folders of a split, its archive unpacked first; None where there is neither."""
     given = getattr(args, split)
     path = expanded(given) if given else root / ARCHIVES[split]
-    if path.is_dir():
-        return path
-    if not path.is_file():
+    folder = path if path.is_dir() else root / split
+    if not path.is_file() and not folder.is_dir():
         if given:
             raise InputError(f"--{split} {given}: there is no such archive or folder")
-        return root / split if (root / split).is_dir() else None
+        return None
     if split == "train":
-        unpack_train(path, root / "train")
-    elif not (root / "val").is_dir():
-        labels = expanded(args.val_labels) if args.val_labels else root / DEVKIT
-        if not args.val_labels and not labels.is_file():
-            raise InputError(f"{path} has no labels in it: put {DEVKIT} beside it, or give a text file with a "
-                             "WordNet id on each line with --val-labels")
-        unpack_val(path, read_labels(labels), root / "val")
-    return root / split
+        if path.is_file():
+            unpack_train(path, folder)
+    elif not folder.is_dir():
+        unpack_val(path, _val_labels(args, root, path), folder)
+    elif listing(folder).images:
+        sort_val(folder, _val_labels(args, root, folder))
+    return folder
+
+
+def _val_labels(args, root, images):
+    """The labels of an archive or a folder of validation images."""
+    labels = expanded(args.val_labels) if args.val_labels else root / DEVKIT
+    if not args.val_labels and not labels.is_file():
+        raise InputError(f"{images} has images without classes: put {DEVKIT} into {root}, or give its labels with "
+                         "--val-labels FILE, a text file with a WordNet id on each line")
+    return read_labels(labels, classes(root / "train") if (root / "train").is_dir() else ())
 
 
 def prepare(args):
@@ -412,11 +465,13 @@ def prepare(args):
             return
         records = root / "rec"
         records.mkdir(exist_ok=True)
-        listed = records / imagenet.NAMES_FILE
-        if listed.is_file() and tuple(listed.read_text(encoding="utf-8").split()) != names:
+        listed = records / NAMES_FILE
+        there = read_names(listed) if listed.exists() and listed.stat().st_size else None
+        if there is None:
+            write_names(listed, names)
+        elif there != names:
             raise InputError(f"{listed} has other classes than {train or found['val']}: remove {records} to make its "
-                             "files anew, or choose another --data-dir")
-        listed.write_text("\n".join(names) + "\n", encoding="utf-8")
+                             "files again, or choose another --data-dir")
         for split, source in sources.items():
             print(_pack_stage(source, records, split, args.resize, args.quality or 95, args.threads, args.damaged),
                   flush=True)
@@ -436,15 +491,16 @@ def _parser():
     parser.add_argument("--train", metavar="PATH", help=f"archive or folder of class folders (default "
                         f"DIR/{ARCHIVES['train']}, else DIR/train)")
     parser.add_argument("--val", metavar="PATH", help=f"archive or folder of class folders (default "
-                        f"DIR/{ARCHIVES['val']}, else DIR/val)")
-    parser.add_argument("--val-labels", metavar="FILE", help="classes of the images in the validation archive, in the "
-                        "order of their names: a text file with a WordNet id on each line, or the development kit "
-                        f"(default DIR/{DEVKIT})")
+                        f"DIR/{ARCHIVES['val']}, else DIR/val); images side by side in a folder are moved into class "
+                        "folders there")
+    parser.add_argument("--val-labels", metavar="FILE", help="classes of the validation images: a text file with a "
+                        "WordNet id on each line, in the order of the images' names, Kaggle's LOC_val_solution.csv, or "
+                        f"the development kit (default DIR/{DEVKIT})")
     parser.add_argument("--splits", type=_splits, default=imagenet.SPLITS, metavar="S,S",
                         help="train,val (default), or one of them")
     parser.add_argument("--folders-only", action="store_true", help="unpack the archives and write no record files")
     parser.add_argument("--resize", type=number(int, 1, 10_000), default=0, metavar="N", help="make the shorter side N "
-                        "pixels (larger or smaller) and compress anew (default: the files as they are)")
+                        "pixels (larger or smaller) and compress them again (default: the files as they are)")
     parser.add_argument("--quality", type=number(int, 1, 100), metavar="Q",
                         help="of the JPEGs with --resize (default 95)")
     parser.add_argument("--threads", type=number(int, 1, 1024), default=runtime.usable_cores(), metavar="N",
@@ -462,11 +518,11 @@ def main(argv=None) -> int:
     try:
         prepare(args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {error.filename or args.data_dir}: {error.strerror}; what is finished stays, run this again",
-              file=sys.stderr)
+        place = error.filename or args.data_dir or imagenet.default_root()
+        print(f"{parser.prog}: {place}: {error.strerror}; what is finished stays, run this again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; what is finished stays, the same command goes on", file=sys.stderr)
@@ -475,4 +531,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -4,6 +4,7 @@ import math
 from typing import Tuple
 
 from support.errors import InputError
+from support.words import counted
 
 
 def _fits(value, kind):
@@ -69,7 +70,7 @@ class Recipe:
                 or list(self.lr_decay_epochs) != sorted(set(self.lr_decay_epochs)):
             raise InputError(f"lr_decay_epochs must be rising epochs of at least 1, got {list(self.lr_decay_epochs)}")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
-            raise InputError(f"warmup_epochs={self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+            raise InputError(f"warmup_epochs={self.warmup_epochs} leaves nothing of {counted(self.epochs, 'epoch')}")
 
     def scaled(self, epochs):
         """The same recipe in another number of epochs, its decays and warmup moved in proportion.

@@ -17,9 +17,11 @@ from typing import Tuple
 import numpy as np
 
 from support.errors import InputError
-from support.files import expanded
+from support.files import content, expanded, regular
 
 MAGIC = 0xCED7230A
+PROBES = 64  # places of an index that are compared with its record file before anything else
+MAX_BYTES = 1 << 28  # of an image file, which is all in memory while it is decoded
 _WORDS = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")
 _LABEL = struct.Struct("<f")
@@ -34,8 +36,8 @@ class RecordFile:
     """Labelled images in a .rec, in the order of its .idx.
 
     keys, offsets : int64 (N,), the numbers of the records and where they begin; size : bytes of the .rec.
-    Raises InputError where the .idx cannot be read or where no record begins at its first offset. Records that lie
-    behind the end of the .rec are counted in `missing`, and reading one raises Damaged.
+    Raises InputError where the .idx cannot be read or is of another file: where no record begins at most of its
+    offsets. Records that lie behind the end of the .rec are counted in `missing`, and reading one raises Damaged.
     """
 
     def __init__(self, rec, idx):
@@ -44,18 +46,24 @@ class RecordFile:
         numbers = np.array(self.index.split(), np.int64)
         self.keys, self.offsets = numbers[0::2], numbers[1::2]
         if len(np.unique(self.keys)) < len(self.keys) or len(np.unique(self.offsets)) < len(self.offsets):
-            raise InputError(f"{self.index_path} lists a record twice: make it anew with the record file")
+            raise InputError(f"{self.index_path} lists a record twice: make it again with the record file")
         try:
-            self._file = open(self.path, "rb")  # noqa: SIM115 (open as long as this object lives)
+            self._file = open(self.path, "rb", opener=regular)  # noqa: SIM115 (open as long as this object lives)
             self.size = os.fstat(self._file.fileno()).st_size
         except OSError as error:
             raise InputError(f"cannot read {self.path}: {error.strerror}") from None
         if not self.size:
             raise InputError(f"{self.path} is empty: copy or prepare it again")
-        first = int(self.offsets.min())
-        if first < self.size and self._words(first)[0] != MAGIC:
+        self._check_offsets()
+
+    def _check_offsets(self):
+        """A look at some of the places that the index names: one record may be damaged, most of them are not."""
+        within = self.offsets[self.offsets < self.size]
+        looked = within[np.unique(np.linspace(0, len(within) - 1, min(PROBES, len(within))).astype(int))].tolist()
+        wrong = [offset for offset in looked if self._words(offset)[0] != MAGIC]
+        if 2 * len(wrong) > len(looked):
             raise InputError(f"{self.path} is not the record file of {self.index_path.name}: no record begins at byte "
-                             f"{first:,}, where the index has one; give the .rec and .idx that belong together")
+                             f"{wrong[0]:,}, where the index has one; give the .rec and .idx that belong together")
 
     def __len__(self):
         return len(self.keys)
@@ -65,9 +73,18 @@ class RecordFile:
         """How many records of the .idx begin behind the end of the .rec."""
         return int((self.offsets >= self.size).sum())
 
+    @property
+    def unlisted(self) -> int:
+        """Bytes of the .rec behind the last record of the .idx; 0 unless a further record begins there."""
+        try:
+            _, end = self._record(int(self.offsets.max()))
+            return self.size - end if self._words(end)[0] == MAGIC else 0
+        except Damaged:
+            return 0
+
     def read(self, number: int) -> Tuple[float, bytes]:
         """Label and image file of the record in line `number` of the .idx, from 0. Raises Damaged."""
-        content = self._content(int(self.offsets[number]))
+        content, _ = self._record(int(self.offsets[number]))
         if len(content) < _HEADER.size:
             raise Damaged(f"the record has {len(content)} bytes, too few for its header")
         count, label, _, _ = _HEADER.unpack_from(content)
@@ -120,8 +137,9 @@ class RecordFile:
         words = self._pread(_WORDS.size, offset)
         return _WORDS.unpack(words) if len(words) == _WORDS.size else (None, 0)
 
-    def _content(self, offset):
-        parts = []
+    def _record(self, offset):
+        """A record's content, and where the next one begins."""
+        parts, read = [], 0
         while True:
             if offset + _WORDS.size > self.size:
                 raise Damaged(f"the record file ends at byte {self.size:,}, before byte {offset:,}")
@@ -130,25 +148,28 @@ class RecordFile:
             if magic != MAGIC or (part in (0, 1)) == bool(parts) or part > 3:
                 raise Damaged(f"no record begins at byte {offset:,}" if not parts else
                               f"the record has no further part at byte {offset:,}")
+            read += length
+            if read > MAX_BYTES:
+                raise Damaged(f"the record has {read:,} bytes or more, which are more than are read ({MAX_BYTES:,})")
             content = self._pread(length, offset + _WORDS.size)
             if len(content) < length:
                 raise Damaged(f"the record file ends at byte {self.size:,}, inside the record")
             parts.append(content)
-            if part in (0, 3):
-                return parts[0] if part == 0 else struct.pack("<I", MAGIC).join(parts)
             offset += _WORDS.size + (length + 3 & ~3)
+            if part in (0, 3):
+                return struct.pack("<I", MAGIC).join(parts), offset
 
 
 def _read_index(path):
     try:
-        content = path.read_bytes()
+        index = content(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; a record file is read through its .idx") from None
-    if not content.strip():
+    if not index.strip():
         raise InputError(f"{path} is empty: prepare the record file again")
-    if not _INDEX.fullmatch(content):
-        matched = _INDEX.match(content).end()
-        line = content.count(b"\n", 0, matched) + 1
+    if not _INDEX.fullmatch(index):
+        matched = _INDEX.match(index).end()
+        line = index.count(b"\n", 0, matched) + 1
         raise InputError(f"{path}, line {line}: it is not KEY, tab and OFFSET in whole numbers; prepare the record "
                          "file again")
-    return content
+    return index

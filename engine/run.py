@@ -3,16 +3,19 @@ import contextlib
 import dataclasses
 import logging
 import os
+import select
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 
-from support.errors import InputError
+from support.errors import InputError, OutOfMemory, out_of_memory
 from support.files import expanded
+from support.words import counted
 
 from . import checkpoint, loop, runlog
 from .distributed import Team
@@ -80,13 +83,24 @@ class Stopped(Exception):
 class _StopSignal:
     """Notes the first SIGTERM, SIGINT or SIGHUP, so that the step under way can end and be saved; the second kills.
 
-    A SIGHUP that the process was started to ignore, as by nohup, stays ignored.
+    A SIGHUP that the process was started to ignore, as by nohup, stays ignored. A step can wait for ever, as MXNet does
+    where a thread of its own found no memory, and Python's handlers run only between the calls of the main thread. So
+    a thread listens too: it ends the process at the second signal, and where the main thread has not taken note of the
+    first after `patience` seconds.
     """
 
-    received = None
+    received, _previous = None, {}
+
+    def __init__(self, patience=900.0):
+        self.patience = patience
 
     def __enter__(self):
         self._terminal = os.isatty(sys.__stderr__.fileno()) if sys.__stderr__ else False
+        self._heard, self._told = os.pipe()
+        os.set_blocking(self._told, False)
+        self._listener = threading.Thread(target=self._listen, name="signals", daemon=True)
+        self._listener.start()
+        self._wakeup = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
         self._previous = {number: signal.signal(number, self._note)
                           for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
                           if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
@@ -101,9 +115,35 @@ class _StopSignal:
             for stream in (1, 2):
                 os.dup2(nowhere, stream)
 
+    def _listen(self):
+        heard, until = [], None
+        while True:
+            left = None if until is None else max(0, until - time.monotonic())
+            if not select.select([self._heard], [], [], left)[0]:
+                if self.received is not None:  # the main thread has taken note
+                    until = None
+                    continue
+                with contextlib.suppress(OSError):
+                    os.write(2, f"the step under way did not end in the {self.patience:g} s since "
+                                f"{signal.Signals(heard[0]).name}: left without saving it\n".encode())
+                os._exit(128 + heard[0])
+            for number in os.read(self._heard, 64):
+                if number == 0:
+                    return
+                if number in heard:
+                    os._exit(128 + number)
+                if number in self._previous:
+                    heard.append(number)
+                    until = until or time.monotonic() + self.patience
+
     def __exit__(self, *exception):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        os.write(self._told, b"\0")
+        self._listener.join()
+        for end in (self._heard, self._told):
+            os.close(end)
 
 
 @dataclasses.dataclass
@@ -126,18 +166,24 @@ def train(job, resume=None):
     """Run a job, from a checkpoint file when resume names one.
 
     Returns the Result, which it also writes to result.json; None in a worker that is not the first of its team. Raises
-    Stopped after SIGTERM, SIGINT or SIGHUP, and InputError when the training diverges or the data cannot be read. All
-    leave last.params behind: the end of the last whole step, or, of a diverged run, an earlier one that was good.
+    Stopped after SIGTERM, SIGINT or SIGHUP, InputError when the training diverges or the data cannot be read, and
+    OutOfMemory. All leave last.params behind: the end of the last whole step, or, of a run that diverged or found no
+    memory, an earlier one that was good.
     """
     run = _Run(job)
     run.restore(resume)
-    with _StopSignal() as stop:
-        while run.state.epoch < job.recipe.epochs:
-            try:
+    try:
+        with _StopSignal() as stop:
+            while run.state.epoch < job.recipe.epochs:
                 run.epoch(stop)
-            except loop.Diverged as error:
-                raise InputError(run.divergence_sentence(error)) from error
-    return run.finish() if run.writes else None
+        return run.finish() if run.writes else None
+    except loop.Diverged as error:
+        raise InputError(run.divergence_sentence(error)) from error
+    except Exception as error:
+        sentence = out_of_memory(error)
+        if sentence is None:
+            raise
+        raise OutOfMemory(f"{sentence}; {run.kept()}") from error
 
 
 class _Run:
@@ -257,8 +303,8 @@ class _Run:
                  record["seconds"])
         log.info("[Epoch %d] validation: err-top1=%f err-top5=%f", epoch, 1 - score.top1, 1 - score.top5)
         if self.scale is not None and self.scale.left_out:
-            log.info("[Epoch %d] float16: %d steps of the run left out, their gradients overflowed; loss scale now %g",
-                     epoch, self.scale.left_out, self.scale.value)
+            log.info("[Epoch %d] float16: %s of the run left out, the gradients overflowed; loss scale now %g",
+                     epoch, counted(self.scale.left_out, "step"), self.scale.value)
         if self.writes:
             self.metrics.append(record)
         improved = state.best is None or score.top1 > state.best["accuracy"]
@@ -304,13 +350,14 @@ class _Run:
         """What to say of a batch that cannot be read; saves the steps before it, unless others had to join in."""
         if self.team.size == 1 and self.state.step:
             self.save(LAST)
-        return f"epoch {self.state.epoch}, step {self.state.step}: {error}; {self._kept()}"
+        return f"epoch {self.state.epoch}, step {self.state.step}: {error}; {self.kept()}"
 
     def divergence_sentence(self, error):
-        return (f"the training diverged in epoch {self.state.epoch}: {error}; {self._kept()}. Try a smaller --lr, or a "
+        return (f"the training diverged in epoch {self.state.epoch}: {error}; {self.kept()}. Try a smaller --lr, or a "
                 "warmup (--warmup-epochs)")
 
-    def _kept(self):
+    def kept(self):
+        """What is on the disk, in words."""
         good = self.job.directory / LAST
         return f"the last good checkpoint is {good}" if good.exists() else "there is no checkpoint yet"
 
@@ -428,3 +475,14 @@ def checkpoint_to_resume(path):
     if not file.is_file():
         raise InputError(f"--resume: there is no checkpoint {file}; name a run's folder or one of its .params files")
     return file
+
+
+def weights_file(path):
+    """The parameter file that a flag means: path itself, or best.params where path is a run's folder, which is said."""
+    folder = expanded(path)
+    if not folder.is_dir():
+        return path
+    if not (folder / BEST).is_file():
+        raise InputError(f"{path} is a folder without {BEST}; name a run's folder or a parameter file")
+    log.info("%s is a folder: taking its %s, the weights of the epoch that scored best", path, BEST)
+    return str(folder / BEST)

@@ -13,8 +13,11 @@ from tqdm import tqdm
 
 from support import files, json_files, runtime
 from support.errors import InputError
-from support.files import replacing
+from support.files import regular, replacing
 from support.json_files import COUNT, NUMBER, POSITIVE, SHARE
+from support.words import counted
+
+from . import figures
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +140,7 @@ def log_to_file(path):
     """Append the log to a file from now on, what was said since start_logging first."""
     try:
         # Names on the command line need not be UTF-8.
-        stream = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - as long as the log
+        stream = open(path, "a", encoding="utf-8", errors="backslashreplace", opener=regular)  # noqa: SIM115
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
     file = _LogFile(stream)
@@ -172,14 +175,14 @@ class Metrics:
         if keep_epochs is not None and self.path.exists():
             self.records = [record for record in read_metrics(self.path) if record["epoch"] < keep_epochs]
         if keep_epochs is not None and len(self.records) < keep_epochs - first_epoch:
-            log.warning("%s has only %d of the %d epochs before the checkpoint: the history will lack the others",
-                        self.path, len(self.records), keep_epochs - first_epoch)
+            log.warning("%s has only %d of the %s before the checkpoint: the history will lack the others", self.path,
+                        len(self.records), counted(keep_epochs - first_epoch, "epoch"))
         write_text(self.path, "".join(_line(record) for record in self.records))
 
     def append(self, record):
         self.records.append(record)
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with open(self.path, "a", encoding="utf-8", opener=regular) as file:
                 file.write(_line(record))
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error.strerror}; free space and resume") from error
@@ -249,18 +252,6 @@ def plot_history(records, path, title, scored_on):
     error_axes.legend(frameon=False)
     handles = [axes.get_legend_handles_labels() for axes in (loss_axes, rate_axes)]
     loss_axes.legend(*(sum(parts, []) for parts in zip(*handles)), frameon=False)
-    figure.suptitle(title, fontsize=11)
-    save_figure(figure, path)
-
-
-def save_figure(figure, path):
-    """Write a matplotlib figure as a PNG, atomically, and close it; InputError when the disk refuses."""
-    from matplotlib import pyplot
-
-    try:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
-    finally:
-        pyplot.close(figure)
+    with figures.words(title, longest=100) as (title,):
+        figure.suptitle(title, fontsize=11)
+        figures.save(figure, path)

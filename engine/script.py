@@ -14,6 +14,7 @@ from support import runtime
 from support.errors import InputError
 from support.files import expanded
 from support.lock import locked
+from support.words import counted
 
 from . import checkpoint, distributed, flags, loop, run, runlog
 from .experiment import Experiment
@@ -59,6 +60,8 @@ def started(parser, args, experiment_of, model, dtype):
     model : the package, whose complete_arguments and get_model make the net.
     dtype : to train in where neither the flags nor a checkpoint say it.
     """
+    if args.resume_params:
+        args.resume_params = run.weights_file(args.resume_params)
     experiment = None
     if not (args.resume or args.resume is not None and args.save_dir):  # else a checkpoint may have what is missing
         experiment = _or_exit(parser, experiment_of, args, None)
@@ -81,7 +84,7 @@ def started(parser, args, experiment_of, model, dtype):
                 stored = dataclasses.replace(saved.experiment, arguments=model.complete_arguments(
                     saved.experiment.model, saved.experiment.net))
                 experiment = experiment_of(args, stored)
-                refuse_another_run(experiment, stored, saved.state)
+                refuse_another_run(experiment, stored, saved.state, args.recipe)
                 net = _built(experiment, model)
             except (InputError, TypeError) as error:
                 raise InputError(f"--resume: {error}") from error
@@ -145,11 +148,18 @@ def _saved_at(path, team):
     return saved
 
 
-def refuse_another_run(experiment, stored, state):
-    """InputError where an experiment differs from a checkpoint's in more than the number of epochs, saying in what."""
+def refuse_another_run(experiment, stored, state, named=None):
+    """InputError where an experiment differs from a checkpoint's in more than the number of epochs, saying in what.
+
+    named: what --recipe says, whose numbers come in place of the checkpoint's.
+    """
     epochs = experiment.recipe.epochs
     same = dataclasses.replace(stored, recipe=dataclasses.replace(stored.recipe, epochs=epochs))
     difference = experiment.difference(same, "the checkpoint has")
+    if difference and named and dataclasses.replace(experiment, recipe=same.recipe) == same:
+        moves = "moves the decays in proportion to --num-epochs: it " if named == "scaled" else ""
+        raise InputError(f"--recipe {named} {moves}asks for {difference}; leave --recipe out, then the run keeps its "
+                         "own")
     if difference:
         raise InputError(f"the command asks for {difference}; only --num-epochs may change when a run is resumed")
     begun = state["epoch"] + (state["step"] > 0)
@@ -172,14 +182,23 @@ def prepared(start, args, model):
     net = start.net
     loop.initialize(net, start.experiment.seed, start.contexts)
     if args.resume_params:
-        model.load_params(net, args.resume_params, start.contexts)
+        model.load_params(net, args.resume_params, start.contexts, args.ignore_output, log.info)
     if start.experiment.recipe.accumulate > 1:  # which the fused operators cannot
         forward, operators = net, "plain Gluon operators, which can add up gradients"
     else:
         forward, operators = model.fuse(net, args.fused)
     log.info("%s", operators)
+    before = start.saved.operators if start.saved else ""
+    if before and _way(before) != _way(operators):
+        log.warning("--resume: the run so far was computed with %s; with %s it goes on with the same numbers up to "
+                    "rounding, but not to the bit", _way(before), _way(operators))
     loop.set_mode(forward, args.mode)
     return forward, operators
+
+
+def _way(operators):
+    """What of a sentence about the operators decides the bits of a run: without the reason."""
+    return "plain Gluon operators" if operators.startswith("plain") else operators.partition(" (")[0]
 
 
 @contextlib.contextmanager
@@ -219,20 +238,19 @@ def announce(start, args, steps, complexity, table):
     """
     experiment, recipe, team = start.experiment, start.experiment.recipe, start.team
     log.info("recipe: %s", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(recipe).items()))
-    log.info("global batch %d (%d on each of %d%s%s), %d steps an epoch, seed %d", start.batch_size,
+    log.info("global batch %d (%d on each of %d%s%s), %s an epoch, seed %d", start.batch_size,
              recipe.batch_size, experiment.devices,
              f", {len(start.contexts)} in each of {team.size} workers" if team.size > 1 else "",
-             f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else "", steps, experiment.seed)
+             f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else "", counted(steps, "step"),
+             experiment.seed)
     for remark in flags.recipe_remarks(args.changes, recipe):
         log.info("%s", remark)
     late = [epoch for epoch in recipe.lr_decay_epochs if epoch >= recipe.epochs]
     if late and recipe.lr_mode == "step" and not recipe.lr_decay_period:
-        log.warning("the decays at %s lie behind the last of the %d epochs; --recipe scaled moves them in proportion",
-                    ", ".join(map(str, late)), recipe.epochs)
+        log.warning("the decays at %s lie behind the end of the run, which has %s; --recipe scaled moves them in "
+                    "proportion", ", ".join(map(str, late)), counted(recipe.epochs, "epoch"))
     log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds", flags.net_text(experiment.model, experiment.net),
              f"{complexity.total:,}", f"{complexity.trainable:,}", complexity.macs / 1e6)
-    if experiment.start:
-        log.info("weights from %s", experiment.start)
     if args.summary and team.rank == 0:
         with contextlib.suppress(BrokenPipeError):  # the reader may have seen enough
             print(table(complexity), flush=True)
@@ -240,7 +258,7 @@ def announce(start, args, steps, complexity, table):
 
 def train(start, args, directory, data, operators, **own):
     """Run it in its folder. Returns the exit status, and the Result or None: where the run was stopped, and in a worker
-    that is not the first. Ends the process where the run fails.
+    that is not the first. Raises InputError where the run fails.
 
     data: as loaded. operators: what computes the net, in words. own: what else a run.Job needs.
     """
@@ -261,7 +279,7 @@ def train(start, args, directory, data, operators, **own):
         # As text: a record of the log that is kept would keep the error, and with it the run and its connections.
         log.warning("%s", str(stop))
         return stop.status, None
-    except InputError as error:  # into the log file too
-        sentence = f"{Path(sys.argv[0]).name}: {error}"
-    log.error("%s", sentence)
-    sys.exit(1)
+    except InputError as error:
+        failure = type(error)(str(error))  # without its traceback, which would keep the run as well
+    log.debug("%s: %s", Path(sys.argv[0]).name, str(failure))  # for the file; run_script says it
+    raise failure

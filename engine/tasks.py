@@ -10,10 +10,9 @@ evaluation says of itself, None for a file of somebody else's. Every object has
     class_names(classes)    of the labels, known before any data is read; classes is the length of the net's output
     complete(model, arguments, size)  the net's arguments with what the flags add; size is the side of its images
     load(classes, batch_size)  the test images as `Images`
-    pixels(picture)         an RGB picture of PIL's as the net takes it: float32 (1, 3, S, S)
+    pixels(picture)         a picture of engine.images as the net takes it: float32 (1, 3, S, S)
     record                  what it adds to the JSON record
 """
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, Optional, Tuple
@@ -25,7 +24,7 @@ from support import json_files, runtime
 from support.errors import InputError
 from support.json_files import NOTHING, OBJECT, TEXT
 
-from . import cifar, imagenet
+from . import cifar, imagenet, images
 
 EVERY_IMAGE = "every image once"
 PADDING = "full batches of the authors' record iterator, its padding included"
@@ -131,10 +130,11 @@ class Cifar:
 
     def pixels(self, picture):
         """The middle square, scaled."""
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        picture = picture.resize((cifar.SIDE, cifar.SIDE), Image.BICUBIC, box=(left, top, left + side, top + side))
-        return cifar.normalise(np.asarray(picture).transpose(2, 0, 1)[None])
+        side = min(picture.shape[:2])
+        top, left = ((extent - side) // 2 for extent in picture.shape[:2])
+        square = Image.fromarray(np.ascontiguousarray(picture[top:top + side, left:left + side, ::-1]))
+        square = square.resize((cifar.SIDE, cifar.SIDE), Image.BICUBIC)
+        return cifar.normalise(np.asarray(square).transpose(2, 0, 1)[None])
 
 
 class ImageNet:
@@ -204,30 +204,15 @@ class ImageNet:
 
     def pixels(self, picture):
         """As a validation image: the middle of it, at the run's size."""
-        images, _, _ = next(iter(imagenet.EvalBatches(Picture(picture), 1, self.size, self.crop_ratio)))
-        return images
+        images.require()
+        batch = np.empty((1, 3, self.size, self.size), np.float32)
+        imagenet.normalise_centre(picture, imagenet.shorter_side(self.size, self.crop_ratio), batch[0])
+        return batch
 
 
 def unnamed(classes):
     """What imagenet.load calls classes of which nobody says the names."""
     return tuple(f"class {label}" for label in range(classes))
-
-
-class Picture(imagenet.Source):
-    """A picture in memory as a source of one image."""
-
-    labels = np.zeros(1, np.int32)
-
-    def __init__(self, picture):
-        self.picture = picture
-
-    def read(self, index):
-        file = io.BytesIO()
-        self.picture.save(file, "BMP")
-        return file.getvalue()
-
-    def name(self, index):
-        return "the picture"
 
 
 def translate(source, names, outputs):

@@ -26,7 +26,8 @@ from .fused import fuse
 from .imagenet_resnet import ResNet50, activated_stages
 from .refine import SE, GETheta, GEThetaMinus, GEThetaPlus, LocalSE, NiN
 from .self_attention import AugmentedConv, LocalAttention, StemAttention
-from .zoo import complete_arguments, get_model, image_size, list_models, load_params
+from .weights import load_params
+from .zoo import complete_arguments, get_model, image_size, list_models
 
 __all__ = [
     "ATAC", "AugmentedConv", "CIFARResNetV2", "ELU", "GELU", "GETheta", "GEThetaMinus", "GEThetaPlus", "Gated",

@@ -1,11 +1,13 @@
 """The CIFAR host of Table II: ResNet-20-v2 with b blocks a stage and one activation constructor a site."""
 from typing import NamedTuple
 
-from mxnet.gluon import HybridBlock, nn
+from mxnet.gluon import nn
 
+from support import garbage
 from support.errors import InputError
 
 from .activation import ReLU, whole
+from .checked import Checked, Takes, images_of
 
 CHANNELS = (16, 32, 64)  # of the three stages (Table II)
 
@@ -66,7 +68,7 @@ def replace_stages(blocks, unit, act_layers, act_order="bac", rest=ReLU):
     return [unit if site.stage in replaced else rest for site in sites(blocks)]
 
 
-class BasicBlockV2(HybridBlock):
+class BasicBlockV2(Checked):
     """BN, AF, 3x3, BN, AF, 3x3, refinement, plus the input (through a bare 1x1 where the channels change).
 
     activations: two constructors, for in_channels and for channels. refinement: a constructor or None.
@@ -74,6 +76,7 @@ class BasicBlockV2(HybridBlock):
 
     def __init__(self, channels, in_channels, stride, size, activations, refinement=None, **kwargs):
         super().__init__(**kwargs)
+        self.takes = Takes(in_channels, block="block")
         first, second = activations
         with self.name_scope():
             self.bn1 = nn.BatchNorm(in_channels=in_channels)
@@ -95,7 +98,11 @@ class BasicBlockV2(HybridBlock):
         return y + (x if self.downsample is None else self.downsample(x))
 
 
-class CIFARResNetV2(HybridBlock):
+class Features(Checked, nn.HybridSequential):
+    """The host without its dense layer."""
+
+
+class CIFARResNetV2(Checked):
     """BN without gamma and beta, 3x3, three stages of b blocks, BN, AF, global average pool, dense (Table II).
 
     Maps images (N, 3, S, S) to logits (N, classes).
@@ -109,11 +116,12 @@ class CIFARResNetV2(HybridBlock):
     refinement : constructor of a module on every residual branch, called with channels and size; None for none.
     input_size : S, which only gather-excite depends on; a multiple of 4.
 
-    Raises InputError for a wrong argument.
+    Raises InputError for a wrong argument and, when called, for an array of another shape.
     """
 
     def __init__(self, blocks=3, classes=10, activation=ReLU, refinement=None, input_size=32, **kwargs):
         super().__init__(**kwargs)
+        garbage.collect()
         whole("blocks", blocks)
         whole("classes", classes)
         if whole("input_size", input_size) % 4:
@@ -127,7 +135,7 @@ class CIFARResNetV2(HybridBlock):
             raise InputError(f"blocks={blocks} has {total} activation sites, got {len(activations)} constructors")
 
         with self.name_scope():
-            self.features = nn.HybridSequential(prefix="")
+            self.features = Features(prefix="")
             self.features.add(nn.BatchNorm(scale=False, center=False, in_channels=3),
                               nn.Conv2D(CHANNELS[0], 3, 1, 1, use_bias=False, in_channels=3))
             remaining, before, size = iter(activations), CHANNELS[0], input_size
@@ -144,6 +152,7 @@ class CIFARResNetV2(HybridBlock):
             self.features.add(nn.BatchNorm(in_channels=before), next(remaining)(before),
                               nn.GlobalAvgPool2D(), nn.Flatten())
             self.output = nn.Dense(classes, in_units=before)
+        self.takes = self.features.takes = images_of(self, input_size, sizes=4)
 
     def hybrid_forward(self, F, x):
         return self.output(self.features(x))

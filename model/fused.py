@@ -1,5 +1,6 @@
 """The same function and the same parameters, computed by the fused operators of ops/ where they fit."""
 import contextlib
+import ctypes
 
 import mxnet as mx
 import numpy as np
@@ -7,9 +8,12 @@ from mxnet import autograd
 from mxnet.gluon import Block, HybridBlock, SymbolBlock, nn
 
 from ops import loader
+from support import garbage
 from support.errors import InputError
+from support.words import counted
 
 from . import activation, refine
+from .checked import check
 from .cifar_resnet import BasicBlockV2, CIFARResNetV2
 
 # Channels up to which a unit alone is faster as an operator: CIFAR's are (docs/PERFORMANCE.md); those of ResNet-50,
@@ -26,18 +30,20 @@ def fuse(net, wanted="auto"):
     """Find the fastest way to compute an initialized net on a CPU.
 
     Returns (forward, sentence). forward is called in the place of net and uses net's own parameters, so that training,
-    saving and loading go on with net: a CIFARResNetV2 becomes a graph of fused blocks; any other net keeps its graph,
-    and its ATAC, SEActivation and NiN units of up to 64 channels (with the BatchNorm before them) become operators;
-    LocalSE units, for which that is slower, with "on" alone. Without the operators, or where they do not fit, forward
-    is net itself. The sentence says which, and why.
+    saving and loading go on with net; it is made of the layers that net has now. A CIFARResNetV2 becomes a graph of
+    fused blocks; any other net keeps its graph, and its ATAC, SEActivation and NiN units of up to 64 channels (with the
+    BatchNorm before them) become operators; LocalSE units, for which that is slower, with "on" alone. Without the
+    operators, or where they do not fit, forward is net itself. The sentence says which, and why.
 
-    wanted : "auto", "on" (InputError where "auto" would fall back) or "off" (net itself).
+    wanted : "auto", "on" (InputError where "auto" would fall back) or "off" (net itself). Raises InputError for a net
+    whose weights are not all there.
     """
     if wanted == "off":
         return net, "plain Gluon operators, as asked"
     try:
         _check(net)
         loader.load()
+        loader.require_sums_of_gradients()
         return _fused(net, wanted == "on")
     except (Unfit, loader.Unavailable) as reason:
         if wanted == "on":
@@ -45,8 +51,18 @@ def fuse(net, wanted="auto"):
         return net, f"plain Gluon operators: {reason}"
 
 
+def weights_missing(net, error):
+    """The InputError for a net whose weights are not all there, from the error in which MXNet said so."""
+    return InputError(f"the weights of {type(net).__name__} are not all there ({str(error).splitlines()[0]}); "
+                      "initialize it, run it once and put all of it on the same devices")
+
+
 def _check(net):
     for parameter in net.collect_params().values():
+        try:
+            parameter.list_data()
+        except RuntimeError as error:
+            raise weights_missing(net, error) from error
         if np.dtype(parameter.dtype) != np.float32:
             raise Unfit(f"the fused operators compute in float32, and {parameter.name} is "
                         f"{np.dtype(parameter.dtype).name}")
@@ -63,18 +79,31 @@ def _fused(net, demanded):
             raise Unfit(f"{reason}, and its LocalSE units alone are slower as operators") from reason
         if not units:
             raise Unfit(f"{reason}, and no unit of layers with {WIDEST} channels or fewer") from reason
-        return Fused(net, traced, own_statistics=False), f"fused C++ operators for {len(units)} units ({reason})"
+        return (Fused(net, traced, own_statistics=False),
+                f"fused C++ operators for {counted(len(units), 'unit')} ({reason})")
+
+
+def recorded(x):
+    """Whether autograd knows an array: it has a buffer for its gradient, or was computed while recording."""
+    symbol = ctypes.c_void_p()
+    if mx.base._LIB.MXAutogradGetSymbol(x.handle, ctypes.byref(symbol)):
+        return False
+    mx.base._LIB.NNSymbolFree(symbol)
+    return True
 
 
 class Fused(Block):
     """net's forward pass by fused operators: one graph for training, one for inference, made by build(net, training).
 
-    Called with images (N, 3, S, S). own_statistics: the graph moves all running statistics in the forward pass, as
-    GPUs do, and finds the gradient of the images only where they have a buffer for it (attach_grad).
+    Called with images (N, 3, S, S); InputError for others. What is differentiated in inference mode
+    (record(train_mode=False)) is computed by net itself. Parameters, their names and files are net's, and so is every
+    attribute that is not here. own_statistics: the graph moves all running statistics in the forward pass, as GPUs do,
+    and finds the gradient of the images only if autograd may ask for it.
     """
 
     def __init__(self, net, build, own_statistics):
         super().__init__(prefix="fused_")
+        garbage.collect()
         self._net = [net]  # in a list, or it would become a child
         self.own_statistics = own_statistics
         self.training, self.inference = build(net, True), build(net, False)
@@ -82,15 +111,16 @@ class Fused(Block):
         self._settings = None
 
     def forward(self, x):
-        if not autograd.is_training():
-            return self.inference(x)
-        # MXNet does not tell external operators to add to a gradient: they would overwrite it.
         net, = self._net
+        check(net, x)
+        if not autograd.is_training():
+            return net(x) if autograd.is_recording() else self.inference(x)
+        # MXNet does not tell external operators to add to a gradient: they would overwrite it.
         added = [parameter.name for parameter in net.collect_params().values() if parameter.grad_req == "add"]
         if added:
             raise InputError(f"{added[0]} adds up its gradients (grad_req='add'), which the fused operators cannot do: "
                              "use --fused off")
-        if x.grad is None or not self.own_statistics:
+        if not self.own_statistics or not recorded(x):
             return self.training(x)
         if self.differentiable is None:
             self.differentiable = TrainingTwin(net, input_gradient=True)
@@ -107,16 +137,76 @@ class Fused(Block):
         self._settings = {"active": active, **settings}
         super().hybridize(**self._settings)
 
+    # What a user of Gluon asks of a Block, asked of net.
+
+    def __getattr__(self, name):
+        if name == "_net":  # not made yet
+            raise AttributeError(name)
+        return getattr(self._net[0], name)
+
+    @property
+    def params(self):
+        return self._net[0].params
+
+    def collect_params(self, select=None):
+        return self._net[0].collect_params(select)
+
+    def _collect_params_with_prefix(self, prefix=""):
+        return self._net[0]._collect_params_with_prefix(prefix)
+
+    def save_parameters(self, *args, **kwargs):
+        self._net[0].save_parameters(*args, **kwargs)
+
+    def load_parameters(self, *args, **kwargs):
+        self._net[0].load_parameters(*args, **kwargs)
+
+    def initialize(self, *args, **kwargs):
+        self._net[0].initialize(*args, **kwargs)
+
+    def apply(self, fn):
+        self._net[0].apply(fn)
+        return self
+
+    def summary(self, *inputs):
+        self._net[0].summary(*inputs)
+
+    def export(self, path, *args, **kwargs):
+        """Write net's graph of MXNet's own operators, which every MXNet reads, and its parameters."""
+        net, = self._net
+        if not net._cached_graph:
+            net._build_cache(mx.sym.var("data"))  # which HybridBlock leaves to the first call after hybridize
+        return net.export(path, *args, **kwargs)
+
+    def cast(self, dtype):
+        if np.dtype(dtype) != np.float32:
+            raise InputError(f"the fused operators compute in float32, not {np.dtype(dtype).name}: cast the net itself "
+                             "and call fuse again")
+
+    def optimize_for(self, *args, **kwargs):
+        raise InputError("a fused net has no graph for another backend: optimize_for is for the net itself, "
+                         "model.inference.optimize finds the fastest form for inference")
+
 
 # ---- A CIFAR net as a chain of operators
 
 
-def norm_settings(block):
-    """A BatchNorm's (eps, momentum); Unfit where it is used in a way that the operators do not know."""
-    settings = block._kwargs
-    if type(block) is not nn.BatchNorm or settings["use_global_stats"] or settings["axis"] != 1:
+def norm_settings(block, scaled=True):
+    """A BatchNorm's (eps, momentum); Unfit where it is used in a way that the operators do not know.
+
+    scaled: whether they multiply by its gamma, which MXNet takes for 1 in a BatchNorm(scale=False), whatever it holds.
+    A beta is added in any case; center=False only says that it is not learned.
+    """
+    settings = block._kwargs if type(block) is nn.BatchNorm else {}
+    if settings.get("axis") != 1 or settings["use_global_stats"] or settings["fix_gamma"] == scaled:
         raise Unfit(f"{block.name} is not a plain BatchNorm")
     return settings["eps"], settings["momentum"]
+
+
+def plain_norm(block):
+    """Whether a block is a BatchNorm that the operators can take over."""
+    with contextlib.suppress(Unfit):
+        return bool(norm_settings(block))
+    return False
 
 
 def gated(name):
@@ -163,9 +253,13 @@ def blocks_in(block):
         yield from blocks_in(child)
 
 
-def common_norm(block):
-    """The attributes that say how all BatchNorms in a block normalize; Unfit if they differ."""
-    settings = {norm_settings(part) for part in blocks_in(block) if isinstance(part, nn.BatchNorm)}
+def common_norm(block, unscaled=None):
+    """The attributes that say how all BatchNorms in a block normalize; Unfit if they differ.
+
+    unscaled: the one among them without gamma.
+    """
+    settings = {norm_settings(part, scaled=part is not unscaled)
+                for part in blocks_in(block) if isinstance(part, nn.BatchNorm)}
     if len(settings) > 1:
         raise Unfit("its BatchNorms differ in epsilon or momentum")
     return {name: repr(value) for name, value in zip(("epsilon", "momentum"), *settings)}
@@ -197,8 +291,10 @@ def steps_of(net):
     """(operator, its parameters, its attributes) along the net; Unfit where an operator is missing."""
     if type(net) is not CIFARResNetV2:
         raise Unfit(f"{type(net).__name__} as a whole has none")
-    norm = common_norm(net)
     first, stem, *stages = list(net.features)[:5]
+    norm = common_norm(net, unscaled=first)
+    if type(net.output) is not nn.Dense or net.output.act is not None or net.output.bias is None:
+        raise Unfit("its output is not a dense layer with bias")
     yield "stem", norm_parameters(first)[1:] + [stem.weight], norm
     for stage in stages:
         for block in stage:
@@ -305,6 +401,7 @@ def layered_units(net):
         if type(block) in KINDS and layers_of(block) and unit_parameters(block)[0].shape[1] <= WIDEST:
             with contextlib.suppress(Unfit):
                 kind_of(block)
+                common_norm(block)
                 found.append(block)
     return found
 
@@ -324,7 +421,7 @@ def forwarding(blocks):
 def traced(net, training):
     """net's graph with an operator for each unit of layers, and for the BatchNorm whose result only that unit reads."""
     suffix = "" if training else "_inference"
-    norms = {id(block): block for block in blocks_in(net) if type(block) is nn.BatchNorm}
+    norms = {id(block): block for block in blocks_in(net) if plain_norm(block)}
     before = {}  # name of a BatchNorm's symbol: what it normalizes, and the block
     merged = []
 
@@ -344,6 +441,8 @@ def traced(net, training):
             if norm is not None and x.name not in shared and norm_settings(norm) == norm_settings(first_norm(unit)):
                 merged.append(x.name)
                 x, attributes, parameters = source, {**attributes, "norm": "1"}, norm_parameters(norm) + parameters
+            if training and x.name == data.name:  # the operator could not add to the gradient of the images
+                x = F.identity(x)
             result = getattr(F, f"atac_unit{suffix}")(x, *(parameter.var() for parameter in parameters), **attributes)
             return result if suffix else result[0]
         return forward

@@ -4,9 +4,11 @@ Attribute names are those of the authors' files (docs/FIDELITY.md): conv1, bn1, 
 """
 from mxnet.gluon import HybridBlock, nn
 
+from support import garbage
 from support.errors import InputError
 
 from .activation import ReLU, pointwise, truth, whole
+from .checked import Checked, images_of
 
 BLOCKS = (3, 4, 6, 3)  # of the four stages (Table II)
 WIDTHS = (64, 128, 256, 512)  # inside their bottlenecks
@@ -83,7 +85,7 @@ class Bottleneck(HybridBlock):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet50(HybridBlock):
+class ResNet50(Checked):
     """Stem, BN, ReLU, max pool, bottlenecks in stages of 3, 4, 6 and 3, global average pool, dense (Table II).
 
     Maps images (N, 3, S, S) to logits (N, classes). The ReLUs of the stem and after each addition are no activation
@@ -102,12 +104,13 @@ class ResNet50(HybridBlock):
     last_gamma : start the last gamma of every bottleneck at 0 (the authors' --last-gamma).
     input_size : S, which only gather-excite and augmented convolutions depend on; a multiple of 32.
 
-    Raises InputError for a wrong argument.
+    Raises InputError for a wrong argument and, when called, for an array of another shape.
     """
 
     def __init__(self, classes=1000, activation=ReLU, spatial=conv3x3, refinement=None, stem=conv_stem,
                  stride_first=False, last_gamma=False, input_size=224, **kwargs):
         super().__init__(**kwargs)
+        garbage.collect()
         whole("classes", classes)
         if whole("input_size", input_size) % 32:
             raise InputError(f"input_size must be a multiple of 32 (the net halves it five times), got {input_size}")
@@ -119,6 +122,7 @@ class ResNet50(HybridBlock):
             self.bn1 = nn.BatchNorm(in_channels=STEM_CHANNELS)
             self.relu = nn.Activation("relu")
             before, size = STEM_CHANNELS, input_size // 4
+            multiple = getattr(self.conv1, "divides", 1)
             for stage, (blocks, width) in enumerate(zip(BLOCKS, WIDTHS), 1):
                 layers = nn.HybridSequential(prefix=f"layer{stage}_")
                 with layers.name_scope():
@@ -128,10 +132,14 @@ class ResNet50(HybridBlock):
                         layers.add(Bottleneck(width, before, stride, size, activations[stage - 1],
                                               spatials[stage - 1], refinement, stride_first, last_gamma))
                         before = EXPANSION * width
+                        # In pixels: a layer that divides its map by 2 has input_size // size pixels an output.
+                        if getattr(layers[-1].conv2, "divides", 1) > 1:
+                            multiple = max(multiple, input_size // size)
                 setattr(self, f"layer{stage}", layers)
             self.avgpool = nn.GlobalAvgPool2D()
             self.flat = nn.Flatten()
             self.fc = nn.Dense(classes, in_units=before)
+        self.takes = images_of(self, input_size, 32, multiple)
 
     def hybrid_forward(self, F, x):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))

@@ -14,9 +14,11 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
+from support import garbage
 from support.errors import InputError
 
-from .fused import fuse
+from . import checked
+from .fused import fuse, weights_missing
 
 BACKEND = "MKLDNN"  # MXNet 1.9.1's name of its oneDNN subgraphs
 IMAGES = 64  # that a graph must answer as the plain net does, at least
@@ -32,7 +34,9 @@ class InferenceNet(gluon.SymbolBlock):
     """
 
     def __init__(self, graph):
+        garbage.collect()
         super().__init__(graph.symbol(), [mx.sym.var(graph.data, dtype=graph.dtype)])
+        self.takes = graph.takes
         self.batch_norms, self.folded = graph.batch_norms, graph.folded
         for name, parameter in self.collect_params().items():
             copies = graph.values[name]
@@ -45,6 +49,7 @@ class InferenceNet(gluon.SymbolBlock):
         self.hybridize(static_alloc=True, static_shape=True)
 
     def forward(self, x, *args):
+        checked.check(self, x)
         with autograd.pause(train_mode=False):
             return super().forward(x, *args)
 
@@ -79,6 +84,7 @@ def optimize(net, example, fused="auto"):
             or str(np.dtype(example.dtype)) not in TOLERANCE:
         raise InputError("inference.optimize needs an example batch: an NDArray (N, ...) of floating-point numbers, "
                          "as the net will get it")
+    checked.check(net, example)
     if fused == "off":
         return net, "inference with the plain net, as asked"
     plain, folded = _Graph.of(net), _Graph.of(net)
@@ -94,7 +100,7 @@ def optimize(net, example, fused="auto"):
     forms, reasons = [], []
     forward, sentence = fuse(net, fused)
     if forward is not net and (forward.own_statistics or fused == "on"):
-        forms.append((sentence, lambda: InferenceNet(_Graph.of(forward.frozen()))))
+        forms.append((sentence, lambda: InferenceNet(_Graph.of(forward.frozen(), takes=plain.takes))))
     obstacle = _no_subgraph(folded, str(np.dtype(example.dtype)))
     if obstacle:
         reasons.append(f"oneDNN's fused operators ({obstacle})")
@@ -145,11 +151,11 @@ class _Graph:
     """A net as MXNet's graph in JSON, whose nodes refer to each other as objects, and its numbers.
 
     nodes are in the order of the data flow. An input is (node, number of its output, version); values maps the name
-    of a parameter to its numpy arrays, one a context.
+    of a parameter to its numpy arrays, one a context. takes: what the net takes, or None.
     """
 
-    def __init__(self, symbol, data, values, contexts, batch_norms, folded):
-        self.data, self.values, self.contexts = data, values, contexts
+    def __init__(self, symbol, data, values, contexts, takes, batch_norms=0, folded=0):
+        self.data, self.values, self.contexts, self.takes = data, values, contexts, takes
         self.batch_norms, self.folded = batch_norms, folded
         content = json.loads(symbol.tojson())
         self.attrs = content["attrs"]
@@ -159,8 +165,8 @@ class _Graph:
         self.heads = [(self.nodes[index], output, version) for index, output, version in content["heads"]]
 
     @classmethod
-    def of(cls, net):
-        """Trace net, and copy the numbers it uses."""
+    def of(cls, net, takes=None):
+        """Trace net, and copy the numbers it uses. takes: for a net that does not say itself what it takes."""
         parameters = dict(net.collect_params().items())
         data = "data"
         while data in parameters:
@@ -178,15 +184,14 @@ class _Graph:
             contexts = parameters[used[0]].list_ctx() if used else [mx.current_context()]
             values = {name: [parameters[name].data(context).asnumpy() for context in contexts] for name in used}
         except (KeyError, RuntimeError) as error:  # DeferredInitializationError is a RuntimeError
-            raise InputError(f"the weights of {type(net).__name__} are not all there ({str(error).splitlines()[0]}); "
-                             "initialize it, run it once and put all of it on the same devices") from error
-        graph = cls(symbol, data, values, contexts, 0, 0)
+            raise weights_missing(net, error) from error
+        graph = cls(symbol, data, values, contexts, getattr(net, "takes", takes))
         graph.batch_norms = sum(node["op"] == "BatchNorm" for node in graph.nodes)
         return graph
 
     def like(self, symbol):
         """Another graph with the same numbers."""
-        return _Graph(symbol, self.data, self.values, self.contexts, self.batch_norms, self.folded)
+        return _Graph(symbol, self.data, self.values, self.contexts, self.takes, self.batch_norms, self.folded)
 
     @property
     def dtype(self):

@@ -81,6 +81,8 @@ def global_depthwise(channels, size):
 class GETheta(Gated):
     """Depthwise H x W to one number a channel, BN, sigmoid, times the input [Hu et al. 2018b]."""
 
+    of_one_size = True
+
     def __init__(self, channels, size=None, **kwargs):
         super().__init__(**kwargs)
         with self.gate.name_scope():
@@ -89,6 +91,8 @@ class GETheta(Gated):
 
 class GEThetaPlus(Gated):
     """Depthwise H x W, BN, 1x1 C->C/r, ReLU, 1x1 C/r->C, sigmoid, times the input [Hu et al. 2018b]."""
+
+    of_one_size = True
 
     def __init__(self, channels, size=None, reduction=16, **kwargs):
         super().__init__(**kwargs)

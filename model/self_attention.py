@@ -13,6 +13,7 @@ from mxnet.gluon import HybridBlock, nn
 from support.errors import InputError
 
 from .activation import finite, pointwise, truth, whole
+from .checked import Checked, Takes
 
 
 def per_head(name, channels, heads, multiple=1):
@@ -29,7 +30,7 @@ def position_table(block, name, shape):
     return block.params.get(name, shape=shape, init=initializer.Normal(shape[-1] ** -0.5))
 
 
-class AugmentedConv(HybridBlock):
+class AugmentedConv(Checked):
     """3x3 convolution to C - dv channels, beside 1x1, multi-head attention over the map, 1x1 to dv [Bello et al. 2019].
 
     The logits of a query q at (y, x) and a key k at (v, u) are d^-1/2 q.(k + width[u - x] + height[v - y]), where d
@@ -47,6 +48,8 @@ class AugmentedConv(HybridBlock):
     Raises InputError for a wrong argument.
     """
 
+    of_one_size = True
+
     def __init__(self, channels, stride=1, size=None, heads=8, key_channels=160, value_ratio=0.1, largest_map=14,
                  use_bias=True, **kwargs):
         super().__init__(**kwargs)
@@ -60,6 +63,8 @@ class AugmentedConv(HybridBlock):
             raise InputError(f"value_ratio={value_ratio} leaves {values} of channels={channels} to heads={heads}; "
                              "attention and convolution need some each")
         self._size, self._heads, self._keys = whole("size", size), heads, key_channels
+        # MXNet's Reshape does not compare sizes: with a map of another side it would read beyond its memory.
+        self.takes = Takes(channels, whole("stride", stride) * size, block="layer")
         pool = math.ceil(size / whole("largest_map", largest_map))
         self._side = side = math.ceil(size / pool)
         truth("use_bias", use_bias)
@@ -75,7 +80,9 @@ class AugmentedConv(HybridBlock):
 
     def hybrid_forward(self, F, x, height, width):
         side, share = self._side, self._key_share
-        qkv = self.qkv(x if self.pool is None else self.pool(x))
+        # This reshape keeps MXNet's inference of shapes sound for a map of another side, until concat refuses it:
+        # the -1 below would become 0 there, and MXNet divides by it.
+        qkv = F.reshape(self.qkv(x if self.pool is None else self.pool(x)), (0, 0, side, side))
         query, key, value = (F.slice_axis(qkv, axis=1, begin=begin, end=end) for begin, end in
                              ((0, self._keys), (self._keys, 2 * self._keys), (2 * self._keys, None)))
         query = F.reshape(query, (-1, share, side, side)) * share ** -0.5  # the first axis is images x heads
@@ -120,7 +127,7 @@ class LocalAttention(HybridBlock):
 
     Parameters
     ----------
-    stride : the attended map is averaged over stride x stride positions.
+    stride : the attended map is averaged over stride x stride positions; it divides the map's sides.
     size : not used; any map is allowed.
     kernel_size : side of the window, odd. heads : must divide channels into even parts.
     zero_padding : windows that reach over the border attend to zeros there too, as a convolution sums them; False
@@ -137,13 +144,14 @@ class LocalAttention(HybridBlock):
             raise InputError(f"kernel_size must be odd so that a window has a centre, got {kernel_size}")
         self._heads, self._kernel = heads, kernel_size
         self._padded = truth("zero_padding", zero_padding)
+        self.divides = whole("stride", stride)
         with self.name_scope():
             self.query = pointwise(channels, channels)
             self.key = pointwise(channels, channels)
             self.value = pointwise(channels, channels)
             self.row = position_table(self, "row", (heads, kernel_size, 1, self._share // 2))
             self.column = position_table(self, "column", (heads, 1, kernel_size, self._share // 2))
-            self.pool = nn.AvgPool2D(stride, stride) if whole("stride", stride) > 1 else None
+            self.pool = nn.AvgPool2D(stride, stride) if stride > 1 else None
 
     def _windows(self, F, x):
         """(N, C, H, W) to (N, C k^2, H W): the k^2 neighbours of every number."""
@@ -183,7 +191,7 @@ class StemAttention(HybridBlock):
         super().__init__(**kwargs)
         self._share, self._heads = per_head("channels", channels, heads), heads
         self._block, self._mixtures = whole("block", block), whole("mixtures", mixtures)
-        self._channels = channels
+        self._channels, self.divides = channels, self._block
         with self.name_scope():
             self.query = pointwise(channels, in_channels)
             self.key = pointwise(channels, in_channels)

@@ -145,7 +145,7 @@ def main(arguments=None):
     try:
         path, now = build(options.again, options.sanitize)
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"{parser.prog}: {error}")
     print(f"{'compiled' if now else 'there already'}: {path.relative_to(HERE.parent)}")
 
 

@@ -3,10 +3,18 @@ import os
 import sys
 
 import mxnet as mx
+from mxnet import autograd, gluon
 
 from .build import library, sound
 
+# From this many readers of an array on (8 unless set), MXNet has its operators add to a gradient in place. It does not
+# tell external operators to add, and they overwrite: there must be no such array. MXNet reads the number as it first
+# differentiates anything.
+SUM_CAP = "MXNET_EXEC_INPLACE_GRAD_SUM_CAP"
+os.environ[SUM_CAP] = "1000000"
+
 _loaded = None
+_sums_are_right = None
 
 
 class Unavailable(Exception):
@@ -33,6 +41,30 @@ def load(path=None):
         raise Unavailable(f"{path} cannot be loaded ({reason}); build it again: "
                           f"`{sys.executable} -m ops.build --again`") from error
     _loaded = path
+
+
+class _Readers(gluon.HybridBlock):
+    """The sum of nine fused units of one array."""
+
+    def hybrid_forward(self, F, x):
+        x = F.identity(x)
+        return F.add_n(*(F.atac_unit(x, unit="identity")[0] for _ in range(9)))
+
+
+def require_sums_of_gradients():
+    """Raise Unavailable if MXNet would lose gradients of an array with many readers; it is tried out once."""
+    global _sums_are_right
+    if _sums_are_right is None:
+        net, x = _Readers(), mx.nd.ones((1, 1, 1, 1))
+        net.hybridize(static_alloc=True)
+        x.attach_grad()
+        with autograd.record():
+            y = net(x)
+        y.backward()
+        _sums_are_right = x.grad.asscalar() == 9
+    if not _sums_are_right:
+        raise Unavailable(f"this process found gradients before it imported the operators; import model first, or set "
+                          f"{SUM_CAP}=1000000 in the environment")
 
 
 def available():

@@ -8,7 +8,9 @@ from engine import flags
 from engine.recipe import CIFAR_PAPER
 from support import runtime
 from support.errors import InputError
+from support.words import counted
 
+PROGRAM = "reproduce"
 EXHIBITS = ("table3", "fig6", "fig7", "fig8")
 TABLE4 = ("train_imagenet.py trains these nets, for days on several GPUs; this command only prints what is published "
           "and what the nets are made of")
@@ -24,8 +26,13 @@ def filters(text):
     return found
 
 
+def name():
+    """What the user has called: a script of scripts/, or this module."""
+    return flags.program(PROGRAM)
+
+
 def parse(argv=None):
-    parser = flags.Parser(prog="reproduce", description=__doc__)
+    parser = flags.Parser(prog=name(), description=__doc__)
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK", help="(TASK --help has its options)")
 
     run = tasks.add_parser("run", help="train what is missing of a table or figure, then render and print it")
@@ -63,6 +70,7 @@ def parse(argv=None):
     publish.add_argument("run", type=flags.words, help="folder of the run, or its name in runs/grid/")
     publish.add_argument("--name", type=flags.words, help="of the entry in params/manifest.json (default: from net, b "
                          "and data)")
+    publish.add_argument("--replace", action="store_true", help="replace the weights that have this name")
     publish.add_argument("--data-dir", type=flags.words, help="the data that the run was trained on (default: where it "
                          "had them from)")
 
@@ -75,6 +83,9 @@ def parse(argv=None):
     verify = tasks.add_parser("verify", help="hold every file in params/ to its checksum and its score")
     verify.add_argument("--data-dir", type=flags.words, help="the data to evaluate on (default: the usual place, or "
                         "the sample that ships)")
+    if parser.prog != PROGRAM:  # a script, which names its task itself
+        for each in tasks.choices.values():
+            each.prog = parser.prog
     return parser.parse_args(argv)
 
 
@@ -103,6 +114,7 @@ def run(args):
         return 0
 
     runlog.start_logging()
+    ledger.require_writable(options.results)
     try:
         options.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -114,10 +126,13 @@ def run(args):
     except runner.Stopped as stop:
         log.warning("%s", stop)
         return stop.status
-    render(options.results)
-    print(report.exhibit_text(exhibit.name, ledger.read(options.results)))
-    for failed, reason in trainings.failures:
-        print(f"reproduce: {failed.cell.key}, seed {failed.seed} failed: {reason}", file=sys.stderr)
+    if trainings.done:
+        render(options.results)
+        print(report.own_text(exhibit, runs, trainings.data, options.results))
+    for reason in dict.fromkeys(reason for _, reason in trainings.failures):
+        failed = [run for run, why in trainings.failures if why == reason]
+        others = f" and {counted(len(failed) - 1, 'other')}" if len(failed) > 1 else ""
+        print(f"{name()}: {failed[0].cell.key}, seed {failed[0].seed}{others} failed: {reason}", file=sys.stderr)
     return 1 if trainings.failures else 0
 
 
@@ -130,7 +145,7 @@ def render(results=None):
     if results == ledger.RESULTS:
         changed = report.update_readme() or changed
         rehearsal.render()
-    print(f"reproduce: the report in {results} was " + ("rendered anew" if changed else "up to date"), file=sys.stderr)
+    print(f"{name()}: the report in {results} was " + ("rendered anew" if changed else "up to date"), file=sys.stderr)
 
 
 def main():
@@ -140,16 +155,17 @@ def main():
         return run(args)
     if args.task == "table4":
         from .report import table4
-        print(f"reproduce: {TABLE4}", file=sys.stderr)
+        print(f"{name()}: {TABLE4}", file=sys.stderr)
         print(table4())
     elif args.task == "rehearse":
         from .rehearsal import rehearse
+        flags.clean_up_at_interrupt()
         rehearse(args.sample)
     elif args.task == "report":
         render()
     elif args.task == "publish":
         from .publish import publish
-        print(publish(args.run, args.name, args.data_dir))
+        print(publish(args.run, args.name, args.data_dir, args.replace))
         render()
     elif args.task == "download":
         from . import weights
@@ -164,5 +180,5 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "reproduce"
+    sys.argv[0] = name()
     flags.run_script(main)

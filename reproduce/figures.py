@@ -24,7 +24,7 @@ def shown(path):
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=["PNG"]) as picture:
             return picture.text.get(NUMBERS)
     except (OSError, AttributeError):
         return None

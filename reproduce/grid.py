@@ -10,6 +10,7 @@ from typing import Any, Optional, Tuple
 
 from engine.recipe import CIFAR_PAPER, Recipe
 from support.errors import InputError
+from support.words import counted
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = json.loads((ROOT / "results" / "paper.json").read_text(encoding="utf-8"))
@@ -77,6 +78,11 @@ class Run:
     @property
     def recipe(self):
         return self.cell.recipe.scaled(self.epochs)
+
+    @property
+    def title(self):
+        """In sentences: ``cifar10-b1-atac, 20 epochs, seed 0``."""
+        return f"{self.cell.key}, {counted(self.epochs, 'epoch')}, seed {self.seed}"
 
     def name(self, data_sha256):
         """The run's name in runs/ and results/, which differs between data: ``cifar10-b1-atac_e20_s0_2ec32175``."""

@@ -5,8 +5,10 @@ a finished run, and nothing ever changes it.
 """
 import hashlib
 import json
+import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from engine import runlog
@@ -14,7 +16,7 @@ from engine.recipe import CIFAR_PAPER, Recipe
 from model import complete_arguments
 from support import json_files
 from support.errors import InputError
-from support.files import sha256
+from support.files import regular, replacing, sha256
 from support.json_files import (
     COUNT,
     FILE_NAME,
@@ -69,9 +71,10 @@ def make(folder):
         if result["scored_on"] != "test":
             last = {"epoch": last["epoch"], **result["test_of_last"]}
             best = {"epoch": best["epoch"], **result["test_of_best"]}
-        records = runlog.read_metrics(folder / "metrics.jsonl")
-        if len(records) != result["epochs"] or records[-1]["val_accuracy"] != result["last"]["accuracy"]:
-            raise InputError(f"{folder}: metrics.jsonl and result.json are not of the same run; put its own files back")
+        wrong = difference(result, _of_metrics(folder / "metrics.jsonl"))
+        if wrong:
+            raise InputError(f"{folder}: metrics.jsonl and result.json are not of the same run ({wrong}); put its own "
+                             "files back")
         environment, files = result["environment"], settings["provenance"]["files"]
         record = {
             "format": FORMAT, "model": result["model"],
@@ -126,9 +129,62 @@ def checked(record, source):
     return record
 
 
+def _of_metrics(path):
+    """What metrics.jsonl says of its run, under the names of a record; the scores are of the images scored each epoch.
+
+    InputError where it cannot be read or has no epoch.
+    """
+    lines = runlog.read_metrics(path)
+    if not lines:
+        raise InputError(f"{path} has no epoch; put the run's own back")
+
+    def scores(line):
+        return {"epoch": line["epoch"], "accuracy": line["val_accuracy"], "top5": line["val_top5"],
+                "loss": line["val_loss"]}
+    return {"epochs": len(lines), "last": {**scores(lines[-1]), "images": lines[-1]["val_images"]},
+            "best": scores(max(lines, key=lambda line: line["val_accuracy"])),  # the first of equal ones
+            "seconds": sum(line["seconds"] for line in lines),
+            "train_images_per_second": sorted(line["train_images_per_second"] for line in lines)[len(lines) // 2]}
+
+
+def _of_log(path):
+    """{'last': accuracy, 'best': accuracy} of the test images at the end of a run that held images back."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return {name: 1 - float(error) for name, error in
+            re.findall(r"test images with the weights of the (last|best) epoch: err-top1=([01]\.\d+) ", text)}
+
+
+def difference(record, evidence, place=""):
+    """The first number of the evidence that a record has otherwise, in words; None where they agree."""
+    for name, found in evidence.items():
+        if isinstance(found, dict):
+            wrong = difference(record.get(name) or {}, found, f"{place}{name}.")
+            if wrong:
+                return wrong
+        elif record.get(name) != found:
+            return f"{place}{name} is {record.get(name)} and not {found}"
+    return None
+
+
+def _against_evidence(record, folder):
+    """What of a record's numbers is not what the files beside it say, in words; None where they agree."""
+    for name in EVIDENCE:
+        if sha256(folder / name) != record["files"][name]:
+            return f"{name} is not the file whose checksum it has"
+    found = _of_metrics(folder / "metrics.jsonl")
+    if record["chosen_on"] != "test":  # then the metrics are of other images, and the log alone has the scores
+        for which in ("last", "best"):
+            found[which] = {"epoch": found[which]["epoch"]}
+        logged = _of_log(folder / "train.log")
+        for which, accuracy in logged.items():
+            if abs(record[which]["accuracy"] - accuracy) > 1e-6:  # it has six digits
+                return f"{which}.accuracy is {record[which]['accuracy']} and not {accuracy:.6f}"
+    return difference(record, found)
+
+
 def _resumed(path):
     """How often the run of this log was gone on with."""
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8", errors="replace", opener=regular) as file:
         return sum(" going on from " in line for line in file)
 
 
@@ -177,41 +233,81 @@ def folder_of(name, results=RESULTS):
     return Path(results) / "runs" / name
 
 
-def add(folder, results=RESULTS):
+def require_writable(results=RESULTS):
+    """InputError unless records can be put into this folder: to be known before days of training, not after."""
+    try:
+        for folder in (Path(results) / "runs", Path(results)):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise InputError(f"{results} cannot be written: {error.strerror}; make room there, or give other "
+                         "--results") from error
+
+
+def recorded(record, folder, results=RESULTS):
+    """The record that the ledger has of the run in `folder`, None without one.
+
+    record: what `make` makes of the folder. Raises InputError where another run has its place.
+    """
+    place = folder_of(record["id"], results)
+    if not (place / RECORD).exists():
+        return None
+    kept = read_record(place)
+    if kept["files"].get("metrics.jsonl") != record["files"]["metrics.jsonl"]:
+        raise InputError(f"{folder} is another run of what {place} holds already; its record stays. Remove {place} "
+                         "first if this run is to take its place")
+    return kept
+
+
+def add(folder, results=RESULTS, beside=()):
     """Put the finished run in `folder` into the ledger and return its record; one that is there stays as it is.
 
-    Raises InputError when it has not ended, or when another run of the same cell, data and seed is there already.
+    beside: more files for the record's folder. Raises InputError when the run has not ended, or when another run of
+    the same cell, data and seed is there already; the ledger then is as it was.
     """
     record, results = make(folder), Path(results)
     place = folder_of(record["id"], results)
     try:
         results.mkdir(parents=True, exist_ok=True)
         with locked(results / "lock"):  # two may add the same run at once
-            if (place / RECORD).exists():
-                kept = _read(place / RECORD)
-                if kept["files"].get("metrics.jsonl") != record["files"]["metrics.jsonl"]:
-                    raise InputError(f"{folder} is another run of what {place} holds already; its record stays. Remove "
-                                     f"{place} first if this run is to take its place")
-                return kept
-            place.mkdir(parents=True, exist_ok=True)
-            for name in EVIDENCE:
-                shutil.copyfile(Path(folder) / name, place / name)
-            runlog.write_json(place / RECORD, record)  # last: it says that the rest is whole
+            kept = recorded(record, folder, results)
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+                for file in (*(() if kept else (Path(folder) / name for name in EVIDENCE)), *beside):
+                    with replacing(place / file.name) as temporary:
+                        shutil.copyfile(file, temporary)
+                if kept is None:
+                    runlog.write_json(place / RECORD, record)  # last: it says that the rest is whole
+            except BaseException:
+                if kept is None:
+                    shutil.rmtree(place, ignore_errors=True)
+                raise
     except OSError as error:
         raise InputError(f"{place} cannot be written: {error.strerror}; free space or give other --results") from error
-    return record
+    return kept or record
 
 
 def read(results=RESULTS):
-    """All records, sorted by their ids. InputError for one that cannot be read, is not sound or has another format."""
-    return [_read(path) for path in sorted((Path(results) / "runs").glob(f"*/{RECORD}"))]
+    """All records, sorted by their ids. InputError for one that `read_record` refuses."""
+    return [read_record(path.parent) for path in sorted((Path(results) / "runs").glob(f"*/{RECORD}"))]
 
 
-def _read(path):
+def read_record(folder):
+    """The record in its folder. InputError for one that cannot be read, is not sound, has another format, or has other
+    numbers than the evidence beside it."""
+    path = Path(folder) / RECORD
     record = json_files.read(path, OBJECT, "restore it")
     if record.get("format") != FORMAT or record.get("id") != path.parent.name:
         raise InputError(f"{path} is not a record of format {FORMAT} under its own name; restore it")
-    return checked(record, path)
+    record = checked(record, path)
+    try:
+        wrong = _against_evidence(record, path.parent)
+    except OSError as error:
+        wrong = f"{error.filename}: {error.strerror}"
+    if wrong is not None:
+        raise InputError(f"{path} is not what the files beside it say: {wrong}; restore the folder")
+    return record
 
 
 def data_label(data):

@@ -1,14 +1,13 @@
 """Put a finished run's weights into the repository: a file in params/ and an entry in params/manifest.json."""
-import json
+import contextlib
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path, PurePosixPath
 
+import evaluate
 from engine import checkpoint, cifar, runlog
-from model import get_model, load_params, zoo
+from model import get_model, load_params, weights
 from support import json_files
 from support.errors import InputError
 from support.files import expanded
@@ -31,7 +30,7 @@ def _in_results(value):
 
 
 # The forms of a manifest's entries, for all that is done with them here.
-_ANY = {**zoo.ENTRY, "name": TEXT, "urls": [TEXT], "size": (NOTHING, COUNT), "dataset": TEXT,
+_ANY = {**weights.ENTRY, "name": TEXT, "urls": [TEXT], "size": (NOTHING, COUNT), "dataset": TEXT,
         "label_mode": (NOTHING, TEXT)}
 OURS = {**_ANY, "record": Kind("a folder below results/", _in_results), "recipe": {"epochs": SOME},
         "last": {"accuracy": SHARE}, "best": {"accuracy": SHARE, "epoch": COUNT},
@@ -42,57 +41,111 @@ THEIRS = {**_ANY, "author": TEXT, "published": {
 EVALUATION = {"data_sha256": TEXT, "data": TEXT, "images": SOME, "top1": SHARE}
 
 
-def publish(run, name=None, data_dir=None):
+def publish(run, name=None, data_dir=None, replace=False):
     """Publish the last epoch of a finished run. Returns a sentence.
 
-    run: its folder, or the name of one in runs/grid/. name: of the entry, by default net, b and data. The run is added
-    to the ledger where it is not in it yet. The weights are evaluated again, from the very file that is published, on
-    the run's data (data_dir; by default what the run was given, or the usual place), which must give the accuracy in
-    the ledger; and on the sample of CIFAR-10 in this repository. Raises InputError where they disagree, or when the
-    run has not ended.
+    run: its folder, or the name of one in runs/grid/. name: of the entry, by default net, b and data; replace: take a
+    name that another entry has. The weights are evaluated again, from the very file that is published, on the run's
+    data (data_dir; by default what the run was given, or the usual place), which must give the run's own accuracy; and
+    on the sample of CIFAR-10 in this repository. Only then anything is written: the run goes into the ledger where it
+    is not in it yet, and the file into params/. Raises InputError, and leaves everything as it was, where the run has
+    not ended, its score is another one or the name is taken.
     """
     folder = expanded(run) if expanded(run).is_dir() else runner.WORK / run
-    record = ledger.add(folder, ledger.RESULTS)
+    record = ledger.make(folder)
     name = name or default_name(record)
     if not re.fullmatch(r"[a-z0-9_-][a-z0-9_.-]*", name):
         raise InputError(f"--name {name!r}: use small letters, digits, '_', '-' and '.', which is not the first")
     last = folder / "last.params"
-    if not last.exists() or ledger.sha256(last) != record["files"].get("last.params"):
-        raise InputError(f"{last} is not the file whose checksum the ledger has; put the run's own back")
     if data_dir is None and (folder / "data").is_dir():
         data_dir = folder / "data"
 
+    file = MANIFEST.parent / f"{name}.params"
+    ledger.require_writable(ledger.RESULTS)
+    try:
+        with locked(MANIFEST.with_name("manifest.json.lock"), waiting="waiting for process {owner}, which publishes"), \
+                _scratch(MANIFEST.parent) as scratch:
+            others = _without(name, file, replace)
+            record = ledger.recorded(record, folder, ledger.RESULTS) or record
+            if not last.exists() or ledger.sha256(last) != record["files"].get("last.params"):
+                raise InputError(f"{last} is not the file whose checksum the ledger has; put the run's own back")
+            place = ledger.folder_of(record["id"], ledger.RESULTS)
+            candidate = _candidate(record, last, scratch / file.name)
+            scores = _scores(candidate, record, data_dir)
+            entry = {
+                "name": name, "file": file.name, "sha256": scores[0]["sha256"], "size": candidate.stat().st_size,
+                "urls": [], **{key: record[key] for key in SHARED},
+                "data": {key: record["data"][key] for key in ("variant", "sha256", "official")},
+                "record": _place(place), "log": _place(place / "train.log"), "log_sha256": record["files"]["train.log"],
+            }
+            manifest, evaluations = scratch / MANIFEST.name, scratch / EVALUATIONS
+            runlog.write_json(manifest, {"models": sorted([*others, entry], key=lambda entry: entry["name"])})
+            runlog.write_json(evaluations, scores)
+            pictures = [picture for picture in (folder / "history.png",) if picture.exists()]
+            ledger.add(folder, ledger.RESULTS, [evaluations, *pictures])
+            _put(candidate, file, manifest)
+    except OSError as error:
+        raise InputError(f"{MANIFEST.parent} cannot be written: {error.strerror}; make room there") from error
+    return (f"{name}: accuracy {scores[0]['top1']:.4f} as in the ledger, params/{file.name} ({entry['size']:,} bytes)")
+
+
+@contextlib.contextmanager
+def _scratch(folder):
+    """A folder in a folder for what is not yet published; what a killed publisher has left of its own goes first."""
+    for left in folder.glob(".publish-*"):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".publish-") as scratch:
+        yield Path(scratch)
+
+
+def _put(candidate, file, manifest):
+    """Move the weights and the manifest to their places, both or none."""
+    former = candidate.with_name("former")
+    if file.exists():
+        file.replace(former)
+    try:
+        candidate.replace(file)
+        manifest.replace(MANIFEST)
+    except OSError:
+        file.unlink(missing_ok=True)
+        if former.exists():
+            former.replace(file)
+        raise
+
+
+def _without(name, file, replace):
+    """The manifest's entries except the one that a name, or its file, replaces; InputError where it may not."""
+    entries = read_manifest() if MANIFEST.exists() else []
+    taken = [entry for entry in entries if name == entry["name"] or file.name == entry["file"]]
+    if not replace and (taken or file.exists()):
+        holds = "a file that the manifest does not list"
+        if taken:
+            score = taken[0]["last"]["accuracy"] if is_ours(taken[0]) else 1 - taken[0]["published"]["top1_error"]
+            holds = f"{score:.4f} ({taken[0].get('record') or taken[0]['author']})"
+        raise InputError(f"the name {name} is taken, it holds {holds}; give --name NEW, or --replace to replace it")
+    return [entry for entry in entries if entry not in taken]
+
+
+def _candidate(record, last, file):
+    """Write a run's last weights to file, for publication; returns file."""
     net = load_params(get_model(record["model"], **record["arguments"]), last)
     settings = checkpoint.read_settings(last)
     for machine in ("state", "command"):  # of a run that has ended; the record has the command
         settings.pop(machine, None)
     settings["arguments"] = record["arguments"]
-    file = MANIFEST.parent / f"{name}.params"
-    place = ledger.folder_of(record["id"], ledger.RESULTS)
-    with tempfile.TemporaryDirectory(dir=MANIFEST.parent) as scratch:
-        # Without the optimizer's state: half the size, and nobody trains on from here.
-        candidate = Path(scratch) / file.name
-        checkpoint.save(candidate, net, settings)
-        scores = [score(candidate, data_dir)]
-        if (scores[0]["top1"], scores[0]["images"]) != (record["last"]["accuracy"], record["last"]["images"]):
-            raise InputError(f"{run} scores {scores[0]['top1']} on {data_dir or 'the data in the usual place'}, but "
-                             f"the ledger has {record['last']['accuracy']}: is that the run's data?")
-        if record["dataset"] == "cifar10" and scores[0]["data_sha256"] != sample_digest():
-            scores.append(score(candidate, SAMPLE))
-        with locked(MANIFEST.with_name("manifest.json.lock")):  # the file and its entry belong together
-            if (folder / "history.png").exists():
-                shutil.copyfile(folder / "history.png", place / "history.png")
-            runlog.write_json(place / EVALUATIONS, scores)
-            candidate.replace(file)
-            entry = {
-                "name": name, "file": file.name, "sha256": scores[0]["sha256"], "size": file.stat().st_size, "urls": [],
-                **{key: record[key] for key in SHARED},
-                "data": {key: record["data"][key] for key in ("variant", "sha256", "official")},
-                "record": _place(place), "log": _place(place / "train.log"), "log_sha256": record["files"]["train.log"],
-            }
-            entries = [other for other in read_manifest() if other["name"] != name] if MANIFEST.exists() else []
-            runlog.write_json(MANIFEST, {"models": sorted([*entries, entry], key=lambda entry: entry["name"])})
-    return (f"{name}: accuracy {scores[0]['top1']:.4f} as in the ledger, params/{file.name} ({entry['size']:,} bytes)")
+    checkpoint.save(file, net, settings)  # without the optimizer's state: half the size, nobody trains on from here
+    return file
+
+
+def _scores(file, record, data_dir):
+    """The evaluations of a file: on its run's data, where it must have the run's score, and on the sample."""
+    scores = [score(file, data_dir)]
+    if (scores[0]["top1"], scores[0]["images"]) != (record["last"]["accuracy"], record["last"]["images"]):
+        raise InputError(f"{record['id']} scores {scores[0]['top1']} on {data_dir or 'the data in the usual place'}, "
+                         f"but its own last epoch has {record['last']['accuracy']}: is that the run's data?")
+    if record["dataset"] == "cifar10" and scores[0]["data_sha256"] != sample_digest():
+        scores.append(score(file, SAMPLE))
+    return scores
 
 
 def _place(path):
@@ -110,17 +163,33 @@ def default_name(record):
 
 def read_manifest():
     """The entries of params/manifest.json; InputError unless each has the form of one of ours or of others."""
-    entries = zoo.read_manifest(MANIFEST)
+    entries = weights.read_manifest(MANIFEST)
     for place, entry in enumerate(entries):
         wrong = json_files.problem(entry, OURS if is_ours(entry) else THEIRS, f"models[{place}]")
         if wrong:
-            raise InputError(f"{MANIFEST} cannot be used: {wrong}; {zoo.RESTORE}")
+            raise InputError(f"{MANIFEST} cannot be used: {wrong}; {weights.RESTORE}")
     return entries
 
 
 def evaluations(entry):
     """What the file of an entry of ours scores, on each data on which it was evaluated; InputError without it."""
-    return json_files.read(ROOT / entry["record"] / EVALUATIONS, [EVALUATION], zoo.RESTORE)
+    return json_files.read(ROOT / entry["record"] / EVALUATIONS, [EVALUATION], weights.RESTORE)
+
+
+def record_of(entry):
+    """The ledger's record of an entry of ours. InputError where the entry, or a score on the run's data, is not its."""
+    record = ledger.read_record(ROOT / entry["record"])
+    wanted = {**{name: record[name] for name in SHARED}, "log_sha256": record["files"]["train.log"],
+              "data": {name: record["data"][name] for name in ("variant", "sha256", "official")}}
+    wrong = ledger.difference(entry, wanted)
+    for evaluation in evaluations(entry):
+        if evaluation["data_sha256"] == record["data"]["sha256"]:
+            wrong = wrong or ledger.difference(evaluation, {
+                "sha256": entry["sha256"], "top1": record["last"]["accuracy"], "images": record["last"]["images"]})
+    if wrong:
+        raise InputError(f"{entry['name']} in {MANIFEST} does not agree with its record in {entry['record']}: {wrong}; "
+                         "restore them")
+    return record
 
 
 def is_ours(entry):
@@ -134,12 +203,6 @@ def sample_digest():
 
 
 def score(file, data_dir):
-    """What evaluate.py says of a file on the test images in a folder (None: the usual place), as its JSON line."""
-    command = [str(ROOT / "evaluate.py"), "--params", str(file), "--gpus", ""]
-    if data_dir is not None:
-        command += ["--data-dir", str(data_dir)]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        raise InputError(f"evaluate.py failed on {file} and {data_dir or 'the data in the usual place'}: {reason}")
-    return json.loads(done.stdout.splitlines()[-1])
+    """What `evaluate.py --json` says of a file on the test images in a folder (None: the usual place)."""
+    return evaluate.record_of("--params", str(file), "--gpus", "",
+                              *([] if data_dir is None else ["--data-dir", str(data_dir)]))

@@ -71,12 +71,12 @@ class Rehearsal:
         self.steps.append({"what": what, "command": shown, "seconds": round(time.monotonic() - begun, 1)})
         if log is not None:
             runlog.write_text(log, "".join(lines))
-        return lines
 
     def score(self, run, size, data, *flags):
         """What evaluate.py says of a run's last checkpoint."""
-        lines = self.run("evaluate", ["evaluate.py", "--params", f"{run}/last.params", "--data-dir", data, *flags])
-        answer = json.loads(lines[-1])
+        self.run("evaluate", ["evaluate.py", "--params", f"{run}/last.params", "--data-dir", data, *flags, "--json",
+                              "score.json"])
+        answer = json.loads((self.work / "score.json").read_text(encoding="utf-8"))
         return {"params": run, "source": "record file" if flags else "folders", "size": size,
                 **{key: answer[key] for key in ("images", "top1", "top5", "loss")}}
 

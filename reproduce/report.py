@@ -9,6 +9,7 @@ from engine.recipe import CIFAR_PAPER
 from model import get_model
 from model.complexity import CONVENTIONS, conventions, count, nearest
 from support.tables import fill_tables
+from support.words import counted
 
 from . import figures, grid, ledger, publish
 from .runner import Data, Speeds, duration
@@ -72,6 +73,7 @@ def params_table():
 
 def _own_cells(entry, net):
     """The rows of weights of ours: one for each set of test images on which they were evaluated."""
+    publish.record_of(entry)
     evaluations = publish.evaluations(entry)
     labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
     first = [f"[{entry['name']}]({entry['record']})", net,
@@ -109,12 +111,20 @@ def counts_of(cell):
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """The runs of one exhibit under one protocol; of Figure 6 those of one b, else blocks is None."""
+    """The runs of one exhibit under one protocol; of Figure 6 those of one b, else blocks is None.
+
+    only: the cells that its table shows; None for all.
+    """
 
     exhibit: grid.Exhibit
     protocol: Protocol
     scores: dict
     blocks: Optional[int]
+    only: Optional[frozenset] = None
+
+    def shows(self, cell):
+        """Whether the table has a row for it."""
+        return self.only is None or cell in self.only
 
     @property
     def entries(self):
@@ -179,10 +189,10 @@ def leading(blocks):
 def caption(block):
     """What a block's numbers are, in one paragraph."""
     protocol, data = block.protocol, block.data
-    schedule = f"{protocol.epochs} epochs, the paper's schedule"
+    schedule = f"{counted(protocol.epochs, 'epoch')}, the paper's schedule"
     if protocol.epochs != CIFAR_PAPER.epochs:
-        schedule = (f"**{'short' if protocol.short else 'long'} schedule: {protocol.epochs} epochs, the paper has "
-                    f"{CIFAR_PAPER.epochs}**, decays moved in proportion")
+        schedule = (f"**{'short' if protocol.short else 'long'} schedule: {counted(protocol.epochs, 'epoch')}, the "
+                    f"paper has {CIFAR_PAPER.epochs}**, decays moved in proportion")
     label = ledger.data_label(data)
     images = "official data" if data["official"] else f"**not the official data: {label}**"
     if not block.whole:
@@ -197,7 +207,7 @@ def caption(block):
 def effort(block):
     """Training time of a block's runs, by hardware, and what the whole exhibit would take at those speeds."""
     machines, resumed = {}, 0
-    for score in block.scores.values():
+    for score in (score for cell, score in block.scores.items() if block.shows(cell)):
         for record in score.records:
             machines.setdefault(hardware_text(record["hardware"]), []).append(record)
             resumed += record["resumed"] > 0
@@ -241,7 +251,7 @@ def depth_table(block, prefix):
     run = {cell.blocks for cell in block.scores}
     for depth in depths:
         for entry in block.entries:
-            if entry.cell.blocks != depth or depth not in run:
+            if entry.cell.blocks != depth or depth not in run or not block.shows(entry.cell):
                 continue
             cell, score = entry.cell, block.scores.get(entry.cell)
             published = grid.PUBLISHED.get(cell)
@@ -254,7 +264,7 @@ def depth_table(block, prefix):
                     parts[6:8] = [f"{score.mean(which) - published:+.4f}" for which in ("last", "best")]
             lines.append(f"| {' | '.join(parts)} |")
     without = [str(depth) for depth in depths if depth not in run]
-    if without:
+    if without and block.only is None:
         lines += ["", f"Not run under these conditions: b = {', '.join(without)}."]
     return "\n".join(lines)
 
@@ -283,7 +293,7 @@ def replacement_table(block, prefix):
     lines = ["| sites with ATAC | parameters | increase (trainable) | ours, last epoch | ours, best epoch | share of "
              "the gain | runs |", "|---|---|---|---|---|---|---|"]
     full = 6 * block.blocks + 1
-    points = gains(block)
+    points = [point for point in gains(block) if block.shows(point["cell"])]
     for point in points:
         score = block.scores[point["cell"]]
         stage = " (whole stages)" if point["stage"] else ""
@@ -292,7 +302,7 @@ def replacement_table(block, prefix):
                      f"{point['increase']:.4f} | {accuracy(score, 'last', block.marks)} | "
                      f"{accuracy(score, 'best', block.marks)} | {share} | {runs_text(score, prefix)} |")
     without = sorted(set(range(full + 1)) - {point["sites"] for point in points})
-    if without:
+    if without and block.only is None:
         lines += ["", f"Not run under these conditions: {', '.join(map(str, without))} sites."]
     if any(point["share"] is None for point in points):
         lines += ["", "No shares: they need both ends, and a gain between them."]
@@ -310,7 +320,7 @@ def block_text(block, prefix):
 def numbers_of(block):
     """What the block's figure shows, for figures.draw."""
     schedule = f"{block.protocol.epochs} of {CIFAR_PAPER.epochs} epochs" if block.protocol.short \
-        else f"{block.protocol.epochs} epochs"
+        else counted(block.protocol.epochs, "epoch")
     label = ledger.data_label(block.data)
     depth = f", b = {block.blocks}" if block.blocks else ""
     title = f"{block.exhibit.title}\n{block.protocol.task.title}{depth}; {schedule}; data: {label}" \
@@ -427,6 +437,20 @@ def exhibit_text(name, records, prefix="", brief=False):
     if len(chosen) < len(blocks):
         parts.append(f"Runs with other schedules or data: [{prefix}{PAGE}]({prefix}{PAGE}).")
     return "\n\n".join([*parts, published_table3()] if exhibit is grid.TABLE3 else parts)
+
+
+def own_text(exhibit, runs, data, results):
+    """What a call that trained runs of an exhibit shows: its own cells, then where all the others are.
+
+    data: {task: Data} of the tasks that it trained on.
+    """
+    cells = frozenset(run.cell for run in runs)
+    trained = {(run.cell.task, run.epochs, data[run.cell.task].sha256) for run in runs if run.cell.task in data}
+    parts = [block_text(dataclasses.replace(block, only=cells), f"{results}/")
+             for block in blocks_of(exhibit, ledger.read(results))
+             if (block.protocol.task, block.protocol.epochs, block.protocol.data_sha256) in trained
+             and not block.protocol.val_split and cells & set(block.scores)]
+    return "\n\n".join([*parts, f"All runs of {exhibit.title}, beside the published numbers: {results / PAGE}"])
 
 
 def page(records):

@@ -22,7 +22,8 @@ from model import complete_arguments, get_model
 from model.complexity import count
 from support import runtime
 from support.errors import InputError
-from support.files import expanded
+from support.files import expanded, regular
+from support.words import counted
 
 from . import grid, ledger
 
@@ -57,6 +58,9 @@ class Data:
     test_images: int
 
 
+OFFICIAL = Data("", grid.WHOLE, 10_000)  # to estimate with where there is none
+
+
 def default_devices():
     """(GPUs, jobs) where the command names none: every GPU with a job each, or the CPU with one."""
     import mxnet
@@ -66,11 +70,15 @@ def default_devices():
 
 
 def data_of(task, options, download=True):
-    """The Data of a task. Raises InputError where there is none (NotFound without download)."""
-    if download:
-        data = cifar.load_or_download(task.dataset, options.data_dir, task.label_mode, options.mirror)
-    else:
-        data = cifar.load(task.dataset, options.data_dir, task.label_mode)
+    """The Data of a task. Raises NotFound where there is none and, with download, none to be had."""
+    load, mirror = (cifar.load_or_download, [options.mirror]) if download else (cifar.load, [])
+    try:
+        data = load(task.dataset, options.data_dir, task.label_mode, *mirror)
+    except cifar.NotFound as error:
+        if error.holds is None:
+            raise
+        raise cifar.NotFound(error.what, f"--only {error.holds} trains on that, or give with --data-dir a folder with "
+                             "both", error.holds) from error
     return Data(data.provenance["sha256"], len(data.train), len(data.test))
 
 
@@ -153,46 +161,38 @@ def plan(runs, options):
     """What running would do, as text: every run with its state and an estimated time. Trains and downloads nothing."""
     lines, total, unknown, counts = [], 0.0, 0, {"finished": 0, "to do": 0}
     speeds = Speeds.here(ledger.read(options.results), bool(options.gpus))
-    known = {}
+    known, missing = {}, []
+    for task in dict.fromkeys(run.cell.task for run in runs):
+        try:
+            known[task] = data_of(task, options, download=False)
+        except InputError as error:
+            missing.append(str(error))
+    lines += dict.fromkeys(missing)  # both kinds of labels lack the same data
     for run in runs:
-        task = run.cell.task
-        if task not in known:
-            try:
-                known[task] = data_of(task, options, download=False)
-            except InputError as error:
-                known[task] = None
-                lines.append(f"{task.title}: {error}")
-        data = known[task]
-        name = f"{run.cell.key}, {run.epochs} epochs, seed {run.seed}"
-        if data is None:
-            unknown += 1
-            counts["to do"] += 1
-            lines.append(f"{name}: to run, when its data is there")
-            continue
-        if finished(run, data, options.results):
-            counts["finished"] += 1
-            lines.append(f"{name}: finished, in the ledger")
-            continue
+        data, done, state = known.get(run.cell.task), 0, "to run, when its data is there"
+        if data is not None:
+            if finished(run, data, options.results):
+                counts["finished"] += 1
+                lines.append(f"{run.title}: finished, in the ledger")
+                continue
+            done, _ = progress_of(options.work / run.name(data.sha256))
+            state = f"to go on after epoch {done}" if done else "to run"
         counts["to do"] += 1
-        done, _ = progress_of(options.work / run.name(data.sha256))
-        state = f"to go on after epoch {done}" if done else "to run"
-        seconds = speeds.epoch(run.cell, data)
+        seconds = speeds.epoch(run.cell, data or OFFICIAL)
         if seconds is None:
             unknown += 1
-            lines.append(f"{name}: {state}")
+            lines.append(f"{run.title}: {state}")
         else:
             total += seconds * (run.epochs - done)
-            lines.append(f"{name}: {state}, about {duration(seconds * (run.epochs - done))}")
+            lines.append(f"{run.title}: {state}, about {duration(seconds * (run.epochs - done))}")
     where = f"GPU {', '.join(map(str, options.gpus))}" if options.gpus else "the CPU"
-    lines.append(f"{len(runs)} runs: {counts['finished']} finished, {counts['to do']} to do, {options.jobs} at a time "
-                 f"on {where}")
+    lines.append(f"{counted(len(runs), 'run')}: {counts['finished']} finished, {counts['to do']} to do, {options.jobs} "
+                 f"at a time on {where}")
     if counts["to do"] > unknown:
         lines.append(f"about {duration(total / options.jobs)} by {speeds.source}"
-                     + (f", beside {unknown} runs that cannot be estimated" if unknown else "")
                      + (" (as if the jobs did not slow each other down)" if options.jobs > 1 else ""))
     elif unknown:
-        why = "the data is not there" if None in known.values() else "the ledger has no run yet"
-        lines.append(f"no estimate: {why}")
+        lines.append("no estimate: the ledger has no run yet")
     return "\n".join(lines)
 
 
@@ -274,13 +274,12 @@ class Grid:
         self.told_waiting = False
 
     def train(self):
-        """Train them all. Raises Stopped after SIGTERM or SIGINT, when every training has saved itself."""
-        for task in dict.fromkeys(run.cell.task for run in self.waiting):
-            try:
-                self.data[task] = data_of(task, self.options)
-            except InputError as error:
-                self.data[task] = error
-        with _Signals() as signals, runlog.progress_bar(self.epochs, f"{self.total} runs") as bar:
+        """Train them all. Raises Stopped after SIGTERM or SIGINT, when every training has saved itself.
+
+        InputError, before anything is trained, where there is no data at all.
+        """
+        self.find_data()
+        with _Signals() as signals, runlog.progress_bar(self.epochs, counted(self.total, "run")) as bar:
             bar.unit = "epoch"
             looked = 0.0
             while self.running or (self.waiting and not signals.count):
@@ -298,8 +297,27 @@ class Grid:
                 time.sleep(POLL)
             self.show(bar)
         if signals.count:
-            raise Stopped(f"stopped by {signal.Signals(signals.first).name}: {self.done} of {self.total} runs are "
-                          "finished, what was under way is saved; give the same command to go on", signals.first)
+            raise Stopped(f"stopped by {signal.Signals(signals.first).name}: {self.done} of "
+                          f"{counted(self.total, 'run')} finished, what was under way is saved; give the same command "
+                          "to resume", signals.first)
+
+    def find_data(self):
+        """Find the data of every task; where that of some is missing, their runs fail, which is said once."""
+        missing = {}
+        for task in dict.fromkeys(run.cell.task for run in self.waiting):
+            try:
+                self.data[task] = data_of(task, self.options)
+            except InputError as error:
+                missing.setdefault(str(error), []).append(task)
+        for reason, tasks in missing.items():
+            if not self.data:
+                raise InputError(reason)
+            left = [run for run in self.waiting if run.cell.task in tasks]
+            log.error("%s, the first is %s: FAILED: %s", counted(len(left), "run"), left[0].title, reason)
+            for run in left:
+                self.waiting.remove(run)
+                self.failures.append((run, reason))
+                self.epochs_of[run] = run.epochs
 
     def start_what_fits(self):
         """Start waiting runs on free devices; settle those that need no training."""
@@ -307,9 +325,6 @@ class Grid:
         while self.waiting and self.free:
             run = self.waiting.pop(0)
             data = self.data[run.cell.task]
-            if isinstance(data, InputError):
-                self.fail(run, str(data))
-                continue
             if finished(run, data, self.options.results):
                 self.finish(run, "was finished before")
                 continue
@@ -348,7 +363,7 @@ class Grid:
             # Set by the user, or by runtime.prepare() to all cores.
             environment["OMP_NUM_THREADS"] = str(min(own, int(environment["OMP_NUM_THREADS"])))
         command = command_of(run, folder, slot, self.options)
-        with open(folder / "output.log", "ab") as output:
+        with open(folder / "output.log", "ab", opener=regular) as output:
             # A session of its own: Ctrl-C reaches the trainings through this process alone, once.
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / "reproduce" / "child.py"), str(os.getpid()), sys.executable, *command],
@@ -356,8 +371,8 @@ class Grid:
                 pass_fds=[lock], start_new_session=True)
         self.free.pop(0)
         self.running.append(_Training(run, folder, process, lock, slot))
-        log.info("%s, %d epochs, seed %d: started on %s%s", run.cell.key, run.epochs, run.seed,
-                 "the CPU" if slot is None else f"GPU {slot}", f", going on after epoch {done}" if done else "")
+        log.info("%s: started on %s%s", run.title, "the CPU" if slot is None else f"GPU {slot}",
+                 f", going on after epoch {done}" if done else "")
 
     def collect(self, training, stopped):
         """Settle a training that has ended."""
@@ -367,8 +382,7 @@ class Grid:
         if status == 0:
             self.record(training.run, training.folder)
         elif not stopped:
-            self.fail(training.run, f"{last_words(training.folder / 'output.log')} (exit status {status}; "
-                                    f"{training.folder / 'output.log'} has all of it)")
+            self.fail(training.run, ending(status, training.folder / "output.log"))
         os.close(training.lock)
 
     def record(self, run, folder):
@@ -387,28 +401,35 @@ class Grid:
     def finish(self, run, words):
         self.done += 1
         self.epochs_of[run] = run.epochs
-        log.info("%s, %d epochs, seed %d: %s", run.cell.key, run.epochs, run.seed, words)
+        log.info("%s: %s", run.title, words)
 
     def fail(self, run, reason):
         self.failures.append((run, reason))
         self.epochs_of[run] = run.epochs
-        log.error("%s, %d epochs, seed %d: FAILED: %s", run.cell.key, run.epochs, run.seed, reason)
+        log.error("%s: FAILED: %s", run.title, reason)
 
     def show(self, bar):
         """Bring the bar to the epochs done."""
         for training in self.running:
             try:
-                with open(training.folder / "metrics.jsonl", "rb") as file:
+                with open(training.folder / "metrics.jsonl", "rb", opener=regular) as file:
                     self.epochs_of[training.run] = sum(1 for _ in file)
             except OSError:  # not there yet
                 pass
         bar.n = min(sum(self.epochs_of.values()), self.epochs)
-        bar.set_postfix_str(f"{self.done} of {self.total} runs finished, {len(self.running)} under way"
+        bar.set_postfix_str(f"{self.done} of {counted(self.total, 'run')} finished, {len(self.running)} under way"
                             + (f", {len(self.failures)} failed" if self.failures else ""))
 
 
-def last_words(path):
-    """The last line that is not empty of a file, or a sentence that it has none."""
-    with open(path, encoding="utf-8", errors="replace") as file:
+def ending(status, log_file):
+    """Why a training failed, by its exit status (as a shell has it, or as Popen) and the last line of its log file."""
+    number = -status if status < 0 else status - 128
+    known = {each.value: each.name for each in signal.Signals}
+    # After a signal that asks to stop, the training's own last line says more.
+    if number in known and number not in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        why = "out of memory?" if number == signal.SIGKILL else known[number]
+        return f"killed by signal {number} ({why}); the same command resumes it from what it saved; log: {log_file}"
+    with open(log_file, encoding="utf-8", errors="replace", opener=regular) as file:
         lines = [line.strip() for line in file if line.strip()]
-    return lines[-1] if lines else "it ended without a word"
+    words = lines[-1] if lines else "it ended without a word"
+    return f"{words} (exit status {status}; {log_file} has all of it)"

@@ -4,9 +4,10 @@ import re
 
 from engine import cifar
 from engine.download import fetch
-from model.zoo import intact
+from model.weights import intact
 from support.errors import InputError
 from support.files import expanded
+from support.words import counted
 
 from . import publish
 
@@ -40,7 +41,7 @@ def _line(entry):
     labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
     size = "size not published" if entry["size"] is None else f"{entry['size']:,} bytes"
     if publish.is_ours(entry):
-        score = f"accuracy {entry['last']['accuracy']:.4f} after {entry['recipe']['epochs']} epochs"
+        score = f"accuracy {entry['last']['accuracy']:.4f} after {counted(entry['recipe']['epochs'], 'epoch')}"
     else:
         published = entry["published"]
         score = (f"error {published['top1_error']:.4f} (top-5 {published['top5_error']:.4f}) in epoch "
@@ -107,13 +108,15 @@ def verify(data_dir=None):
         outcomes[outcome] += 1
         print(f"{entry['name']}: {sentence}", flush=True)
     absent = f"; {outcomes['absent']} not fetched" if outcomes["absent"] else ""
-    print(f"{len(entries)} files: {outcomes['evaluated']} evaluated, {outcomes['checked']} held to their checksums "
-          f"only, {outcomes['wrong']} differ{absent}")
+    print(f"{counted(len(entries), 'file')}: {outcomes['evaluated']} evaluated, {outcomes['checked']} held to their "
+          f"checksums only, {outcomes['wrong']} differ{absent}")
     return outcomes["wrong"]
 
 
 def _verify(entry, data_dir):
     """(sentence, 'evaluated', 'checked' or 'absent'); InputError where the file differs."""
+    if publish.is_ours(entry):
+        publish.record_of(entry)
     state = state_of(entry)
     if state == "missing" and entry["urls"]:
         return f"not fetched (scripts/download_params.sh {entry['name']} does it)", "absent"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The first thing to run: install, evaluate the shipped network on real CIFAR-10 images, train a small one, plot it.
-set -euo pipefail
+script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit
 
 usage() {
     cat <<'END'
@@ -33,7 +33,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$repository"
 say() { printf '\n== %s\n' "$*"; }
 
 say "1/4 Installing"

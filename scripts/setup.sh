@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv in the repository's root and installs what the project needs into it; see usage below and docs/INSTALL.md.
-set -euo pipefail
+script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit
 
 usage() {
     cat <<'END'
@@ -18,8 +18,9 @@ works, but more slowly. A second run changes nothing.
   --dry-run  say what would be installed and why, and install nothing
   --quiet    say nothing when there is nothing to do
 
-PYTHON=python3.10 bash scripts/setup.sh takes that Python (3.8 to 3.12); otherwise the first of python3, python3.12,
-..., python3.8 that will do.
+PYTHON=python3.10 bash scripts/setup.sh takes that Python. Otherwise it is the first of python3, python3.14, ...,
+python3.8 that is one of 3.8 to 3.14, then a newer python3, which nobody has tried, then a Python that uv installs if
+uv is there.
 END
 }
 
@@ -44,9 +45,10 @@ for argument in "$@"; do
     esac
 done
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-cd "$root"
-PATH=${PATH//"$root/.venv/bin:"/} # an activated .venv must not be what a new .venv is made from
+cd "$repository"
+# An activated .venv must not be what a new .venv is made from.
+PATH=${PATH//"$repository/.venv/bin:"/}
+[ ! "${VIRTUAL_ENV:-}" -ef .venv ] || PATH=${PATH//"$VIRTUAL_ENV/bin:"/}
 unset PYTHONHOME PYTHONPATH PYTHONSAFEPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
 
 venv_python=.venv/bin/python
@@ -66,32 +68,61 @@ __import__('support.import_hook', fromlist=['find_spec']).find_spec(name, path, 
 
 # ---- Which Python, which build
 
+newest=314     # the newest Python that this project was tried with
+uv_python=3.11 # asked of uv where no Python fits: the one that was tried most
+
 version_of() {
     "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
 }
 
-supported() {
-    [[ $1 =~ ^3\.(8|9|10|11|12)$ ]]
+number() { # 3.12 -> 312; whatever is no version -> 0
+    [[ $1 =~ ^([0-9]+)\.([0-9]+)$ ]] && echo $((100 * BASH_REMATCH[1] + BASH_REMATCH[2])) || echo 0
 }
+
+tried() {
+    (($(number "$1") >= 308 && $(number "$1") <= newest))
+}
+
+newer() {
+    (($(number "$1") > newest))
+}
+
+take() { # the Python $1, if it passes the test $2
+    version=$(version_of "$1")
+    "$2" "$version" && python=$1
+}
+
+install_python="install one, as with \`apt-get install python3 python3-venv\`, or install uv, which this script then uses \
+(\`uv python install $uv_python\`), or name one: \`PYTHON=/path/to/python3.11 bash scripts/setup.sh\`"
 
 find_python() {
     local candidate
     if [ -n "${PYTHON:-}" ]; then
-        version=$(version_of "$PYTHON")
-        [ -n "$version" ] || fail "PYTHON=$PYTHON does not run: give the name or path of a Python 3.8 to 3.12"
-        supported "$version" || fail "PYTHON=$PYTHON is Python $version, and MXNet 1.9.1 runs on Python 3.8 to 3.12 only"
-        python=$PYTHON
+        take "$PYTHON" tried || take "$PYTHON" newer || {
+            [ -n "$version" ] || fail "PYTHON=$PYTHON does not run: give the name or path of a Python 3.8 or newer"
+            fail "PYTHON=$PYTHON is Python $version, and this project needs Python 3.8 or newer"
+        }
         return
     fi
-    for candidate in "$venv_python" python3 python3.12 python3.11 python3.10 python3.9 python3.8; do
-        version=$(version_of "$candidate")
-        if supported "$version"; then
-            python=$candidate
-            return
-        fi
+    for candidate in "$venv_python" python3 python3.{14..8}; do
+        ! take "$candidate" tried || return 0
     done
-    fail "no Python 3.8 to 3.12 found (python3 is $(version_of python3 | grep . || echo missing)): install one, as with" \
-        "\`apt-get install python3.11 python3.11-venv\`, or name it: \`PYTHON=/path/to/python3.11 bash scripts/setup.sh\`"
+    for candidate in "$venv_python" python3; do
+        ! take "$candidate" newer || return 0
+    done
+    python_of_uv || fail "no Python 3.8 or newer found (python3 is $(version_of python3 | grep . || echo missing)):" \
+        "$install_python"
+}
+
+# A Python that uv has, or fetches.
+python_of_uv() {
+    command -v uv >/dev/null || return 1
+    printf 'no Python 3.8 or newer found: uv brings Python %s\n' "$uv_python"
+    [ -z "$dry_run" ] || exit 0
+    local output
+    output=$(UV_PYTHON_INSTALL_BIN=0 uv python install "$uv_python" 2>&1) || # 0: no link in ~/.local/bin
+        fail "\`uv python install $uv_python\` failed: $(tail -n 1 <<<"$output")"
+    take "$(UV_PYTHON_PREFERENCE=only-managed uv python find --system "$uv_python")" tried
 }
 
 find_python
@@ -112,9 +143,11 @@ case $build in
     *) requirements=requirements-cpu.txt ;;
 esac
 summary="MXNet's ${build^^} build ($requirements) for Python $version: $kept$why"
+untried=""
+! newer "$version" || untried="nobody has tried this project with Python $version yet: it gets the newest packages there are"
 
 if [ -n "$dry_run" ]; then
-    printf '%s\n' "$summary"
+    printf '%s\n' "$summary" ${untried:+"warning: $untried"}
     exit 0
 fi
 
@@ -160,11 +193,24 @@ show_progress() {
     done
 }
 
+pip() {
+    "$venv_python" -m pip install --disable-pip-version-check --no-input --only-binary :all: "$@"
+}
+
+# What a file of requirements names. MXNet comes last and alone: its own metadata demand a NumPy below 2, which it does not
+# need with support/numpy_names.py; what else it needs is in the file.
+install_file() {
+    local without_mxnet mxnet
+    without_mxnet=$(grep -v '^mxnet' "$1")
+    pip -r /dev/stdin <<<"$without_mxnet" || return
+    mxnet=$(sed -nE 's/^(mxnet[^ ]*).*/\1/p' "$1")
+    [ -z "$mxnet" ] || pip --no-deps "$mxnet"
+}
+
 pip_install() {
     local hint
     printf 'installing %s (everything pip says is in %s)\n' "$1" "$log"
-    if ! "$venv_python" -m pip install --disable-pip-version-check --no-input --only-binary :all: -r "$1" 2>&1 |
-        show_progress; then
+    if ! install_file "$1" 2>&1 | show_progress; then
         hint=$(grep -E '^ERROR' "$log" | tail -n 1 || true)
         if grep -qE 'Retrying|NewConnectionError|ProxyError' "$log"; then
             hint="the package index cannot be reached (check the network or the proxy)"
@@ -245,7 +291,9 @@ fi
 
 if [ -z "$up_to_date" ] || [ -z "$quiet" ]; then
     printf '%s\n' "$summary"
-    [ -z "$warning" ] || printf 'warning: %s\n' "$warning"
+    for line in "$untried" "$warning"; do
+        [ -z "$line" ] || printf 'warning: %s\n' "$line"
+    done
 fi
 
 if [ "$installed" != "$wanted" ]; then

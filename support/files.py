@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 from .errors import InputError
@@ -24,11 +25,30 @@ def expanded(path):
     return path
 
 
+def regular(path, flags):
+    """An opener for open(path, ..., opener=regular): for every file that a user names, to read it or to append to it.
+
+    OSError for what is no regular file: a device has no end, a pipe may never have somebody at its other end.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)  # a pipe would wait for its other end
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads, a socket, a device that is not there
+            raise _irregular(path) from None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode) or stat.S_ISDIR(os.fstat(descriptor).st_mode):  # which open() refuses
+        return descriptor
+    os.close(descriptor)
+    raise _irregular(path)
+
+
+def _irregular(path):
+    return OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+
+
 def content(path):
-    """All bytes of a regular file. OSError for anything else: a device has no end, a pipe may never have a writer."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
-    with open(path, "rb") as file:
+    """All bytes of a regular file. OSError for anything else."""
+    with open(path, "rb", opener=regular) as file:
         return file.read()
 
 
@@ -37,10 +57,12 @@ def replacing(path):
     """A temporary path beside `path`: it takes the place of `path` when the block ends well, and vanishes when not.
 
     What a process that was killed within such a block has left of the same path goes first. Raises IsADirectoryError
-    before any work is done where `path` is a folder.
+    before any work is done where `path` is a folder, and OSError where it is a device or a pipe, which stays.
     """
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise _irregular(path)
     _remove_left(path)
     temporary = f"{os.fspath(path)}.{os.getpid()}.part"
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -86,7 +108,7 @@ def digests(path, names):
     made = {name: hashlib.sha1(b"blob %d\0" % os.path.getsize(path)) if name == "git_blob" else hashlib.new(name)
             for name in names}
     if made:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             for chunk in iter(lambda: file.read(1 << 20), b""):
                 for digest in made.values():
                     digest.update(chunk)

@@ -12,7 +12,6 @@ Layout of MXNet's part, little endian [ndarray.cc of MXNet 1.9.1]: uint64 0x112,
 uint64 count, the names (uint64 length, bytes). An array: uint32 magic, int32 storage type (0, dense), int32 number of
 axes, int64 each axis, int32 device type, int32 device id, int32 type code, the numbers.
 """
-import errno
 import hashlib
 import io
 import os
@@ -21,12 +20,14 @@ import zipfile
 
 import numpy as np
 
+from . import npz_file
 from .errors import InputError
 from .files import content, replacing
 
 LIST_MAGIC = 0x112
 ARRAY_MAGICS = (0xF993FAC9, 0xF993FACA)  # MXNet >= 0.12 and the same with NumPy's shape semantics
 DTYPES = {0: np.float32, 1: np.float64, 2: np.float16, 3: np.uint8, 4: np.int32, 5: np.int8, 6: np.int64, 7: np.bool_}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
 DIGEST = "weights.sha256"
 
 
@@ -80,16 +81,19 @@ class _Reader:
 
 
 def read(path):
-    """Read a parameter file.
+    """Read a parameter file, MXNet's or NumPy's `.npz`, told apart by their first bytes.
 
     Returns (arrays, attachments): a dict of name to read-only numpy array and a dict of archive member to bytes,
-    empty for a file of MXNet's own. Raises InputError, naming the offset, for anything that is not wholly sound.
+    empty for a file that is not of this project. Raises InputError, naming the offset, for anything that is not wholly
+    sound.
     """
     path = os.fspath(path)
     try:
         data = memoryview(content(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
+    if data[:2] == npz_file.START:
+        return npz_file.read(path, data), {}
     reader = _Reader(path, data)
     if len(data) < 24 or reader.numbers("QQ", "the header")[0] != LIST_MAGIC:
         reader.fail("it does not start with MXNet's mark", 0)
@@ -148,23 +152,35 @@ def _read_archive(reader):
 
 
 def write(path, arrays, attachments):
-    """Write a dict of MXNet arrays and a dict of archive member to bytes, atomically: path is whole or untouched."""
-    import mxnet as mx
+    """Write a dict of MXNet arrays and a dict of archive member to bytes, atomically: path is whole or untouched.
 
+    The bytes before the archive are those of mx.nd.save, which takes no path that is not UTF-8 and does not notice that
+    its last bytes found no room.
+    """
     path = os.fspath(path)
     try:
-        with replacing(path) as temporary:
-            mx.nd.save(temporary, arrays)
-            with open(temporary, "rb+") as file:
-                weights = file.read()
-                if not weights.endswith(next(reversed(list(arrays)), "").encode()):  # MXNet ends with the names, and
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # does not look whether they were written
-                digest = hashlib.sha256(weights).hexdigest()
-                with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
-                    for name, member in {DIGEST: digest.encode(), **attachments}.items():
-                        archive.writestr(zipfile.ZipInfo(name), member)  # ZipInfo: a fixed date, repeatable bytes
-                file.flush()
-                os.fsync(file.fileno())
-    except (OSError, mx.MXNetError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "the disk did not take all of it"
-        raise InputError(f"{path} cannot be written: {reason}; free space or choose another folder") from error
+        with replacing(path) as temporary, open(temporary, "wb+") as file:
+            digest = hashlib.sha256()
+            for part in _parts(arrays):
+                file.write(part)
+                digest.update(part)
+            with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
+                for name, member in {DIGEST: digest.hexdigest().encode(), **attachments}.items():
+                    archive.writestr(zipfile.ZipInfo(name), member)  # ZipInfo: a fixed date, repeatable bytes
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; free space or choose another folder") from error
+
+
+def _parts(arrays):
+    """MXNet's part of a file, piece by piece."""
+    yield struct.pack("<QQQ", LIST_MAGIC, 0, len(arrays))
+    for array in arrays.values():
+        values = np.ascontiguousarray(array.asnumpy())
+        yield struct.pack(f"<Iii{values.ndim}q", ARRAY_MAGICS[0], 0, values.ndim, *values.shape)
+        yield struct.pack("<iii", 1, 0, CODES[values.dtype.type])  # on the CPU
+        yield values.data.cast("B")
+    yield struct.pack("<Q", len(arrays))
+    for name in arrays:
+        yield struct.pack("<Q", len(name.encode())) + name.encode()

@@ -1,8 +1,8 @@
 """What must be true of the process before MXNet loads: `prepare()`, to be called before `import mxnet`.
 
-MXNet 1.9.1 was built in 2022. It needs a Python and a NumPy of its time (or names that NumPy has dropped since),
-two system libraries, and, in its GPU build, an NVIDIA driver and the CUDA 11 libraries, which the wheels of
-requirements.txt hold in folders where MXNet does not look. It also reads its thread count when it loads.
+MXNet 1.9.1 was built in 2022. It needs a NumPy of its time (or the names that NumPy has dropped since), two system
+libraries, and, in its GPU build, an NVIDIA driver and the CUDA 11 libraries, which the wheels of requirements.txt hold
+in folders where MXNet does not look. It also reads its thread count when it loads.
 
 The scripts call `tune()` before that: the C library reads its allocator's settings once, as a process starts.
 
@@ -21,14 +21,16 @@ import math
 import os
 import platform
 import sys
+import warnings
 
+from . import threads
 from .errors import InputError
+from .threads import _groups, _read, _read_bytes, cpu_quota, usable_cores
 
 SETUP = "bash scripts/setup.sh"
 USE_VENV = f"run `{SETUP}`, then use .venv/bin/python"
 CPU_BUILD, GPU_BUILD = "mxnet", "mxnet-cu112"
-OLDEST_PYTHON, NEWEST_PYTHON = (3, 8), (3, 12)
-ALIASES = {"bool": bool, "int": int, "float": float}  # NumPy < 1.24 had these; MXNet and GluonCV use them
+OLDEST_PYTHON = (3, 8)
 
 DRIVER = "libcuda.so.1"
 OLDEST_CUDA = 11000  # drivers of CUDA 11.0 and later run the libraries of any CUDA 11 ("minor version compatibility")
@@ -70,6 +72,8 @@ def prepare():
         return
     check_python()
     check_role()
+    check_switches()
+    threads.check()
     if not _hands_off:
         _made.update(set_environment())  # first of all that loads libraries: OpenMP reads its variables once
     build = installed_build()
@@ -84,12 +88,12 @@ def prepare():
 
 
 def check_python(version=None):
-    """Refuse a Python for which MXNet's and NumPy's wheels do not exist or do not work together."""
+    """Refuse a Python that is too old for this code."""
     version = tuple(version or sys.version_info)
-    if not OLDEST_PYTHON <= version[:2] <= NEWEST_PYTHON:
+    if version[:2] < OLDEST_PYTHON:
         raise InputError(
-            f"Python {version[0]}.{version[1]} ({sys.executable}) cannot run MXNet 1.9.1: install one of Python 3.8 "
-            f"to 3.12 and run `PYTHON=python3.11 {SETUP}` with its name"
+            f"Python {version[0]}.{version[1]} ({sys.executable}) is too old: install Python 3.8 or newer and run "
+            f"`PYTHON=python3.11 {SETUP}` with its name"
         )
 
 
@@ -99,6 +103,16 @@ def check_role(environment=os.environ):
     if role in ("server", "scheduler"):
         raise InputError(f"DMLC_ROLE={role} is set in the environment and would turn this program into MXNet's {role}: "
                          "unset it (scripts/launch.sh starts servers and schedulers itself)")
+
+
+def check_switches(optimize=sys.flags.optimize):
+    """Refuse a Python without docstrings, and keep one that makes errors of warnings (-W error) from MXNet's own."""
+    if optimize >= 2:
+        raise InputError("PYTHONOPTIMIZE=2 (python -OO) drops the docstrings that MXNet reads while it is imported: "
+                         "unset it")
+    if any(action == "error" for action, *_ in warnings.filters):
+        for package in ("mxnet", "gluoncv"):
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module=rf"{package}\b")
 
 
 def version_of(package):
@@ -127,27 +141,21 @@ def installed_build(version_of=version_of, find_spec=importlib.util.find_spec):
 
 
 def check_numpy(version=None, find_spec=importlib.util.find_spec):
-    """Refuse a NumPy that MXNet cannot use; give a newer one back the names MXNet uses."""
+    """Refuse a Python without NumPy or distutils; give a newer NumPy back the names that MXNet and GluonCV use."""
     version = version or version_of("numpy")
     if version is None:
         raise InputError(f"NumPy is not installed for {sys.executable}: {USE_VENV}")
-    major, minor = (int(part) for part in version.split(".")[:2])
-    if major >= 2:
-        raise InputError(
-            f"NumPy {version} is too new for MXNet 1.9.1, which needs NumPy 1: run `{SETUP}`, or "
-            f"`{sys.executable} -m pip install 'numpy<2'`"
-        )
     if sys.version_info >= (3, 12) and find_spec("distutils") is None:
         raise InputError(
             f"MXNet 1.9.1 needs distutils, which Python 3.12 dropped and setuptools brings: run `{SETUP}`, "
             f"or `{sys.executable} -m pip install setuptools==80.9.0`"
         )
-    if (major, minor) >= (1, 24):
+    if tuple(int(part) for part in version.split(".")[:2]) >= (1, 24):
         import numpy
 
-        for name, plain in ALIASES.items():
-            if name not in vars(numpy):  # hasattr would warn
-                setattr(numpy, name, plain)
+        from . import numpy_names
+
+        numpy_names.restore(numpy)
 
 
 def refused_torch(version_of=version_of):
@@ -310,57 +318,6 @@ def usable_memory(root="/"):
             if limit.isdigit():
                 memory = min(memory, int(limit))
     return memory
-
-
-def usable_cores(root="/", cpus=None):
-    """Physical cores that this process may use, by its affinity and by the CPU quota of its control groups."""
-    if cpus is None:
-        cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    topology = os.path.join(root, "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list")
-    # The hyperthreads of a core list the same siblings, so they count once.
-    cores = {_read(topology.format(cpu)) or str(cpu) for cpu in cpus}
-    return int(max(1, min(len(cores), cpu_quota(root) // 1)))
-
-
-def cpu_quota(root="/"):
-    """How many CPUs' time the control groups (version 1 or 2) leave to this process; without a limit, infinity."""
-    return min([_group_quota(folder) for folder in _groups(root, "cpu")], default=math.inf)
-
-
-def _groups(root, controller):
-    """Folders of the control groups, of version 1 or 2, that limit this process in what the controller is for."""
-    for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        for mount in {controllers, controller} if controllers else {"", "unified"}:
-            # Every group above limits too. A container may see its host's path here; its own group is then the top.
-            names = path.strip("/").split("/")
-            for depth in range(len(names) + 1):
-                yield os.path.join(root, "sys/fs/cgroup", mount, *names[:depth])
-
-
-def _group_quota(folder):
-    limit = _read(os.path.join(folder, "cpu.max")).split()
-    if not limit:
-        limit = [_read(os.path.join(folder, name)) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
-    try:
-        quota, period = (int(number) for number in limit)
-    except ValueError:  # no such files, or "max"
-        return math.inf
-    return quota / period if quota > 0 and period > 0 else math.inf
-
-
-def _read(path):
-    return _read_bytes(path).decode("utf-8", errors="replace").strip()
-
-
-def _read_bytes(path):
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
 
 
 # ---- System libraries
@@ -528,8 +485,6 @@ def check():
                 raise InputError(f"the CUDA wheels lack {', '.join(missing)}: run `{SETUP} --gpu`") from None
             return f"{GPU_BUILD} is complete, but cannot be imported before there is an NVIDIA driver ({DRIVER})"
     prepare()
-    import warnings
-
     import mxnet as mx  # before GluonCV, which hides why it cannot import MXNet
 
     warnings.simplefilter("ignore")  # of old packages about each other

@@ -20,14 +20,18 @@ from support.errors import InputError
     ("shutil.unpack_archive(x)", "unpack_archive"), ("np.load(x, allow_pickle=True)", "allow_pickle="),
     ("trainer.load_states(x)", "load_states"), ("ssl._create_unverified_context()", "unverified TLS"),
     ("context.wrap_socket(x, check_hostname=False)", "check_hostname="), ("subprocess.getoutput(x)", "getoutput"),
-    ("runpy.run_path(x)", "run_path"), ("spec.loader.exec_module(x)", "exec_module"), ("tempfile.mktemp()", "mktemp")])
+    ("runpy.run_path(x)", "run_path"), ("spec.loader.exec_module(x)", "exec_module"), ("tempfile.mktemp()", "mktemp"),
+    ("Image.open(x)", untrusted.ANY_PICTURE), ("PIL.Image.open(x, 'r', formats=None).load()", untrusted.ANY_PICTURE),
+    ("from PIL.Image import open", "import PIL.Image.open"), ("cv2.imdecode(x, 1)", "imdecode"),
+    ("pyplot.imread(x)", "imread")])
 def test_the_walk_finds(source, found):
     assert found in untrusted.dangers(source)
 
 
 @pytest.mark.parametrize("source", [
     "net.eval()", "re.compile('x')", "platform.system()", "subprocess.run(x, shell=False)", "import pickletools",
-    "np.load(x, allow_pickle=False)", "archive.extractfile(member)"])
+    "np.load(x, allow_pickle=False)", "archive.extractfile(member)",
+    "Image.open(x, formats=FORMATS)", "path.open()"])
 def test_the_walk_leaves_alone(source):
     assert not untrusted.dangers(source)
 
@@ -39,6 +43,16 @@ def test_nothing_in_the_source_runs_what_came_from_outside_but_what_the_list_exp
              for danger in untrusted.dangers(path.read_text(encoding="utf-8"))}
     assert found <= set(untrusted.ALLOWED), found - set(untrusted.ALLOWED)
     assert all(untrusted.ALLOWED.values())
+    for path in untrusted.ROOT.glob("tests/**/*.py"):
+        assert untrusted.ANY_PICTURE not in untrusted.dangers(path.read_text(encoding="utf-8")), path
+
+
+def test_every_file_that_a_user_names_is_opened_as_a_regular_one():
+    assert untrusted.openings("open(a, 'rb'); b.read_bytes(); open(c, opener=regular); os.open(d, 0)") == {"a", "b"}
+    found = {(str(path.relative_to(untrusted.ROOT)), opened) for path in untrusted.sources()
+             for opened in untrusted.openings(path.read_text(encoding="utf-8"))}
+    explained = {(module, opened) for module, why in untrusted.OPENED.items() for opened in why}
+    assert found <= explained, f"open(..., opener=support.files.regular) or content() in {found - explained}"
 
 
 def test_archives_from_strangers(tmp_path):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from support.files import replacing
+from support.files import content, regular, replacing, sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITE = """
 import sys, time
-from support.files import replacing
+from support.files import content, regular, replacing, sha256
 with replacing(sys.argv[1]) as temporary, open(temporary, "w") as file:
     file.write("half")
     file.flush()
@@ -78,6 +78,16 @@ def test_a_name_without_a_folder(tmp_path, monkeypatch):
     (tmp_path / "x.999999999.part").write_text("")
     write("x", "new")
     assert os.listdir() == ["x"]
+
+
+def test_a_pipe_and_a_device_are_refused_at_once_and_stay(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # and has nobody at its other end
+    for call in (lambda: regular(pipe, os.O_WRONLY), lambda: regular("/dev/zero", os.O_RDONLY), lambda: content(pipe),
+                 lambda: sha256(pipe), lambda: write(pipe, "x")):
+        with pytest.raises(OSError, match="it is no regular file"):
+            call()
+    assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
 
 
 def test_a_folder_in_the_way_or_none_at_all(tmp_path):

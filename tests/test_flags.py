@@ -1,6 +1,7 @@
 """What the flags of the scripts mean, and what they refuse."""
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from engine import flags
 from engine.recipe import CIFAR_PAPER, Recipe
-from support.errors import InputError
+from support.errors import InputError, out_of_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -297,6 +298,89 @@ def test_an_error_of_the_program_is_not_hidden():
 
     with pytest.raises(KeyError):
         flags.run_script(main)
+
+
+SWALLOWING = """
+import sys, time
+from engine import flags
+
+def main():
+    if sys.argv[1:]:
+        flags.clean_up_at_interrupt()
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        if sys.argv[1:]:
+            print("cleaned up", flush=True)
+            raise
+    print("ran on", flush=True)  # as after an import that swallows what it meets
+
+flags.run_script(main)
+"""
+
+
+@pytest.mark.parametrize("arguments, said, status", [([], "", -signal.SIGINT), (["clean"], "cleaned up\n", 130)])
+def test_an_interrupt_cannot_be_swallowed(arguments, said, status):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWALLOWING, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a background job ignores it
+    with process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert (process.stdout.read(), process.stderr.read(), process.wait(60)) == (said, "", status)
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored_and_handlers_come_back(monkeypatch):
+    seen = []
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for handler in (signal.default_int_handler, signal.SIG_IGN):
+            signal.signal(signal.SIGINT, handler)
+            with pytest.raises(SystemExit):
+                flags.run_script(lambda: seen.append(signal.getsignal(signal.SIGINT)))
+            assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIG_DFL, signal.SIG_IGN]
+
+
+SHORT = """
+import atexit, sys
+from engine import flags
+from support.errors import OutOfMemory
+
+class MXNetError(RuntimeError):
+    pass
+
+def main():
+    atexit.register(print, "at the end")  # where MXNet would wait for ever
+    print("before")
+    raise eval(sys.argv[1])
+
+flags.run_script(main)
+"""
+
+
+@pytest.mark.parametrize("error, sentence", [
+    ("MemoryError()", "there is not enough memory (none is left): "),
+    ("MXNetError('Traceback:\\n File\\nMXNetError: Failed to allocate CPU Memory')",
+     "there is not enough memory (MXNetError: Failed to allocate CPU Memory): "),
+    ("MXNetError('std: :bad_alloc')", "there is not enough memory (std: :bad_alloc): "),
+    ("RuntimeError(\"can't start new thread\")", "there is not enough memory (can't start new thread): "),
+    ("ImportError('numpy:\\nlib.so: failed to map segment from shared object\\n')",
+     "there is not enough memory (lib.so: failed to map segment from shared object): "),
+    ("OSError(12, 'Cannot allocate memory')", "there is not enough memory (none is left): "),
+    ("OutOfMemory('all is said')", "all is said\n")])
+def test_a_lack_of_memory_is_one_sentence_and_nothing_waits_for_mxnet(error, sentence):
+    done = subprocess.run([sys.executable, "-c", SHORT, error], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "before\n")
+    assert done.stderr.startswith(f"-c: {sentence}") and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("out"), RuntimeError("a defect"), BlockingIOError(11, "try again")])
+def test_other_errors_are_no_lack_of_memory(error):
+    assert out_of_memory(error) is None and out_of_memory(InputError("x is out of memory")) is None
 
 
 CLOSED = """

@@ -250,14 +250,14 @@ def test_gradients_that_add_up_are_refused():
 
 
 @NET
-@pytest.mark.parametrize("shape", [(2, 16, 16), (2, 4, 16, 16), (2, 3, 16), (2, 3, 0, 16)])
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 4, 16, 16), (2, 768)])
 def test_images_of_a_wrong_shape_are_an_error(shape):
     net = started(lambda: CIFARResNetV2(1, 7, activation.ATAC))
     forward, _ = fused.fuse(net, "on")
     forward.hybridize(**STATIC)
     for training in (False, True):
-        with pytest.raises(mx.MXNetError), autograd.record(training):
-            forward(mx.nd.zeros(shape)).asnumpy()
+        with pytest.raises(InputError, match="this net takes "), autograd.record(training):
+            forward(mx.nd.zeros(shape))
     assert forward(mx.nd.zeros((2, 3, 16, 16))).shape == (2, 7)
 
 

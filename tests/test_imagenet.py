@@ -2,6 +2,7 @@
 import itertools
 import logging
 import math
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -76,6 +77,12 @@ def test_other_files_and_unfinished_folders_are_left_alone(place, source):
     (place / "images" / "n99999999.part").mkdir()
     (place / "images" / ".cache").mkdir()
     (place / "images" / "readme.md").write_text("x")
+    (place / "images" / ".DS_Store").write_text("x")
+    for copy in (f"{files.CLASSES[0]}/._x.JPEG", f"__MACOSX/{files.CLASSES[0]}/x.JPEG", "._x.JPEG"):
+        (place / "images" / copy).parent.mkdir(parents=True, exist_ok=True)
+        (place / "images" / copy).write_bytes(b"of macOS's archiver")
+    (place / "images" / "rec").mkdir()
+    (place / "images" / "rec" / "train.rec").write_text("x")
     again = imagenet.folders(place / "images")
     assert again.sha256 == source.sha256 and again.files == source.files
 
@@ -96,6 +103,47 @@ def test_folders_that_are_none_are_refused_with_what_is_there(tmp_path):
     assert "no .jpeg" in refusal(imagenet.folders, tmp_path / "b")
     files.folder(tmp_path / "c")
     assert "none of the 2 classes" in refusal(imagenet.folders, tmp_path / "c", files.CLASSES[:2])
+
+
+def test_what_is_named_like_an_image_and_cannot_be_read_is_a_damaged_image(source, caplog):
+    inside = source.directory / files.CLASSES[1]
+    (inside / "a.JPEG").symlink_to(inside / "gone.JPEG")
+    os.mkfifo(inside / "b.jpg")
+    made = imagenet.folders(source.directory)
+    assert len(made) == 14
+    message = refusal(evaluate, made)
+    assert f"{inside / 'a.JPEG'}: it is a link to what is not there" in message and "(1 more like it)" in message
+    batches = evaluate(made, damaged="skip")
+    assert sum(count for _, _, count in batches) == 12
+    assert batches.skipped == [str(inside / "a.JPEG"), str(inside / "b.jpg")] and "left out" in caplog.text
+    (source.directory / "n99999999").symlink_to(inside / "gone")  # or the labels would be others than its owner means
+    assert "n99999999 is a link to what is not there" in refusal(imagenet.folders, source.directory)
+
+
+def test_images_beside_class_folders_are_refused(tmp_path):
+    files.folder(tmp_path / "my data" / "val")
+    (tmp_path / "my data" / "val" / "x.JPEG").write_bytes(files.jpeg(0))
+    message = refusal(imagenet.load, tmp_path / "my data", need=("val",))
+    assert "1 image(s) beside its class folders, x.JPEG first" in message
+    assert message.endswith(f"scripts/prepare_imagenet.sh --data-dir '{tmp_path}/my data' --val-labels FILE")
+
+
+def test_class_folders_at_another_depth_are_found_and_said(tmp_path):
+    root = tmp_path / "imagenet"
+    files.folder(root / "train" / "train")
+    files.folder(root / "val")
+    assert f"not in {root}/train but in {root}/train/train, {files.CLASSES[0]} first" in refusal(imagenet.load, root)
+    assert f"give --data-dir {root}" in refusal(imagenet.load, tmp_path)
+    files.folder(tmp_path / "b", (1, 1))
+    files.folder(tmp_path / "b" / files.CLASSES[2], (2,), ("images",))
+    assert f"{tmp_path}/b/{files.CLASSES[2]} has no images in it but in folders" in refusal(
+        imagenet.folders, tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", [" before", "two\nlines", "\ufeffmark", "\udce9t\udce9"])
+def test_a_class_folder_whose_name_is_no_line_is_refused(tmp_path, name):
+    files.folder(tmp_path, (1, 1), ("a name", name))
+    assert f"class folder {ascii(name)}" in refusal(imagenet.load, tmp_path, need=("val",))
 
 
 def test_record_files_have_the_same_images_and_labels(place, source):
@@ -178,11 +226,55 @@ def test_without_training_images_official_classes_keep_their_official_labels(tmp
     assert imagenet.load(tmp_path / "b", class_names=imagenet.SYNSETS).class_names == imagenet.SYNSETS
 
 
-def test_class_folders_alone_serve_as_every_split_and_it_is_said(tmp_path):
+def test_class_folders_alone_serve_as_one_split(tmp_path):
     files.folder(tmp_path)
-    data = imagenet.load(tmp_path)
-    assert data.train is data.val and "the same images" in data.variant
-    assert "the same images" not in imagenet.load(tmp_path, need=("val",)).variant
+    assert len(imagenet.load(tmp_path, need=("train",)).train) == len(imagenet.load(tmp_path, need=("val",)).val) == 12
+    assert f"others into {tmp_path / 'val'}" in refusal(imagenet.load, tmp_path)
+
+
+def test_training_images_given_as_the_data_set_are_noticed(tmp_path, monkeypatch):
+    root = official_layout(tmp_path)
+    for split in ("train", "val"):
+        assert refusal(imagenet.load, root / split).endswith(f"--data-dir {root}")
+    monkeypatch.chdir(root / "train")
+    assert refusal(imagenet.load, ".").endswith(f"--data-dir {root}")
+    assert "from a folder named train" in imagenet.load(".", need=("val",)).variant
+    assert "from a folder" not in imagenet.load(root / "val", need=("val",)).variant
+
+
+@pytest.mark.parametrize("link", [
+    lambda train, val: val.symlink_to(train),
+    lambda train, val: (val.mkdir(), *((val / name).symlink_to(train / name) for name in files.CLASSES[1:])),
+    lambda train, val: shutil.copytree(train, val, copy_function=os.link)], ids=["split", "classes", "images"])
+def test_the_same_files_are_not_trained_and_validated_on(tmp_path, link):
+    files.folder(tmp_path / "train")
+    link(tmp_path / "train", tmp_path / "val")
+    assert f"{tmp_path / 'val'}/n01" in refusal(imagenet.load, tmp_path)
+    shutil.rmtree(tmp_path / "val") if not (tmp_path / "val").is_symlink() else (tmp_path / "val").unlink()
+    shutil.copytree(tmp_path / "train", tmp_path / "val")  # other files with the same names
+    assert len(imagenet.load(tmp_path).val) == 12
+
+
+def test_the_same_records_are_not_trained_and_validated_on(tmp_path):
+    rec = files.record_file(tmp_path / "a", [files.jpeg(number) for number in range(6)])
+    assert "a.rec is to be trained on and validated on" in refusal(imagenet.load, rec_train=rec, rec_val=rec)
+    lines = rec.with_suffix(".idx").read_text().splitlines(keepends=True)
+    for name, part in (("train", lines[:4]), ("val", lines[4:])):
+        (tmp_path / f"{name}.idx").write_text("".join(part))
+    data = imagenet.load(rec_train=rec, rec_train_idx=tmp_path / "train.idx", rec_val=rec,
+                         rec_val_idx=tmp_path / "val.idx")
+    assert (len(data.train), len(data.val)) == (4, 2)
+
+
+def test_a_folder_with_one_record_file_alone_has_no_class_named_rec(tmp_path):
+    rec = tmp_path / "rec"
+    rec.mkdir()
+    files.record_file(rec / "val", [files.jpeg(0)] * 3)
+    assert len(imagenet.load(tmp_path, need=("val",)).val) == 3
+    assert f"there is no {rec / 'train.rec'}" in refusal(imagenet.load, tmp_path)
+    files.folder(tmp_path / "train")
+    assert f"there is no {tmp_path / 'val'}" in refusal(imagenet.load, tmp_path)
+    assert "--use-rec" in refusal(imagenet.load, tmp_path)
 
 
 def test_record_files_are_found_by_name_and_in_their_folder(tmp_path):
@@ -502,6 +594,24 @@ def test_a_record_file_that_was_cut_is_refused_at_once_or_its_end_skipped(place,
     assert len(list(train(cut, damaged="skip").epoch(0))) == 3
 
 
+def test_a_record_file_that_goes_on_behind_its_index_is_said(place, source, caplog):
+    rec = as_records(source, place / "a")
+    index = rec.with_suffix(".idx")
+    lines = index.read_text().splitlines(keepends=True)
+    for content in ("".join(lines[:7]), "".join(lines[:8])[:-2]):  # at the end of a line, and within an offset
+        index.write_text(content)
+        message = refusal(evaluate, imagenet.records(rec))
+        assert f"{rec} goes on for " in message and f"records in {index}, which was cut" in message
+    index.write_text("".join(lines[:7]))
+    assert sum(count for _, _, count in evaluate(imagenet.records(rec), damaged="skip")) == 7
+    assert "goes on for" in caplog.text
+
+
+def test_records_with_several_labels_are_refused_for_that(tmp_path):
+    rec = files.record_file(tmp_path / "a", [files.jpeg(0)] * 3, [[0., 1., 2.]] * 3)
+    assert "(record 0: the record has 3 labels instead of one)" in refusal(imagenet.records, rec)
+
+
 def test_damage_inside_a_record_file_is_named_by_its_record(place, source):
     rec = as_records(source, place / "a")
     offsets = imagenet.records(rec)._records.offsets
@@ -554,4 +664,4 @@ def test_the_command_shows_what_is_there(tmp_path, capsys):
     for words in ("train: 9 images of 3 classes", "val: 6 images", "images/s", "officially 1,281,167"):
         assert words in shown
     assert imagenet.main(["--data-dir", str(tmp_path / "absent")]) == 1
-    assert capsys.readouterr().err.startswith("error: there is no folder")
+    assert capsys.readouterr().err.startswith("python -m engine.imagenet: there is no folder")

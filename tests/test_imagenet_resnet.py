@@ -1,6 +1,7 @@
 """ResNet-50 and the nets of Table IV on it: counts, arithmetic, parameter names, GluonCV as the reference."""
 import functools
 import sys
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -8,6 +9,7 @@ import numpy_units as plain
 import pytest
 
 from model import activation, get_model, imagenet_resnet, list_models, load_params, refine, self_attention, zoo
+from model.array_names import from_authors, to_authors
 from model.complexity import count
 from model.imagenet_resnet import Bottleneck, ResNet50, activated_stages
 from support.errors import InputError
@@ -94,8 +96,8 @@ def expected_names(activated=(), unit="act{}.gate"):
 def test_parameter_names_are_frozen(name, arguments, activated):
     ours = set(get_model(name, **arguments)._collect_params_with_prefix())
     assert ours == expected_names(activated)
-    assert {zoo.to_authors(one) for one in ours} == expected_names(activated, "relu{}.module")
-    assert {zoo.from_authors(zoo.to_authors(one)) for one in ours} == ours
+    assert {to_authors(one) for one in ours} == expected_names(activated, "relu{}.module")
+    assert {from_authors(to_authors(one)) for one in ours} == ours
 
 
 @pytest.mark.parametrize("name, expected", [
@@ -213,6 +215,10 @@ def gluoncv_file(tmp_path_factory):
             parameter.set_data(mx.nd.array(generator.uniform(low, high, parameter.shape)))
     path = tmp_path_factory.mktemp("gluoncv") / "resnet50_v1b.params"
     reference.save_parameters(str(path))
+    reference.collect_params().save(str(path.with_name("collected.params")))
+    reference.hybridize()
+    reference(images)
+    reference.export(str(path.with_name("exported")))
     return str(path), images, reference(images).asnumpy()
 
 
@@ -226,6 +232,15 @@ def test_gluoncvs_parameters_give_gluoncvs_logits(gluoncv_file, load):
         if mode is not None:
             net.hybridize(**mode)
         np.testing.assert_allclose(net(images).asnumpy(), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["collected.params", "exported-0000.params"])
+def test_gluoncvs_other_files_are_matched_in_order(gluoncv_file, name):
+    path, images, expected = gluoncv_file
+    sentences, net = [], get_model("resnet50_v1b")
+    load_params(net, Path(path).with_name(name), say=sentences.append)
+    assert "267 arrays" in sentences[0] and sentences[0].endswith("matched by order, kind and shape")
+    np.testing.assert_allclose(net(images).asnumpy(), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_the_stride_makes_the_difference_between_v1_and_v1b(gluoncv_file):
@@ -248,7 +263,7 @@ def test_a_half_precision_file_under_the_authors_names_loads(tmp_path):
     whole = {name: np.broadcast_to(value.reshape((-1,) + (1,) * (len(shapes[name]) - 1)), shapes[name])
              for name, value in numbers.items()}
     path = str(tmp_path / "released.params")
-    mx.nd.save(path, {zoo.to_authors(name): mx.nd.array(value, dtype="float16") for name, value in whole.items()})
+    mx.nd.save(path, {to_authors(name): mx.nd.array(value, dtype="float16") for name, value in whole.items()})
     load_params(net, path)
     for name, parameter in net._collect_params_with_prefix().items():
         assert parameter.data().dtype == np.float32

@@ -505,5 +505,5 @@ def test_the_example_is_a_batch(example):
 
 
 def test_the_example_fits_the_net():
-    with pytest.raises(InputError, match=r"cannot be run on an example of shape \(2, 5, 32, 32\)"):
+    with pytest.raises(InputError, match=r"takes arrays \(N, 3, H, W\), got one of shape \(2, 5, 32, 32\)"):
         inference.optimize(zoo("resnet20_v2"), images(2, (5, 32, 32)))

@@ -153,7 +153,7 @@ def test_the_command_says_what_is_wrong_in_one_line():
     done = subprocess.run([sys.executable, "-m", "ops.build", "--again"], cwd=fused_nets.ROOT,
                           env={**os.environ, "CXX": "no-such-compiler"}, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("error: there is no C++ compiler") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("python -m ops.build: there is no C++ compiler") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("word", ["--nonsense", "a\nb"])

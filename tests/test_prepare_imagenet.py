@@ -13,6 +13,7 @@ import pytest
 
 from engine import imagenet, images, prepare_imagenet
 from engine.records import RecordFile
+from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 VAL = [f"ILSVRC2012_val_0000000{number}.JPEG" for number in range(1, 6)]
@@ -37,7 +38,7 @@ def error(capsys, root, *flags):
     capsys.readouterr()
     assert prepare(root, *flags) == 1
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: ")
+    assert len(lines) == 1 and lines[0].startswith("prepare_imagenet.sh: ")
     return lines[0]
 
 
@@ -80,6 +81,57 @@ def test_a_second_run_does_nothing_and_other_settings_are_refused(official, caps
     (official / "rec" / "train.json").unlink()
     assert prepare(official) == 0
     assert "not of this program: left as it is" in capsys.readouterr().out
+
+
+STRANGE = ("a tench", "tiger shark", "été", "猫 と 犬")
+
+
+def test_folders_and_record_files_agree_whatever_the_classes_are_called(tmp_path):
+    files.folder(tmp_path / "train", (3, 2, 2, 3), STRANGE)
+    files.folder(tmp_path / "val", (1, 2, 1), STRANGE[1:], seed=50)
+    (tmp_path / "val" / STRANGE[1] / os.fsdecode(b"caf\xe9 1.JPEG")).write_bytes(files.jpeg(80))
+    assert prepare(tmp_path) == 0
+    listed = tmp_path / "rec" / "synset.txt"
+    assert listed.read_text(encoding="utf-8").split("\n") == [*sorted(STRANGE), ""]
+
+    def agree():
+        folders, records = imagenet.load(tmp_path), imagenet.load(tmp_path, use_rec=True)
+        assert folders.class_names == records.class_names == tuple(sorted(STRANGE))
+        for split in ("train", "val"):
+            assert contents(getattr(folders, split)) == contents(getattr(records, split))
+
+    agree()
+    listed.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(sorted(STRANGE)).encode() + b"\r\n\r\n")  # by an editor
+    before = listed.stat()
+    agree()
+    assert prepare(tmp_path) == 0
+    assert listed.stat().st_mtime_ns == before.st_mtime_ns and listed.stat().st_ino == before.st_ino
+
+
+def test_a_disk_that_is_full_at_the_class_names_leaves_no_half_of_them(official, capsys, monkeypatch):
+    write_text = Path.write_text
+
+    def full(path, text, **how):
+        write_text(path, text[:5], **how)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "write_text", full)
+        assert "No space left" in error(capsys, official, "--splits", "train")
+    assert os.listdir(official / "rec") == []
+    (official / "rec" / "synset.txt").touch()  # as an earlier version left it
+    assert prepare(official, "--splits", "train") == 0
+    assert (official / "rec" / "synset.txt").read_text().split() == list(files.CLASSES)
+
+
+def test_record_files_that_are_no_longer_whole_are_said(official, capsys):
+    assert prepare(official, "--splits", "train") == 0
+    index = official / "rec" / "train.idx"
+    index.write_text("".join(index.read_text().splitlines(keepends=True)[:-1]))
+    assert "remove" in error(capsys, official, "--splits", "train")
+    (official / "rec" / "train.rec").unlink()
+    assert prepare(official, "--splits", "train") == 0
+    assert len(imagenet.load(official, use_rec=True, need=("train",)).train) == 12
 
 
 def test_an_interrupted_run_goes_on_where_it_was(official, monkeypatch, capsys):
@@ -162,18 +214,25 @@ def test_damaged_images_are_refused_by_name_or_left_out_and_counted(official, re
     broken.write_bytes(broken.read_bytes()[:300])
     empty = official / "made" / files.CLASSES[2] / f"{files.CLASSES[2]}_4.JPEG"
     empty.write_bytes(b"")
+    link = empty.with_name("z.JPEG")
+    link.symlink_to(official / "gone.JPEG")
     flags = ("--train", official / "made", "--splits", "train", *resize)
     message = error(capsys, official, *flags)
+    assert str(link) in message and "--damaged skip" in message  # seen before any image is read
+    link.unlink()
+    message = error(capsys, official, *flags)
     assert any(str(path) in message for path in (broken, empty)) and "--damaged skip" in message
+    link.symlink_to(official / "gone.JPEG")
     assert not (official / "rec" / "train.rec").exists()
     assert prepare(official, *flags, "--damaged", "skip") == 0
     shown = capsys.readouterr().out
     assert f"left out {broken}" in shown and f"left out {empty}" in shown and "10 images" in shown
-    assert sorted(json.loads((official / "rec" / "train.json").read_text())["left_out"]) == [str(broken), str(empty)]
+    left_out = json.loads((official / "rec" / "train.json").read_text())["left_out"]
+    assert sorted(left_out) == [str(broken), str(empty), str(link)]
     made = RecordFile(official / "rec" / "train.rec", official / "rec" / "train.idx")
     assert len(made) == 10 and len((official / "rec" / "train.lst").read_text().splitlines()) == 10
     assert prepare(official, *flags, "--damaged", "skip") == 0
-    assert "2 damaged ones left out" in capsys.readouterr().out
+    assert "3 damaged ones left out" in capsys.readouterr().out
 
 
 def test_validation_folders_without_some_classes_keep_the_training_labels(official, capsys):
@@ -182,6 +241,72 @@ def test_validation_folders_without_some_classes_keep_the_training_labels(offici
     assert sorted(imagenet.load(official, use_rec=True).val.labels.tolist()) == [1, 2]
     files.folder(official / "w", (1,), ("strange",))
     assert "none of the 3 classes" in error(capsys, official, "--val", official / "w")
+
+
+def side_by_side(root):
+    """The validation images as GluonCV and Kaggle leave them."""
+    (root / "ILSVRC2012_img_val.tar").unlink()
+    (root / "val").mkdir()
+    for number, name in enumerate(VAL):
+        (root / "val" / name).write_bytes(files.jpeg(90 + number))
+    (root / "val" / "._x.JPEG").write_bytes(b"of macOS's archiver")
+
+
+def is_sorted(root):
+    return {str(path.relative_to(root / "val")) for path in (root / "val").glob("*/*")} \
+        == {f"{label}/{name}" for name, label in zip(VAL, VAL_CLASSES)} and not list((root / "val").glob("I*"))
+
+
+def test_images_side_by_side_are_sorted_as_the_advice_says(official, capsys, monkeypatch):
+    side_by_side(official)
+    with pytest.raises(InputError) as advice:
+        imagenet.folders(official / "val")
+    assert f"--data-dir {official} --val-labels FILE" in str(advice.value)
+    assert "with --val-labels FILE" in error(capsys, official)
+    (official / "few.txt").write_text("\n".join(VAL_CLASSES[:-1]))
+    assert "5 images and there are 4 labels" in error(capsys, official, "--val-labels", official / "few.txt")
+
+    rename, calls = Path.rename, []
+
+    def stops(path, target):
+        calls.append(path)
+        if path.name == VAL[2]:
+            raise KeyboardInterrupt
+        rename(path, target)
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "rename", stops)
+        assert prepare(official, "--val-labels", official / "labels.txt") == 130
+    with pytest.raises(InputError, match="3 image.s. beside its class folders"):
+        imagenet.load(official, need=("val",))
+    (official / "other.txt").write_text("\n".join(reversed(VAL_CLASSES[1:] + VAL_CLASSES[:1])))
+    assert "in another class" in error(capsys, official, "--val-labels", official / "other.txt")
+    assert prepare(official, "--val-labels", official / "labels.txt") == 0
+    assert is_sorted(official)
+    assert contents(imagenet.load(official).val) == contents(imagenet.load(official, use_rec=True).val)
+
+
+def test_kaggles_solution_names_the_images(official, capsys):
+    side_by_side(official)
+    rows = [f"{name[:-5]},{label} 1 2 3 4 {label} 5 6 7 8 " for name, label in zip(VAL, VAL_CLASSES)]
+    labels = official / "LOC_val_solution.csv"
+    labels.write_text("\n".join(["ImageId,PredictionString", *rows[1:]]) + "\n")
+    assert f"{VAL[0]}, of which --val-labels says nothing" in error(capsys, official, "--val-labels", labels)
+    labels.write_text("\n".join(["ImageId,PredictionString", *rows[::-1]]) + "\n")
+    assert prepare(official, "--val-labels", labels, "--folders-only") == 0
+    assert is_sorted(official)
+
+
+def test_labels_may_be_the_names_of_the_training_folders(tmp_path, capsys):
+    files.folder(tmp_path / "train", (1, 1), ("tiger shark", "tench"))
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "1.png").write_bytes(files.pillow_file("PNG"))
+    (tmp_path / "labels.txt").write_text("\ufefftiger shark\n", encoding="utf-8")
+    assert prepare(tmp_path, "--val-labels", tmp_path / "labels.txt") == 0
+    assert (tmp_path / "val" / "tiger shark" / "1.png").is_file()
+    (tmp_path / "val" / "2.png").write_bytes(files.pillow_file("PNG"))
+    (tmp_path / "labels.txt").write_text("tiger shark\n../x\n")
+    assert "line 2" in error(capsys, tmp_path, "--val-labels", tmp_path / "labels.txt")
 
 
 def test_unpacking_alone_writes_no_record_files(official):
@@ -227,9 +352,9 @@ def test_a_kit_that_does_not_fit_is_refused(official, capsys, how, words):
 
 @pytest.mark.parametrize("text, words", [
     ("", "is empty"), ("490\n361\n", "line 1: 490 is a number"), ("n01440764\nbird\n", "line 2"),
-    ("n01440764\n", "1 labels"), ("é\n", "no text file")])
+    ("n01440764\n", "1 labels"), ("n01440764\n\udce9\n", "no text file"), ("été\n", "line 1")])
 def test_labels_that_are_none_are_refused(official, capsys, text, words):
-    (official / "labels.txt").write_text(text, encoding="utf-8")
+    (official / "labels.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     assert words in error(capsys, official, "--val-labels", official / "labels.txt")
 
 
@@ -298,21 +423,13 @@ def test_a_full_disk_is_said_before_the_work(official, capsys, monkeypatch):
 
 
 def test_a_record_file_that_was_not_written_whole_is_noticed(official, capsys, monkeypatch):
-    _im2rec = prepare_imagenet._im2rec
+    _is_whole = prepare_imagenet._is_whole
 
-    def cutting():
-        tool = _im2rec()
-        write_list = tool.write_list
+    def cut(rec, idx, count):
+        rec.write_bytes(rec.read_bytes()[:-100])
+        return _is_whole(rec, idx, count)
 
-        def cut(path, rows):
-            write_list(path, rows)
-            rec = Path(path.replace(".lst", ".rec"))
-            rec.write_bytes(rec.read_bytes()[:-100])
-
-        tool.write_list = cut
-        return tool
-
-    monkeypatch.setattr(prepare_imagenet, "_im2rec", cutting)
+    monkeypatch.setattr(prepare_imagenet, "_is_whole", cut)
     assert "not written whole" in error(capsys, official, "--splits", "train")
     assert not (official / "rec" / "train.rec").exists()
 

@@ -88,6 +88,19 @@ def test_a_wrong_magic_number_and_a_broken_chain_of_parts_are_damage(tmp_path):
     assert record.read(4)[1] == CONTENTS[4]
 
 
+def test_an_index_of_another_file_is_refused_and_a_damaged_first_record_is_not_its_fault(tmp_path):
+    first = files.record_file(tmp_path / "a", CONTENTS)
+    second = files.record_file(tmp_path / "b", [content + b"some more" for content in CONTENTS])
+    for rec, index in ((first, second), (second, first)):  # both have a record at byte 0
+        with pytest.raises(InputError, match="that belong together"):
+            RecordFile(rec, index.with_suffix(".idx"))
+    first.write_bytes(b"junk" + first.read_bytes()[4:])
+    record = opened(first)
+    with pytest.raises(Damaged, match="no record begins at byte 0"):
+        record.read(0)
+    assert record.read(1)[1] == CONTENTS[1]
+
+
 def test_a_record_without_room_for_its_header_is_damage(tmp_path):
     (tmp_path / "a.rec").write_bytes(struct.pack("<II", MAGIC, 4) + b"four")
     (tmp_path / "a.idx").write_text("0\t0\n")

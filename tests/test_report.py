@@ -1,13 +1,15 @@
 """Records as scores, answers, tables and figures: nothing short, foreign or tiny may pass for the paper's result."""
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from engine import runlog
 from engine.recipe import CIFAR_PAPER
 from model import complete_arguments
-from reproduce import figures, grid, ledger, report, scores
+from reproduce import figures, grid, ledger, report, runner, scores
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +80,48 @@ def test_read_refuses_what_is_not_a_record(tmp_path):
         (place / ledger.RECORD).write_text(content)
         with pytest.raises(InputError, match="record.json"):
             ledger.read(tmp_path)
+
+
+def test_numbers_that_the_evidence_contradicts_are_refused(tmp_path):
+    """Whatever number of a record somebody has edited, it is not rendered."""
+    place = tmp_path / "runs" / OWN["id"]
+    shutil.copytree(ledger.folder_of(OWN["id"]), place)
+    assert ledger.read(tmp_path) == [OWN]
+    for name, value in (("last", {**OWN["last"], "accuracy": .99}), ("best", {**OWN["best"], "accuracy": .99}),
+                        ("best", {**OWN["best"], "epoch": 0}), ("last", {**OWN["last"], "top5": 1}),
+                        ("last", {**OWN["last"], "images": 10}), ("seconds", 1), ("train_images_per_second", 9.)):
+        (place / ledger.RECORD).write_text(json.dumps({**OWN, name: value}))
+        with pytest.raises(InputError, match=rf"not what the files beside it say: {name}.* is .* and not .*restore"):
+            report.update(tmp_path)
+    (place / ledger.RECORD).write_text(json.dumps(OWN))
+    for name in ledger.EVIDENCE:
+        content = (place / name).read_bytes()
+        (place / name).write_bytes(content + b" ")
+        with pytest.raises(InputError, match=f"{name} is not the file whose checksum it has"):
+            ledger.read(tmp_path)
+        (place / name).unlink()
+        with pytest.raises(InputError, match=f"{name}: No such file or directory"):
+            ledger.read(tmp_path)
+        (place / name).write_bytes(content)
+
+
+def test_of_a_run_that_held_images_back_the_log_has_the_test_scores(tmp_path):
+    metrics = runlog.read_metrics(ledger.folder_of(OWN["id"]) / "metrics.jsonl")
+    log = "test images with the weights of the {} epoch: err-top1={:f} err-top5=0.100000\n"
+    place = tmp_path / "runs" / "x"
+    place.mkdir(parents=True)
+    (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+    (place / "train.log").write_text(log.format("last", .3) + log.format("best", .25))
+    held = {**OWN, "chosen_on": "held-out", "val_split": 500, "last": {**OWN["last"], "accuracy": .7},
+            "best": {**OWN["best"], "accuracy": .75}, "files": {name: ledger.sha256(place / name)
+                                                                for name in ledger.EVIDENCE}}
+    held["id"] = ledger._name(held, cell("atac"))
+    place = place.rename(place.with_name(held["id"]))
+    (place / ledger.RECORD).write_text(json.dumps(held))
+    assert ledger.read(tmp_path) == [held]
+    (place / ledger.RECORD).write_text(json.dumps({**held, "best": {**held["best"], "accuracy": .99}}))
+    with pytest.raises(InputError, match="best.accuracy is 0.99 and not 0.75"):
+        ledger.read(tmp_path)
 
 
 @pytest.mark.parametrize("changes, known", [
@@ -256,10 +300,26 @@ def test_figures_are_drawn_once_and_alike(tmp_path):
 
 def test_update_writes_the_page_once(tmp_path):
     place = tmp_path / "runs" / RECORDS[0]["id"]
-    place.mkdir(parents=True)
-    (place / ledger.RECORD).write_text(json.dumps(RECORDS[0]))
+    shutil.copytree(ledger.folder_of(RECORDS[0]["id"]), place)
     assert report.update(tmp_path) and not report.update(tmp_path)
     assert RECORDS[0]["id"] in (tmp_path / report.PAGE).read_text(encoding="utf-8")
+
+
+def test_a_call_shows_its_own_cells_and_where_the_rest_is(monkeypatch, tmp_path):
+    runs = [record(cell("atac"), .91), record(cell("relu"), .89), record(cell("nin"), .90),
+            record(cell("atac"), .5, epochs=20), record(cell("atac"), .4, data="jpeg"),
+            *(record(grid.replaced(TASK, 1, sites), .9) for sites in (1, 3))]
+    monkeypatch.setattr(ledger, "read", lambda results: runs)
+    data = {TASK: runner.Data("0f" * 32, 50_000, 10_000)}
+    ours = [grid.Run(cell("atac"), 400, 0), grid.Run(cell("relu"), 400, 0), grid.Run(cell("xunit"), 400, 0)]
+    text = report.own_text(grid.TABLE3, ours, data, tmp_path)
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert rows == ["| net", "| ReLU", "| ATAC"] and "0.9100" in text and "0.5000" not in text and "0.4000" not in text
+    assert text.endswith(f"Table III: activation, micro-modules and locality, beside the published numbers: "
+                         f"{tmp_path / report.PAGE}")
+    steps = report.own_text(grid.FIG6, [grid.Run(grid.replaced(TASK, 1, 1), 400, 0)], data, tmp_path)
+    row, = (line for line in steps.splitlines() if line.startswith("| 1 of 7"))
+    assert "| 0.50 |" in row and "| 3 of 7" not in steps  # its share is of the gain between all that the ledger has
 
 
 def test_render_names_a_table_without_a_place():

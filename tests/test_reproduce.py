@@ -16,7 +16,7 @@ import tiny
 import evaluate
 from engine import checkpoint, cifar, loop
 from model import complete_arguments, get_model
-from model.zoo import pretrained_file
+from model.weights import pretrained_file
 from reproduce import __main__ as command
 from reproduce import grid, ledger, report, runner, weights
 from reproduce import publish as publishing
@@ -37,12 +37,9 @@ def test_the_manifest_agrees_with_the_files_and_the_ledger(entry):
     if file.exists() or not entry["urls"]:
         assert ledger.sha256(file) == entry["sha256"] and file.stat().st_size == entry["size"]
         assert file.stat().st_size < 1_000_000 or entry["urls"], "large weights have an address and do not ship"
-    record = json.loads((ROOT / entry["record"] / ledger.RECORD).read_text(encoding="utf-8"))
-    assert {key: entry[key] for key in publishing.SHARED} == {key: record[key] for key in publishing.SHARED}
-    assert entry["data"].items() <= record["data"].items()
-    assert ledger.sha256(ROOT / entry["log"]) == entry["log_sha256"] == record["files"]["train.log"]
-    first, *_ = json.loads((ROOT / entry["record"] / publishing.EVALUATIONS).read_text(encoding="utf-8"))
-    assert first["sha256"] == entry["sha256"] and first["top1"] == record["last"]["accuracy"]
+    assert publishing.record_of(entry)["last"] == entry["last"]
+    first, *_ = publishing.evaluations(entry)
+    assert first["sha256"] == entry["sha256"] and first["top1"] == entry["last"]["accuracy"]
 
 
 @pytest.mark.parametrize("entry", [entry for entry in MANIFEST if entry not in OURS], ids=lambda entry: entry["name"])
@@ -114,6 +111,13 @@ def test_the_scripts_hand_their_words_to_python_in_their_own_process(name, tmp_p
     assert os.access(ROOT / "scripts" / f"{name}.sh", os.X_OK)
 
 
+def test_errors_name_the_script_that_was_called():
+    for words, status, said in ((["table3.sh", "--epochs", "0"], 2, "table3.sh: argument --epochs: 0 is below 1"),
+                                (["download_params.sh", "nothing"], 1, "download_params.sh: there are no weights")):
+        done = subprocess.run(["bash", ROOT / "scripts" / words[0], *words[1:]], capture_output=True, text=True)
+        assert done.returncode == status and done.stderr.startswith(said) and done.stderr.count("\n") == 1
+
+
 # Publishing.
 
 def move_to(folder, monkeypatch):
@@ -123,8 +127,6 @@ def move_to(folder, monkeypatch):
     monkeypatch.setattr(publishing, "MANIFEST", folder / "params" / "manifest.json")
     monkeypatch.setattr(ledger, "RESULTS", folder / "results")
     monkeypatch.setenv("MXNET_HOME", str(folder / "no data"))
-    if not (folder / "evaluate.py").exists():
-        (folder / "evaluate.py").symlink_to(ROOT / "evaluate.py")
     return folder
 
 
@@ -187,9 +189,79 @@ def test_publish(published, finished_run, monkeypatch):
     assert [evaluation["images"] for evaluation in evaluations] == [40, 1017]  # its own data and the sample
     known = [evaluation for _ in range(2) for evaluation in evaluations]
     monkeypatch.setattr(publishing, "score", lambda *_: known.pop(0))
-    publishing.publish(run, None, data)  # replaces, does not double
+    publishing.publish(run, None, data, replace=True)  # does not double
     publishing.publish(run, "another", data)
     assert [entry["name"] for entry in manifest_of(published)] == ["another", "resnet20_v2_b1_cifar10"]
+
+
+def tree(folder):
+    """{path: content} of all files in a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_evaluated(published, finished_run, monkeypatch):
+    monkeypatch.setattr(publishing, "score", None)
+    entry, = manifest_of(published)
+    before = tree(published)
+    accuracy = entry["last"]["accuracy"]
+    result = call("publish", finished_run[0])
+    tiny.one_sentence(result, 1, f"the name resnet20_v2_b1_cifar10 is taken, it holds {accuracy:.4f} "
+                      f"({entry['record']}); give --name NEW, or --replace to replace it")
+    others = authors_entry(b"")
+    (published / "params" / "manifest.json").write_text(json.dumps({"models": [others]}))
+    with pytest.raises(InputError, match=r"is taken, it holds 0\.7859 \(the paper's authors\)"):
+        publishing.publish(finished_run[0], others["name"])
+    with pytest.raises(InputError, match="is taken, it holds a file that the manifest does not list"):
+        publishing.publish(finished_run[0])
+    (published / "params" / "manifest.json").write_bytes(before[published / "params" / "manifest.json"])
+    assert tree(published) == before
+
+
+def test_publishing_that_fails_leaves_everything_as_it_was(published, finished_run, monkeypatch):
+    """Wherever the disk refuses: at each of the files that are written, in turn."""
+    run, data = finished_run
+    record = ledger.make(run)
+    evaluations = publishing.evaluations(manifest_of(published)[0])
+    monkeypatch.setattr(publishing, "score", lambda file, folder: {
+        **evaluations[folder == publishing.SAMPLE], "sha256": ledger.sha256(file)})
+    shutil.rmtree(published / "results")
+    (published / "params" / "resnet20_v2_b1_cifar10.params").write_bytes(b"another net's")
+    before, whole, done, number = tree(published / "params"), os.replace, [], 0
+
+    def replace(source, target, **how):
+        done.append(target)
+        if len(done) == number:
+            raise OSError(28, "No space left on device", target)
+        whole(source, target, **how)
+
+    monkeypatch.setattr(os, "replace", replace)
+    while True:
+        number += 1
+        done.clear()
+        try:
+            publishing.publish(run, None, data, replace=True)
+            break
+        except InputError as error:
+            assert "No space left on device" in str(error)
+        assert tree(published / "params") == before, done
+        kept = ledger.read(published / "results")  # what has passed and is whole, or nothing
+        assert kept in ([], [record]) and len(tree(published / "results")) == 5 * len(kept), done
+        shutil.rmtree(published / "results")
+    assert number > 8 and tree(published / "params") != before
+
+
+def test_publishing_without_data_puts_nothing_into_the_ledger(repository, finished_run):
+    tiny.one_sentence(call("publish", finished_run[0], "--data-dir", repository / "nothing"), 1, "nothing")
+    assert not tree(repository)
+
+
+@pytest.mark.parametrize("place", ["params", "results"])
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_evaluated(repository, finished_run, monkeypatch,
+                                                                              place):
+    monkeypatch.setattr(publishing, "score", None)
+    shutil.rmtree(repository / place, ignore_errors=True)
+    (repository / place).write_bytes(b"")  # for root, too
+    tiny.one_sentence(call("publish", finished_run[0]), 1, f"{repository / place}", "cannot be written")
 
 
 def test_publish_refuses(repository, finished_run, tmp_path):
@@ -206,10 +278,16 @@ def test_publish_refuses(repository, finished_run, tmp_path):
     for file in run.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     (other / "last.params").write_bytes((run / "best.params").read_bytes()[:-1])
-    with pytest.raises(InputError, match="is not the file whose checksum the ledger has"):
+    with pytest.raises(InputError, match="last.params is not a usable parameter file"):
         publishing.publish(other, "trial", data)
-    assert not (repository / "params" / "manifest.json").exists()
-    assert not list((repository / "params").iterdir())
+    (other / "last.params").unlink()
+    with pytest.raises(InputError, match="last.params is not the file whose checksum the ledger has"):
+        publishing.publish(other, "trial", data)
+    assert not tree(repository / "params") and not tree(repository / "results")
+    (other / "last.params").write_bytes((run / "best.params").read_bytes()[:-1])
+    ledger.add(run, ledger.RESULTS)
+    with pytest.raises(InputError, match="last.params is not the file whose checksum the ledger has"):
+        publishing.publish(other, "trial", data)
 
 
 def test_the_name_says_net_and_data():
@@ -241,9 +319,10 @@ def test_names_choose_among_the_weights_that_fit(published):
 
 def test_evaluate_takes_a_name_of_the_manifest(finished_run):
     name = MANIFEST[0]["name"]
-    result = tiny.call(evaluate.main, "--pretrained", name, "--gpus", "", "--data-dir", finished_run[1])
+    result = tiny.call(evaluate.main, "--pretrained", name, "--gpus", "", "--json", "--data-dir",
+                       finished_run[1])
     assert result.status == 0, result.err
-    line = json.loads(result.out.splitlines()[-1])
+    line = json.loads(result.out)
     assert line["sha256"] == MANIFEST[0]["sha256"] and line["images"] == 40
     tiny.one_sentence(tiny.call(evaluate.main, "--pretrained", "nothing"), 1, "no pretrained weights called 'nothing'")
     tiny.one_sentence(tiny.call(evaluate.main, "--pretrained", name, "--params", "x"), 2,
@@ -251,16 +330,17 @@ def test_evaluate_takes_a_name_of_the_manifest(finished_run):
     tiny.one_sentence(tiny.call(evaluate.main), 2, "one of these is required: --params or --pretrained")
 
 
-def test_verify(published, finished_run, capsys):
+def test_verify(published, finished_run, capsys, monkeypatch):
     entry, = manifest_of(published)
     data = str(finished_run[1])
     assert weights.verify(data) == 0
     assert "accuracy" in capsys.readouterr().out
     place = published / entry["record"] / publishing.EVALUATIONS
     evaluations = json.loads(place.read_text())
-    wrong = [{**evaluation, "top1": evaluation["top1"] + .1} for evaluation in evaluations]
-    place.write_text(json.dumps(wrong))
-    assert weights.verify(data) == 1
+    again = {**evaluations[0], "top1": evaluations[0]["top1"] + .1}
+    with monkeypatch.context() as other:
+        other.setattr(publishing, "score", lambda *_: again)
+        assert weights.verify(data) == 1
     assert "FAILED: accuracy" in capsys.readouterr().out
     place.write_text(json.dumps([{**evaluation, "data_sha256": "0"} for evaluation in evaluations]))
     assert weights.verify() == 0  # nothing in the usual place, and the sample is not what is recorded
@@ -268,6 +348,31 @@ def test_verify(published, finished_run, capsys):
     (published / "params" / entry["file"]).write_bytes(b"?")
     assert weights.verify() == 1
     assert "is damaged; restore it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"model": "nin_resnet20_v2"}, "model is nin_resnet20_v2 and not resnet20_v2"),
+    ({"arguments": {"blocks": 3}}, "arguments.blocks is 3 and not 1"),
+    ({"last": {"accuracy": .99}}, "last.accuracy is 0.99 and not "), ({"best": {"accuracy": .99}}, "best.accuracy is"),
+    ({"evaluation": {"top1": .99}}, "top1 is 0.99 and not "), ({"evaluation": {"sha256": "0"}}, "sha256 is 0 and not"),
+    ({"record": {"best": {"accuracy": .99}}}, "best.accuracy is 0.99 and not ")])
+def test_an_entry_that_its_record_contradicts_is_neither_verified_nor_shown(published, capsys, changes, said):
+    entry, = manifest_of(published)
+    path = published / "params" / "manifest.json"
+    content = {"models": [entry]}
+    target = entry
+    for name, file in (("record", ledger.RECORD), ("evaluation", publishing.EVALUATIONS)):
+        if isinstance(changes.get(name), dict):
+            path = published / entry["record"] / file
+            content = json.loads(path.read_text())
+            target, changes = content if name == "record" else content[0], changes[name]
+    for name, value in changes.items():
+        target[name] = {**target[name], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(content))
+    assert weights.verify() == 1
+    assert said in capsys.readouterr().out
+    with pytest.raises(InputError, match="restore the"):
+        report.params_table()
 
 
 def test_download(published, capsys):
@@ -374,7 +479,7 @@ def test_others_weights_stay_in_the_manifest_when_a_run_is_published(published, 
     (root / "manifest.json").write_text(json.dumps({"models": [authors_entry(b""), entry]}))
     evaluations = json.loads((published / entry["record"] / publishing.EVALUATIONS).read_text())
     monkeypatch.setattr(publishing, "score", lambda *_: evaluations.pop(0))
-    publishing.publish(run, None, data)
+    publishing.publish(run, None, data, replace=True)
     assert [other["name"] for other in manifest_of(published)] == ["atac_resnet50_v1b_official", entry["name"]]
     row = report.params_table().splitlines()[2]
     assert "atac_resnet50_v1b_official, by the paper's authors" in row and "0.7859 (epoch 155" in row
@@ -420,11 +525,18 @@ def test_table4_says_what_it_cannot_do():
     assert "On one host ATAC costs +0.308 GMACs (+7.5%)." in result.out
 
 
+def test_missing_data_are_one_sentence_and_no_table(tmp_path):
+    result = call("run", "table3", "--gpus", "", "--data-dir", tmp_path / "none", "--mirror", "file:///none", "--runs",
+                  tmp_path / "runs", "--results", tmp_path / "results")
+    tiny.one_sentence(result, 1, f"--data-dir {tmp_path / 'none'}: that folder does not exist, and CIFAR-10 could not")
+    assert result.out == "" and result.err.count("\n") == 1
+
+
 def test_a_failed_run_is_the_exit_status(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "command_of", lambda *_: ["train_cifar.py", "--model", "nonsense"])
     data = tiny.cifar10(tmp_path / "data")
     result = call("run", "table3", "--only", "cifar10/relu/b1", "--epochs", "1", "--gpus", "", "--data-dir", data,
                   "--runs", tmp_path / "runs", "--results", tmp_path / "results")
     line = tiny.one_sentence(result, 1, "cifar10-b1-relu, seed 0 failed", "unknown model 'nonsense'")
-    assert line.startswith("reproduce: ") and "No run yet" in result.out
+    assert line.startswith("reproduce: ") and result.out == ""
     assert "FAILED" in (tmp_path / "runs" / "table3.log").read_text()

@@ -8,7 +8,9 @@ import math
 import os
 import pty
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mxnet as mx
@@ -18,7 +20,9 @@ import tiny
 
 from engine import checkpoint, cifar, loop, run, runlog
 from engine.experiment import Result
-from support.errors import InputError
+from support.errors import InputError, OutOfMemory
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -416,6 +420,44 @@ def test_a_very_first_batch_that_cannot_be_read_leaves_no_checkpoint(tmp_path):
     with pytest.raises(InputError, match="^epoch 0, step 0: .*gone.*there is no checkpoint yet$"):
         run.train(tiny.job(tmp_path, batches=broken_at((0, 0), OSError("gone"))))
     assert not (tmp_path / run.LAST).exists()
+
+
+def test_a_lack_of_memory_keeps_the_last_checkpoint_and_does_not_wait_for_the_device(tmp_path, monkeypatch):
+    waits = []
+
+    def refused():
+        monkeypatch.setattr(mx.nd, "waitall", lambda: waits.append(1))  # the real one would not come back
+        raise mx.MXNetError("MXNetError: Failed to allocate CPU Memory")
+
+    batches = tiny.Hooked(cifar.TrainBatches(tiny.split(128), 16, 0), 1, 3, refused)
+    with pytest.raises(OutOfMemory, match=r"^there is not enough memory \(MXNetError: Failed to allocate CPU Memory\): "
+                       r".*; the last good checkpoint is .*last\.params$"):
+        run.train(tiny.job(tmp_path, batches=batches))
+    assert not waits and checkpoint.read(tmp_path / run.LAST).state["epoch"] == 1
+
+
+STUCK = """
+import ctypes, sys
+from engine import run
+
+libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+with run._StopSignal(float(sys.argv[1])):
+    print("ready", flush=True)
+    for _ in range(2):
+        libc.pthread_mutex_lock(lock)  # the second time for ever, and no signal ends that
+"""
+
+
+@pytest.mark.parametrize("patience, signals, said", [
+    ("600", 2, ""), (".5", 1, "the step under way did not end in the 0.5 s since SIGTERM: left without saving it\n")])
+def test_a_step_that_never_ends_does_not_keep_the_process(patience, signals, said):
+    with subprocess.Popen([sys.executable, "-c", STUCK, patience], cwd=ROOT, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        for _ in range(signals):
+            time.sleep(.2)  # two that come at once may count as one
+            process.send_signal(signal.SIGTERM)
+        assert (process.wait(60), process.stderr.read()) == (128 + signal.SIGTERM, said)
 
 
 # A terminal that goes away.

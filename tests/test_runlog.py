@@ -118,11 +118,15 @@ def test_without_a_path_there_is_no_file(tmp_path, capsys, monkeypatch):
 
 
 def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
+    os.mkfifo(tmp_path / "train.log")  # to which a write would wait for a reader
+    with pytest.raises(InputError, match="train.log cannot be written: it is no regular file; choose another folder"):
+        runlog.log_to_file(tmp_path / "train.log")
     with pytest.raises(InputError, match="cannot be written: Is a directory; choose another folder"):
         runlog.log_to_file(tmp_path)
 
 
-def test_a_log_on_a_full_disk_is_one_sentence_once(tmp_path, capsys):
+def test_a_log_on_a_full_disk_is_one_sentence_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runlog, "regular", os.open)  # for /dev/full
     runlog.start_logging()
     logging.getLogger("engine.x").info("before")
     with pytest.raises(InputError, match="^/dev/full cannot be written: No space left on device; free space and"):

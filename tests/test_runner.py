@@ -197,7 +197,7 @@ def test_a_record_is_never_replaced_by_another_run(interrupted, place, tmp_path)
     shutil.copytree(interrupted["folder"], copy, symlinks=True)
     assert ledger.add(copy, results)["id"] == interrupted["folder"].name
     lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
-    lines[0]["seconds"] += 1
+    lines[0]["train_loss"] += 1
     (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(runner.InputError, match="is another run of what"):
         ledger.add(copy, results)
@@ -224,9 +224,51 @@ def test_a_failed_run_stops_no_other(place, monkeypatch, tmp_path, caplog):
     assert trainings.done == 1 and ledger.read(made.results)[0]["cell"] == "cifar10-b1-relu"
     reasons = dict(trainings.failures)
     assert "'never' is not a finite number" in reasons[bad] and "exit status 2" in reasons[bad]
-    assert "there is no CIFAR-100" in reasons[absent]
-    ended = [line for line in caplog.messages if "started" not in line and "epochs, seed" in line]
+    assert "holds CIFAR-10, not CIFAR-100" in reasons[absent]
+    ended = [line for line in caplog.messages if "started" not in line and "1 epoch, seed" in line]
     assert len(ended) == 3 and sum("FAILED" in line for line in ended) == 2
+
+
+def test_data_that_are_missing_are_said_once_and_before_anything_else(place, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(runner.subprocess, "Popen", no_training)
+    monkeypatch.setattr(runner.cifar, "download", lambda *_: (_ for _ in ()).throw(runner.InputError("no network")))
+    runs = [grid.Run(grid.Cell(task, "resnet20_v2", b), 1, 0) for task in grid.TASKS for b in (1, 2)]
+    with pytest.raises(runner.InputError, match="that folder does not exist.*CIFAR-10 could not be downloaded"):
+        runner.Grid(runs, options(tmp_path, data_dir="no such folder")).train()
+    assert not caplog.messages
+    trainings = runner.Grid(runs[2:] + [grid.Run(RELU, 1, 0)], options(tmp_path, data_dir=str(place / "data")))
+    with pytest.raises(AssertionError, match="a training was started"):
+        trainings.train()
+    said, = (line for line in caplog.messages if "FAILED" in line)
+    assert said.startswith("4 runs, the first is cifar100-coarse-b1-relu, 1 epoch, seed 0: FAILED: ")
+    assert "holds CIFAR-10, not CIFAR-100" in said and "--only cifar10 trains on that" in said
+
+
+@pytest.mark.parametrize("status, said", [
+    (137, "killed by signal 9 (out of memory?); the same command resumes it from what it saved; log: "),
+    (-9, "killed by signal 9 (out of memory?); "), (139, "killed by signal 11 (SIGSEGV); "),
+    (134, "killed by signal 6 (SIGABRT); "), (1, "the last words (exit status 1; "), (255, "the last words (exit"),
+    (143, "the last words (exit status 143; ")])
+def test_why_a_training_failed(tmp_path, status, said):
+    (tmp_path / "log").write_text("[Epoch 3] validation: err-top1=0.2\nthe last words\n\n")
+    assert runner.ending(status, tmp_path / "log").startswith(said)
+
+
+def test_a_training_that_is_killed_is_not_reported_with_its_last_line(place, monkeypatch, tmp_path):
+    code = "import os, signal; print('[Epoch 3] validation'); os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(runner, "command_of", lambda *_: ["-c", code])
+    trainings = runner.Grid([grid.Run(RELU, 1, 1)], options(tmp_path, data_dir=str(place / "data")))
+    trainings.train()
+    (_, reason), = trainings.failures
+    assert reason.startswith("killed by signal 9 (out of memory?)")
+
+
+def test_a_ledger_that_cannot_be_written_is_said_at_the_start(tmp_path):
+    (tmp_path / "results").write_bytes(b"")  # for root, too
+    with pytest.raises(runner.InputError, match=f"{tmp_path / 'results'} cannot be written: "):
+        ledger.require_writable(tmp_path / "results")
+    ledger.require_writable(tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").rglob("*")] == ["runs"]
 
 
 def test_a_run_that_another_script_trains_is_waited_for(place, monkeypatch):
@@ -247,9 +289,10 @@ def test_the_plan_names_every_run_and_its_time(interrupted, place):
     text = runner.plan(runs, options(place, jobs=2))
     assert f"cifar10-b1-relu, {EPOCHS} epochs, seed 0: finished, in the ledger" in text
     assert f"cifar10-b1-atac, {EPOCHS} epochs, seed 0: to run, about " in text
-    assert "cifar100-coarse-b1-relu, 3 epochs, seed 0: to run, when its data is there" in text
+    assert "cifar100-coarse-b1-relu, 3 epochs, seed 0: to run, when its data is there, about " in text
+    assert text.count("holds CIFAR-10, not CIFAR-100") == 1
     assert "3 runs: 1 finished, 2 to do, 2 at a time on the CPU" in text
-    assert "the ledger's runs on this kind of hardware, beside 1 runs that cannot be estimated" in text
+    assert "the ledger's runs on this kind of hardware" in text
     empty = runner.plan([grid.Run(ATAC, 3, 0)], options(place, results=place / "nothing"))
     assert "no estimate: the ledger has no run yet" in empty
 

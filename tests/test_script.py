@@ -9,6 +9,7 @@ import mxnet as mx
 import pytest
 import tiny
 
+import model
 import train_cifar
 from engine import checkpoint, run, script
 from engine.recipe import CIFAR_PAPER
@@ -76,6 +77,23 @@ def test_the_epochs_that_have_begun_stay():
         if least > 1:
             with pytest.raises(InputError, match=f"is in epoch {least} already, so --num-epochs {least - 1} is too"):
                 ask(least - 1, state)
+
+
+@pytest.mark.parametrize("before, now, said", [
+    ("plain Gluon operators, as asked", "fused C++ operators for the whole net", True),
+    ("fused C++ operators for 3 units (why)", "fused C++ operators for the whole net", True),
+    ("fused C++ operators for 3 units (why)", "fused C++ operators for 3 units (other words)", False),
+    ("plain Gluon operators, as asked", "plain Gluon operators: they are not built", False), (None, "anything", False)])
+def test_a_run_that_is_computed_in_another_way_from_now_on_says_so(caplog, monkeypatch, before, now, said):
+    monkeypatch.setattr(model, "fuse", lambda net, wanted: (net, now))
+    flags = SimpleNamespace(resume_params=None, fused="auto", mode="hybrid")
+    net = model.get_model("resnet20_v2", blocks=1)
+    saved = dataclasses.replace(tiny.saved(), operators=before or "")
+    start = script.Start(tiny.experiment(), net, tiny.CPU, script.distributed.Team("device"), None, saved, "")
+    with caplog.at_level("INFO"):
+        script.prepared(start, flags, model)
+    assert (f"--resume: the run so far was computed with {(before or '').partition(',')[0].partition(' (')[0]}; with "
+            in caplog.text) == said
 
 
 # The checkpoint that --resume means.
@@ -164,9 +182,9 @@ def test_the_log_keeps_the_sentence_of_an_end_and_not_the_error_with_all_that_ha
     data = SimpleNamespace(variant="official", provenance={"sha256": "0" * 64, "official": True}, class_names=("a",))
     how = {"batches": None, "score_batches": None, "labels": 1, "scored_on": "test", "test_batches": None}
     if status == 1:
-        with pytest.raises(SystemExit) as caught:
+        with caplog.at_level("DEBUG", "engine"), pytest.raises(InputError, match="^a fault$") as caught:
             script.train(start, flags, tmp_path, data, "", **how)
-        assert caught.value.code == 1 and caught.value.__context__ is None
+        assert caught.value is not raised and caught.value.__context__ is None
     else:
         assert script.train(start, flags, tmp_path, data, "", **how) == (143, None)
     assert str(raised) in caplog.text

@@ -19,7 +19,7 @@ import train_cifar
 from engine import checkpoint, loop, run
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER
-from model import zoo
+from model.array_names import to_authors
 from support import params_file, runtime
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,11 +124,13 @@ def test_the_name_of_a_run():
     (["--recipe", "best"], "--recipe: invalid choice"), (["--val-split", "-1"], "--val-split: -1 is below 0"),
     (["--seed", "-1"], "--seed: -1 is below 0"), (["--seed", "x"], "--seed: 'x' is not a whole number"),
     (["-j", "-1"], "-1 is below 0"), (["--kvstore", "dist"], "--kvstore: invalid choice"),
+    (["--kvstore", "dist_sync"], "--kvstore: dist_sync joins several machines, and CIFAR is trained on one; take one"),
     (["--save-dir", ""], "--save-dir: it is empty"), (["--save-period", "-1"], "-1 is below 0"),
     (["--log-interval", "0"], "--log-interval: 0 is below 1"), (["--logging-file", ""], "it is empty"),
     (["--save-plot-dir", ""], "it is empty"), (["--save-plot-dir", "~nobody-of-this-name/x"], "path in full"),
     (["--resume-params", ""], "it is empty"),
     (["--resume", "x", "--resume-params", "y"], "--resume and --resume-params exclude each other"),
+    (["--ignore-output"], "--ignore-output needs --resume-params"),
     (["--unknown"], "unrecognized arguments: --unknown")])
 def test_a_wrong_command_line(tmp_path, arguments, said):
     result = tiny.call(train_cifar.main, *arguments, folder=tmp_path)
@@ -309,7 +311,7 @@ def test_a_run_starts_from_the_weights_of_a_file(tmp_path, cifar10, whose):
     elif whose == "mxnet's":
         net.save_parameters(str(path))
     else:
-        arrays = {zoo.to_authors(name): parameter.data() for name, parameter in
+        arrays = {to_authors(name): parameter.data() for name, parameter in
                   net._collect_params_with_prefix().items()}
         assert "features.6.module.0.weight" in arrays
         mx.nd.save(str(path), arrays)
@@ -322,6 +324,24 @@ def test_a_run_starts_from_the_weights_of_a_file(tmp_path, cifar10, whose):
     result = train(tmp_path, cifar10, "--model", "atac_resnet20_v2", "--lr", "0", "--resume", "run")
     assert result.status == 0, result.err
     assert json.loads((folder / "result.json").read_text())["experiment"]["start"] == str(path)
+
+
+def test_an_exported_net_of_ten_classes_starts_one_of_a_hundred(tmp_path, cifar100):
+    net = tiny.ready(model.get_model("atac_resnet20_v2", blocks=1), 77)
+    net(mx.nd.zeros((1, 3, 32, 32)))
+    net.export(str(tmp_path / "start"))
+    flags = ["--model", "atac_resnet20_v2", "--dataset", "cifar100", "--resume-params", "start-0000.params", "--lr",
+             "0", "--num-epochs", "1"]
+    refused = train(tmp_path, cifar100, *flags)
+    tiny.one_sentence(refused, 1, "output.weight is (10, 64) in the file and (100, 64) in the net", "--ignore-output")
+    folder = trained(tmp_path, cifar100, *flags, "--ignore-output")
+    arrays, _ = params_file.read(folder / "last.params")
+    for name, value in tiny.numbers_of(net).items():
+        if "running" not in name and not name.startswith("output."):
+            assert (arrays[name] == value).all(), name
+    assert arrays["output.weight"].shape == (100, 64)
+    assert ("weights from start-0000.params: MXNet's file, 113 arrays under the names of export; output.weight, "
+            "output.bias are the net's own") in (folder / "train.log").read_text()
 
 
 def test_weights_of_another_net_are_refused(tmp_path, cifar10):
@@ -380,6 +400,10 @@ def two_epochs(tmp_path_factory, cifar10):
     (["--dataset", "cifar100"], "dataset=cifar100 but the checkpoint has dataset=cifar10"),
     (["--seed", "1"], "seed=1 but the checkpoint has seed=0"),
     (["--val-split", "8"], "val_split=8 but the checkpoint has val_split=0"),
+    (["--recipe", "scaled", "--num-epochs", "8", "--batch-size", "16"], "--recipe scaled moves the decays in "
+     "proportion to --num-epochs: it asks for lr_decay_epochs=(6, 7) but the checkpoint has lr_decay_epochs=(1,); "
+     "leave --recipe out, then the run keeps its own"),
+    (["--recipe", "paper"], "--recipe paper asks for batch_size=128 but the checkpoint has batch_size=16; leave "),
     (["--num-epochs", "1"], "--resume: the checkpoint is in epoch 2 already, so --num-epochs 1 is too few"),
     (["--gpus", "0,1"], "was written by a run on 1 device(s), this one has 2; resume with as many"),
     (["--save-dir", "other"], "--resume goes on in run; leave --save-dir out")])

@@ -21,7 +21,8 @@ import train_imagenet
 from engine import checkpoint, distributed, imagenet, loop
 from engine.experiment import Experiment
 from engine.recipe import IMAGENET_PAPER, IMAGENET_RELEASED
-from model import imagenet_resnet, zoo
+from model import imagenet_resnet
+from model.array_names import to_authors
 from support import params_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -213,7 +214,7 @@ def test_the_authors_command_runs(tmp_path, data, monkeypatch):
     assert (experiment.input_size, experiment.crop_ratio) == (32, .875)
     arrays, _ = params_file.read(tmp_path / "D" / "last.params")
     assert len(arrays) == 447 and sum(array.size for array in arrays.values()) == 28_006_312
-    assert {zoo.to_authors(name) for name in arrays} >= {"layer3.0.relu1.module.0.weight", "fc.bias"}
+    assert {to_authors(name) for name in arrays} >= {"layer3.0.relu1.module.0.weight", "fc.bias"}
     assert sorted(os.listdir(tmp_path / "D")) == [name for name in RESULTS if name != "train.log"]
 
 
@@ -365,7 +366,7 @@ def test_resume_refuses_other_images_and_a_run_of_the_other_script(one_epoch, tm
 def test_a_run_starts_from_the_weights_of_a_file_and_may_enter_its_schedule_late(tmp_path, data, narrow):
     net = tiny.ready(model.get_model("atac_resnet50_v1b", classes=5), 9)
     net.cast("float16")  # as the released file is
-    mx.nd.save(str(tmp_path / "x.params"), {zoo.to_authors(name): parameter.data() for name, parameter in
+    mx.nd.save(str(tmp_path / "x.params"), {to_authors(name): parameter.data() for name, parameter in
                                             net._collect_params_with_prefix().items()})
     folder = trained(tmp_path, data, "--resume-params", "x.params", "--resume-epoch", "1", "--lr", "0")
     assert [record["epoch"] for record in tiny.metrics_of(folder)] == [1]

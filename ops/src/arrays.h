@@ -1,5 +1,7 @@
 // What MXNet hands an operator: its attributes, and its arrays in their order, read with a check of every shape.
 #pragma once
+#include <clocale>
+#include <cstdlib>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -36,15 +38,14 @@ inline std::string attribute(const Attributes& attributes, const std::string& na
 }
 
 inline double number(const Attributes& attributes, const std::string& name, double otherwise) {
+  static const locale_t neutral = newlocale(LC_ALL_MASK, "C", nullptr);  // std::stod would follow the user's
   const std::string value = attribute(attributes, name, "");
   if (value.empty()) return otherwise;
-  try {
-    size_t used;
-    const double parsed = std::stod(value, &used);
-    if (used == value.size()) return parsed;
-  } catch (const std::logic_error&) {
-  }
-  throw Fault("attribute " + name + " must be a number, got '" + value + "'");
+  char* end;
+  const double parsed = strtod_l(value.c_str(), &end, neutral);
+  if (*end != '\0' || end != value.c_str() + value.size())
+    throw Fault("attribute " + name + " must be a number, got '" + value + "'");
+  return parsed;
 }
 
 inline NormSettings norm_settings(const Attributes& attributes) {
@@ -88,11 +89,26 @@ struct UnitKind {
 
 // ---- Arrays
 
+constexpr uint64_t MOST_NUMBERS = INT32_MAX;  // in an array, as in MXNet itself
+constexpr unsigned MOST_CHANNELS = 1 << 16;
+
+// The same dims; Fault where an array of them would be too large for the operators' (and MXNet's) counting.
+inline const Dims& checked(const Dims& dims, const char* name) {
+  uint64_t size = 1;
+  for (unsigned d : dims) {
+    size *= d;
+    if (size > MOST_NUMBERS) throw Fault(std::string(name) + " has 2^31 elements or more: " + text(dims));
+  }
+  return dims;
+}
+
 // Walks over an operator's arrays in their order, compares shapes, and hands out addresses; at shape inference there
 // are none.
 class Arrays {
  public:
-  Arrays(const std::vector<Dims>& shapes, const std::vector<float*>& data) : shapes_(shapes), data_(data) {}
+  Arrays(const std::vector<Dims>& shapes, const std::vector<float*>& data) : shapes_(shapes), data_(data) {
+    for (const Dims& dims : shapes) checked(dims, "an array");
+  }
 
   const Dims& peek() const {
     if (next_ >= shapes_.size()) throw Fault("an array is missing behind number " + std::to_string(next_));
@@ -141,7 +157,9 @@ struct UnitInputs {
     if (kind.name == "prelu") arrays.slope = from.take(which + " slope", {1});
     if (!kind.pair()) return;
     const unsigned c = static_cast<unsigned>(channels), inner = from.peek().empty() ? 0 : from.peek()[0];
-    if (inner == 0) throw Fault(which + " first weight must have the shape (C/r, C, 1, 1), got " + text(from.peek()));
+    if (inner == 0 || inner > c)  // memory for a tile of the inner layer is that of the outer ones
+      throw Fault(which + " first weight must have the shape (C/r, C, 1, 1) with C = " + std::to_string(c) + ", got " +
+                  text(from.peek()));
     pair = {channels, static_cast<int>(inner), kind.name == "nin" || kind.numbers[0] != 0};
     arrays.weight1 = from.take(which + " first weight", {inner, c, 1, 1});
     arrays.norm1 = take_norm(from, which + " first BatchNorm", pair.inner);
@@ -216,25 +234,30 @@ class Gradients {
 };
 
 inline Dims plain_dims(const Shape& s) {
-  return {static_cast<unsigned>(s.images), static_cast<unsigned>(s.channels), static_cast<unsigned>(s.height),
-          static_cast<unsigned>(s.width)};
+  return checked({static_cast<unsigned>(s.images), static_cast<unsigned>(s.channels), static_cast<unsigned>(s.height),
+                  static_cast<unsigned>(s.width)}, "the result");
 }
 
 inline Dims blocked_dims(const Shape& s) {
-  return {static_cast<unsigned>(s.images), static_cast<unsigned>(s.channels / LANES), static_cast<unsigned>(s.height),
-          static_cast<unsigned>(s.width), LANES};
+  return checked({static_cast<unsigned>(s.images), static_cast<unsigned>(s.channels / LANES),
+                  static_cast<unsigned>(s.height), static_cast<unsigned>(s.width), LANES}, "the result");
+}
+
+// Of what the backward pass needs.
+inline Dims saved_dims(size_t size) {
+  if (size > MOST_NUMBERS)
+    throw Fault("training this unit would keep " + std::to_string(size) + " numbers; 2^31 - 1 are possible");
+  return {static_cast<unsigned>(size)};
 }
 
 inline Shape read_shape(const Dims& dims, bool blocked) {
   const char* wanted = blocked ? "x must be in blocks of channels, (N, C/16, H, W, 16), got " :
                                  "x must be (N, C, H, W), got ";
   if (dims.size() != (blocked ? 5 : 4) || (blocked && dims[4] != LANES)) throw Fault(wanted + text(dims));
-  uint64_t product = 1;
-  for (unsigned d : dims) {
+  for (unsigned d : dims)
     if (d == 0) throw Fault("x has no elements or an unknown shape: " + text(dims));
-    product *= d;
-    if (product > 1u << 31) throw Fault("x has more than 2^31 elements: " + text(dims));
-  }
+  if (checked(dims, "x")[1] > MOST_CHANNELS / (blocked ? LANES : 1))
+    throw Fault("x has more than " + std::to_string(MOST_CHANNELS) + " channels: " + text(dims));
   return {static_cast<int>(dims[0]), static_cast<int>(dims[1] * (blocked ? LANES : 1)), static_cast<int>(dims[2]),
           static_cast<int>(dims[3])};
 }

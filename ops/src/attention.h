@@ -93,7 +93,7 @@ class ATAC : public PointwisePair {
   void finish_backward2(Batch& batch, const UnitGradients& gradients) override {
     const int channels = s_.channels, inner = s_.inner, width = padded(channels), inner_width = padded(inner);
     const double* sum = sums2_.total();
-    const double* first = sums1_.data;
+    const double* first = sums1_.total();
     const Norm& norm = batch.norm;
     Arena& arena = batch.arena;
     finish_first_norm(batch, sum, sum + inner_width, gradients);

@@ -1,6 +1,8 @@
 // The 3x3 convolution behind a unit, with its shortcut: padding 1, channels in multiples of 16. With stride 1 it is
 // computed by minimal filtering, else directly.
 #pragma once
+#include <stdexcept>
+
 #include "ending.h"
 #include "winograd.h"
 
@@ -290,7 +292,10 @@ class Filter {
     }
   }
 
-  size_t floats() const { return data(nullptr).size() + products(nullptr).size(); }
+  size_t floats() const {
+    if (packed_.data == nullptr) throw std::logic_error("a convolution's memory was asked for before its start");
+    return data(nullptr).size() + products(nullptr).size();
+  }
 
   // out = init + the convolution of a frame; init is nullptr for none.
   void apply(const float* frame, View out, View init, float* floats) const {

@@ -27,7 +27,7 @@ struct UnitOperator {
 
   std::vector<Dims> outputs(bool training) const {
     std::vector<Dims> found{plain_dims(x.shape)};
-    if (training) found.push_back({static_cast<unsigned>(Region::saved_size(x.shape, *unit->build()))});
+    if (training) found.push_back(saved_dims(Region::saved_size(x.shape, *unit->build())));
     return found;
   }
 
@@ -69,7 +69,7 @@ struct StemOperator {
     norm = take_norm(arrays, "BatchNorm", in.channels, false);
     norm.beta = beta;
     const unsigned outputs = arrays.peek().empty() ? 0 : arrays.peek()[0];
-    if (outputs == 0 || outputs % LANES)
+    if (outputs == 0 || outputs % LANES || outputs > MOST_CHANNELS)
       throw Fault("weight must have a multiple of 16 outputs, got the shape " + text(arrays.peek()));
     channels = static_cast<int>(outputs);
     weight = arrays.take("weight", {outputs, static_cast<unsigned>(in.channels), 3, 3});
@@ -77,7 +77,7 @@ struct StemOperator {
 
   std::vector<Dims> outputs(bool training) const {
     std::vector<Dims> found{blocked_dims({in.images, channels, in.height, in.width})};
-    if (training) found.push_back({static_cast<unsigned>(Stem::saved_size(in))});
+    if (training) found.push_back(saved_dims(Stem::saved_size(in)));
     return found;
   }
 
@@ -123,7 +123,7 @@ struct BlockOperator {
     norm1 = take_norm(arrays, "first BatchNorm", x.shape.channels);
     unit1.reset(new UnitInputs(arrays, attributes, "unit1", x.shape.channels));
     const unsigned out = arrays.peek().empty() ? 0 : arrays.peek()[0];
-    if (out == 0 || out % LANES)
+    if (out == 0 || out % LANES || out > MOST_CHANNELS)
       throw Fault("the first convolution must have a multiple of 16 outputs, got the shape " + text(arrays.peek()));
     channels = static_cast<int>(out);
     conv1 = arrays.take("first convolution", {out, in, 3, 3});
@@ -144,7 +144,7 @@ struct BlockOperator {
     std::vector<Dims> found{blocked_dims(out_shape)};
     if (!training) return found;
     found.push_back(found[0]);
-    found.push_back({static_cast<unsigned>(saved1() + Region::saved_size(out_shape, *unit2->build()))});
+    found.push_back(saved_dims(saved1() + Region::saved_size(out_shape, *unit2->build())));
     return found;
   }
 
@@ -215,7 +215,7 @@ struct HeadOperator {
 
   std::vector<Dims> outputs(bool training) const {
     std::vector<Dims> found{{static_cast<unsigned>(x.shape.images), static_cast<unsigned>(x.shape.channels)}};
-    if (training) found.push_back({static_cast<unsigned>(Region::saved_size(x.shape, *unit->build()))});
+    if (training) found.push_back(saved_dims(Region::saved_size(x.shape, *unit->build())));
     return found;
   }
 

@@ -173,13 +173,16 @@ class PreparedNet {
   // Images (N, C, H, W) to logits (N, outputs).
   void run(const float* x, int images, float* logits) const {
     const size_t size = static_cast<size_t>(net_.stem->in.channels) * net_.stem->in.pixels();
+    Faults faults;
 #pragma omp parallel for schedule(static) if (images > 1)
-    for (int n = 0; n < images; ++n) {
-      const int place = omp_get_thread_num();
-      stem_->image(x + n * size, place);
-      for (const Stage& stage : stages_) stage.region->image(*stage.ending, place);
-      dense(place, logits + static_cast<size_t>(n) * net_.outputs);
-    }
+    for (int n = 0; n < images; ++n)
+      faults.run([&] {
+        const int place = omp_get_thread_num();
+        stem_->image(x + n * size, place);
+        for (const Stage& stage : stages_) stage.region->image(*stage.ending, place);
+        dense(place, logits + static_cast<size_t>(n) * net_.outputs);
+      });
+    faults.rethrow();
   }
 
  private:

@@ -92,7 +92,7 @@ struct Moments {
 template <class Make, class F>
 Moments moments(const Tensor& from, int channels, const float* shift, bool pairs, Make make, F f, Arena& arena) {
   const int blocks = blocks_of(channels), width = blocks * LANES, tile = from.shape.tile();
-  const Sums sums(width + (pairs ? static_cast<size_t>(width) * width : width), from.shape.images, arena);
+  Sums sums(width + (pairs ? static_cast<size_t>(width) * width : width), from.shape.images, arena);
   struct Buffers {
     decltype(make()) own;
     float *input, *centred, *products;

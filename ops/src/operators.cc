@@ -16,8 +16,12 @@
 // downsample, epsilon, momentum, input_gradient (1: the stem's backward pass finds that of x, else it is 0). A
 // unit is a name and its numbers: "atac 1" and "seactivation 1" (1: with the inner ReLU), "nin", "relu", "identity",
 // "leakyrelu 0.1", "prelu", "elu 1", "selu", "gelu", "swish 1". The arrays follow x in the order of the data flow.
+#if !defined(__GNUC__) || defined(__clang__) || __GNUC__ < 9
+#error "the operators need GCC 9 or newer: other compilers round differently and bring an OpenMP beside MXNet's own"
+#endif
 #include <exception>
 #include <functional>
+#include <mutex>
 
 #include "layers.h"
 #include "nag.h"
@@ -31,13 +35,23 @@ using mxnet::ext::OpResource;
 
 // ---- From MXNet's calls to the operators
 
+// MXNet reports all messages that a library has ever added: there is one, which is replaced.
+MXReturnValue failed(const std::string& sentence) {
+  static std::mutex one_at_a_time;
+  static std::stringstream& message = MX_ERROR_MSG;
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
+  message.str(sentence + "\n");
+  return mxnet::ext::MX_FAIL;
+}
+
 MXReturnValue guarded(const std::function<void()>& work) {
   try {
     work();
     return mxnet::ext::MX_SUCCESS;
+  } catch (const std::bad_alloc&) {
+    return failed("there is not enough memory for a fused operator");
   } catch (const std::exception& fault) {
-    MX_ERROR_MSG << fault.what() << std::endl;
-    return mxnet::ext::MX_FAIL;
+    return failed(fault.what());
   }
 }
 
@@ -197,8 +211,11 @@ MXReturnValue create(const Attributes& attributes, const mxnet::ext::MXContext&,
 
 }  // namespace whole
 
-// ---- The update of many weights at once: atac_nag(weight, gradient, momentum, weight, ...), in place. Attributes:
-// count, lr, momentum, rescale (of the gradients) and decays, one for each weight.
+// ---- The update of many weights at once: atac_nag(weight, gradient, momentum, weight, ...) to (weight, momentum,
+// weight, ...). Attributes: count, lr, momentum, rescale (of the gradients) and decays, one for each weight.
+//
+// It updates in place if its outputs are the arrays themselves (out=). MXNet hands over a copy of an array in oneDNN's
+// layout; an update of the copy would be lost, whereas such an output ends in an error.
 
 namespace nag {
 
@@ -211,7 +228,7 @@ size_t count(const Attributes& attributes) {
 MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
   return guarded([&] {
     *inputs = static_cast<int>(3 * count(attributes));
-    *outputs = 1;
+    *outputs = static_cast<int>(2 * count(attributes));
   });
 }
 
@@ -221,14 +238,7 @@ MXReturnValue shapes(const Attributes&, std::vector<Dims>* in, std::vector<Dims>
       if (in->at(i) != in->at(i / 3 * 3))
         throw Fault("array " + std::to_string(i) + " must have its weight's shape " + text(in->at(i / 3 * 3)) +
                     ", got " + text(in->at(i)));
-    out->at(0) = {1};
-  });
-}
-
-MXReturnValue moved(const Attributes& attributes, std::vector<int>* indices) {
-  return guarded([&] {
-    for (size_t i = 0; i < count(attributes); ++i)
-      for (size_t which : {0, 2}) indices->push_back(static_cast<int>(3 * i + which));
+    for (size_t i = 0; i < out->size(); ++i) out->at(i) = in->at(i / 2 * 3);
   });
 }
 
@@ -244,10 +254,10 @@ MXReturnValue forward(const Attributes& attributes, std::vector<MXTensor>* input
     const auto setting = [&](const char* name) { return static_cast<float>(number(attributes, name, 0)); };
     const float lr = setting("lr"), momentum = setting("momentum"), rescale = setting("rescale");
     const std::vector<float*> data = data_of(inputs->begin(), inputs->end());
+    const std::vector<float*> out = data_of(outputs->begin(), outputs->end());
     for (size_t i = 0; i < decays.size(); ++i)
-      nag_update(data[3 * i], data[3 * i + 1], data[3 * i + 2], static_cast<size_t>((*inputs)[3 * i].size()), lr,
-                 momentum, decays[i], rescale);
-    *static_cast<float*>(outputs->at(0).data_ptr) = 0;
+      nag_update(data[3 * i], data[3 * i + 1], data[3 * i + 2], out[2 * i], out[2 * i + 1],
+                 static_cast<size_t>((*inputs)[3 * i].size()), lr, momentum, decays[i], rescale);
   });
 }
 
@@ -275,7 +285,6 @@ const bool registered = (Glue<UnitOperator, true, 2>::complete(add("atac_unit"))
                              .setParseAttrs(nag::parse)
                              .setInferType(types)
                              .setInferShape(nag::shapes)
-                             .setMutateInputs(nag::moved)
                              .setForward(nag::forward, "cpu")
                              .setBackward(nag::backward, "cpu"),
                          true);
@@ -284,6 +293,5 @@ const bool registered = (Glue<UnitOperator, true, 2>::complete(add("atac_unit"))
 
 MXReturnValue initialize(int version) {
   if (version >= 10900 && version < 20000) return mxnet::ext::MX_SUCCESS;
-  MX_ERROR_MSG << "built for MXNet 1.9, loaded by version " << version << std::endl;
-  return mxnet::ext::MX_FAIL;
+  return failed("built for MXNet 1.9, loaded by version " + std::to_string(version));
 }

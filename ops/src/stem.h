@@ -129,7 +129,7 @@ class Stem {
     const Tensor du{arena_.take<float>(static_cast<size_t>(in_.images) * in_.pixels() * padded(in_.channels)),
                     {in_.images, padded(in_.channels), in_.height, in_.width}, true};
     const int width = padded(in_.channels);
-    const Sums sums(2 * width, in_.images, arena_);
+    Sums sums(2 * width, in_.images, arena_);
     const auto hat = [&](int n, int c, int p) {
       return (x_[(static_cast<size_t>(n) * in_.channels + c) * in_.pixels() + p] - norm_.mean[c]) * norm_.inverse[c];
     };

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "kernels.h"
 
@@ -57,8 +58,9 @@ struct Tensor {
   }
 };
 
-// Sums are kept for each group of images and added in their order: the result does not depend on the threads.
-inline int groups_of(int images) { return std::min(images, 32); }
+// Sums are kept for each group of images and added in their order: the result does not depend on the threads. Within a
+// group they may be floats, so that a group has no more than 8 images: a sum's error does not grow with the batch.
+inline int groups_of(int images) { return std::max(std::min(images, 32), (images + 7) / 8); }
 
 inline int first_of(int group, int images) {
   return static_cast<int>(static_cast<int64_t>(images) * group / groups_of(images));
@@ -68,14 +70,19 @@ inline int first_of(int group, int images) {
 template <class Prepare, class F>
 void each_image(int images, Prepare prepare, F f) {
   const int groups = groups_of(images);
+  Faults faults;
 #pragma omp parallel
   {
-    scratch().reset();
-    auto buffers = prepare();
+    std::optional<decltype(prepare())> buffers;
+    faults.run([&] {
+      scratch().reset();
+      buffers.emplace(prepare());
+    });
 #pragma omp for schedule(static, 1)
     for (int group = 0; group < groups; ++group)
-      for (int n = first_of(group, images); n < first_of(group + 1, images); ++n) f(buffers, group, n);
+      for (int n = first_of(group, images); buffers && n < first_of(group + 1, images); ++n) f(*buffers, group, n);
   }
+  faults.rethrow();
 }
 
 // f(first pixel, pixels) for the tiles of an image.
@@ -97,10 +104,11 @@ struct Sums {
 
   double* of(int group) const { return data + size * group; }
 
-  // Adds the groups up, in their order, into the first one.
-  double* total() const {
+  // Adds the groups up, in their order, into the first one, which is then the only one.
+  double* total() {
     for (int g = 1; g < groups; ++g)
       for (size_t i = 0; i < size; ++i) data[i] += data[size * g + i];
+    groups = 1;
     return data;
   }
 };

@@ -23,8 +23,9 @@ def main():
     runtime.prepare()
     if args.json:
         suite.read_records(args.json)  # a wrong file is noticed before the work
-    faults, terminal = 0, sys.stderr.isatty()
-    for name, theme in suite.themes().items():
+    faults, terminal, themes = 0, sys.stderr.isatty(), suite.themes()
+    flags.clean_up_at_interrupt()
+    for name, theme in themes.items():
         if args.only and name not in args.only:
             continue
         done = 0

@@ -21,8 +21,9 @@ from PIL import Image
 import evaluate
 import model
 import train_cifar
-from engine import checkpoint, cifar, imagenet, loop, runlog
-from model import zoo
+from engine import checkpoint, cifar, imagenet, images, loop, runlog
+from model.array_names import to_authors
+from model.weights import pretrained_file
 from reproduce import ledger, publish, report, weights
 from support import params_file
 from support.errors import InputError
@@ -317,7 +318,7 @@ class Params(Format):
     def read(self, folder):
         before = tiny.numbers_of(self.net)
         try:
-            zoo.load_params(self.net, str(folder / self.target))
+            model.load_params(self.net, str(folder / self.target), say=None)
         except InputError:
             after = tiny.numbers_of(self.net)
             assert all((before[name] == after[name]).all() for name in before), "a refused file changed the net"
@@ -339,7 +340,7 @@ class AuthorsParams(Params):
     def sound(self, folder):
         folder.mkdir(exist_ok=True)
         mx.nd.save(str(folder / self.target), {
-            zoo.to_authors(name): parameter.data().astype("float16")
+            to_authors(name): parameter.data().astype("float16")
             for name, parameter in self.net._collect_params_with_prefix().items()})
         if self.arrays is None:
             self.arrays = params_file.read(folder / self.target)[0]
@@ -608,8 +609,8 @@ class Manifest(Json):
         refusals = []
         try:
             for call in (
-                    lambda: quietly(weights.table), lambda: zoo.pretrained_file(self.entry["name"], params),
-                    lambda: zoo.get_model(self.entry["model"], pretrained=True, blocks=1, root=params),
+                    lambda: quietly(weights.table), lambda: pretrained_file(self.entry["name"], params),
+                    lambda: model.get_model(self.entry["model"], pretrained=True, blocks=1, root=params),
                     lambda: quietly(weights.download, "all", (folder / "source").as_uri()),
                     lambda: quietly(weights.verify, str(folder / "nowhere"))):
                 try:
@@ -649,16 +650,16 @@ def render(records):
 
 class LedgerRecord(Json):
     name = "results/ ledger record"
-    promised = ("a record with a missing, misspelt or wrong-typed field, or under another name, is a sentence before "
-                "any "
-                "table is rendered")
-    not_promised = "another number of the right kind: a record's proof is the log and the checksums beside it"
+    promised = ("a record with a missing, misspelt or wrong-typed field, under another name, or with other scores or "
+                "times than the metrics beside it, is a sentence before any table is rendered")
+    not_promised = "what no file beside it tells, such as the processor or the revision"
     target = f"runs/{RECORD.name}/record.json"
 
     def sound(self, folder):
         place = folder / "runs" / RECORD.name
         place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(RECORD / ledger.RECORD, place)
+        for name in (ledger.RECORD, *ledger.EVIDENCE):
+            shutil.copy(RECORD / name, place)
 
     def read(self, folder):
         records = ledger.read(folder)
@@ -674,7 +675,7 @@ class FinishedRun(Json):
 
     name = "finished run (args, result, metrics, log)"
     promised = "a run whose files are damaged or do not agree is a sentence, and the ledger stays as it was"
-    not_promised = "another number of the right kind in args.json or result.json"
+    not_promised = "another number of the right kind in args.json or result.json that metrics.jsonl does not tell"
     target = ""
 
     def __init__(self):
@@ -763,10 +764,13 @@ class Metrics(FinishedRun):
 
 class Pictures(Format):
     name = "pictures, evaluate.py --images"
-    promised = "a picture that cannot be read is a sentence; so are bombs (Pillow's limit of pixels)"
-    not_promised = "pixels of a picture that Pillow can still read"
+    promised = ("a picture that cannot be read is a sentence; so are other formats than those of --help, whatever the "
+                f"file is called, more than {images.MAX_PIXELS:,} pixels (of a WebP half, of a JPEG 2000 a quarter), "
+                f"more than {images.MAX_BYTES:,} bytes, and numbers of an unknown range; memory is a few times that of "
+                "the pixels")
+    not_promised = "pixels of a picture that can still be decoded"
     target = "picture"
-    KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "PCX", "ICO")
+    KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "JPEG2000")
 
     def __init__(self):
         self.net = tiny.ready(model.get_model("resnet20_v2", blocks=1), 3, mode="imperative")
@@ -795,7 +799,7 @@ class ImageRecords(Format):
     not_promised = ("flipped pixels that still decode: neither the format nor the data set's checksum, which is of "
                     "names and "
                     "labels, covers them")
-    targets = ("train.rec", "train.idx")
+    targets = ("train.rec", "train.idx", "train.lst", "synset.txt")
     records = True
 
     def sound(self, folder):
@@ -806,6 +810,8 @@ class ImageRecords(Format):
         for number in range(6):
             writer.write_idx(number, recordio.pack(recordio.IRHeader(0, float(number % 3), number, 0), jpeg(number)))
         writer.close()
+        (folder / "train.lst").write_text("".join(f"{number}\t{number % 3:f}\t{number}.JPEG\n" for number in range(6)))
+        (folder / "synset.txt").write_text("tiger shark\nété\n猫\n", encoding="utf-8")
 
     def source(self, folder):
         return imagenet.records(folder / "train.rec", folder / "train.idx")
@@ -867,9 +873,11 @@ def jpeg(number):
 
 def all_formats():
     """{name: class} of every format, in the order of the report."""
-    found = [CifarBinary, CifarFine, CifarXz, CifarArchive, CifarPython, OwnParams, Params, AuthorsParams, Checkpoint,
-             ResumedRun, EvaluatedFile, Manifest, LedgerRecord, FinishedRun, Metrics, Pictures, ImageRecords,
-             ImageFolders]
+    from .npz import Npz
+
+    found = [CifarBinary, CifarFine, CifarXz, CifarArchive, CifarPython, OwnParams, Params, AuthorsParams, Npz,
+             Checkpoint, ResumedRun, EvaluatedFile, Manifest, LedgerRecord, FinishedRun, Metrics, Pictures,
+             ImageRecords, ImageFolders]
     return {kind.name: kind for kind in found}
 
 

@@ -10,6 +10,7 @@ from typing import Callable, NamedTuple
 
 from engine import runlog
 from support.errors import InputError
+from support.files import content
 
 from . import ROOT
 
@@ -99,7 +100,7 @@ def outcomes_text(outcomes):
 def read_records(path):
     """{theme: record} of a file, empty where there is none; InputError for another file."""
     try:
-        stored = json.loads(Path(path).read_text(encoding="utf-8"))["themes"]
+        stored = json.loads(content(path))["themes"]
         if not isinstance(stored, dict):
             raise TypeError
         return stored

@@ -25,17 +25,47 @@ WORDNET = "n01440764"
 ALLOWED = {
     ("support/import_hook.py", "exec_module"): "Python's own import of MXNet, from where it is installed",
     ("engine/prepare_imagenet.py", "exec_module"): "MXNet's own im2rec.py, from where it is installed",
+    ("engine/images.py", "imdecode"): "of JPEGs alone, told by their first bytes",
+}
+# Files that are opened without support.files.regular, by module: (how the source calls them): why.
+OWN, MADE, CHECKED = "a file of this project", "a file that this process makes", "is_file() comes before"
+OPENED = {
+    "benchmarks/contender.py": {'self.folder / "about.json"': MADE},
+    "benchmarks/harness.py": {"temporary": MADE},
+    "benchmarks/machine.py": {'"/proc/self/clear_refs"': "the system's", "path": "the system's"},
+    "benchmarks/report.py": {"PAGE": OWN},
+    "engine/cifar.py": {"archive": CHECKED, "path": CHECKED},
+    "engine/download.py": {"self.part": MADE},
+    "engine/flags.py": {"number": "a standard stream"},
+    "engine/imagenet.py": {'Path(__file__).parent / "imagenet_synsets.txt"': OWN, "path": CHECKED,
+                           "self.directory / self.files[index]": CHECKED},
+    "engine/launch.py": {"member.process.stderr.fileno()": "a pipe of its own",
+                         "member.process.stdout.fileno()": "a pipe of its own"},
+    "engine/prepare_imagenet.py": {"listed": CHECKED, "path": CHECKED, "settings": MADE},
+    "engine/runlog.py": {'"/proc/cpuinfo"': "the system's", "temporary": MADE},
+    "engine/tasks.py": {'Path(__file__).parent / "imagenet_names.txt"': OWN},
+    "evaluate.py": {"temporary": MADE},
+    "ops/build.py": {'"/proc/cpuinfo"': "the system's", "Path(path)": OWN, "path": OWN, "temporary": MADE},
+    "reproduce/figures.py": {"temporary": MADE},
+    "reproduce/grid.py": {'ROOT / "results" / "paper.json"': OWN},
+    "reproduce/ledger.py": {'RESULTS / "data.json"': OWN},
+    "reproduce/rehearsal.py": {"PAGE": OWN, "RECORD": OWN},
+    "reproduce/report.py": {"path": OWN, "readme": OWN},
+    "support/params_file.py": {"temporary": MADE},
+    "support/threads.py": {"path": "the system's"},
 }
 PACKAGES = ("model", "engine", "ops", "support", "reproduce", "benchmarks")
 UNPICKLING = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle"}
 CALLS = {  # by their last name
     "eval", "exec", "compile", "__import__", "execfile", "extractall", "load_states", "unpack_archive", "load_module",
     "exec_module", "run_path", "run_module", "literal_eval", "system", "popen", "getoutput", "getstatusoutput",
-    "mktemp",
+    "mktemp", "imread", "imdecode",  # these two decode whatever a file turns out to be
 }
 BUILTIN = {"eval", "exec", "compile", "__import__"}  # dangerous as bare names only: net.eval() is not
 OF = {"system": "os", "popen": "os", "getoutput": "subprocess", "getstatusoutput": "subprocess", "mktemp": "tempfile",
       "run_path": "runpy", "run_module": "runpy"}
+# Image.open tries every format, and one of them runs Ghostscript, unless it is told which to try.
+ANY_PICTURE = "a picture of any format"
 KEYWORDS = {"shell": False, "allow_pickle": False, "weights_only": True, "check_hostname": True}  # the only safe value
 
 
@@ -53,7 +83,8 @@ def dangers(source):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        found |= {f"import {name}" for name in names if name.split(".")[0] in UNPICKLING or name.startswith("yaml")}
+        found |= {f"import {name}" for name in names if name.split(".")[0] in UNPICKLING or name.startswith("yaml")
+                  or name == "PIL.Image.open"}
         if isinstance(node, ast.Call):
             found |= _dangerous_call(node)
         if isinstance(node, ast.Attribute) and node.attr == "_create_unverified_context":
@@ -61,16 +92,33 @@ def dangers(source):
     return found
 
 
+def openings(source):
+    """The files that a source opens or reads and of which it does not ask whether they are regular: a set of words."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        bare = isinstance(node.func, ast.Name) and node.func.id == "open"
+        reads = isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "read_bytes")
+        if reads or bare and not any(keyword.arg == "opener" for keyword in node.keywords):
+            found.add(ast.get_source_segment(source, node.func.value if reads else node.args[0]))
+    return found
+
+
 def _dangerous_call(node):
     found = set()
     bare = isinstance(node.func, ast.Name)
     name = node.func.id if bare else getattr(node.func, "attr", "")
-    owner = getattr(getattr(node.func, "value", None), "id", None)
+    value = getattr(node.func, "value", None)
+    owner = getattr(value, "id", None)
     if name in CALLS and (bare or name not in BUILTIN) and OF.get(name, owner) == owner:
         found.add(name)
     for keyword in node.keywords:
         if keyword.arg in KEYWORDS and getattr(keyword.value, "value", None) is not KEYWORDS[keyword.arg]:
             found.add(f"{keyword.arg}=")
+    if name == "open" and "Image" in (owner, getattr(value, "attr", None)) and not any(
+            keyword.arg == "formats" and not isinstance(keyword.value, ast.Constant) for keyword in node.keywords):
+        found.add(ANY_PICTURE)
     # An archive's member may be read, never put where its name says.
     if name == "extract":
         found.add("extract")

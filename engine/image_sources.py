@@ -1,0 +1,235 @@
+"""Labelled images with random access: those of a folder for each class, and those of a record file."""
+import contextlib
+import hashlib
+import logging
+import os
+from typing import List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from engine import class_folders, images
+from engine.class_names import NAMES_FILE, SYNSETS, read_names
+from engine.records import Damaged, RecordFile
+from support.errors import InputError
+from support.files import expanded
+
+log = logging.getLogger(__name__)
+
+
+class Source:
+    """Labelled image files with random access, safe to use from many threads.
+
+    labels : int32 (N,), -1 where a damaged record hides it; class_names : by label, or None where nobody says.
+    sha256 : of the list of images with their labels, not of their pixels: reading 140 GB takes many minutes.
+    description : what it is, for messages.
+    """
+
+    labels: np.ndarray
+    class_names: Optional[Tuple[str, ...]]
+    sha256: str
+    description: str
+
+    def __len__(self):
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of image `index`. Raises Damaged where they cannot be had."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """Where image `index` is from, for messages."""
+        raise NotImplementedError
+
+    def damage(self) -> Optional[str]:
+        """Damage that shows without reading the images, in words; None if there is none."""
+
+    def check(self, damaged: str = "refuse") -> None:
+        """InputError for such damage; damaged='skip' says it in the log instead."""
+        damage = self.damage()
+        if damage and damaged == "refuse":
+            raise InputError(f"{damage}; replace what is damaged, or leave it out with --damaged skip")
+        if damage:
+            log.warning("left out: %s", damage)
+
+    def shared(self, other: "Source") -> Optional[str]:
+        """A file that another source of the same kind has too; None if there is none."""
+
+
+class Folders(Source):
+    """Images in one folder for each class; labels count the class names, which are sorted.
+
+    files : CLASS/NAME of every image, in the order of the labels.
+    """
+
+    def __init__(self, directory, class_names: Optional[Sequence[str]] = None):
+        self.directory = expanded(directory)
+        self.description = str(self.directory)
+        present = class_folders.classes(self.directory)
+        if not present:
+            raise InputError(f"{self.directory} has no class folders" + (
+                class_folders.instead(self.directory) or
+                f": it is to hold a folder of images for each class, such as {SYNSETS[0]}"))
+        self.class_names = tuple(class_names or present)
+        labels = {name: label for label, name in enumerate(self.class_names)}
+        strange = [name for name in present if name not in labels]
+        if strange:
+            raise InputError(f"{self.directory} has {len(strange)} class folder(s) that are none of the "
+                             f"{len(labels)} classes, {strange[0]} first: take them away or give the right folder")
+        self.files: List[str] = []
+        self._unreadable: List[int] = []  # links to nothing, pipes and so on: images that nobody can read
+        counts = []
+        for name in present:
+            found = class_folders.listing(self.directory / name)
+            unreadable = set(found.unreadable)
+            self._unreadable += [len(self.files) + place for place, file in enumerate(found.images)
+                                 if file in unreadable]
+            self.files += [f"{name}/{file}" for file in found.images]
+            counts.append(len(found.images))
+        empty = [name for name, count in zip(present, counts) if not count]
+        for name in empty:
+            class_folders.check_depth(self.directory, name, present == [name])
+        if not self.files:
+            raise InputError(f"{self.directory} has class folders but no {', '.join(class_folders.EXTENSIONS)} in them")
+        if empty:
+            log.warning("%s: %d class folder(s) without images, %s first", self.directory, len(empty), empty[0])
+        self.labels = np.repeat(np.array([labels[name] for name in present], np.int32), counts)
+        digest = hashlib.sha256()
+        for file, label in zip(self.files, self.labels.tolist()):
+            digest.update(f"{file}\t{label}\n".encode("utf-8", "surrogateescape"))
+        self.sha256 = digest.hexdigest()
+
+    def read(self, index):
+        path = self.directory / self.files[index]
+        try:
+            return images.read(path)
+        except Damaged:
+            if path.is_symlink() and not os.path.exists(path):
+                raise Damaged(f"it is a link to what is not there, {os.readlink(path)}") from None
+            raise
+
+    def name(self, index):
+        return str(self.directory / self.files[index])
+
+    def damage(self):
+        if not self._unreadable:
+            return None
+        first, more = self._unreadable[0], len(self._unreadable) - 1
+        try:
+            self.read(first)
+        except Damaged as reason:
+            return f"{self.name(first)}: {reason}" + (f" ({more:,} more like it)" if more else "")
+        return None  # it has been mended
+
+    def shared(self, other):
+        theirs, first = set(other.files), {}
+        for file in self.files:
+            if file in theirs:
+                first.setdefault(file.partition("/")[0], file)
+        for file in first.values():  # one of each class: whoever links files links folders
+            with contextlib.suppress(OSError):
+                if os.path.samefile(self.directory / file, other.directory / file):
+                    return str(other.directory / file)
+        return None
+
+
+class Records(Source):
+    """Images of a record file, in the order of its index.
+
+    The labels are those of the .lst that MXNet's tool leaves beside a record file; without one every record's header
+    is read, a disk access for each. Both are compared again when a record is read.
+    class_names : None: those of the file synset.txt beside it, if there is one.
+    """
+
+    def __init__(self, rec, idx=None, class_names: Optional[Sequence[str]] = None):
+        rec = expanded(rec)
+        self._records = RecordFile(rec, idx or rec.with_suffix(".idx"))
+        self.description = str(rec)
+        self.class_names = tuple(class_names) if class_names else read_names(rec.with_name(NAMES_FILE))
+        labels = _listed_labels(rec.with_suffix(".lst"), self._records.keys)
+        if labels is None:
+            if len(self) > 100_000:
+                log.info("reading the labels of %d records of %s; its .lst beside it would save this", len(self), rec)
+            labels = self._records.labels()
+        self.labels = self._whole(labels)
+        self.labels.flags.writeable = False
+        digest = hashlib.sha256(self._records.index)
+        digest.update(self.labels.astype("<i4"))
+        digest.update(b"%d" % self._records.size)
+        self.sha256 = digest.hexdigest()
+
+    def __len__(self):
+        return len(self._records)
+
+    def _whole(self, values):
+        """Labels as int32, -1 for NaN; InputError for one that is no class."""
+        classes = len(self.class_names or SYNSETS)
+        known = ~np.isnan(values)
+        if not known.any():
+            raise InputError(f"{self.description} has no record that can be read{self._first_reason()}: copy it again, "
+                             "or give a record file that has an image and one label in every record")
+        with np.errstate(invalid="ignore"):
+            wrong = np.flatnonzero(known & ~((values >= 0) & (values < classes) & (values == np.floor(values))))
+        if wrong.size:
+            raise InputError(f"{self.name(wrong[0])} has the label {values[wrong[0]]:g}, and the labels of {classes:,} "
+                             f"classes are 0 to {classes - 1}: it is no record of this data set")
+        return np.where(known, values, -1).astype(np.int32)
+
+    def _first_reason(self):
+        try:
+            self._records.read(0)
+        except Damaged as reason:
+            return f" (record {self._records.keys[0]}: {reason})"
+        return ""
+
+    def read(self, index):
+        label, content = self._records.read(index)
+        if label != self.labels[index]:
+            raise InputError(f"{self.name(index)} has the label {label:g}, and the .lst beside the record file says "
+                             f"{self.labels[index]}: take the .lst away if it belongs to another file")
+        return content
+
+    def name(self, index):
+        return f"{self._records.path}, record {self._records.keys[index]}"
+
+    def damage(self):
+        records = self._records
+        if records.missing:
+            first = int(np.flatnonzero(records.offsets >= records.size)[0])
+            return (f"{records.index_path} points to byte {records.offsets[first]:,} for record {records.keys[first]}, "
+                    f"but {records.path} ends at byte {records.size:,}: {records.missing:,} of {len(self):,} records "
+                    "are missing")
+        if records.unlisted:
+            return (f"{records.path} goes on for {records.unlisted:,} bytes behind the last of the {len(self):,} "
+                    f"records in {records.index_path}, which was cut or is of a shorter file")
+        return None
+
+    def shared(self, other):
+        ours, theirs = self._records, other._records
+        same = os.path.samefile(ours.path, theirs.path) and np.intersect1d(ours.offsets, theirs.offsets).size
+        return self.description if same else None
+
+
+def folders(directory, class_names: Optional[Sequence[str]] = None) -> Folders:
+    """The images of `directory`/CLASS/*.JPEG; class_names: the order of the labels (default: the folders, sorted)."""
+    return Folders(directory, class_names)
+
+
+def records(rec, idx=None, class_names: Optional[Sequence[str]] = None) -> Records:
+    """The images of a record file; idx: its index (default: NAME.idx beside NAME.rec)."""
+    return Records(rec, idx, class_names)
+
+
+def _listed_labels(path, keys):
+    """The labels that a .lst has for these keys, float64; None where it does not have them all."""
+    if not path.is_file():
+        return None
+    labels = {}
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
+            for line in lines:
+                key, label, _ = line.split("\t")
+                labels[int(key)] = float(label)
+        return np.array([labels[key] for key in keys.tolist()])
+    except (OSError, ValueError, KeyError):
+        log.warning("%s is not the list of its record file: the labels are read from the records", path)
+        return None

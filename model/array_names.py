@@ -1,0 +1,136 @@
+"""Names of the arrays in parameter files: ours, the authors', and Gluon's own, whatever the prefix that it counted."""
+import re
+
+from mxnet.gluon import Block
+
+from . import activation, refine, self_attention
+
+HEADS = ("output", "fc")  # the last layer of the CIFAR nets and of ResNet-50
+
+# The authors' attribute names and ours (specification of the released files: docs/FIDELITY.md).
+# Scalar activations without parameters leave no trace in a file, so a ReLU net has the same names in both.
+_FROM_AUTHORS = (
+    (re.compile(r"\.(?:msAA|relu)([12])\.module\."), r".act\1.gate."),  # CIFAR: msAA, ImageNet: relu
+    (re.compile(r"\.msAA([12])\.alpha$"), r".act\1.alpha"),
+    (re.compile(r"^features\.6\.module\."), "features.6.gate."),
+)
+_TO_AUTHORS = (
+    (re.compile(r"^(features\..*)\.act([12])\.gate\."), r"\1.msAA\2.module."),
+    (re.compile(r"^(layer\d\..*)\.act([12])\.gate\."), r"\1.relu\2.module."),
+    (re.compile(r"\.act([12])\.alpha$"), r".msAA\1.alpha"),
+    (re.compile(r"^features\.6\.gate\."), "features.6.module."),
+)
+# Our units' names, which Gluon writes into the names of their arrays.
+UNITS = {name.lower() for module in (activation, refine, self_attention) for name, value in vars(module).items()
+         if isinstance(value, type) and issubclass(value, Block)}
+
+
+class Unfit(Exception):
+    """A file's arrays cannot be told to be those of a net; the message is a clause that says why."""
+
+
+def _renamed(name, rules):
+    for pattern, replacement in rules:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def from_authors(name):
+    """Our name of an array in a file that the authors' code wrote; our own names come back unchanged."""
+    return _renamed(name, _FROM_AUTHORS)
+
+
+def to_authors(name):
+    """The name that the authors' code gives to one of our arrays."""
+    return _renamed(name, _TO_AUTHORS)
+
+
+def head_of(net):
+    """Structural names of the arrays of a net's last layer, the one that has a row for each class."""
+    return [name for name in net._collect_params_with_prefix() if name.split(".")[0] in HEADS]
+
+
+def classes_of(arrays):
+    """Length of the logits of the net whose arrays these are, by name; None where no name says it."""
+    names = [f"{head}.bias" for head in HEADS if f"{head}.bias" in arrays] \
+        or [name for name in arrays if re.search(r"(^|[:_])dense\d+_bias$", name)]
+    return len(arrays[names[-1]]) if names and arrays[names[-1]].ndim == 1 else None
+
+
+def recognise(net, arrays):
+    """Find out whose names a file's arrays have.
+
+    arrays: {name: array}, in the file's order. Returns ({name in the file: structural name in net}, words for the
+    sentence that says it). The structural names are those of save_parameters, of ours and of the authors; a file of
+    them that holds another net comes back as it is, with names that the net does not have. Raises Unfit for Gluon's
+    prefixed names (export, collect_params().save()) that are not those of this net.
+    """
+    own = net._collect_params_with_prefix()
+    exported = bool(arrays) and all(name.startswith(("arg:", "aux:")) for name in arrays)
+    bare = {name: name[len("arg:"):] if exported else name for name in arrays}
+    if len(set(bare.values())) < len(bare):
+        raise Unfit("it has the same name as arg: and as aux:")
+    ours = {name: from_authors(name) for name in arrays}
+    if len(set(ours.values())) < len(ours):
+        raise Unfit("it has arrays under our names and under the authors' at once; use a file of one kind")
+    if any(name in own for name in ours.values()):
+        return ours, ("the names of save_parameters" if list(ours) == list(ours.values()) else "the authors' names")
+    if any(f"features.{name}" in own for name in arrays):
+        return {name: f"features.{name}" for name in arrays}, "the names of features.save_parameters"
+    if any("." in name for name in bare.values()):
+        return ours, "unknown names"
+
+    writer = "the names of export" if exported else "the names of collect_params().save()"
+    gluons = {parameter.name[len(net.prefix) * parameter.name.startswith(net.prefix):]: name
+              for name, parameter in own.items()}
+    prefix = _prefix(list(bare.values()), gluons)
+    if prefix is not None:
+        return {name: gluons[bare[name][len(prefix):]] for name in arrays}, writer
+    found = _in_order({bare[name]: array.shape for name, array in arrays.items()}, net)
+    return {name: found[bare[name]] for name in arrays}, f"{writer} in another code, matched by order, kind and shape"
+
+
+def _prefix(names, known):
+    """What stands in front of known names in all of these; None where that is not all that they are."""
+    for end in known if names else ():
+        prefix = names[0][:-len(end)]
+        if names[0] == prefix + end and all(name.startswith(prefix) and name[len(prefix):] in known for name in names):
+            return prefix
+    return None
+
+
+def _in_order(shapes, net):
+    """{name: structural name} for names of another code, {name: shape}, in the order in which net has its arrays.
+
+    Raises Unfit unless kinds (weight, gamma, ...) and shapes are the net's one by one, but for the shape of the head,
+    and unless the names say of what they number what the net's say: a layer that is one of ours in one place is in all
+    places, numbers rise, and the units' names are the same. Arrays of equal shapes could have changed places otherwise.
+    """
+    head, expected = head_of(net), list(net._collect_params_with_prefix().items())
+    if len(shapes) == len(expected) - len(head):
+        expected = [(name, parameter) for name, parameter in expected if name not in head]
+    if len(shapes) != len(expected):
+        raise Unfit(f"it holds {len(shapes)} arrays and the net has {len(expected)}")
+    partners, numbers = {}, {}
+    for (name, shape), (target, parameter) in zip(shapes.items(), expected):
+        kind = target.rpartition(".")[2]
+        if not re.search(f"(^|_){kind}$", name) or shape != parameter.shape and target not in head:
+            raise Unfit(f"its {shown(name)} {shape} stands where the net has {target} {parameter.shape}")
+        layer, counted = re.sub(r"\d+", "", name), [int(number) for number in re.findall(r"\d{1,9}", name)]
+        own_layer = re.sub(r"\d+", "", parameter.name)
+        if partners.setdefault(("file", layer), own_layer) != own_layer or numbers.get(layer, [-1]) >= counted \
+                or partners.setdefault(("net", own_layer), layer) != layer or _units(name) != _units(parameter.name):
+            raise Unfit(f"its {shown(name)} may be {target} or another array of the net; write the file with "
+                        "net.save_parameters()")
+        numbers[layer] = counted
+    return {name: target for name, (target, _) in zip(shapes, expected)}
+
+
+def _units(name):
+    """The names of our units in one of Gluon's names."""
+    return [word for word in (part.rstrip("0123456789") for part in name.split("_")) if word in UNITS]
+
+
+def shown(name):
+    """An array's name in a file, which may be of any length and hold anything, for a sentence."""
+    return name if len(name) <= 60 and name.isprintable() else f"{ascii(name)[:60]}..."

@@ -1,0 +1,205 @@
+"""Weights to networks: files of parameters in all their forms, and those that params/manifest.json lists."""
+import re
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+
+from support import json_files, npz_file, params_file
+from support.errors import InputError
+from support.files import digests
+from support.json_files import FILE_NAME, NOTHING, OBJECT, SHA256, TEXT
+from support.names import nearest
+
+from .array_names import Unfit, head_of, recognise, shown
+
+# The form of a manifest's entry. FILE_NAME: no entry leads out of the manifest's folder.
+ENTRY = {"model": TEXT, "arguments": OBJECT, "file": FILE_NAME, "sha256": (NOTHING, SHA256)}
+OPTIONAL = {"name": (NOTHING, TEXT), "urls": [TEXT]}
+RESTORE = "restore it from the repository"
+SHIPPED = Path(__file__).resolve().parent.parent / "params"
+
+
+def pretrained_entry(name, root=SHIPPED):
+    """What root/manifest.json says of the weights called name, as a dict. Raises InputError."""
+    manifest = Path(root) / "manifest.json"
+    entries = {each["name"]: each for each in read_manifest(manifest) if each.get("name")}
+    if name not in entries:
+        raise InputError(f"no pretrained weights called {repr(name)[:60]}{nearest(name, entries)}; {manifest} has: "
+                         f"{', '.join(entries) or 'none'}")
+    return entries[name]
+
+
+def pretrained_file(name, root=SHIPPED):
+    """Path of the weights that root/manifest.json calls name, their checksum compared. Raises InputError."""
+    return _verified(Path(root) / "manifest.json", pretrained_entry(name, root))
+
+
+def file_of(root, name, arguments, wanted, complete_arguments):
+    """Path of the weights in root's manifest that fit a net, their checksum compared. Raises InputError.
+
+    arguments: the net's, complete. wanted: the name of one of several entries that fit it, or None.
+    complete_arguments: makes complete ones of a name and an entry's arguments.
+    """
+    manifest = root / "manifest.json"
+    entries = read_manifest(manifest) if wanted is None else [pretrained_entry(wanted, root)]
+    same = [each for each in entries if each["model"] == name]
+    try:
+        theirs = [_structure(complete_arguments(name, each["arguments"])) for each in same]
+    except TypeError as error:
+        raise InputError(f"{manifest} cannot be used: {error}; {RESTORE}") from error
+    asked = _structure(arguments)
+    fitting = [each for each, has in zip(same, theirs) if has == asked]
+    if len(fitting) > 1:
+        raise InputError(f"several weights fit {name}: pretrained= takes one of "
+                         f"{', '.join(each['name'] for each in fitting if each.get('name'))}")
+    if fitting:
+        return _verified(manifest, fitting[0])
+    called = "no pretrained weights" if wanted is None else f"no pretrained weights called {wanted!r}"
+    if not same:
+        raise InputError(f"{called} for {name}; there are some for "
+                         f"{', '.join(sorted({each['model'] for each in entries})) or 'no net'}")
+    differences = [[key for key in {**asked, **has} if asked.get(key) != has.get(key)] for has in theirs]
+    differ = min(differences, key=len)
+    offers = dict.fromkeys(_text(differ, has) for has, keys in zip(theirs, differences) if keys == differ)
+    hint = "; load_params(net, FILE, ignore_output=True) loads all but the output" * (differ == ["classes"])
+    raise InputError(f"{called} for {name} with {_text(differ, asked)}; there are some with "
+                     f"{' or '.join(list(offers)[:3])}{hint}")
+
+
+def _text(names, arguments):
+    """Some of a net's arguments, for a sentence."""
+    return ", ".join(f"{name}={str(arguments.get(name))[:40]}" for name in names[:5])
+
+
+def _structure(arguments):
+    """Complete arguments without last_gamma, which says how a net starts and not what it is."""
+    return {name: value for name, value in arguments.items() if name != "last_gamma"}
+
+
+def read_manifest(manifest):
+    """The entries of a manifest of weights. InputError unless each has the form of one; name and urls may be absent."""
+    entries = json_files.read(manifest, {"models": [ENTRY]}, RESTORE)["models"]
+    for place, entry in enumerate(entries):
+        wrong = json_files.problem({"name": None, "urls": [], **entry}, OPTIONAL, f"models[{place}]")
+        if wrong:
+            raise InputError(f"{manifest} cannot be used: {wrong}; {RESTORE}")
+    return entries
+
+
+def intact(path, entry):
+    """Whether a file is the one of a manifest's entry: by its sha256 or, where nobody has published that, by git's name
+    of its content (git_blob)."""
+    name = "sha256" if entry["sha256"] else "git_blob"
+    return digests(path, [name])[name] == entry.get(name)
+
+
+def _verified(manifest, entry):
+    """Path of an entry's file in its manifest's folder, its checksum compared."""
+    path = manifest.parent / entry["file"]
+    if not path.is_file() or not intact(path, entry):
+        fetchable = entry.get("urls") and entry.get("name")
+        fetched = f"fetch it with scripts/download_params.sh {entry['name']}" if fetchable else "restore it"
+        raise InputError(f"{path} is missing or is not the file that {manifest} describes; {fetched}")
+    return path
+
+
+def load_params(net, path, ctx=mx.cpu(), ignore_output=False, say=print):
+    """Load a parameter file into net and say in one line what was recognised. Returns net.
+
+    Recognised by the names in it: files of this project, of the authors' code, of Gluon's save_parameters (of a net
+    or of its `features`), of export and of collect_params().save(), with strip_prefix or the prefix of any process;
+    and numpy.savez under any of these names. Names of export and collect_params() that another code wrote are matched
+    in order, if kinds, shapes and numbering leave one way to do it. (Such names do not tell whether a unit has its
+    inner ReLU.)
+
+    Everything is checked before anything changes: a file that does not fit leaves net as it was. Numbers are cast to
+    the net's type (the released ImageNet file is float16). Afterwards the parameters lie on ctx, a device or a list.
+
+    ignore_output : leave the last layer (`output`, in ResNet-50 `fc`) as it is, whatever the file has of it, so that
+        net may have another number of classes. If that layer is not initialized, it is initialized as Gluon does it.
+    say : called with the sentence; None for nobody.
+
+    Raises InputError when the file is damaged or holds another net, naming the first differences.
+    """
+    arrays, attachments = params_file.read(path)
+    ctx = [ctx] if isinstance(ctx, mx.Context) else list(ctx)
+    try:
+        found, names = recognise(net, arrays)
+    except Unfit as reason:
+        raise InputError(f"{path} does not fit this net: {reason}") from reason
+    kept = head_of(net) if ignore_output else []
+    if ignore_output and not kept:
+        raise InputError("ignore_output is for nets whose last layer is called output or fc; this one has neither")
+    named = {found[name]: array for name, array in arrays.items()}
+    left_out = set_params(net, named, path, ctx, kept)
+    if say is not None:
+        kind = "a file of this project" if attachments else f"{'NumPy' if npz_file.is_one(path) else 'MXNet'}'s file"
+        say(f"weights from {path}: {kind}, {len(named)} arrays under {names}"
+            + f"; {', '.join(kept)} are the net's own" * bool(kept)
+            + f"; without {', '.join(left_out)}, which MXNet takes for 1" * bool(left_out))
+    return net
+
+
+def set_params(net, arrays, source, ctx, kept=()):
+    """Set all parameters of net but those kept from a dict of structural name to numpy array, or none.
+
+    source: what an error calls the arrays. A gamma that MXNet takes for 1 (BatchNorm(scale=False)) may be missing and
+    becomes 1; returns the names of such. Raises InputError, which names what does not fit.
+    """
+    everything = net._collect_params_with_prefix()
+    parameters = {name: parameter for name, parameter in everything.items() if name not in kept}
+    fixed = [name for name, parameter in parameters.items()
+             if name not in arrays and name.endswith("gamma") and not parameter._differentiable]
+    arrays = {**{name: array for name, array in arrays.items() if name not in kept},
+              **{name: np.ones(parameters[name].shape, np.float32) for name in fixed}}
+    problems = []
+    missing = sorted(set(parameters) - set(arrays))
+    if missing:
+        problems.append(f"it lacks {len(missing)} arrays ({', '.join(missing[:2])}{', ...' * (len(missing) > 2)})")
+    extra = sorted(set(arrays) - set(parameters))
+    if extra:
+        problems.append(f"it has {len(extra)} that the net does not ({', '.join(map(shown, extra[:2]))}"
+                        f"{', ...' * (len(extra) > 2)})")
+    wrong = [name for name in parameters if name in arrays and parameters[name].shape != arrays[name].shape]
+    if wrong:
+        problems.append(f"{len(wrong)} differ in shape ({wrong[0]} is {arrays[wrong[0]].shape} in the file and "
+                        f"{parameters[wrong[0]].shape} in the net)")
+    if problems:
+        hint = "; ignore_output=True (--ignore-output when training) loads all but the output" \
+            if not extra and {*missing, *wrong} <= set(head_of(net)) else _description(arrays)
+        raise InputError(f"{source} does not fit this net: {'; '.join(problems)}{hint}")
+    for name, parameter in parameters.items():
+        if arrays[name].dtype.kind != "f":
+            raise InputError(f"{source} holds {arrays[name].dtype} numbers in {name}, not weights; use another file")
+        with np.errstate(over="ignore"):
+            numbers = arrays[name].astype(parameter.dtype)
+        params_file.check_numbers(source, name, numbers)
+    for name, parameter in everything.items():
+        if parameter._data is None:
+            parameter.initialize(mx.init.Zero() if name in arrays else None, ctx)  # zeros draw no random numbers
+        elif parameter.list_ctx() != ctx:
+            parameter.reset_ctx(ctx)
+        if name in arrays:
+            parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))
+    return fixed
+
+
+def _description(arrays):
+    """What the arrays of one of our nets say of it, as a clause for an error message; empty for other nets."""
+    if {"conv3.weight", "fc.bias"} <= {name[len("layer1.0."):] if name.startswith("layer1.0.") else name
+                                       for name in arrays}:
+        stages = [str(stage) for stage in range(1, 5) if f"layer{stage}.0.act1.gate.0.weight" in arrays]
+        units = f"ATAC in act_layers=[{', '.join(stages)}]" if stages else "no ATAC"
+        return f"; the file looks like a ResNet-50, classes={arrays['fc.bias'].shape[0]}, {units}"
+    blocks = {int(match.group(1)) for match in (re.match(r"features\.2\.(\d+)\.", name) for name in arrays) if match}
+    if not blocks or "output.bias" not in arrays:
+        return ""
+    gates = [int(match.group(1)) for match in
+             (re.match(r"features\.6\.gate\.(\d+)\.weight", name) for name in arrays) if match]
+    head = "a unit without arrays"
+    if gates:
+        weight = arrays[f"features.6.gate.{min(gates)}.weight"]
+        head = {0: "ATAC", 1: "SEActivation"}.get(min(gates), "a gated unit")
+        head += f" with r={weight.shape[1] // max(weight.shape[0], 1)}" if weight.ndim == 4 else ""
+    return f"; the file looks like blocks={max(blocks) + 1}, classes={arrays['output.bias'].shape[0]}, head {head}"

@@ -1,0 +1,203 @@
+"""What fuse returns, used as any Gluon Block: gradients, modes, attributes of norms, files, wrong inputs."""
+import os
+
+import fused_nets
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon
+from mxnet.gluon import nn
+from test_fused import OtherEpsilon, TwoReaders, UnitFirst, inputs, operators_in, started
+
+from model import activation, fused, get_model, inference
+from model.cifar_resnet import CIFARResNetV2
+from support.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("fused_operators")
+
+
+def whole():
+    return CIFARResNetV2(1, 7, activation.ATAC)
+
+
+# Gradients.
+
+@pytest.mark.parametrize("make", [whole, TwoReaders, UnitFirst])
+@pytest.mark.parametrize("train_mode", [True, False])
+def test_what_lies_before_a_fused_net_gets_its_gradient(make, train_mode):
+    """In training, and in inference mode, where MXNet differentiates with the running statistics."""
+    net = started(make)
+    double = fused_nets.in_float64(make, net)
+    x, dy = inputs(4, 16, 7)
+    found = []
+    for forward, dtype in ((fused.fuse(net, "on")[0], "float32"), (double, "float64")):
+        scale = mx.nd.array(np.linspace(.5, 1.5, 768).reshape((1, 3, 16, 16)), dtype=dtype)
+        scale.attach_grad()
+        with autograd.record(train_mode=train_mode):
+            y = forward(mx.nd.broadcast_mul(mx.nd.array(x, dtype=dtype), scale))
+        y.backward(mx.nd.array(dy, dtype=dtype), train_mode=train_mode)
+        found.append(scale.grad.asnumpy())
+    assert np.abs(found[1]).max() > 0 and fused_nets.distance(*found) < 1e-4
+
+
+def test_gradients_of_the_images_may_add_up_where_a_unit_reads_them():
+    net = started(UnitFirst)
+    forward, _ = fused.fuse(net, "on")
+    x, dy = (mx.nd.array(array) for array in inputs(4, 16, 7))
+    found = []
+    for request, times in (("write", 1), ("add", 3)):
+        x.attach_grad(request)
+        for _ in range(times):
+            with autograd.record():
+                y = forward(x)
+            y.backward(dy)
+        found.append(x.grad.asnumpy())
+    assert fused_nets.distance(found[1], 3 * found[0].astype("float64")) < 1e-5
+
+
+# Norms.
+
+class Unscaled(nn.HybridSequential):
+    """A BatchNorm whose gamma MXNet ignores, before a unit."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.add(nn.Conv2D(16, 3, in_channels=3), nn.BatchNorm(scale=False, in_channels=16), activation.ATAC(16),
+                     nn.GlobalAvgPool2D(), nn.Flatten(), nn.Dense(7, in_units=16))
+
+
+@pytest.mark.parametrize("change", [{"fix_gamma": True}, {"use_global_stats": True}, {"axis": 3}, {"eps": .1},
+                                    {"momentum": .5}])
+def test_a_norm_with_another_attribute_stays_gluons(change):
+    """fix_gamma and axis change the answer, the others what training makes of it."""
+    net = started(OtherEpsilon if "axis" in change else Unscaled)
+    net[1]._kwargs.update({"fix_gamma": False, **change})
+    forward, said = fused.fuse(net, "on")
+    assert said.startswith("fused C++ operators for 1 units")
+    assert operators_in(forward.inference, net)[0].count("BatchNorm") == 1
+    net[1]._kwargs["axis"] = 1
+    x, _ = inputs(4, 16, 7)
+    forward, _ = fused.fuse(net, "on")
+    assert fused_nets.distance(forward(mx.nd.array(x)).asnumpy(), net(mx.nd.array(x)).asnumpy()) < 1e-5
+
+
+def test_a_norm_inside_a_unit_or_a_net_with_another_attribute():
+    net = started(TwoReaders)
+    net.unit1.gate[1]._kwargs["fix_gamma"] = True
+    assert fused.fuse(net, "on")[1].startswith("fused C++ operators for 1 units")
+    for place, fixed in ((0, False), (5, True)):
+        net = started(whole)
+        net.features[place]._kwargs["fix_gamma"] = fixed
+        x = mx.nd.array(inputs(4, 16, 7)[0])
+        forward, said = fused.fuse(net, "on")
+        assert "is not a plain BatchNorm" in said
+        assert fused_nets.distance(forward(x).asnumpy(), net(x).asnumpy()) < 1e-5
+
+
+# The calls of a Block.
+
+@pytest.mark.parametrize("make", [whole, TwoReaders])
+def test_its_parameters_and_files_are_the_nets(make, tmp_path, recwarn):
+    net = started(make)
+    x = mx.nd.array(inputs(4, 16, 7)[0])
+    forward, _ = fused.fuse(net, "on")
+    forward.hybridize(**fused_nets.STATIC)
+    expected = forward(x).asnumpy()
+    assert list(forward.collect_params()) == list(net.collect_params())
+    assert list(forward.collect_params(".*weight")) == list(net.collect_params(".*weight"))
+    assert forward.params is net.params and forward.output is net.output
+    forward.save_parameters(str(tmp_path / "own.params"))
+    other = make()
+    other.load_parameters(str(tmp_path / "own.params"))
+    assert fused_nets.distance(other(x).asnumpy(), expected) < 1e-5
+    forward.initialize(mx.init.Zero(), force_reinit=True)
+    assert not forward(x).asnumpy().any() and not net(x).asnumpy().any()
+    forward.load_parameters(str(tmp_path / "own.params"))
+    assert forward(x).asnumpy().tobytes() == expected.tobytes()
+    seen = []
+    assert forward.apply(lambda block: seen.append(type(block))) is forward and seen[-1] is type(net)
+    assert not [str(warning.message) for warning in recwarn if "gluon" in warning.filename]
+
+
+def test_it_exports_mxnets_own_graph(tmp_path):
+    net = started(whole)
+    forward, _ = fused.fuse(net, "on")
+    forward.hybridize()
+    forward.export(str(tmp_path / "net"))
+    assert sorted(os.listdir(tmp_path)) == ["net-0000.params", "net-symbol.json"]
+    x = mx.nd.array(inputs(4, 16, 7)[0])
+    read = gluon.SymbolBlock.imports(str(tmp_path / "net-symbol.json"), ["data"], str(tmp_path / "net-0000.params"))
+    assert fused_nets.distance(read(x).asnumpy(), net(x).asnumpy()) < 1e-6
+    assert "atac_" not in (tmp_path / "net-symbol.json").read_text()
+
+
+def test_its_summary_is_the_nets(capsys):
+    net = started(whole)
+    x = mx.nd.array(inputs(1, 16, 7)[0])
+    forward, _ = fused.fuse(net, "on")
+    forward.hybridize()
+    forward.summary(x)
+    assert "CIFARResNetV2" in capsys.readouterr().out
+
+
+def test_what_it_cannot_is_refused_in_a_sentence():
+    forward, _ = fused.fuse(started(whole), "on")
+    forward.cast("float32")
+    with pytest.raises(InputError, match="compute in float32, not float16: cast the net itself and call fuse again"):
+        forward.cast("float16")
+    with pytest.raises(InputError, match="optimize_for is for the net itself"):
+        forward.optimize_for(mx.nd.zeros((1, 3, 32, 32)), backend="MKLDNN")
+    with pytest.raises(AttributeError, match="'CIFARResNetV2' object has no attribute 'nonsense'"):
+        _ = forward.nonsense
+
+
+def test_a_net_without_weights_or_with_another_head():
+    net = whole()
+    for wanted in ("auto", "on"):
+        with pytest.raises(InputError, match="^the weights of CIFARResNetV2 are not all there .*; initialize it, run"):
+            fused.fuse(net, wanted)
+    net.initialize()
+    net.output = nn.Dense(3, activation="relu", in_units=64)
+    net.output.initialize()
+    assert "its output is not a dense layer with bias" in fused.fuse(net, "on")[1]
+
+
+# Inputs.
+
+@pytest.mark.parametrize("form", ["whole", "units", "optimized", "folded"])
+def test_an_input_that_the_net_cannot_take_is_a_sentence(form):
+    net = started(whole if form != "units" else lambda: get_model("localsenet_resnet20_v2", blocks=1, classes=7))
+    example = mx.nd.array(inputs(2, 32, 7)[0])
+    forward = {"optimized": lambda: inference.optimize(net, example)[0],
+               "folded": lambda: inference.fold(net)}.get(form, lambda: fused.fuse(net, "on")[0])()
+    assert forward is not net
+    name = type(net).__name__
+    for shape in ((3, 32, 32), (2, 1, 32, 32), (2, 3072)):
+        with pytest.raises(InputError) as caught:
+            forward(mx.nd.zeros(shape))
+        assert str(caught.value) == (f"{name} cannot be computed for an array of shape {shape}: "
+                                     "it takes images (N, 3, H, W)")
+    with pytest.raises(InputError, match=f"^{name} takes float32, got an array of float64; convert it"):
+        forward(example.astype("float64"))
+    with pytest.raises(InputError, match=f"^{name} takes one MXNet array"):
+        forward(example.asnumpy())
+    for shape in ((2, 3, 32, 32), (1, 3, 16, 16)):
+        assert forward(mx.nd.zeros(shape)).shape == (shape[0], 7)
+
+
+def test_a_size_that_does_not_fit_a_layer_is_a_sentence():
+    class Bound(OtherEpsilon):
+        """Made for images of 18 x 18."""
+
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            with self.name_scope():
+                self._children.pop("3")
+                self._children["5"] = nn.Dense(7, in_units=16 * 16 * 16)
+
+    net = started(Bound)
+    forward, _ = fused.fuse(net, "on")
+    assert forward(mx.nd.zeros((2, 3, 18, 18))).shape == (2, 7)
+    with pytest.raises(InputError, match=r"an array of shape \(2, 3, 20, 20\): .*Shape inconsistent"):
+        forward(mx.nd.zeros((2, 3, 20, 20)))

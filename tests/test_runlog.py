@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 
 import matplotlib.image
 import pytest
@@ -245,7 +246,9 @@ def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("epochs", [1, 45])
 def test_the_history_is_a_png(tmp_path, epochs):
-    runlog.plot_history(records(epochs), tmp_path / "history.png", "run", "test images")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a sign that a font lacks, say
+        runlog.plot_history(records(epochs), tmp_path / "history.png", "実験 $\\frac$", "test images")
     content = (tmp_path / "history.png").read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     picture = matplotlib.image.imread(tmp_path / "history.png")[..., :3]

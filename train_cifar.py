@@ -143,7 +143,7 @@ def main():
             _copy_plot(start.directory / "history.png", args.save_plot_dir, run_name(spec))
         log.info("%s: accuracy %.4f after %s; best %.4f (epoch %d), chosen on the %s images; data %s",
                  _data_name(spec), result["last"]["accuracy"], counted(result["epochs"], "epoch"),
-                 result["best"]["accuracy"], result["best"]["epoch"], result["scored_on"], data.variant)
+                 result["best"]["accuracy"], result["best"]["epoch"], result["scored_on"], start.data_in_short)
         log.info("checkpoints, metrics and history.png are in %s", start.directory)
         return 0
 

@@ -183,7 +183,7 @@ def main():
         start.open_folder()
 
         log.info("data: %s training and %s validation images in %d classes, %dx%d pixels, %s, sha256 %s",
-                 f"{len(data.train):,}", f"{len(data.val):,}", labels, size, size, data.variant,
+                 f"{len(data.train):,}", f"{len(data.val):,}", labels, size, size, start.data_in_short,
                  data.provenance["sha256"])
         start.announce(batches, count(start.net, (3, size, size)), table)
         log.info("%s", rate_sentence(recipe.lr, batches.batch_size))
@@ -201,7 +201,7 @@ def main():
             log.info("imagenet: err-top1 %.4f, err-top5 %.4f after %s; best err-top1 %.4f (epoch %d); %s validation "
                      "images, each once; data %s", 1 - last["accuracy"], 1 - last["top5"],
                      counted(result["epochs"], "epoch"), 1 - best["accuracy"], best["epoch"], f"{last['images']:,}",
-                     data.variant)
+                     start.data_in_short)
             log.info("checkpoints, metrics and history.png are in %s", start.directory)
     return status
 

@@ -5,6 +5,7 @@ A script brings what is its own: its settings, its data and, since the engine kn
 import contextlib
 import dataclasses
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -189,11 +190,17 @@ class Start:
         """Images of a step, on all devices of all workers."""
         return self.recipe.batch_size * len(self.contexts) * self.team.size
 
+    @property
+    def data_in_short(self):
+        """What the data are; the warning as they were read has said what is not official."""
+        return self.data.variant if self.data.provenance["official"] else "not the official files"
+
     def greet(self, dtype):
         """Say how the process runs. dtype: of the training where neither the flags nor a checkpoint say it."""
         log.info("%s", self.command)
-        log.info("%s", self.device_sentence)
-        log.info("%s", runtime.settings_sentence())
+        threads = self.contexts[0].device_type == "cpu" and os.environ.get("OMP_NUM_THREADS")
+        log.info("%s%s", self.device_sentence, f", threads: {threads}" if threads else "")
+        log.debug("%s", runtime.settings_sentence())  # a long one, for the file
         wanted = self.args.dtype or (self.stored or {}).get("dtype", dtype)
         self.dtype, remark = loop.training_type(wanted, self.contexts)
         if remark:

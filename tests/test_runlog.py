@@ -118,6 +118,13 @@ def test_without_a_path_there_is_no_file(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == "seen\n" and not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("seconds, words", [
+    (0, "0 s"), (89.4, "89 s"), (91, "2 min"), (3569, "59 min"), (3580, "1 h 0 min"), (11_400, "3 h 10 min"),
+    (47.99 * 3600, "47 h 59 min"), (53.4 * 3600, "2 days 5 h")])
+def test_seconds_in_words(seconds, words):
+    assert runlog.duration(seconds) == words
+
+
 def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
     os.mkfifo(tmp_path / "train.log")  # to which a write would wait for a reader
     with pytest.raises(InputError, match="train.log cannot be written: it is no regular file; choose another folder"):

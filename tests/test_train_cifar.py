@@ -544,14 +544,15 @@ def test_the_process_that_trains_has_the_settings_and_says_so(tmp_path, cifar10)
                               cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
         result = json.loads((tmp_path / f"run{len(flags)}" / "result.json").read_text())
-        lines = [line for line in done.stderr.splitlines() if line.startswith("process settings")]
-        assert len(lines) == 1 and lines[0] in (tmp_path / f"run{len(flags)}" / "train.log").read_text()
+        text = (tmp_path / f"run{len(flags)}" / "train.log").read_text()
+        lines = [line.partition(" process")[2] for line in text.splitlines() if " process settings" in line]
+        assert len(lines) == 1 and "process settings" not in done.stderr and ", as asked, threads: 1\n" in done.stderr
         found[bool(flags)] = result["environment"]["process_settings"], lines[0]
     tuned, left = found[False], found[True]
     assert tuned[0]["MALLOC_TRIM_THRESHOLD_"] == "17179869184" and tuned[0]["OMP_NUM_THREADS"] == "1"
     assert "MALLOC_TRIM_THRESHOLD_=17179869184" in tuned[1] and "OMP_NUM_THREADS=1 found in the environment" in tuned[1]
     assert [name for name, value in left[0].items() if value is not None] == ["OMP_NUM_THREADS"]
-    assert left[1].startswith("process settings (--no-tune: left alone): ") and "set by this program" not in left[1]
+    assert left[1].startswith(" settings (--no-tune: left alone): ") and "set by this program" not in left[1]
 
 
 def test_no_traceback_from_the_process_itself(tmp_path):

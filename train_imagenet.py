@@ -185,7 +185,7 @@ def main():
                 log.info("imagenet: err-top1 %.4f, err-top5 %.4f after %s; best err-top1 %.4f (epoch %d); %s "
                          "validation images, each once; data %s", 1 - last.accuracy, 1 - last.top5,
                          counted(recipe.epochs, "epoch"), 1 - best.accuracy, best.epoch, f"{last.images:,}",
-                         data.variant)
+                         script.in_short(data))
                 log.info("checkpoints, metrics and history.png are in %s", directory)
             return status
 

@@ -240,4 +240,4 @@ def fields_of(cls, value):
 
 
 def _text(value):
-    return value if isinstance(value, (str, tuple)) else repr(value)
+    return value if isinstance(value, str) else str(list(value) if isinstance(value, tuple) else value)

@@ -199,6 +199,7 @@ class _Run:
         self.images_per_step = job.recipe.batch_size * len(job.contexts) * self.team.size
         self.state = _State(job.experiment.first_epoch)
         self.metrics = None
+        self.epoch_seconds = None  # of the newest epoch, as if trained whole
 
     @property
     def writes(self):
@@ -267,16 +268,24 @@ class _Run:
         def saved_after(done):
             return job.save_interval and (first + done) % job.save_interval == 0 and first + done < steps
 
-        mark, marked = time.time(), first
-        with runlog.progress_bar(steps, f"epoch {state.epoch + 1}/{recipe.epochs}", first) as bar, \
+        def told_after(done):  # of an epoch that is shorter than the interval, its last step
+            return (first + done) % min(job.log_interval, steps) == 0
+
+        def settled_after(done):  # a line tells of some images at least
+            return saved_after(done) or told_after(done) and not state.meter.images
+
+        mark, marked, place = time.time(), first, f"epoch {state.epoch + 1}/{recipe.epochs}"
+        with runlog.progress_bar(steps, place, first) as bar, \
                 contextlib.closing(loop.train_steps(job.net, self.trainer, feed(), job.contexts, state.meter,
-                                                    job.forward, self.method, saved_after)) as progress:
+                                                    job.forward, self.method, settled_after)) as progress:
             for done in progress:
                 state.step = first + done
                 bar.update()
-                if state.step % job.log_interval == 0:
+                if told_after(done):
                     speed = (state.step - marked) * self.images_per_step / max(time.time() - mark, 1e-9)
                     mark, marked = time.time(), state.step
+                    left = runlog.duration(self.seconds_left(self.images_per_step / speed))
+                    bar.set_description_str(f"{place}, about {left} left", refresh=False)
                     bar.set_postfix_str(f"loss {state.meter.loss:.3f}, accuracy {state.meter.accuracy:.3f}, "
                                         f"{speed:,.0f} images/s")
                     # A terminal has the bar; the plain lines are for files and pipes.
@@ -316,6 +325,17 @@ class _Run:
         if job.save_period and state.epoch % job.save_period == 0:
             self.save(f"epoch-{state.epoch:04d}.params", score)
         self.save(LAST, score)
+        if images:  # not only scored
+            share = (job.batches.steps - first_step) / job.batches.steps
+            self.epoch_seconds = (trained - started) / share + time.time() - trained
+        if self.epoch_seconds is not None and state.epoch < job.recipe.epochs:
+            log.info("about %s left", runlog.duration(self.seconds_left(0)))
+
+    def seconds_left(self, step):
+        """What is left of the run, by the newest epoch and, of the epoch under way, by `step` seconds a step."""
+        steps, state = self.job.batches.steps, self.state
+        epoch = self.epoch_seconds or step * steps  # without the time of scoring, in the first epoch
+        return (steps - state.step) * (step or epoch / steps) + (self.job.recipe.epochs - state.epoch - 1) * epoch
 
     def save(self, name, score=None):
         """Write a checkpoint; all workers of a team at once."""

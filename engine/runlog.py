@@ -164,6 +164,19 @@ def progress_bar(total, description, initial=0):
     return tqdm(total=total, desc=description, initial=initial, unit="step", leave=False, disable=not terminal, **size)
 
 
+def duration(seconds):
+    """Seconds in words: '45 s', '12 min', '3 h 10 min', '2 days 5 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if not hours:
+        return f"{minutes} min"
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} days {hours} h"
+
+
 class Metrics:
     """metrics.jsonl: one JSON object a line and epoch, in the order of the epochs."""
 

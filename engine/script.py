@@ -5,6 +5,8 @@ A program brings what is its own: its experiment, its data and, since the engine
 import contextlib
 import dataclasses
 import logging
+import os
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -91,9 +93,12 @@ def started(parser, args, experiment_of, model, dtype):
         dtype, remark = loop.training_type(args.dtype or (saved.experiment.dtype if saved else dtype), contexts)
         experiment = dataclasses.replace(experiment, dtype=dtype, devices=len(contexts) * team.size)
         command = " ".join(map(shlex.quote, ["python", *sys.argv]))
-        for line in (command, sentence, runtime.settings_sentence(), remark):
-            if line:
-                log.info("%s", line)
+        threads = contexts[0].device_type == "cpu" and os.environ.get("OMP_NUM_THREADS")
+        log.info("%s", command)
+        log.info("%s%s", sentence, f", threads: {threads}" if threads else "")
+        log.debug("%s", runtime.settings_sentence())  # a long one, for the file
+        if remark:
+            log.info("%s", remark)
         yield Start(experiment, net, contexts, team, resume, saved, command)
 
 
@@ -172,6 +177,11 @@ def require_data(start, data):
     if start.saved is not None and start.saved.data["sha256"] != data.provenance["sha256"]:
         raise InputError("--resume: the data are not those of the checkpoint "
                          f"(now {data.variant}; then {start.saved.data['variant']}); give the same --data-dir")
+
+
+def in_short(data):
+    """What the data are; the warning as they were read has said what is not official."""
+    return data.variant if data.provenance["official"] else "not the official files"
 
 
 def prepared(start, args, model):

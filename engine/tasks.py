@@ -130,11 +130,12 @@ class Cifar:
 
     def pixels(self, picture):
         """The middle square, scaled."""
-        side = min(picture.shape[:2])
-        top, left = ((extent - side) // 2 for extent in picture.shape[:2])
-        square = Image.fromarray(np.ascontiguousarray(picture[top:top + side, left:left + side, ::-1]))
-        square = square.resize((cifar.SIDE, cifar.SIDE), Image.BICUBIC)
-        return cifar.normalise(np.asarray(square).transpose(2, 0, 1)[None])
+        height, width = picture.shape[:2]
+        side = min(height, width)
+        left, top = (width - side) // 2, (height - side) // 2
+        made = Image.frombuffer("RGB", (width, height), np.ascontiguousarray(picture), "raw", "BGR", 0, 1)
+        made = made.resize((cifar.SIDE, cifar.SIDE), Image.BICUBIC, box=(left, top, left + side, top + side))
+        return cifar.normalise(np.asarray(made).transpose(2, 0, 1)[None])
 
 
 class ImageNet:

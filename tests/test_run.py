@@ -2,6 +2,7 @@
 
 The runs here are of a tiny net in this process; test_train_cifar.py has the script as a process of its own.
 """
+import itertools
 import json
 import logging
 import math
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -458,6 +460,24 @@ def test_a_step_that_never_ends_does_not_keep_the_process(patience, signals, sai
             time.sleep(.2)  # two that come at once may count as one
             process.send_signal(signal.SIGTERM)
         assert (process.wait(60), process.stderr.read()) == (128 + signal.SIGTERM, said)
+
+
+@pytest.mark.parametrize("steps, interval, lines", [(3, 100, [3]), (1, 1, [1]), (4, 1, [1, 2, 3, 4]), (4, 3, [3])])
+def test_every_epoch_has_a_line_and_every_line_an_accuracy(tmp_path, caplog, steps, interval, lines):
+    with caplog.at_level(logging.INFO):
+        run.train(tiny.job(tmp_path, images=16 * steps, log_interval=interval))
+    found = [record.args for record in caplog.records if record.msg.startswith("Epoch[%d] Batch [%d]")]
+    assert [(epoch, step) for epoch, step, *_ in found] == [(epoch, step) for epoch in (0, 1) for step in lines]
+    assert all(0 <= accuracy <= 1 for _, _, _, accuracy, _ in found)
+
+
+def test_what_is_left_is_told_after_every_epoch_but_the_last(tmp_path, caplog, monkeypatch):
+    clock = itertools.count(step=600)  # seconds: ten minutes pass from one look to the next, and six looks an epoch
+    monkeypatch.setattr(run, "time", SimpleNamespace(time=lambda: next(clock), monotonic=time.monotonic))
+    with caplog.at_level(logging.INFO):
+        run.train(tiny.job(tmp_path, epochs=3))
+    told = [record.getMessage() for record in caplog.records if record.getMessage().endswith(" left")]
+    assert told == ["about 2 h 0 min left", "about 1 h 0 min left"]
 
 
 # A terminal that goes away.

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 
 import matplotlib.image
 import pytest
@@ -115,6 +116,13 @@ def test_without_a_path_there_is_no_file(tmp_path, capsys, monkeypatch):
     runlog.start_logging()
     logging.getLogger().warning("seen")
     assert capsys.readouterr().err == "seen\n" and not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("seconds, words", [
+    (0, "0 s"), (89.4, "89 s"), (91, "2 min"), (3569, "59 min"), (3580, "1 h 0 min"), (11_400, "3 h 10 min"),
+    (47.99 * 3600, "47 h 59 min"), (53.4 * 3600, "2 days 5 h")])
+def test_seconds_in_words(seconds, words):
+    assert runlog.duration(seconds) == words
 
 
 def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
@@ -245,7 +253,9 @@ def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("epochs", [1, 45])
 def test_the_history_is_a_png(tmp_path, epochs):
-    runlog.plot_history(records(epochs), tmp_path / "history.png", "run", "test images")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a sign that a font lacks, say
+        runlog.plot_history(records(epochs), tmp_path / "history.png", "実験 $\\frac$", "test images")
     content = (tmp_path / "history.png").read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     picture = matplotlib.image.imread(tmp_path / "history.png")[..., :3]

@@ -142,10 +142,10 @@ def test_a_wrong_command_line(tmp_path, arguments, said):
 # What is refused once files are looked at: status 1, one sentence.
 
 @pytest.mark.parametrize("arguments, said", [
-    (["--data-dir", "none", "--mirror", "file:///none"], "no CIFAR-10 in none"),
+    (["--data-dir", "none", "--mirror", "file:///none"], "--data-dir none: that folder does not exist (/"),
     (["--resume", "none"], "--resume: there is no checkpoint none"),
     (["--resume-params", "none"], "none cannot be read: No such file or directory"),
-    (["--resume-params", "."], "cannot be read: Is a directory"),
+    (["--resume-params", "."], ". is a folder without best.params; name a run's folder or a parameter file"),
     (["--val-split", "64"], "cannot hold out 64 of 64 images"),
     (["--batch-size", "65"], "a batch of 65 does not fit 64 training images"),
     (["--batch-size", "33", "--gpus", "0,1"], "a batch of 66 does not fit 64 training images"),
@@ -226,7 +226,7 @@ def test_the_authors_command_runs_on_cifar_100(tmp_path, cifar100, monkeypatch, 
                        *arguments, folder=tmp_path)
     assert result.status == 0, result.err
     assert "no GPU is present: running on the CPU" in result.err
-    assert "the decays at 300, 350 lie behind the last of the 1 epochs" in result.err
+    assert "the decays at 300, 350 lie behind the end of the run, which has 1 epoch" in result.err
     assert f"cifar100 ({mode} labels): accuracy " in result.err
     folder = tmp_path / "runs" / f"cifar100-{mode}_atac_resnet20_v2_b3_seed0"
     found = json.loads((folder / "result.json").read_text())
@@ -382,6 +382,16 @@ def test_resume_alone_takes_everything_from_the_checkpoint(tmp_path, cifar100):
     assert len(tiny.metrics_of(folder)) == 3
 
 
+def test_a_named_recipe_does_not_move_the_decays_of_a_run(two_epochs, cifar10):
+    resume = ["--gpus", "", *tiny.TINY_NET, "--data-dir", cifar10, "--batch-size", "16", "--resume", "run", "--recipe"]
+    tiny.one_sentence(
+        tiny.call(train_cifar.main, *resume, "scaled", "--num-epochs", "8", folder=two_epochs), 1,
+        "--resume: --recipe scaled moves the decays in proportion to --num-epochs: it asks for lr_decay_epochs=[6, 7] "
+        "but the checkpoint has lr_decay_epochs=[1]; leave --recipe out, then the run keeps its own")
+    tiny.one_sentence(tiny.call(train_cifar.main, *resume, "paper", folder=two_epochs), 1,
+                      "--recipe paper asks for lr_decay_epochs=[300, 350] but the checkpoint has lr_decay_epochs=[1]")
+
+
 @pytest.fixture(scope="module")
 def two_epochs(tmp_path_factory, cifar10):
     """The folder around a finished run of two epochs."""
@@ -393,17 +403,13 @@ def two_epochs(tmp_path_factory, cifar10):
 @pytest.mark.parametrize("arguments, said", [
     (["--lr", "0.1"], "the command asks for lr=0.1 but the checkpoint has lr=0.2"),
     (["--batch-size", "8"], "batch_size=8 but the checkpoint has batch_size=16"),
-    (["--lr-decay-epoch", "3"], "lr_decay_epochs=(3,) but the checkpoint has lr_decay_epochs=(1,)"),
+    (["--lr-decay-epoch", "3"], "lr_decay_epochs=[3] but the checkpoint has lr_decay_epochs=[1]"),
     (["--model", "nin"], "model=nin_resnet20_v2 but the checkpoint has model=resnet20_v2"),
     (["--blocks", "2"], "blocks=2 but the checkpoint has blocks=1"),
     (["--classes", "11"], "classes=11 but the checkpoint has classes=10"),
     (["--dataset", "cifar100"], "dataset=cifar100 but the checkpoint has dataset=cifar10"),
     (["--seed", "1"], "seed=1 but the checkpoint has seed=0"),
     (["--val-split", "8"], "val_split=8 but the checkpoint has val_split=0"),
-    (["--recipe", "scaled", "--num-epochs", "8", "--batch-size", "16"], "--recipe scaled moves the decays in "
-     "proportion to --num-epochs: it asks for lr_decay_epochs=(6, 7) but the checkpoint has lr_decay_epochs=(1,); "
-     "leave --recipe out, then the run keeps its own"),
-    (["--recipe", "paper"], "--recipe paper asks for batch_size=128 but the checkpoint has batch_size=16; leave "),
     (["--num-epochs", "1"], "--resume: the checkpoint is in epoch 2 already, so --num-epochs 1 is too few"),
     (["--gpus", "0,1"], "was written by a run on 1 device(s), this one has 2; resume with as many"),
     (["--save-dir", "other"], "--resume goes on in run; leave --save-dir out")])
@@ -482,7 +488,7 @@ def test_resume_says_when_there_is_nothing_to_resume_or_a_history_is_incomplete(
     tiny.one_sentence(again, 1, "metrics.jsonl: line 1 is damaged")
     (tmp_path / "run" / "metrics.jsonl").unlink()
     again = train(tmp_path, cifar10, "--resume", "--save-dir", "run")
-    assert again.status == 0 and "has only 0 of the 1 epochs before the checkpoint" in again.err
+    assert again.status == 0 and "has only 0 of the 1 epoch before the checkpoint" in again.err
 
 
 # Divergence.
@@ -550,14 +556,15 @@ def test_the_process_that_trains_has_the_settings_and_says_so(tmp_path, cifar10)
                               cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
         result = json.loads((tmp_path / f"run{len(flags)}" / "result.json").read_text())
-        lines = [line for line in done.stderr.splitlines() if line.startswith("process settings")]
-        assert len(lines) == 1 and lines[0] in (tmp_path / f"run{len(flags)}" / "train.log").read_text()
+        text = (tmp_path / f"run{len(flags)}" / "train.log").read_text()
+        lines = [line.partition(" process")[2] for line in text.splitlines() if " process settings" in line]
+        assert len(lines) == 1 and "process settings" not in done.stderr and ", as asked, threads: 1\n" in done.stderr
         found[bool(flags)] = result["environment"]["process_settings"], lines[0]
     tuned, left = found[False], found[True]
     assert tuned[0]["MALLOC_TRIM_THRESHOLD_"] == "17179869184" and tuned[0]["OMP_NUM_THREADS"] == "1"
     assert "MALLOC_TRIM_THRESHOLD_=17179869184" in tuned[1] and "OMP_NUM_THREADS=1 found in the environment" in tuned[1]
     assert [name for name, value in left[0].items() if value is not None] == ["OMP_NUM_THREADS"]
-    assert left[1].startswith("process settings (--no-tune: left alone): ") and "set by this program" not in left[1]
+    assert left[1].startswith(" settings (--no-tune: left alone): ") and "set by this program" not in left[1]
 
 
 def test_no_traceback_from_the_process_itself(tmp_path):

@@ -229,7 +229,8 @@ def test_a_run_leaves_its_records(tmp_path, data, narrow):
     result = json.loads((folder / "result.json").read_text())
     assert result["last"]["epoch"] == 1 and result["best"]["top5"] == 1  # of five classes
     log = (folder / "train.log").read_text()
-    assert "Epoch[0] Batch [2]\tSpeed: " in log and "6 validation images, each once; data 12 training" in log
+    assert "Epoch[0] Batch [2]\tSpeed: " in log and "6 validation images, each once; data not the official files" in log
+    assert log.count("(officially ") == 3  # in one line, of images of both kinds and of classes
 
 
 def test_records_and_folders_make_the_same_run(tmp_path, data, narrow):

@@ -1,5 +1,7 @@
 """Long trainings and many evaluations in one process: what they hold at the end, beside what they held when warm.
 
+And trainings that may not have the memory that they need (a limit on their address space).
+
     python -m tests.faults.memory FUNCTION FOLDER ANSWER LENGTH LEAK      (a process of its own, and no fork: a fork's
                                                                            memory grows with every page it touches)
 """
@@ -7,6 +9,8 @@ import contextlib
 import gc
 import json
 import os
+import random
+import resource
 import signal
 import subprocess
 import sys
@@ -20,8 +24,11 @@ import tiny  # isort: skip - found by this package
 from engine import cifar, loop, run  # isort: skip
 from support.errors import InputError  # isort: skip
 
-TRAINED, SCORED, RESTARTED = ("a long training", "many evaluations", "runs that break off, are stopped and go on")
-KINDS = ((TRAINED, "training"), (SCORED, "evaluations"), (RESTARTED, "restarts"))
+TRAINED, SCORED, RESTARTED, REFUSED = ("a long training", "many evaluations",
+                                       "runs that break off, are stopped and go on", "memory that is refused")
+KINDS = ((TRAINED, "training"), (SCORED, "evaluations"), (RESTARTED, "restarts"), (REFUSED, None))
+LIMITS = (700, 1350)  # MiB, from where MXNet is hardly imported to where a training has all it wants
+PATIENCE = 300  # seconds for a training that takes three, on a machine that is busy
 BOUND = .02  # growth of the resident memory
 WARM = .2  # share of the work after which it is measured first
 WORKERS = 2  # threads that make batches
@@ -123,12 +130,40 @@ def judged(case, done, answer, said):
     return Round(case, f"within {100 * BOUND:g}%", said)
 
 
+def refused(number, seed, place):
+    """A training whose process may have so many bytes and no more: it trains, says a sentence, or a library aborts."""
+    limit = random.Random(f"{seed}/refused/{number}").randrange(*LIMITS)
+    setting, said = small_runs.Setting(place, 2), f"round {number}, {limit:,} MiB"
+    with open(place / "output", "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "train_cifar.py"), *setting.command()], cwd=place, env=small_runs.THREADS,
+            stdout=output, stderr=output,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit << 20, limit << 20)))
+        try:
+            status = process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return Round(REFUSED, FAULT, f"{said}: it does not end")
+    last = small_runs.last_line((place / "output").read_text(errors="replace"))
+    wrong = small_runs.wrong_in(place / "run")
+    if wrong is None and status == 1 and not last.startswith("train_cifar.py: there is not enough memory ("):
+        wrong = last
+    if wrong is not None:
+        return Round(REFUSED, FAULT, f"{said}: {status}, {wrong}")
+    return Round(REFUSED, {0: "trained", 1: "a sentence"}.get(status, "a library ended the process"), said)
+
+
 def run_all(rounds, seed, folder, steps=2000, evaluated=100, restarted=60, leak=0, kinds=KINDS):
     lengths = {TRAINED: steps, SCORED: evaluated, RESTARTED: restarted}
     for number in range(rounds):
         case, function = kinds[number % len(kinds)]
-        length, place = lengths[case], folder / str(number)
+        place = folder / str(number)
         place.mkdir()
+        if case == REFUSED:
+            yield refused(number, seed, place)
+            continue
+        length = lengths[case]
         done = subprocess.run(
             [sys.executable, "-m", f"{__package__}.memory", function, place, place / "answer", str(length), str(leak)],
             cwd=ROOT if "." in __package__ else ROOT / "tests", capture_output=True, text=True,
@@ -136,11 +171,14 @@ def run_all(rounds, seed, folder, steps=2000, evaluated=100, restarted=60, leak=
         yield judged(case, done, place / "answer", f"round {number}, {length:,}")
 
 
-THEME = Theme("memory", "Memory, files and threads", 15, (
+THEME = Theme("memory", "Memory, files and threads", 20, (
     Case(TRAINED, f"2,000 steps with a checkpoint every 7 grow by less than {100 * BOUND:g}% after the first fifth; "
          "open files, threads and child processes are as before"),
     Case(SCORED, "100 rounds: the same"),
     Case(RESTARTED, "60 starts in one process, stopped by signals and broken off by their data: the same"),
+    Case(REFUSED, "a sentence and exit status 1 where Python is told of it; never a hang; the newest checkpoint stays",
+         "where OpenMP, oneDNN or MXNet's own threads find none, they end the process (SIGABRT, SIGSEGV) in their "
+         "words"),
 ), run_all)
 
 if __name__ == "__main__":

@@ -225,7 +225,8 @@ class Cifar:
     variant: "official", or one line that names what is not; it belongs beside every result.
     provenance: for JSON: {"files": [{"name", "sha256" of the bytes as loaded, "images", "official"}],
     "official": whether all of it is, "sha256": of train images, train labels, test images, test labels
-    (labels as little-endian int32), the same for every form in which the same images may lie}.
+    (labels as little-endian int32), the same for every form in which the same images may lie, "train_images",
+    "test_images"}.
     """
 
     name: str
@@ -312,6 +313,7 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
         "files": [records[file] for file in form.files if file in records],
         "official": variant == "official",
         "sha256": _digest(splits["train"], splits["test"]),
+        **{f"{split}_images": len(part) for split, part in splits.items()},
     }
     mode = dataset.label_modes[column] if dataset.label_modes else None
     return Cifar(name, mode, dataset.labels[column][1], splits["train"], splits["test"], variant, provenance)

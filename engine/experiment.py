@@ -154,10 +154,11 @@ class Score:
 class Result:
     """What came out of a run that ended. Raises InputError for nonsense.
 
-    data : variant, sha256, official and files of what it was trained on (the loaders' provenance).
+    data : variant, sha256, official, train_images and test_images of what it was trained on, and more of the loader's
+        provenance.
     last, best : Score of the last and of the best epoch, on the test (CIFAR) or validation (ImageNet) images.
     chosen_on : what chose the best epoch: 'test', 'validation' or 'held-out'.
-    held_out : their scores on the held-out images, {"last", "best"}; None without any.
+    held_out : their scores on the held-out images, {"last", "best"}; None without any and in the first form of records.
     seconds : training and scoring, repeated steps after an interruption not included.
     resumed : how often the run was interrupted and resumed.
     train_images_per_second : median over the epochs.
@@ -178,7 +179,8 @@ class Result:
     held_out: Optional[dict] = None
 
     SHAPE = {"experiment": OBJECT,
-             "data": {"variant": TEXT, "sha256": SHA256, "official": FLAG}, "last": Score.SHAPE, "best": Score.SHAPE,
+             "data": {"variant": TEXT, "sha256": SHA256, "official": FLAG, "train_images": SOME, "test_images": SOME},
+             "last": Score.SHAPE, "best": Score.SHAPE,
              "chosen_on": one_of(*CHOSEN_ON), "seconds": POSITIVE, "resumed": COUNT,
              "train_images_per_second": POSITIVE, "operators": LINES,
              "environment": {"processor": TEXT, "threads": (NOTHING, TEXT), "contexts": TEXT, "gpus": [TEXT],
@@ -187,8 +189,8 @@ class Result:
 
     def __post_init__(self):
         wrong = json_files.problem(self.as_json(), self.SHAPE)
-        if wrong is None and (self.chosen_on == "held-out") != (self.held_out is not None):
-            wrong = f"held_out cannot be {self.held_out} where the epoch was chosen on the {self.chosen_on} images"
+        if wrong is None and self.held_out and self.chosen_on != "held-out":
+            wrong = f"held_out has scores, but the epoch was chosen on the {self.chosen_on} images"
         if wrong is None and self.last.epoch != self.experiment.recipe.epochs - 1:
             wrong = f"its last epoch is {self.last.epoch}, of {self.experiment.recipe.epochs} from 0"
         if wrong:

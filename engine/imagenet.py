@@ -129,6 +129,8 @@ def _load(root, use_rec, named, class_names):
         "official": variant == "official counts",
         "splits": {split: {"source": kind, "images": len(source), "sha256": source.sha256}
                    for split, source in sources.items()},
+        **{f"{name}_images": len(sources[split]) for name, split in (("train", "train"), ("test", "val"))
+           if split in sources},
     }
     return Data(sources.get("train"), sources.get("val"), names, variant, provenance)
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import os
 import shlex
 import sys
 from pathlib import Path

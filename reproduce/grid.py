@@ -8,7 +8,9 @@ import json
 from pathlib import Path
 from typing import Any, Optional, Tuple
 
+from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER, Recipe
+from model import complete_arguments
 from support.errors import InputError
 from support.words import counted
 
@@ -66,6 +68,12 @@ class Cell:
         """Keyword arguments of get_model."""
         return {"blocks": self.blocks, "classes": self.task.classes, **dict(self.arguments)}
 
+    @property
+    def experiment(self):
+        """The Experiment of its training by the paper, with seed 0."""
+        return Experiment(self.model, complete_arguments(self.model, self.net), self.task.dataset, self.recipe,
+                          self.task.label_mode)
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -76,8 +84,10 @@ class Run:
     seed: int
 
     @property
-    def recipe(self):
-        return self.cell.recipe.scaled(self.epochs)
+    def experiment(self):
+        """Its Experiment."""
+        paper = self.cell.experiment
+        return dataclasses.replace(paper, recipe=paper.recipe.scaled(self.epochs), seed=self.seed)
 
     @property
     def title(self):
@@ -171,6 +181,17 @@ FIG8 = Exhibit("fig8", "Figure 8: networks with attention", _everywhere((
     ("ATAC-ResNet", f"atac_{HOST}", False)), (1, 2, 3, 4, 5)))
 EXHIBITS = {exhibit.name: exhibit for exhibit in (TABLE3, FIG6, FIG7, FIG8)}
 CELLS = tuple(dict.fromkeys(entry.cell for exhibit in EXHIBITS.values() for entry in exhibit.entries))
+
+_CELLS = {cell.experiment: cell for cell in CELLS}
+
+
+def cell_of(experiment):
+    """The cell that an experiment is a run of, in any number of epochs, with any seed and any images held out; None for
+    another net, recipe, global batch or start."""
+    cell = _CELLS.get(dataclasses.replace(experiment, recipe=CIFAR_PAPER, seed=0, val_split=0, first_epoch=0))
+    known = cell and Run(cell, experiment.recipe.epochs, experiment.seed).experiment
+    return cell if cell and dataclasses.replace(known, val_split=experiment.val_split) == experiment else None
+
 
 TABLE4 = (
     ImageNetNet("ResNet-50", "resnet50"), ImageNetNet("SE-ResNet-50", "se_resnet50"),

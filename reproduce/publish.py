@@ -1,5 +1,6 @@
 """Put a finished run's weights into the repository: a file in params/ and an entry in params/manifest.json."""
 import contextlib
+import dataclasses
 import re
 import shutil
 import tempfile
@@ -20,8 +21,16 @@ ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ROOT / "params" / "manifest.json"
 SAMPLE = ROOT / "data" / "cifar10-sample"  # real CIFAR-10 that everyone has
 EVALUATIONS = "evaluations.json"  # in the record's folder: what the published file scores, on which data
-# Fields that the manifest repeats from the record, so that it says alone what a file is.
-SHARED = ("model", "arguments", "dataset", "label_mode", "recipe", "seed", "chosen_on", "last", "best", "git_revision")
+
+
+def shared(record):
+    """What the manifest repeats from a record, so that it says alone what a file is."""
+    run, result = record.experiment, record.result
+    return {"model": run.model, "arguments": run.net, "dataset": run.dataset, "label_mode": run.label_mode,
+            "recipe": run.as_json()["recipe"], "seed": run.seed, "chosen_on": result.chosen_on,
+            "last": vars(result.last), "best": vars(result.best), "git_revision": result.environment["git_revision"],
+            "data": {name: result.data[name] for name in ("variant", "sha256", "official")},
+            "log_sha256": record.files["train.log"]}
 
 
 def _in_results(value):
@@ -67,16 +76,14 @@ def publish(run, name=None, data_dir=None, replace=False):
                 _scratch(MANIFEST.parent) as scratch:
             others = _without(name, file, replace)
             record = ledger.recorded(record, folder, ledger.RESULTS) or record
-            if not last.exists() or ledger.sha256(last) != record["files"].get("last.params"):
+            if not last.exists() or ledger.sha256(last) != record.files.get("last.params"):
                 raise InputError(f"{last} is not the file whose checksum the ledger has; put the run's own back")
-            place = ledger.folder_of(record["id"], ledger.RESULTS)
+            place = ledger.folder_of(record.id, ledger.RESULTS)
             candidate = _candidate(record, last, scratch / file.name)
             scores = _scores(candidate, record, data_dir)
             entry = {
                 "name": name, "file": file.name, "sha256": scores[0]["sha256"], "size": candidate.stat().st_size,
-                "urls": [], **{key: record[key] for key in SHARED},
-                "data": {key: record["data"][key] for key in ("variant", "sha256", "official")},
-                "record": _place(place), "log": _place(place / "train.log"), "log_sha256": record["files"]["train.log"],
+                "urls": [], **shared(record), "record": _place(place), "log": _place(place / "train.log"),
             }
             manifest, evaluations = scratch / MANIFEST.name, scratch / EVALUATIONS
             runlog.write_json(manifest, {"models": sorted([*others, entry], key=lambda entry: entry["name"])})
@@ -128,22 +135,22 @@ def _without(name, file, replace):
 
 def _candidate(record, last, file):
     """Write a run's last weights to file, for publication; returns file."""
-    net = load_params(get_model(record["model"], **record["arguments"]), last)
-    settings = checkpoint.read_settings(last)
-    for machine in ("state", "command"):  # of a run that has ended; the record has the command
-        settings.pop(machine, None)
-    settings["arguments"] = record["arguments"]
-    checkpoint.save(file, net, settings)  # without the optimizer's state: half the size, nobody trains on from here
+    run = record.experiment
+    net = load_params(get_model(run.model, **run.net), last)
+    # Without what is for a run that goes on, or about this machine; the record has the command.
+    saved = dataclasses.replace(checkpoint.read(last), experiment=run, state=None, command="")
+    checkpoint.save(file, net, saved)  # without the optimizer's state: half the size, nobody trains on from here
     return file
 
 
 def _scores(file, record, data_dir):
     """The evaluations of a file: on its run's data, where it must have the run's score, and on the sample."""
     scores = [score(file, data_dir)]
-    if (scores[0]["top1"], scores[0]["images"]) != (record["last"]["accuracy"], record["last"]["images"]):
-        raise InputError(f"{record['id']} scores {scores[0]['top1']} on {data_dir or 'the data in the usual place'}, "
-                         f"but its own last epoch has {record['last']['accuracy']}: is that the run's data?")
-    if record["dataset"] == "cifar10" and scores[0]["data_sha256"] != sample_digest():
+    last = record.result.last
+    if (scores[0]["top1"], scores[0]["images"]) != (last.accuracy, last.images):
+        raise InputError(f"{record.id} scores {scores[0]['top1']} on {data_dir or 'the data in the usual place'}, "
+                         f"but its own last epoch has {last.accuracy}: is that the run's data?")
+    if record.experiment.dataset == "cifar10" and scores[0]["data_sha256"] != sample_digest():
         scores.append(score(file, SAMPLE))
     return scores
 
@@ -155,10 +162,10 @@ def _place(path):
 
 def default_name(record):
     """The name of a net, its b and what it was trained on: atac_resnet20_v2_b1_cifar10."""
-    task = record["dataset"] + (f"_{record['label_mode']}" if record["label_mode"] else "")
-    replaced = record["arguments"].get("replaced_sites")
+    run, net = record.experiment, record.experiment.net
+    replaced = net.get("replaced_sites")
     sites = "" if replaced is None else f"_k{replaced}"
-    return f"{record['model']}_b{record['arguments']['blocks']}{sites}_{task}"
+    return f"{run.model}_b{net['blocks']}{sites}_{run.data_name.replace('-', '_')}"
 
 
 def read_manifest():
@@ -179,13 +186,11 @@ def evaluations(entry):
 def record_of(entry):
     """The ledger's record of an entry of ours. InputError where the entry, or a score on the run's data, is not its."""
     record = ledger.read_record(ROOT / entry["record"])
-    wanted = {**{name: record[name] for name in SHARED}, "log_sha256": record["files"]["train.log"],
-              "data": {name: record["data"][name] for name in ("variant", "sha256", "official")}}
-    wrong = ledger.difference(entry, wanted)
+    wrong = ledger.difference(entry, shared(record))
     for evaluation in evaluations(entry):
-        if evaluation["data_sha256"] == record["data"]["sha256"]:
+        if evaluation["data_sha256"] == record.result.data["sha256"]:
             wrong = wrong or ledger.difference(evaluation, {
-                "sha256": entry["sha256"], "top1": record["last"]["accuracy"], "images": record["last"]["images"]})
+                "sha256": entry["sha256"], "top1": record.result.last.accuracy, "images": record.result.last.images})
     if wrong:
         raise InputError(f"{entry['name']} in {MANIFEST} does not agree with its record in {entry['record']}: {wrong}; "
                          "restore them")

@@ -136,7 +136,7 @@ class Block:
     @property
     def data(self):
         """The data of its runs, as in their records."""
-        return next(iter(self.scores.values())).records[0]["data"]
+        return next(iter(self.scores.values())).records[0].result.data
 
     @property
     def whole(self):
@@ -209,15 +209,15 @@ def effort(block):
     machines, resumed = {}, 0
     for score in (score for cell, score in block.scores.items() if block.shows(cell)):
         for record in score.records:
-            machines.setdefault(hardware_text(record["hardware"]), []).append(record)
-            resumed += record["resumed"] > 0
+            machines.setdefault(hardware_text(record.result.environment), []).append(record)
+            resumed += record.result.resumed > 0
     cells = {entry.cell for entry in block.exhibit.entries if not entry.extra}
     data = Data(None, grid.WHOLE, block.data["test_images"])
     parts = []
     for name, records in sorted(machines.items()):
         speeds = Speeds(records)
         whole = sum(speeds.epoch(cell, data) for cell in cells) * CIFAR_PAPER.epochs
-        parts.append(f"{duration(sum(record['seconds'] for record in records))} for {len(records)} "
+        parts.append(f"{duration(sum(record.result.seconds for record in records))} for {len(records)} "
                      f"run{'s' * (len(records) > 1)} on {name} (at that speed all {len(cells)} cells with the paper's "
                      f"{CIFAR_PAPER.epochs} epochs, one after the other, would take about {duration(whole)})")
     return f"Training time: {'; '.join(parts)}." + (
@@ -240,7 +240,7 @@ def accuracy(score, which, marks):
 
 def runs_text(score, prefix):
     """Links from the seeds to their records."""
-    return ", ".join(f"[seed {record['seed']}]({prefix}runs/{record['id']})" for record in score.records)
+    return ", ".join(f"[seed {record.experiment.seed}]({prefix}runs/{record.id})" for record in score.records)
 
 
 def depth_table(block, prefix):
@@ -399,14 +399,15 @@ def runs_table(records):
     lines = ["| run | net | data | epochs | seed | last epoch | best epoch (chosen on) | time | images/s | hardware | "
              "revision |", "|---|---|---|---|---|---|---|---|---|---|---|"]
     for record in records:
-        labels = f" ({record['label_mode']} labels)" if record["label_mode"] else ""
-        revision = record["git_revision"] or "unknown"
-        best = f"{record['best']['accuracy']:.4f} ({record['best']['epoch']}, {record['chosen_on']})"
+        run, result = record.experiment, record.result
+        labels = f" ({run.label_mode} labels)" if run.label_mode else ""
+        revision = result.environment["git_revision"] or "unknown"
+        best = f"{result.best.accuracy:.4f} ({result.best.epoch}, {result.chosen_on})"
         lines.append(" | ".join([
-            f"| [{record['id']}](runs/{record['id']})", f"{record['model']}, b = {record['arguments']['blocks']}",
-            f"{record['dataset']}{labels}, {ledger.data_label(record['data'])}", str(record["epochs"]),
-            str(record["seed"]), f"{record['last']['accuracy']:.4f}", best, duration(record["seconds"]),
-            f"{record['train_images_per_second']:,.0f}", hardware_text(record["hardware"]),
+            f"| [{record.id}](runs/{record.id})", f"{run.model}, b = {run.net['blocks']}",
+            f"{run.dataset}{labels}, {ledger.data_label(result.data)}", str(record.epochs),
+            str(run.seed), f"{result.last.accuracy:.4f}", best, duration(result.seconds),
+            f"{result.train_images_per_second:,.0f}", hardware_text(result.environment),
             f"{revision[:7]}{'+' * revision.endswith('+changes')} |"]))
     return "\n".join(lines) if records else "The ledger is empty."
 

@@ -6,7 +6,6 @@ run.
 """
 import dataclasses
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -18,7 +17,7 @@ from typing import Optional, Tuple
 
 from engine import checkpoint, cifar, runlog
 from engine.run import Stopped
-from model import complete_arguments, get_model
+from model import get_model
 from model.complexity import count
 from support import runtime
 from support.errors import InputError
@@ -96,8 +95,9 @@ def progress_of(folder):
     if not last.exists():
         return 0, False
     try:
-        return checkpoint.read_settings(last)["state"]["epoch"], True
-    except (InputError, KeyError):  # the training itself will say what is wrong with it
+        state = checkpoint.read(last).state
+        return state["epoch"] if state else 0, True
+    except InputError:  # the training itself will say what is wrong with it
         return 0, True
 
 
@@ -107,32 +107,32 @@ class Speeds:
     @classmethod
     def here(cls, records, on_gpu):
         """From the ledger's runs on this kind of hardware; if it has none, from all."""
-        here = {"gpus": ledger.gpu_names()} if on_gpu else {"gpus": [], "processor": runlog.environment()["processor"]}
-        same = [record for record in records if here.items() <= record["hardware"].items()]
+        here = {"gpus": runlog.gpu_names()} if on_gpu else {"gpus": [], "processor": runlog.processor()}
+        same = [record for record in records
+                if all(record.result.environment[name] == value for name, value in here.items())]
         if same:
             return cls(same, "the ledger's runs on this kind of hardware")
-        others = sorted({", ".join(record["hardware"]["gpus"]) or record["hardware"]["processor"]
-                         for record in records})
+        machines = [record.result.environment for record in records]
+        others = sorted({", ".join(machine["gpus"]) or machine["processor"] for machine in machines})
         return cls(records, f"the ledger's runs on OTHER hardware ({'; '.join(others)})")
 
     def __init__(self, records, source=""):
         self.source = source
         self.rates, self.by_net, self.macs = [], {}, {}
         # An epoch of a smoke run is mostly its start: only where there is nothing else.
-        whole = [record for record in records if record["data"]["train_images"] >= grid.WHOLE]
+        whole = [record for record in records if record.result.data["train_images"] >= grid.WHOLE]
         for record in whole or records:
-            data = record["data"]
+            run, data = record.experiment, record.result.data
             images = data["train_images"] + data["test_images"] / 3  # forward only: about a third of a training step
-            rate = record["seconds"] / record["epochs"] / images
-            net = json.dumps([record["model"], record["arguments"]], sort_keys=True)
-            self.by_net.setdefault(net, []).append(rate)
-            self.rates.append(rate / self.macs_of(record["model"], record["arguments"]))
+            rate = record.result.seconds / record.epochs / images
+            self.by_net.setdefault((run.model, run.arguments), []).append(rate)
+            self.rates.append(rate / self.macs_of(run))
 
-    def macs_of(self, model, arguments):
-        key = json.dumps([model, arguments], sort_keys=True)
-        if key not in self.macs:
-            self.macs[key] = count(get_model(model, **arguments)).macs
-        return self.macs[key]
+    def macs_of(self, run):
+        net = run.model, run.arguments
+        if net not in self.macs:
+            self.macs[net] = count(get_model(run.model, **run.net)).macs
+        return self.macs[net]
 
     def epoch(self, cell, data):
         """Seconds for an epoch of a cell, or None without any record.
@@ -140,12 +140,12 @@ class Speeds:
         From runs of the same net where there are any, else from all, in proportion to the multiply-adds.
         """
         images = data.train_images + data.test_images / 3
-        arguments = complete_arguments(cell.model, cell.net)
-        own = self.by_net.get(json.dumps([cell.model, arguments], sort_keys=True))
+        run = cell.experiment
+        own = self.by_net.get((run.model, run.arguments))
         if own:
             return images * sorted(own)[len(own) // 2]
         if self.rates:
-            return images * sorted(self.rates)[len(self.rates) // 2] * self.macs_of(cell.model, cell.net)
+            return images * sorted(self.rates)[len(self.rates) // 2] * self.macs_of(run)
         return None
 
 
@@ -389,14 +389,15 @@ class Grid:
         """Put a training's result into the ledger."""
         try:
             record = ledger.add(folder, self.options.results)
-            if record["id"] != folder.name:
-                raise InputError(f"{folder} holds a run of something else ({record['id']}); remove it")
+            if record.id != folder.name:
+                raise InputError(f"{folder} holds a run of something else ({record.id}); remove it")
         except InputError as error:
             self.fail(run, str(error))
             return
-        self.finish(run, f"last epoch {record['last']['accuracy']:.4f}, best {record['best']['accuracy']:.4f} (epoch "
-                         f"{record['best']['epoch']}), {duration(record['seconds'])}, "
-                         f"{record['train_images_per_second']:,.0f} images/s")
+        result = record.result
+        self.finish(run, f"last epoch {result.last.accuracy:.4f}, best {result.best.accuracy:.4f} (epoch "
+                         f"{result.best.epoch}), "
+                         f"{duration(result.seconds)}, {result.train_images_per_second:,.0f} images/s")
 
     def finish(self, run, words):
         self.done += 1

@@ -22,7 +22,7 @@ class Protocol:
 
     @classmethod
     def of(cls, record, cell):
-        return cls(cell.task, record["epochs"], record["data"]["sha256"], record["val_split"])
+        return cls(cell.task, record.epochs, record.result.data["sha256"], record.experiment.val_split)
 
     @property
     def short(self):
@@ -33,12 +33,12 @@ class Scores:
     """The runs of one cell under one protocol, one a seed. Accuracies are shares of the test images, 0 to 1."""
 
     def __init__(self, records):
-        self.records = sorted(records, key=lambda record: record["seed"])
-        self.images = records[0]["last"]["images"]
+        self.records = sorted(records, key=lambda record: record.experiment.seed)
+        self.images = records[0].result.last.images
 
     def values(self, which):
         """The accuracies of the 'last' or the 'best' epochs."""
-        return [record[which]["accuracy"] for record in self.records]
+        return [getattr(record.result, which).accuracy for record in self.records]
 
     def mean(self, which="last"):
         return statistics.fmean(self.values(which))
@@ -60,15 +60,14 @@ class Scores:
 
 def by_protocol(records):
     """{protocol: {cell: Scores}} of the records that are runs of the grid; of a task's the most telling first."""
-    cells = {cell.key: cell for cell in grid.CELLS}
     groups = {}
     facts = {}
     for record in records:
-        cell = cells.get(record["cell"])
+        cell = record.cell
         if cell is None:
             continue
         protocol = Protocol.of(record, cell)
-        facts[protocol] = record["data"]
+        facts[protocol] = record.result.data
         groups.setdefault(protocol, {}).setdefault(cell, []).append(record)
 
     def rank(protocol):

@@ -69,7 +69,7 @@ def test_what_no_run_can_be_is_refused(changes, said):
 
 @pytest.mark.parametrize("changes, said", [
     ({"last": {**vars(SCORE), "epoch": 3}}, "its last epoch is 3, of 400 from 0"),
-    ({"chosen_on": "held-out"}, "held_out cannot be None"),
+    ({"held_out": {"last": vars(SCORE), "best": vars(SCORE)}}, "held_out has scores, but"),
     ({"data": {"variant": "x", "sha256": "0", "official": True}}, "data.sha256 is not a SHA-256"),
     ({"best": {**SCORE.__dict__, "accuracy": 1.5}}, "best.accuracy is not a number from 0 to 1"),
     ({"seconds": float("nan")}, "seconds is not a finite number")])

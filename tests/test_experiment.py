@@ -1,25 +1,29 @@
 """The one value of a run and the one of what came out: JSON both ways, what cannot be, what differs, older forms."""
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import tiny
 
+import train_cifar
 from engine import checkpoint, old_forms
 from engine.experiment import Experiment, Result, Score
 from engine.recipe import CIFAR_PAPER, IMAGENET_RELEASED
+from reproduce import ledger
 from support.errors import InputError
 
 IMAGENET = Experiment("ge_resnet50_v1b", {"classes": 1000, "input_size": 64, "last_gamma": True, "stages": [3, 4]},
                       "imagenet", IMAGENET_RELEASED, input_size=64, crop_ratio=.875, dtype="float16", devices=2,
                       start="x.params", first_epoch=3, seed=7)
+DATA = {"variant": "official", "sha256": "0" * 64, "official": True, "train_images": 50_000, "test_images": 10_000}
 SCORE = Score(399, .9, .99, .3, 10_000)
 
 
 def result(**changes):
     return Result(**{
-        "experiment": tiny.experiment(), "data": {"variant": "official", "sha256": "0" * 64, "official": True},
-        "last": SCORE, "best": dataclasses.replace(SCORE, epoch=5), "chosen_on": "test", "seconds": 60., "resumed": 1,
+        "experiment": tiny.experiment(), "data": DATA, "last": SCORE, "best": dataclasses.replace(SCORE, epoch=5), "chosen_on": "test", "seconds": 60., "resumed": 1,
         "train_images_per_second": 1e3, "operators": "plain", "command": "python train_cifar.py",
         "environment": {"processor": "x", "threads": None, "contexts": "[cpu(0)]", "gpus": [], "git_revision": None},
         **changes})
@@ -70,7 +74,7 @@ def test_what_no_run_can_be_is_refused(changes, said):
 @pytest.mark.parametrize("changes, said", [
     ({"last": {**vars(SCORE), "epoch": 3}}, "its last epoch is 3, of 400 from 0"),
     ({"held_out": {"last": vars(SCORE), "best": vars(SCORE)}}, "held_out has scores, but"),
-    ({"data": {"variant": "x", "sha256": "0", "official": True}}, "data.sha256 is not a SHA-256"),
+    ({"data": {**DATA, "sha256": "0"}}, "data.sha256 is not a SHA-256"),
     ({"best": {**SCORE.__dict__, "accuracy": 1.5}}, "best.accuracy is not a number from 0 to 1"),
     ({"seconds": float("nan")}, "seconds is not a finite number")])
 def test_results_that_cannot_be_are_refused(changes, said):
@@ -118,3 +122,27 @@ def test_a_first_form_that_is_none_is_refused(changes):
     old = {"model": "x", "arguments": {}, "dataset": "cifar10", "label_mode": None, "recipe": {}, "seed": 0, "data": {}}
     with pytest.raises(InputError, match=next(iter(changes))):
         old_forms.saved({**old, **changes})
+
+
+FIRST_FORM = Path(__file__).resolve().parent / "data" / "run_of_first_form"  # of tiny.cifar10's images, 16 held out
+
+
+def test_a_finished_run_of_the_first_form_is_read_and_resumed(tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(FIRST_FORM, run)
+    old = json.loads((run / "result.json").read_text())
+    record = ledger.make(run)
+    assert (record.experiment, record.result.resumed) == (tiny.experiment(
+        recipe=dataclasses.replace(CIFAR_PAPER.scaled(2), batch_size=32), val_split=16), 0)
+    assert record.result.held_out["last"].accuracy == old["last"]["accuracy"]
+    assert record.result.best.accuracy == old["test_of_best"]["accuracy"]
+    assert record.result.data["train_images"], record.result.data["test_images"] == (64, 40)
+    assert ledger.add(run, tmp_path / "results") == record and ledger.read(tmp_path / "results") == [record]
+    data = tiny.cifar10(tmp_path / "data")
+    more = tiny.call(train_cifar.main, "--gpus", "", "--data-dir", data, "--resume", "run", "--num-epochs", "3",
+                     folder=tmp_path)
+    assert more.status == 0, more.err
+    result = Result.from_json(json.loads((run / "result.json").read_text()))
+    assert (result.last.epoch, result.resumed) == (2, 1)
+    assert result.experiment == dataclasses.replace(record.experiment, recipe=dataclasses.replace(
+        record.experiment.recipe, epochs=3))

@@ -1,5 +1,6 @@
 """Records as scores, answers, tables and figures: nothing short, foreign or tiny may pass for the paper's result."""
 import copy
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from engine import runlog
-from engine.recipe import CIFAR_PAPER
-from model import complete_arguments
 from reproduce import figures, grid, ledger, report, runner, scores
 from support.errors import InputError
 
@@ -18,24 +17,26 @@ TASK = grid.CIFAR10
 
 
 def record(cell, last, seed=0, epochs=400, data="official", images=50_000, **changes):
-    """A record of the ledger as a run of that cell would leave it; last: accuracy of its last epoch."""
-    sha256 = {"official": "0f", "jpeg": "ab"}[data] * 32
-    recipe = json.loads(json.dumps(CIFAR_PAPER.scaled(epochs).__dict__))
-    run = {**copy.deepcopy(RECORDS[0]), "id": grid.Run(cell, epochs, seed).name(sha256), "cell": cell.key,
-           "model": cell.model, "arguments": complete_arguments(cell.model, cell.net), "dataset": cell.task.dataset,
-           "label_mode": cell.task.label_mode, "recipe": recipe, "epochs": epochs, "seed": seed,
-           "data": {"variant": "official" if data == "official" else "other files", "sha256": sha256,
-                    "official": data == "official", "files": [], "train_images": images, "test_images": 10_000}}
-    run["last"].update(accuracy=last, epoch=epochs - 1)
-    run["best"].update(accuracy=last + .001)
-    return {**run, **changes}
+    """A record of the ledger as a run of that cell would leave it; last: accuracy of its last epoch.
+
+    changes: of the Experiment's fields.
+    """
+    experiment = dataclasses.replace(grid.Run(cell, epochs, seed).experiment, **changes)
+    own = RECORDS[0].result
+    result = dataclasses.replace(
+        own, experiment=experiment, last=dataclasses.replace(own.last, accuracy=last, epoch=epochs - 1),
+        best=dataclasses.replace(own.best, accuracy=last + .001),
+        data={"variant": "official" if data == "official" else "other files", "sha256": {
+            "official": "0f", "jpeg": "ab"}[data] * 32, "official": data == "official", "files": [],
+            "train_images": images, "test_images": 10_000})
+    return dataclasses.replace(RECORDS[0], result=result)
 
 
 def cell(unit, blocks=1, task=TASK):
     return grid.Cell(task, "resnet20_v2" if unit == "relu" else f"{unit}_resnet20_v2", blocks)
 
 
-OWN = next(run for run in RECORDS if run["cell"] == cell("atac").key)
+OWN = next(run for run in RECORDS if run.cell == cell("atac"))
 
 
 # What ships.
@@ -43,16 +44,15 @@ OWN = next(run for run in RECORDS if run["cell"] == cell("atac").key)
 def test_every_record_is_sound():
     assert RECORDS
     for run in RECORDS:
-        folder = ledger.folder_of(run["id"])
+        folder = ledger.folder_of(run.id)
         for name in ledger.EVIDENCE:
-            assert ledger.sha256(folder / name) == run["files"][name]
+            assert ledger.sha256(folder / name) == run.files[name]
         metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        assert len(metrics) == run["epochs"] == run["recipe"]["epochs"]
-        known = ledger.cell_of(run)
-        assert run["cell"] == (known.key if known else None)
-        if run["chosen_on"] == "test":
-            assert metrics[-1]["val_accuracy"] == run["last"]["accuracy"]
-            assert max(line["val_accuracy"] for line in metrics) == run["best"]["accuracy"]
+        assert len(metrics) == run.epochs and run.cell is not None
+        assert json.loads((folder / ledger.RECORD).read_text(encoding="utf-8")) == run.as_json()
+        if run.result.chosen_on == "test":
+            assert metrics[-1]["val_accuracy"] == run.result.last.accuracy
+            assert max(line["val_accuracy"] for line in metrics) == run.result.best.accuracy
 
 
 def test_the_report_is_up_to_date():
@@ -84,16 +84,16 @@ def test_read_refuses_what_is_not_a_record(tmp_path):
 
 def test_numbers_that_the_evidence_contradicts_are_refused(tmp_path):
     """Whatever number of a record somebody has edited, it is not rendered."""
-    place = tmp_path / "runs" / OWN["id"]
-    shutil.copytree(ledger.folder_of(OWN["id"]), place)
+    place, own = tmp_path / "runs" / OWN.id, OWN.as_json()
+    shutil.copytree(ledger.folder_of(OWN.id), place)
     assert ledger.read(tmp_path) == [OWN]
-    for name, value in (("last", {**OWN["last"], "accuracy": .99}), ("best", {**OWN["best"], "accuracy": .99}),
-                        ("best", {**OWN["best"], "epoch": 0}), ("last", {**OWN["last"], "top5": 1}),
-                        ("last", {**OWN["last"], "images": 10}), ("seconds", 1), ("train_images_per_second", 9.)):
-        (place / ledger.RECORD).write_text(json.dumps({**OWN, name: value}))
+    for name, value in (("last", {**own["last"], "accuracy": .99}), ("best", {**own["best"], "accuracy": .99}),
+                        ("best", {**own["best"], "epoch": 0}), ("last", {**own["last"], "top5": 1}),
+                        ("last", {**own["last"], "images": 10}), ("seconds", 1), ("train_images_per_second", 9.)):
+        (place / ledger.RECORD).write_text(json.dumps({**own, name: value}))
         with pytest.raises(InputError, match=rf"not what the files beside it say: {name}.* is .* and not .*restore"):
             report.update(tmp_path)
-    (place / ledger.RECORD).write_text(json.dumps(OWN))
+    (place / ledger.RECORD).write_text(json.dumps(own))
     for name in ledger.EVIDENCE:
         content = (place / name).read_bytes()
         (place / name).write_bytes(content + b" ")
@@ -105,36 +105,63 @@ def test_numbers_that_the_evidence_contradicts_are_refused(tmp_path):
         (place / name).write_bytes(content)
 
 
-def test_of_a_run_that_held_images_back_the_log_has_the_test_scores(tmp_path):
-    metrics = runlog.read_metrics(ledger.folder_of(OWN["id"]) / "metrics.jsonl")
+@pytest.mark.parametrize("first_form", [False, True])
+def test_of_a_run_that_held_images_back_the_log_has_the_test_scores(tmp_path, first_form):
+    metrics = runlog.read_metrics(ledger.folder_of(OWN.id) / "metrics.jsonl")
     log = "test images with the weights of the {} epoch: err-top1={:f} err-top5=0.100000\n"
     place = tmp_path / "runs" / "x"
     place.mkdir(parents=True)
     (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
     (place / "train.log").write_text(log.format("last", .3) + log.format("best", .25))
-    held = {**OWN, "chosen_on": "held-out", "val_split": 500, "last": {**OWN["last"], "accuracy": .7},
-            "best": {**OWN["best"], "accuracy": .75}, "files": {name: ledger.sha256(place / name)
-                                                                for name in ledger.EVIDENCE}}
-    held["id"] = ledger._name(held, cell("atac"))
-    place = place.rename(place.with_name(held["id"]))
-    (place / ledger.RECORD).write_text(json.dumps(held))
+    own = OWN.result
+    held = dataclasses.replace(OWN, files={name: ledger.sha256(place / name) for name in ledger.EVIDENCE},
+                               result=dataclasses.replace(
+        own, chosen_on="held-out", experiment=dataclasses.replace(own.experiment, val_split=500),
+        last=dataclasses.replace(own.last, accuracy=.7), best=dataclasses.replace(own.best, accuracy=.75),
+        held_out=None if first_form else {"last": own.last, "best": own.best}))
+    place = place.rename(place.with_name(held.id))
+    assert held.cell == cell("atac") and held.id == f"{OWN.id}-v500"
+    (place / ledger.RECORD).write_text(json.dumps(held.as_json()))
     assert ledger.read(tmp_path) == [held]
-    (place / ledger.RECORD).write_text(json.dumps({**held, "best": {**held["best"], "accuracy": .99}}))
+    wrong = held.as_json()
+    wrong["best"] = {**wrong["best"], "accuracy": .99}
+    (place / ledger.RECORD).write_text(json.dumps(wrong))
     with pytest.raises(InputError, match="best.accuracy is 0.99 and not 0.75"):
         ledger.read(tmp_path)
 
 
+def test_a_record_of_the_first_form_is_read(tmp_path):
+    """As the ledger had them before there was an Experiment."""
+    run, result = OWN.experiment, OWN.result
+    place = tmp_path / "runs" / OWN.id
+    shutil.copytree(ledger.folder_of(OWN.id), place)
+    machine = result.environment
+    old = {"format": 1, "id": OWN.id, "cell": "cifar10-b1-atac", "model": run.model, "arguments": run.net,
+           "dataset": run.dataset, "label_mode": None, "recipe": {
+               name: value for name, value in run.as_json()["recipe"].items() if "mixup" not in name},
+           "epochs": OWN.epochs, "seed": 0, "devices": 1, "started_from": None, "val_split": 0, "data": result.data,
+           "chosen_on": "test", "last": vars(result.last), "seconds": result.seconds, "resumed": result.resumed,
+           "best": {name: value for name, value in vars(result.best).items() if name != "images"},
+           "train_images_per_second": result.train_images_per_second, "hardware": {
+               name: machine[name] for name in ("processor", "threads", "contexts", "gpus")},
+           "versions": {name: machine[name] for name in ("python", "mxnet", "numpy")},
+           "git_revision": machine["git_revision"], "command": result.command, "files": OWN.files}
+    (place / ledger.RECORD).write_text(json.dumps(old))
+    assert ledger.read(tmp_path) == [OWN]
+
+
 @pytest.mark.parametrize("changes, known", [
-    ({}, True), ({"devices": 2}, False), ({"started_from": "other.params"}, False),
-    ({"recipe": {**OWN["recipe"], "lr": .1}}, False),
-    ({"arguments": {**OWN["arguments"], "inner_relu": False}}, False), ({"label_mode": "fine"}, False)])
+    ({}, True), ({"seed": 5}, True), ({"val_split": 5000}, True), ({"devices": 2}, False),
+    ({"start": "other.params"}, False), ({"recipe": dataclasses.replace(OWN.experiment.recipe, lr=.1)}, False),
+    ({"arguments": {**OWN.experiment.net, "inner_relu": False}}, False),
+    ({"dataset": "cifar100", "label_mode": "fine"}, False)])
 def test_only_runs_of_the_grid_are_its_cells(changes, known):
-    assert (ledger.cell_of({**OWN, **changes}) == cell("atac")) is known
+    assert (grid.cell_of(dataclasses.replace(OWN.experiment, **changes)) == cell("atac")) is known
 
 
 def test_a_run_outside_the_grid_is_in_no_table():
     own = record(cell("atac"), .9)
-    assert scores.by_protocol([{**own, "cell": None}]) == {}
+    assert scores.by_protocol([record(cell("atac"), .9, devices=2)]) == {}
     assert len(scores.by_protocol([own])) == 1
 
 
@@ -299,10 +326,10 @@ def test_figures_are_drawn_once_and_alike(tmp_path):
 
 
 def test_update_writes_the_page_once(tmp_path):
-    place = tmp_path / "runs" / RECORDS[0]["id"]
-    shutil.copytree(ledger.folder_of(RECORDS[0]["id"]), place)
+    place = tmp_path / "runs" / RECORDS[0].id
+    shutil.copytree(ledger.folder_of(RECORDS[0].id), place)
     assert report.update(tmp_path) and not report.update(tmp_path)
-    assert RECORDS[0]["id"] in (tmp_path / report.PAGE).read_text(encoding="utf-8")
+    assert RECORDS[0].id in (tmp_path / report.PAGE).read_text(encoding="utf-8")
 
 
 def test_a_call_shows_its_own_cells_and_where_the_rest_is(monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import http_files
 import mxnet as mx
@@ -180,11 +181,11 @@ def test_publish(published, finished_run, monkeypatch):
     assert entry["arguments"] == {"blocks": 1, "classes": 10, "replaced_sites": None, "replace_from": None,
                                   "act_layers": None, "act_order": None, "replace_act": None}
     assert file.stat().st_size < (run / "last.params").stat().st_size  # without the optimizer's state
-    settings = checkpoint.read_settings(file)
-    assert settings["score"]["accuracy"] == entry["last"]["accuracy"] and "command" not in settings
-    record = json.loads((published / entry["record"] / ledger.RECORD).read_text())
-    assert record["cell"] is None  # batches of 32 are not the grid's
-    assert record["files"]["last.params"] == ledger.sha256(run / "last.params")
+    saved = checkpoint.read(file)
+    assert saved.score["accuracy"] == entry["last"]["accuracy"] and not saved.command and saved.state is None
+    record = ledger.read_record(published / entry["record"])
+    assert record.cell is None  # batches of 32 are not the grid's
+    assert record.files["last.params"] == ledger.sha256(run / "last.params")
     evaluations = json.loads((published / entry["record"] / publishing.EVALUATIONS).read_text())
     assert [evaluation["images"] for evaluation in evaluations] == [40, 1017]  # its own data and the sample
     known = [evaluation for _ in range(2) for evaluation in evaluations]
@@ -291,9 +292,9 @@ def test_publish_refuses(repository, finished_run, tmp_path):
 
 
 def test_the_name_says_net_and_data():
-    record = {"model": "atac_resnet20_v2", "arguments": {"blocks": 2, "replaced_sites": 5}, "dataset": "cifar100",
-              "label_mode": "fine"}
-    assert publishing.default_name(record) == "atac_resnet20_v2_b2_k5_cifar100_fine"
+    run = tiny.experiment("atac_resnet20_v2", arguments={"blocks": 2, "replaced_sites": 5}, dataset="cifar100",
+                          label_mode="fine")
+    assert publishing.default_name(SimpleNamespace(experiment=run)) == "atac_resnet20_v2_b2_k5_cifar100_fine"
 
 
 # The zoo.

@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
 
 from engine import runlog
+from engine.recipe import CIFAR_PAPER
 from reproduce import grid, ledger, runner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -154,21 +156,21 @@ def test_what_was_interrupted_is_gone_on_from_and_recorded(interrupted, place):
     metrics = runlog.read_metrics(folder / "metrics.jsonl")
     assert [record["epoch"] for record in metrics] == list(range(EPOCHS))
     record, = ledger.read(place / "results")
-    assert record["id"] == folder.name and record["cell"] == "cifar10-b1-relu"
-    assert record["last"]["accuracy"] == metrics[-1]["val_accuracy"] and record["epochs"] == EPOCHS
-    assert record["recipe"]["lr_decay_epochs"] == list(run.recipe.lr_decay_epochs)
-    assert record["data"]["train_images"] == 128 and record["data"]["test_images"] == 40
-    assert record["files"]["last.params"] == ledger.sha256(folder / "last.params")
-    kept = ledger.folder_of(record["id"], place / "results")
-    assert record["files"]["train.log"] == ledger.sha256(kept / "train.log")
-    assert record["resumed"] == 2 and record["started_from"] is None
-    assert record["chosen_on"] == "test" and record["hardware"]["processor"]
+    result = record.result
+    assert record.id == folder.name and record.cell == run.cell and record.experiment == run.experiment
+    assert result.last.accuracy == metrics[-1]["val_accuracy"] and record.epochs == EPOCHS
+    assert result.data["train_images"] == 128 and result.data["test_images"] == 40
+    assert record.files["last.params"] == ledger.sha256(folder / "last.params")
+    kept = ledger.folder_of(record.id, place / "results")
+    assert record.files["train.log"] == ledger.sha256(kept / "train.log")
+    assert result.resumed == 2 and result.chosen_on == "test" and result.environment["processor"]
 
 
 def test_records_name_no_folder_of_the_machine(interrupted, place):
     # The runs' folder is the test's own here; in runs/grid it is a relative path too.
     record, = ledger.read(place / "results")
-    assert str(ROOT) not in json.dumps(record) and str(place / "data") not in json.dumps(record)
+    text = json.dumps(record.as_json())
+    assert str(ROOT) not in text and str(place / "data") not in text
     run = interrupted["run"]
     words = runner.command_of(run, runner.WORK / "name", None, runner.Options(data_dir="/somewhere"))
     assert not any(word.startswith("/") for word in words)
@@ -195,7 +197,7 @@ def test_a_record_is_never_replaced_by_another_run(interrupted, place, tmp_path)
     shutil.copytree(place / "results", results)
     copy = tmp_path / "again"
     shutil.copytree(interrupted["folder"], copy, symlinks=True)
-    assert ledger.add(copy, results)["id"] == interrupted["folder"].name
+    assert ledger.add(copy, results).id == interrupted["folder"].name
     lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     lines[0]["train_loss"] += 1
     (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -221,7 +223,7 @@ def test_a_failed_run_stops_no_other(place, monkeypatch, tmp_path, caplog):
     with caplog.at_level("INFO"):
         trainings = runner.Grid([bad, absent, good], made)
         trainings.train()
-    assert trainings.done == 1 and ledger.read(made.results)[0]["cell"] == "cifar10-b1-relu"
+    assert trainings.done == 1 and ledger.read(made.results)[0].cell.key == "cifar10-b1-relu"
     reasons = dict(trainings.failures)
     assert "'never' is not a finite number" in reasons[bad] and "exit status 2" in reasons[bad]
     assert "holds CIFAR-10, not CIFAR-100" in reasons[absent]
@@ -297,14 +299,15 @@ def test_the_plan_names_every_run_and_its_time(interrupted, place):
     assert "no estimate: the ledger has no run yet" in empty
 
 
-def a_record(processor="A", seconds=100., gpus=(), model="atac_resnet20_v2"):
-    arguments = runner.complete_arguments(model, {"blocks": 1})
-    return {"model": model, "arguments": arguments, "epochs": 10, "seconds": seconds,
-            "hardware": {"processor": processor, "gpus": list(gpus)}, "data": {"train_images": 900, "test_images": 300}}
+def a_record(processor="A", seconds=100., gpus=(), model="atac_resnet20_v2", images=900):
+    run = tiny.experiment(model, CIFAR_PAPER.scaled(10))
+    result = SimpleNamespace(seconds=seconds, environment={"processor": processor, "gpus": list(gpus)},
+                             data={"train_images": images, "test_images": images // 3})
+    return SimpleNamespace(experiment=run, epochs=10, result=result)
 
 
 def test_speeds(monkeypatch):
-    monkeypatch.setattr(runner.runlog, "environment", lambda: {"processor": "A"})
+    monkeypatch.setattr(runner.runlog, "processor", lambda: "A")
     data = runner.Data("", 1800, 600)
     speeds = runner.Speeds.here([a_record(), a_record("B", 700.)], on_gpu=False)
     assert speeds.epoch(ATAC, data) == pytest.approx(20)  # twice the images, of the same net on this processor
@@ -312,14 +315,14 @@ def test_speeds(monkeypatch):
     assert 10 < relu < 20 and "this kind" in speeds.source  # by its multiply-adds
     others = runner.Speeds.here([a_record("B", 700.)], on_gpu=False)
     assert others.epoch(ATAC, data) == pytest.approx(140) and "OTHER hardware (B)" in others.source
-    monkeypatch.setattr(runner.ledger, "gpu_names", lambda: ["G"])
+    monkeypatch.setattr(runner.runlog, "gpu_names", lambda: ["G"])
     on_gpu = runner.Speeds.here([a_record(), a_record(gpus=["G"], seconds=1.)], True)
     assert on_gpu.epoch(ATAC, data) == pytest.approx(.2)
     assert runner.Speeds.here([], False).epoch(ATAC, data) is None
 
 
 def test_the_speed_of_a_smoke_run_counts_only_where_there_is_no_other():
-    whole = {**a_record(seconds=6000.), "data": {"train_images": 50_000, "test_images": 10_000}}
+    whole = a_record(seconds=6000., images=50_000)
     data = runner.Data("", 50_000, 10_000)
     assert runner.Speeds([a_record(seconds=900.), whole]).epoch(ATAC, data) == pytest.approx(600)
     assert runner.Speeds([a_record()]).epoch(ATAC, data) > 500
@@ -360,6 +363,6 @@ def test_gpu_names_come_from_the_driver(monkeypatch, tmp_path):
     fake.write_text("#!/bin/sh\nprintf 'Model X\\nModel X\\n'\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert ledger.gpu_names() == ["Model X"]
+    assert runlog.gpu_names() == ["Model X"]
     fake.unlink()
-    assert ledger.gpu_names() == []
+    assert runlog.gpu_names() == []

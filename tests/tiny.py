@@ -120,7 +120,7 @@ def job(folder, contexts=CPU, images=128, seed=0, batches=None, held_out=None, b
     test = cifar.EvalBatches(split(25, 9), 10)
     return run.Job(
         net=ready(net(batch_norm), seed, contexts), saved=saved(recipe=made, seed=seed, **decides),
-        provenance={"sha256": "0" * 64, "official": True, "files": []},
+        provenance={"sha256": "0" * 64, "official": True, "train_images": images, "test_images": 25},
         batches=batches or cifar.TrainBatches(split(images), made.batch_size * len(contexts), seed),
         score_batches=held_out or test, labels=10, scored_on="held-out" if held_out else "test",
         test_batches=test if held_out else None, contexts=contexts, directory=folder, **own)

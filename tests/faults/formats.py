@@ -664,7 +664,7 @@ class LedgerRecord(Json):
     def read(self, folder):
         records = ledger.read(folder)
         render(records)
-        return records
+        return [record.as_json() for record in records]
 
     def may_differ(self, expected, value, folder):
         return len(value) == len(expected)
@@ -715,7 +715,7 @@ class FinishedRun(Json):
             raise
         found = ledger.read(folder / "results")
         render(found)
-        return json.dumps(found == [record] or found, sort_keys=True)
+        return json.dumps(found == [record] or [each.as_json() for each in found], sort_keys=True)
 
     def may_differ(self, expected, value, folder):
         return True  # what is in the ledger was rendered

@@ -1,4 +1,6 @@
 """The check of what a net is given, before MXNet computes with it."""
+import json
+
 import mxnet as mx
 import numpy as np
 
@@ -36,16 +38,29 @@ class InputCheck:
 
     def _reason(self, shape):
         """Why the net cannot take this shape, as a clause; None if it can."""
-        kernel = next((own for own in self.shapes.values() if len(own) == 4), None)  # of the first convolution
-        if kernel and (len(shape) != 4 or shape[1] != kernel[1]):
-            return f"it takes images (N, {kernel[1]}, H, W)"
         try:
             arguments, _, states = self.symbol.infer_shape_partial(**{self.data: shape}, **self.shapes)
         except mx.MXNetError as error:
+            channels = self._channels()
+            if channels and (len(shape) != 4 or shape[1] != channels):
+                return f"it takes images (N, {channels}, H, W)"
             last = str(error).strip().splitlines()[-1]
             return last.rpartition("Check failed: ")[2].rpartition("MXNetError: ")[2]
         found = dict(zip(self.symbol.list_arguments() + self.symbol.list_auxiliary_states(), arguments + states))
         for name, own in self.shapes.items():
             if found[name] != own:
                 return f"{name} would need the shape {found[name]} and has {own}"
+        return None
+
+    def _channels(self):
+        """Of the images that the net takes; None if it does not begin with a 2-D convolution, normalized or not."""
+        nodes = json.loads(self.symbol.tojson())["nodes"]
+        for node in nodes:
+            if node["op"] == "Convolution":
+                weight, source = (nodes[node["inputs"][place][0]] for place in (1, 0))
+                while source["op"] == "BatchNorm":
+                    source = nodes[source["inputs"][0][0]]
+                shape = self.shapes.get(weight["name"], ())
+                if source["name"] == self.data and len(shape) == 4:
+                    return shape[1] * int(node["attrs"].get("num_group", 1))
         return None

@@ -698,4 +698,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    flags.run_script(main)

@@ -30,7 +30,8 @@ def parse(argv=None):
     parser.add_argument("--only", type=flags.words, metavar="TEXT", help="what has TEXT in GROUP/VARIANT")
     parser.add_argument("--list", action="store_true", help="show every GROUP/VARIANT and measure nothing")
     parser.add_argument("--repeats", type=flags.number(int, 1), metavar="N", help="rounds (default 5; 2 with --quick)")
-    parser.add_argument("--threads", type=flags.number(int, 1), metavar="N", help="of every framework (default: cores)")
+    parser.add_argument("--threads", type=flags.number(int, 1, flags.MOST_THREADS), metavar="N",
+                        help="of every framework (default: cores)")
     parser.add_argument("--full", action="store_true", help="whole epochs of the data in --data-dir, not a part")
     parser.add_argument("--data-dir", type=flags.words, metavar="DIR", help="CIFAR-10 (default: the sample that ships)")
     parser.add_argument("--out", type=flags.words, metavar="FILE.json", help="merge the records into FILE.json")

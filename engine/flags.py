@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 
+from support import threads
 from support.errors import InputError, OutOfMemory, out_of_memory
 from support.names import nearest
 
@@ -21,7 +22,7 @@ IMAGENET_ARGUMENTS = ("reduction", "act_layers", "last_gamma", "variant", "stem"
 IMAGENET_SHORT_NAMES = ("atac", "se", "ge", "aa", "fa")
 SMOOTHING, MIXUP_ALPHA = 0.1, 0.2  # GluonCV's, for --label-smoothing and --mixup without a number
 MOST, MOST_FLOAT = 2**31 - 1, 3e38  # of C's int and float, which is what MXNet makes of them
-MOST_GPUS, MOST_THREADS = 1024, 1024
+MOST_GPUS, MOST_THREADS = 1024, threads.MOST
 LONGEST = 900  # letters of a message
 FIGURES = (".png", ".pdf", ".svg")
 AUTHORS_UNITS = ("relu", "prelu", "elu", "selu", "gelu", "swish", "xunit")

@@ -34,7 +34,7 @@ from types import SimpleNamespace
 from engine import imagenet, images
 from engine.class_folders import classes, listing
 from engine.class_names import NAMES_FILE, read_names, write_names
-from engine.flags import Parser, number, run_script
+from engine.flags import Parser, clean_up_at_interrupt, number, run_script
 from engine.prefetch import ahead
 from engine.records import Damaged, RecordFile
 from engine.runlog import progress_bar
@@ -445,6 +445,9 @@ def _val_labels(args, root, images):
 def prepare(args):
     """Do what the command line asks, stage by stage, and say so."""
     root = expanded(args.data_dir) if args.data_dir else imagenet.default_root()
+    if not args.folders_only and str(root) != os.fsencode(root).decode("utf-8", "replace"):
+        raise InputError(f"--data-dir {ascii(str(root))}: MXNet writes record files only where the whole path is "
+                         "UTF-8; choose another folder, or unpack with --folders-only")
     with _alone(root):
         found = {split: _image_folder(args, split, root) for split in args.splits}
         for split, folder in found.items():
@@ -515,6 +518,7 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     if args.quality and not args.resize:
         parser.error("--quality goes with --resize: without it the files are packed as they are")
+    clean_up_at_interrupt()
     try:
         prepare(args)
     except InputError as error:

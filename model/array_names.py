@@ -102,9 +102,9 @@ def _prefix(names, known):
 def _in_order(shapes, net):
     """{name: structural name} for names of another code, {name: shape}, in the order in which net has its arrays.
 
-    Raises Unfit unless kinds (weight, gamma, ...) and shapes are the net's one by one, but for the shape of the head,
-    and unless the names say of what they number what the net's say: a layer that is one of ours in one place is in all
-    places, numbers rise, and the units' names are the same. Arrays of equal shapes could have changed places otherwise.
+    Kinds (weight, gamma, ...) and shapes must be the net's, one by one; only the head may have another length. Arrays
+    of equal shapes could still have changed places. So each name, without its numbers, must mean the same name of the
+    net everywhere, its numbers must rise, and it must name the same units of ours. Raises Unfit otherwise.
     """
     head, expected = head_of(net), list(net._collect_params_with_prefix().items())
     if len(shapes) == len(expected) - len(head):

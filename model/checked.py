@@ -3,6 +3,7 @@ from typing import NamedTuple, Optional
 
 from mxnet.gluon import HybridBlock
 from mxnet.ndarray import NDArray
+from mxnet.symbol import Symbol
 
 from support.errors import InputError
 
@@ -19,9 +20,11 @@ class Takes(NamedTuple):
     block: str = "net"
 
     def check(self, x):
-        """Raise InputError if x is an NDArray that does not fit. A Symbol has no shape and passes."""
-        if not isinstance(x, NDArray):
+        """Raise InputError for what does not fit. A Symbol has no shape and passes."""
+        if isinstance(x, Symbol):
             return
+        if not isinstance(x, NDArray):
+            raise InputError(f"this {self.block} takes an MXNet array, got a {type(x).__name__}; mx.nd.array makes one")
         shape = x.shape
         if len(shape) != 4 or shape[1] != self.channels or 0 in shape:
             axes = "H, W" if self.side is None else "S, S"

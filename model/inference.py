@@ -157,7 +157,7 @@ class _Graph:
     def __init__(self, symbol, data, values, contexts, takes, batch_norms=0, folded=0):
         self.data, self.values, self.contexts, self.takes = data, values, contexts, takes
         self.batch_norms, self.folded = batch_norms, folded
-        content = json.loads(symbol.tojson())
+        content = json.loads(_json(symbol))
         self.attrs = content["attrs"]
         self.nodes = content["nodes"]
         for node in self.nodes:
@@ -331,6 +331,12 @@ class _Graph:
             node.update(op="add_n", attrs={"num_args": "2"})
         for node in self.sums():
             node["inputs"].sort(key=lambda entry: entry[0]["op"] != "Convolution")
+
+
+def _json(symbol):
+    """symbol.tojson(). To leave out the casts of mixed precision MXNet makes a copy of the graph and never frees it."""
+    text = symbol.tojson(remove_amp_cast=False)
+    return symbol.tojson() if "amp_cast" in text or "amp_multicast" in text else text
 
 
 def _flag(attrs, name, default):

@@ -51,7 +51,7 @@ def file_of(root, name, arguments, wanted, complete_arguments):
     asked = _structure(arguments)
     fitting = [each for each, has in zip(same, theirs) if has == asked]
     if len(fitting) > 1:
-        raise InputError(f"several weights fit {name}: pretrained= takes one of "
+        raise InputError(f"several weights fit {name} with these arguments: pretrained= takes one of "
                          f"{', '.join(each['name'] for each in fitting if each.get('name'))}")
     if fitting:
         return _verified(manifest, fitting[0])

@@ -2,7 +2,8 @@
 
 The library's name holds a checksum of its sources, of MXNet's and of the processor's instruction sets, so that one
 built elsewhere, or before an update, is not found rather than misused. Needs g++ (9 or newer), with the C++ library's
-headers; CXX names another.
+headers; CXX names another GCC, other compilers are refused (ops/src/operators.cc). The name does not hold the GCC's
+version: with another one, build with --again.
 """
 import contextlib
 import hashlib

@@ -51,7 +51,7 @@ def parse(argv=None):
                      "(default: all there are, or the CPU)")
     run.add_argument("--jobs", type=flags.number(int, 1), metavar="N", help="runs at a time (default: one a GPU, one "
                      "on the CPU)")
-    run.add_argument("-j", "--num-data-workers", type=flags.number(int, 0), default=1, metavar="N",
+    run.add_argument("-j", "--num-data-workers", type=flags.number(int, 0, flags.MOST_THREADS), default=1, metavar="N",
                      help="threads that prepare batches ahead, of each run (default 1)")
     run.add_argument("--data-dir", type=flags.words, metavar="DIR", help="where the data is, or a folder with cifar10 "
                      "and cifar100 in it; default ~/.mxnet/datasets")

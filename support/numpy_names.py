@@ -1,10 +1,13 @@
 """Names that MXNet 1.9.1 and GluonCV 0.10.5 take from NumPy and newer NumPys have dropped, with their old meanings.
 
-NumPy 1.24 dropped the first of them, NumPy 2.0 most, NumPy 2.4 the last. tests/test_numpy_names.py compares the list
-with the installed sources of both packages.
+NumPy 1.24 dropped the first of them, NumPy 2.0 most, NumPy 2.4 the last. NumPy 2.3 dropped array.tostring().
+Nothing can give that back, so the one file of MXNet that calls it is changed as it loads. tests/test_numpy_names.py
+compares all this with the installed sources of both packages.
 """
 import functools
+import sys
 import types
+from importlib.machinery import PathFinder, SourceFileLoader
 
 PLAIN = {"bool": bool, "int": int, "float": float}
 NUMBERS = {"NAN": float("nan"), "NaN": float("nan"), "Inf": float("inf"), "PINF": float("inf"), "NINF": -float("inf"),
@@ -18,6 +21,8 @@ def restore(numpy):
     for name, meaning in old_names(numpy).items():
         if name not in vars(numpy):  # hasattr would warn
             setattr(numpy, name, meaning)
+    if not hasattr(numpy.ndarray, "tostring") and RecordFinder not in sys.meta_path:
+        sys.meta_path.insert(0, RecordFinder)
 
 
 def old_names(numpy):
@@ -40,3 +45,19 @@ def _in1d(numpy, ar1, ar2, assume_unique=False, invert=False):
 
 def _refuse(name, *arguments, **named):
     raise RuntimeError(f"numpy.{name} was removed in NumPy 1.20; the library numpy-financial has it")
+
+
+class RecordFinder:
+    """Finds mxnet.recordio where Python finds it, and has it loaded with the method's newer name."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        spec = PathFinder.find_spec(name, path, target) if name == "mxnet.recordio" else None
+        if spec is not None:
+            spec.loader = _RecordLoader(name, spec.origin)
+        return spec
+
+
+class _RecordLoader(SourceFileLoader):
+    def get_code(self, fullname):
+        return self.source_to_code(self.get_data(self.path).replace(b".tostring()", b".tobytes()"), self.path)

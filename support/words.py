@@ -1,4 +1,4 @@
-"""Numbers and places in sentences."""
+"""Numbers in sentences."""
 
 
 def counted(count, noun):

@@ -1,9 +1,19 @@
 """Prepares the process before any test module imports MXNet, as the scripts do: equal threads here and in them."""
+import gc
+
 import pytest
 
-from support import runtime
+from support import garbage, runtime
 
 runtime.prepare()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_given_back():
+    """What a module's tests leave behind is gone before the next one starts."""
+    yield
+    gc.collect()
+    garbage.trim()
 
 
 @pytest.fixture(scope="session")

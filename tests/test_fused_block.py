@@ -74,7 +74,7 @@ def test_a_norm_with_another_attribute_stays_gluons(change):
     net = started(OtherEpsilon if "axis" in change else Unscaled)
     net[1]._kwargs.update({"fix_gamma": False, **change})
     forward, said = fused.fuse(net, "on")
-    assert said.startswith("fused C++ operators for 1 units")
+    assert said.startswith("fused C++ operators for 1 unit")
     assert operators_in(forward.inference, net)[0].count("BatchNorm") == 1
     net[1]._kwargs["axis"] = 1
     x, _ = inputs(4, 16, 7)
@@ -85,7 +85,7 @@ def test_a_norm_with_another_attribute_stays_gluons(change):
 def test_a_norm_inside_a_unit_or_a_net_with_another_attribute():
     net = started(TwoReaders)
     net.unit1.gate[1]._kwargs["fix_gamma"] = True
-    assert fused.fuse(net, "on")[1].startswith("fused C++ operators for 1 units")
+    assert fused.fuse(net, "on")[1].startswith("fused C++ operators for 1 unit")
     for place, fixed in ((0, False), (5, True)):
         net = started(whole)
         net.features[place]._kwargs["fix_gamma"] = fixed
@@ -172,32 +172,10 @@ def test_an_input_that_the_net_cannot_take_is_a_sentence(form):
     forward = {"optimized": lambda: inference.optimize(net, example)[0],
                "folded": lambda: inference.fold(net)}.get(form, lambda: fused.fuse(net, "on")[0])()
     assert forward is not net
-    name = type(net).__name__
     for shape in ((3, 32, 32), (2, 1, 32, 32), (2, 3072)):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError, match=r"^this net takes arrays \(N, 3, H, W\), got one of shape \("):
             forward(mx.nd.zeros(shape))
-        assert str(caught.value) == (f"{name} cannot be computed for an array of shape {shape}: "
-                                     "it takes images (N, 3, H, W)")
-    with pytest.raises(InputError, match=f"^{name} takes float32, got an array of float64; convert it"):
-        forward(example.astype("float64"))
-    with pytest.raises(InputError, match=f"^{name} takes one MXNet array"):
+    with pytest.raises(InputError, match="^this net takes an MXNet array, got a ndarray; mx.nd.array makes one"):
         forward(example.asnumpy())
     for shape in ((2, 3, 32, 32), (1, 3, 16, 16)):
         assert forward(mx.nd.zeros(shape)).shape == (shape[0], 7)
-
-
-def test_a_size_that_does_not_fit_a_layer_is_a_sentence():
-    class Bound(OtherEpsilon):
-        """Made for images of 18 x 18."""
-
-        def __init__(self, **kwargs):
-            super().__init__(**kwargs)
-            with self.name_scope():
-                self._children.pop("3")
-                self._children["5"] = nn.Dense(7, in_units=16 * 16 * 16)
-
-    net = started(Bound)
-    forward, _ = fused.fuse(net, "on")
-    assert forward(mx.nd.zeros((2, 3, 18, 18))).shape == (2, 7)
-    with pytest.raises(InputError, match=r"an array of shape \(2, 3, 20, 20\): .*Shape inconsistent"):
-        forward(mx.nd.zeros((2, 3, 20, 20)))

@@ -1,4 +1,5 @@
 """Nets that nobody holds leave memory as new ones are made, whatever Python's own collector does."""
+import ctypes
 import gc
 import subprocess
 import sys
@@ -26,6 +27,34 @@ for _ in range(12):
     mx.nd.waitall()
     first = first or garbage.resident()
 print((garbage.resident() - first) >> 20)
+"""
+
+# Bytes that the C library has given out, before and after some traced and folded nets.
+FOLDED = """
+import ctypes
+import gc
+import mxnet as mx
+from model import get_model, inference
+
+fields = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+Info = type("Info", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in fields]})
+mallinfo = ctypes.CDLL(None).mallinfo2
+mallinfo.restype = Info
+
+def given_out():
+    gc.collect()
+    mx.nd.waitall()
+    info = mallinfo()
+    return info.uordblks + info.hblkhd
+
+net = get_model("atac_resnet20_v2", blocks=1)
+net.initialize()
+for _ in range(5):
+    inference.fold(net)
+before = given_out()
+for _ in range(20):
+    inference.fold(net)
+print((given_out() - before) // 20)
 """
 
 
@@ -61,3 +90,10 @@ def test_many_nets_in_one_process_need_the_memory_of_a_few():
     run = subprocess.run([sys.executable, "-c", MANY], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 800  # MiB; without collections 2,200
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="this C library cannot count what it gave out")
+def test_a_folded_net_leaves_nothing_behind():
+    run = subprocess.run([sys.executable, "-c", FOLDED], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 30_000  # bytes a net; with MXNet's tojson 120,000

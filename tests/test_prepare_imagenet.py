@@ -160,6 +160,13 @@ def test_an_interrupted_run_goes_on_where_it_was(official, monkeypatch, capsys):
     assert "officially" not in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_a_folder_whose_name_mxnet_cannot_write_to_is_refused_before_anything_is_unpacked(official, capsys):
+    other = official.parent / os.fsdecode(b"\xff")
+    official.rename(other)
+    assert "only where the whole path is UTF-8; choose another folder" in error(capsys, other)
+    assert not (other / "train").exists()
+
+
 def test_packing_that_is_stopped_leaves_no_record_file(official, monkeypatch, capsys):
     encode = prepare_imagenet._encode
 

@@ -307,7 +307,7 @@ def test_names_choose_among_the_weights_that_fit(published):
     with pytest.raises(InputError, match="several weights fit resnet20_v2 .* one of coarse, fine"):
         get_model("resnet20_v2", pretrained=True, blocks=1, root=root)
     get_model("resnet20_v2", pretrained="fine", blocks=1, root=root)
-    with pytest.raises(InputError, match="no pretrained weights called 'finest' for resnet20_v2"):
+    with pytest.raises(InputError, match="no pretrained weights called 'finest' .did you mean fine"):
         get_model("resnet20_v2", pretrained="finest", blocks=1, root=root)
     assert pretrained_file("coarse", root) == root / entry["file"]
     with pytest.raises(InputError, match="no pretrained weights called 'x'; .* has: coarse, fine"):

@@ -177,8 +177,7 @@ THEME = Theme("memory", "Memory, files and threads", 20, (
     Case(SCORED, "100 rounds: the same"),
     Case(RESTARTED, "60 starts in one process, stopped by signals and broken off by their data: the same"),
     Case(REFUSED, "a sentence and exit status 1 where Python is told of it; never a hang; the newest checkpoint stays",
-         "where OpenMP, oneDNN or MXNet's own threads find none, they end the process (SIGABRT, SIGSEGV) in their "
-         "words"),
+         "where OpenMP, oneDNN or MXNet's own threads find none, they end the process (SIGABRT, SIGSEGV)"),
 ), run_all)
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ SCORE = Score(399, .9, .99, .3, 10_000)
 
 def result(**changes):
     return Result(**{
-        "experiment": tiny.experiment(), "data": DATA, "last": SCORE, "best": dataclasses.replace(SCORE, epoch=5), "chosen_on": "test", "seconds": 60., "resumed": 1,
+        "experiment": tiny.experiment(), "data": DATA, "last": SCORE, "best": dataclasses.replace(SCORE, epoch=5),
+        "chosen_on": "test", "seconds": 60., "resumed": 1,
         "train_images_per_second": 1e3, "operators": "plain", "command": "python train_cifar.py",
         "environment": {"processor": "x", "threads": None, "contexts": "[cpu(0)]", "gpus": [], "git_revision": None},
         **changes})
@@ -130,6 +131,7 @@ FIRST_FORM = Path(__file__).resolve().parent / "data" / "run_of_first_form"  # o
 def test_a_finished_run_of_the_first_form_is_read_and_resumed(tmp_path):
     run = tmp_path / "run"
     shutil.copytree(FIRST_FORM, run)
+    shutil.copy(run / "last.params", run / "best.params")  # kept once
     old = json.loads((run / "result.json").read_text())
     record = ledger.make(run)
     assert (record.experiment, record.result.resumed) == (tiny.experiment(

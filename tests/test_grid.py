@@ -62,8 +62,8 @@ def test_every_cell_has_the_papers_recipe_and_head():
     for cell in grid.CELLS:
         assert cell.recipe == CIFAR_PAPER
         assert cell.net["classes"] == (10 if cell.task.dataset == "cifar10" else 100)
-    assert grid.Run(grid.CELLS[0], 400, 0).recipe == CIFAR_PAPER
-    assert grid.Run(grid.CELLS[0], 20, 0).recipe.lr_decay_epochs == (15, 17)
+    assert grid.Run(grid.CELLS[0], 400, 0).experiment.recipe == CIFAR_PAPER
+    assert grid.Run(grid.CELLS[0], 20, 0).experiment.recipe.lr_decay_epochs == (15, 17)
 
 
 @functools.lru_cache(maxsize=None)

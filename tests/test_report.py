@@ -296,7 +296,7 @@ def test_replacement_shows_shares_of_the_gain():
     assert "| 1 of 7 (whole stages) | 82,822 | 0.0551 | 0.8900 | 0.8910 | 0.25 |" in text
     assert "| 7 of 7 (whole stages) | 90,790 | 0.1506 | 0.9200 | 0.9210 | 1.00 |" in text
     assert "Not run under these conditions: 2, 3, 4, 5, 6 sites." in text
-    ends = [run for run in runs if run["cell"] != "cifar10-b1-atac-replaced_sites1"]
+    ends = [run for run in runs if run.cell.key != "cifar10-b1-atac-replaced_sites1"]
     assert "No run yet" in report.exhibit_text("fig6", ends)  # the ends alone are no series
     assert "No shares" in report.exhibit_text("fig6", runs[1:])
 

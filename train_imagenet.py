@@ -116,7 +116,7 @@ def experiment_of(args, stored):
     if image_size(name, {}) != DEFAULT.input_size:
         raise InputError(f"{name} is a net for CIFAR's images; train_cifar.py trains it")
     size = args.input_size or base.input_size
-    arguments = {"last_gamma": base.net["last_gamma"], **({} if args.net_name else base.net)}
+    arguments = {"last_gamma": base.net.get("last_gamma", False), **({} if args.net_name else base.net)}
     if args.recipe:
         arguments["last_gamma"] = LAST_GAMMA[args.recipe]
     arguments.update(args.net_arguments)
@@ -168,7 +168,7 @@ def main():
         forward, operators = script.prepared(start, args, model)
         with script.folder(start, args) as directory:
             log.info("data: %s training and %s validation images in %d classes, %dx%d pixels, %s, sha256 %s",
-                     f"{len(data.train):,}", f"{len(data.val):,}", labels, size, size, data.variant,
+                     f"{len(data.train):,}", f"{len(data.val):,}", labels, size, size, script.in_short(data),
                      data.provenance["sha256"])
             script.announce(start, args, batches.steps, count(start.net, (3, size, size)), table)
             log.info("%s", rate_sentence(recipe.lr, batches.batch_size))

@@ -11,7 +11,7 @@ from engine import class_folders, images
 from engine.class_names import NAMES_FILE, SYNSETS, read_names
 from engine.records import Damaged, RecordFile
 from support.errors import InputError
-from support.files import expanded
+from support.files import expanded, regular
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ def _listed_labels(path, keys):
         return None
     labels = {}
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", opener=regular) as lines:
             for line in lines:
                 key, label, _ = line.split("\t")
                 labels[int(key)] = float(label)

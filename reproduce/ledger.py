@@ -13,7 +13,7 @@ from engine import old_forms, runlog
 from engine.experiment import Result
 from support import json_files
 from support.errors import InputError
-from support.files import regular, replacing, sha256
+from support.files import content, regular, replacing, sha256
 from support.json_files import OBJECT
 from support.lock import locked
 
@@ -79,7 +79,7 @@ def _difference(result, metrics):
 
 def _of_log(path):
     """{'last': accuracy, 'best': accuracy} of the test images at the end of a run that held images back."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = content(path).decode("utf-8", "replace")
     return {name: 1 - float(error) for name, error in
             re.findall(r"test images with the weights of the (last|best) epoch: err-top1=([01]\.\d+) ", text)}
 

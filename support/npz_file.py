@@ -13,6 +13,7 @@ import zlib
 import numpy as np
 
 from .errors import InputError
+from .files import regular
 
 START = b"PK"  # of every ZIP archive
 # Weights hardly shrink when they are compressed, zeros 1000 times: what an archive may unpack to.
@@ -25,7 +26,7 @@ TYPE = re.compile(r"[<>|=](?:f[248]|[iu][1248]|b1)")
 
 def is_one(path):
     """Whether a file that has been read is such an archive."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         return file.read(len(START)) == START
 
 

@@ -97,13 +97,13 @@ def test_the_commands_and_links_of_the_readme_exist():
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_scripts_hand_their_words_to_python_in_their_own_process(name, tmp_path):
     script = (ROOT / "scripts" / f"{name}.sh").read_text(encoding="utf-8")
-    assert f'reproduce {SCRIPTS[name]} "$@"' in script
+    assert f'run_module reproduce {SCRIPTS[name]} "$@"' in script
     fake = tmp_path / "python3"
     fake.write_text('#!/bin/sh\nprintf "%s|" $$ "$@"\n')
     fake.chmod(0o755)
     scripts = tmp_path / "scripts"  # a checkout without .venv, whose Python would be taken instead
     scripts.mkdir()
-    for part in (name, "reproduce"):
+    for part in (name, "preamble"):
         (scripts / f"{part}.sh").write_bytes((ROOT / "scripts" / f"{part}.sh").read_bytes())
     process = subprocess.Popen(["bash", str(scripts / f"{name}.sh"), "--only", "a b"], stdout=subprocess.PIPE,
                                text=True, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
@@ -304,7 +304,7 @@ def test_names_choose_among_the_weights_that_fit(published):
     entry, = manifest_of(published)
     entries = [{**entry, "name": name, "label_mode": name} for name in ("coarse", "fine")]
     (root / "manifest.json").write_text(json.dumps({"models": entries}))
-    with pytest.raises(InputError, match="several weights fit resnet20_v2 .* one of coarse, fine"):
+    with pytest.raises(InputError, match="several weights fit resnet20_v2 with .* one of coarse, fine"):
         get_model("resnet20_v2", pretrained=True, blocks=1, root=root)
     get_model("resnet20_v2", pretrained="fine", blocks=1, root=root)
     with pytest.raises(InputError, match="no pretrained weights called 'finest' .did you mean fine"):

@@ -166,7 +166,7 @@ def test_another_forward_pass_and_another_update_reach_every_step_and_score(tmp_
                                  rescale_grad=rescale_grad)
 
     job.forward, job.update_all = lambda x: calls.append(len(x)) or job.net(x), update_all
-    assert run.train(job)["last"] == plain["last"]
+    assert run.train(job).last == plain.last
     assert_same_run(tmp_path / "plain", tmp_path / "other")
     assert calls == 2 * (8 * [16] + 3 * [10]) and updates == pytest.approx(8 * [.1] + 8 * [.01])
 
@@ -174,8 +174,7 @@ def test_another_forward_pass_and_another_update_reach_every_step_and_score(tmp_
 def test_a_runs_type_reaches_its_trainer(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(loop, "make_trainer", lambda *arguments: asked.append(arguments) or 1 / 0)
-    job = tiny.job(tmp_path)
-    job.dtype = "float16"
+    job = tiny.job(tmp_path, dtype="float16")
     with pytest.raises(ZeroDivisionError):
         run.train(job)
     assert asked == [(job.net, job.recipe, "device", "float16", None, job.team)]

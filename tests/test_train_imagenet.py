@@ -337,11 +337,11 @@ def test_resume_takes_flags_that_fit_the_checkpoints_net_and_schedule_but_not_th
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["--lr", ".02"], "recipe lr=0.02 but the checkpoint has lr=0.01"),
-    (["--recipe", "released"], "recipe wd=0.0001 but the checkpoint has wd=0.0"),
-    (["--label-smoothing"], "recipe label_smoothing=0.1 but"), (["--model", "atac"], "model atac_resnet50_v1b but"),
-    (["--last-gamma"], "arguments last_gamma=True but the checkpoint has last_gamma=False"),
-    (["--input-size", "64"], "but the checkpoint has "), (["--crop-ratio", "1"], "crop_ratio 1.0 but"),
+    (["--lr", ".02"], "lr=0.02 but the checkpoint has lr=0.01"),
+    (["--recipe", "released"], "--recipe released asks for wd=0.0001 but the checkpoint has wd=0.0; leave "),
+    (["--label-smoothing"], "label_smoothing=0.1 but"), (["--model", "atac"], "model=atac_resnet50_v1b but"),
+    (["--last-gamma"], "last_gamma=True but the checkpoint has last_gamma=False"),
+    (["--input-size", "64"], "but the checkpoint has "), (["--crop-ratio", "1"], "crop_ratio=1.0 but"),
     (["--gpus", "0,1"], "was written by a run on 1 device(s), this one has 2")])
 def test_resume_refuses_another_run(one_epoch, data, monkeypatch, arguments, said):
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)

@@ -2,6 +2,7 @@
 
 The runs here are of a tiny net in this process; test_train_cifar.py has the script as a process of its own.
 """
+import dataclasses
 import itertools
 import json
 import logging
@@ -90,7 +91,7 @@ def test_the_files_hold_the_epochs_they_are_named_for(tmp_path):
         "epoch-0001.params": 1, "epoch-0002.params": 2, "epoch-0003.params": 3, "last.params": 3,
         "best.params": result.best.epoch + 1}
     assert tiny.state_of(tmp_path / "last.params") == tiny.state_of(tmp_path / "epoch-0003.params")
-    best = tmp_path / f"epoch-{result['best']['epoch'] + 1:04d}.params"
+    best = tmp_path / f"epoch-{result.best.epoch + 1:04d}.params"
     assert tiny.state_of(tmp_path / "best.params") == tiny.state_of(best)
 
 
@@ -281,7 +282,7 @@ def test_a_finished_run_that_goes_on_writes_its_result_again(tmp_path):
     first = run.train(tiny.job(tmp_path))
     (tmp_path / "result.json").unlink()
     again = run.train(tiny.job(tmp_path), tmp_path / run.LAST)
-    assert again == {**first, "environment": again["environment"]}
+    assert again == dataclasses.replace(first, environment=again.environment, resumed=1)
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(InputError, match="^all 2 epochs are done, but .*metrics.jsonl does not have them"):
         run.train(tiny.job(tmp_path), tmp_path / run.LAST)

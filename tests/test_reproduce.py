@@ -105,7 +105,7 @@ def test_the_scripts_hand_their_words_to_python_in_their_own_process(name, tmp_p
     fake.chmod(0o755)
     scripts = tmp_path / "scripts"  # a checkout without .venv, whose Python would be taken instead
     scripts.mkdir()
-    for part in (name, "reproduce"):
+    for part in (name, "preamble"):
         (scripts / f"{part}.sh").write_bytes((ROOT / "scripts" / f"{part}.sh").read_bytes())
     process = subprocess.Popen(["bash", str(scripts / f"{name}.sh"), "--only", "a b"], stdout=subprocess.PIPE,
                                text=True, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})

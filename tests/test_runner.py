@@ -299,10 +299,10 @@ def test_the_plan_names_every_run_and_its_time(interrupted, place):
     assert "no estimate: the ledger has no run yet" in empty
 
 
-def a_record(processor="A", seconds=100., gpus=(), model="atac_resnet20_v2", images=900):
+def a_record(processor="A", seconds=100., gpus=(), model="atac_resnet20_v2", images=(900, 300)):
     run = tiny.experiment(model, CIFAR_PAPER.scaled(10))
     result = SimpleNamespace(seconds=seconds, environment={"processor": processor, "gpus": list(gpus)},
-                             data={"train_images": images, "test_images": images // 3})
+                             data={"train_images": images[0], "test_images": images[1]})
     return SimpleNamespace(experiment=run, epochs=10, result=result)
 
 
@@ -322,7 +322,7 @@ def test_speeds(monkeypatch):
 
 
 def test_the_speed_of_a_smoke_run_counts_only_where_there_is_no_other():
-    whole = a_record(seconds=6000., images=50_000)
+    whole = a_record(seconds=6000., images=(50_000, 10_000))
     data = runner.Data("", 50_000, 10_000)
     assert runner.Speeds([a_record(seconds=900.), whole]).epoch(ATAC, data) == pytest.approx(600)
     assert runner.Speeds([a_record()]).epoch(ATAC, data) > 500

@@ -267,7 +267,8 @@ def test_what_does_not_fit_is_one_sentence(files, data, arguments, status, parts
 
 
 @pytest.mark.parametrize("changes, said", [
-    ({"arguments": []}, "arguments is not an object"), ({"arguments": {"classes": 10, "wings": 2}}, "has no argument 'wings'"),
+    ({"arguments": []}, "arguments is not an object"),
+    ({"arguments": {"classes": 10, "wings": 2}}, "has no argument 'wings'"),
     ({"arguments": {"classes": "10"}}, "arguments.classes is not a whole number of at least 1"),
     ({"arguments": {"classes": None}}, "arguments.classes is not a whole number"), ({"model": 3}, "model is not text"),
     ({"arguments": {"classes": [10]}}, "arguments.classes is not"), ({"dataset": ["cifar10"]}, "dataset is not one of"),

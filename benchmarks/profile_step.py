@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import repeat
 
@@ -84,11 +85,12 @@ def profile(steps, **net):
 
     step.run(WARM)
     unprofiled = 1000 * step.run(steps)
-    mx.profiler.set_config(profile_all=True, aggregate_stats=True, filename=os.devnull)
-    mx.profiler.set_state("run")
-    wall = 1000 * step.run(steps)
-    mx.profiler.set_state("stop")
-    operators = json.loads(mx.profiler.dumps(reset=True, format="json"))["Time"].get("operator", {})
+    with tempfile.TemporaryDirectory() as folder:  # MXNet removes the file that it is given: never name a device
+        mx.profiler.set_config(profile_all=True, aggregate_stats=True, filename=os.path.join(folder, "profile.json"))
+        mx.profiler.set_state("run")
+        wall = 1000 * step.run(steps)
+        mx.profiler.set_state("stop")
+        operators = json.loads(mx.profiler.dumps(reset=True, format="json"))["Time"].get("operator", {})
     found = {name: (row["Count"] / steps, row["Total"] / steps) for name, row in operators.items()
              if name not in NOT_WORK}
     return {

@@ -16,6 +16,8 @@ import mxnet as mx
 
 from support.errors import InputError
 
+from .graph import json_of
+
 
 class Layer(NamedTuple):
     """One row of the table. Shapes are of one image, without the batch axis."""
@@ -47,7 +49,7 @@ def count(net, input_shape=(3, 32, 32)):
     parameters = {parameter.name: [(path, parameter)] for path, parameter in net._collect_params_with_prefix().items()}
 
     layers, seen = [], set()
-    nodes = json.loads(symbol.tojson())["nodes"]
+    nodes = json.loads(json_of(symbol))["nodes"]
     for node in nodes:
         sources = [nodes[index] for index, *_ in node["inputs"]]
         inputs = [source["name"] for source in sources]

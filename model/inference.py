@@ -19,6 +19,7 @@ from support.errors import InputError
 
 from . import checked
 from .fused import fuse, weights_missing
+from .graph import json_of
 
 BACKEND = "MKLDNN"  # MXNet 1.9.1's name of its oneDNN subgraphs
 IMAGES = 64  # that a graph must answer as the plain net does, at least
@@ -157,7 +158,7 @@ class _Graph:
     def __init__(self, symbol, data, values, contexts, takes, batch_norms=0, folded=0):
         self.data, self.values, self.contexts, self.takes = data, values, contexts, takes
         self.batch_norms, self.folded = batch_norms, folded
-        content = json.loads(_json(symbol))
+        content = json.loads(json_of(symbol))
         self.attrs = content["attrs"]
         self.nodes = content["nodes"]
         for node in self.nodes:
@@ -331,12 +332,6 @@ class _Graph:
             node.update(op="add_n", attrs={"num_args": "2"})
         for node in self.sums():
             node["inputs"].sort(key=lambda entry: entry[0]["op"] != "Convolution")
-
-
-def _json(symbol):
-    """symbol.tojson(). To leave out the casts of mixed precision MXNet makes a copy of the graph and never frees it."""
-    text = symbol.tojson(remove_amp_cast=False)
-    return symbol.tojson() if "amp_cast" in text or "amp_multicast" in text else text
 
 
 def _flag(attrs, name, default):

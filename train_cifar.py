@@ -89,6 +89,7 @@ def main():
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     import model
     from engine import cifar, loop, runlog, script
+    from engine.tasks import in_short
     from model.complexity import count, table
     from ops.nag import update_operator
 
@@ -126,7 +127,7 @@ def main():
             last, best = (result.held_out or {"last": result.last, "best": result.best}).values()
             log.info("%s: accuracy %.4f after %s; best %.4f (epoch %d), chosen on the %s images; data %s",
                      _data_name(experiment), last.accuracy, counted(experiment.recipe.epochs, "epoch"), best.accuracy,
-                     best.epoch, result.chosen_on, script.in_short(data))
+                     best.epoch, result.chosen_on, in_short(data))
             log.info("checkpoints, metrics and history.png are in %s", directory)
             return 0
 

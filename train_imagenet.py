@@ -147,6 +147,7 @@ def main():
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     import model
     from engine import imagenet, runlog, script
+    from engine.tasks import in_short
     from model.complexity import count, table
     from ops.nag import update_operator
 
@@ -168,7 +169,7 @@ def main():
         forward, operators = script.prepared(start, args, model)
         with script.folder(start, args) as directory:
             log.info("data: %s training and %s validation images in %d classes, %dx%d pixels, %s, sha256 %s",
-                     f"{len(data.train):,}", f"{len(data.val):,}", labels, size, size, script.in_short(data),
+                     f"{len(data.train):,}", f"{len(data.val):,}", labels, size, size, in_short(data),
                      data.provenance["sha256"])
             script.announce(start, args, batches.steps, count(start.net, (3, size, size)), table)
             log.info("%s", rate_sentence(recipe.lr, batches.batch_size))
@@ -185,7 +186,7 @@ def main():
                 log.info("imagenet: err-top1 %.4f, err-top5 %.4f after %s; best err-top1 %.4f (epoch %d); %s "
                          "validation images, each once; data %s", 1 - last.accuracy, 1 - last.top5,
                          counted(recipe.epochs, "epoch"), 1 - best.accuracy, best.epoch, f"{last.images:,}",
-                         script.in_short(data))
+                         in_short(data))
                 log.info("checkpoints, metrics and history.png are in %s", directory)
             return status
 

@@ -178,11 +178,6 @@ def require_data(start, data):
                          f"(now {data.variant}; then {start.saved.data['variant']}); give the same --data-dir")
 
 
-def in_short(data):
-    """What the data are; the warning as they were read has said what is not official."""
-    return data.variant if data.provenance["official"] else "not the official files"
-
-
 def prepared(start, args, model):
     """Initialize start.net, load the weights to start from, and find the fastest way to compute it.
 

@@ -125,7 +125,7 @@ class Cifar:
         data = cifar.load_or_download(self.name, self.args.data_dir, self.label_mode, self.args.mirror)
         count = len(data.test)
         return Images(cifar.EvalBatches(data.test, min(batch_size, count)), count,
-                      f"{self.title}: {count:,} test images, data {data.variant}", data.variant,
+                      f"{self.title}: {count:,} test images, data {in_short(data)}", data.variant,
                       data.provenance["sha256"])
 
     def pixels(self, picture):
@@ -194,8 +194,8 @@ class ImageNet:
         batches = imagenet.EvalBatches(data.val, batch_size, self.size, self.crop_ratio, workers,
                                        count_padding=bool(args.count_padding), damaged=args.damaged or "refuse")
         counting = PADDING if args.count_padding else EVERY_IMAGE
-        text = (f"{self.title}: {count:,} validation images of {data.val.description}, data {data.variant}; the middle "
-                f"{self.size} x {self.size} after the shorter side was made {batches.shorter}")
+        text = (f"{self.title}: {count:,} validation images of {data.val.description}, data {in_short(data)}; the "
+                f"middle {self.size} x {self.size} after the shorter side was made {batches.shorter}")
         translation = translate(data.val, data.class_names, names)
         if translation is not None:
             batches = Translated(batches, translation)
@@ -209,6 +209,11 @@ class ImageNet:
         batch = np.empty((1, 3, self.size, self.size), np.float32)
         imagenet.normalise_centre(picture, imagenet.shorter_side(self.size, self.crop_ratio), batch[0])
         return batch
+
+
+def in_short(data):
+    """What the data are; a warning has said what is not official as they were read."""
+    return data.variant if data.provenance["official"] else "not the official files"
 
 
 def unnamed(classes):

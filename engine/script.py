@@ -159,11 +159,12 @@ def refuse_another_run(experiment, stored, state, named=None):
     """
     epochs = experiment.recipe.epochs
     same = dataclasses.replace(stored, recipe=dataclasses.replace(stored.recipe, epochs=epochs))
-    difference = experiment.difference(same, "the checkpoint has")
-    if difference and named and dataclasses.replace(experiment, recipe=same.recipe) == same:
+    if named and experiment.recipe != same.recipe:
+        difference = dataclasses.replace(same, recipe=experiment.recipe).difference(same, "the checkpoint has")
         moves = "moves the decays in proportion to --num-epochs: it " if named == "scaled" else ""
         raise InputError(f"--recipe {named} {moves}asks for {difference}; leave --recipe out, then the run keeps its "
                          "own")
+    difference = experiment.difference(same, "the checkpoint has")
     if difference:
         raise InputError(f"the command asks for {difference}; only --num-epochs may change when a run is resumed")
     begun = state["epoch"] + (state["step"] > 0)

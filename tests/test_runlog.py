@@ -9,6 +9,7 @@ import sys
 import warnings
 
 import matplotlib.image
+import mxnet
 import pytest
 
 from engine import runlog
@@ -64,8 +65,10 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
 def test_the_environment_names_versions_machine_and_revision(monkeypatch):
     monkeypatch.setattr(runlog, "git_revision", lambda: "abc")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = json.loads(json.dumps(runlog.environment()))
-    assert set(found) == {"python", "mxnet", "numpy", "processor", "threads", "git_revision", "process_settings"}
+    found = json.loads(json.dumps(runlog.environment([mxnet.cpu()])))
+    assert set(found) == {"python", "mxnet", "numpy", "processor", "threads", "contexts", "gpus", "git_revision",
+                          "process_settings"}
+    assert (found["contexts"], found["gpus"]) == ("[cpu(0)]", [])
     assert found["process_settings"]["OMP_NUM_THREADS"] == "3"
     assert found["python"] == ".".join(map(str, sys.version_info[:3])) and found["mxnet"].startswith("1.9")
     assert found["threads"] == "3" and found["git_revision"] == "abc" and found["processor"]

@@ -331,7 +331,7 @@ def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse
         record.close()
     if not written:
         raise InputError(f"{source.description} has no image that is not damaged")
-    # As im2rec writes it, but for names that are not UTF-8, which end im2rec.
+    # As im2rec writes it, except names that are not UTF-8, which end im2rec.
     parts["lst"].write_text("".join(f"{number}\t{label:f}\t{file}\n" for number, file, label in written),
                             encoding="utf-8", errors="surrogateescape")
     if not _is_whole(parts["rec"], parts["idx"], len(written)):  # the disk may have been full

@@ -195,7 +195,7 @@ def prepared(start, args, model):
     log.info("%s", operators)
     before = start.saved.operators if start.saved else ""
     if before and _way(before) != _way(operators):
-        log.warning("--resume: the run so far was computed with %s; with %s it goes on with the same numbers up to "
+        log.warning("--resume: the run so far was computed with %s; with %s its numbers stay the same up to "
                     "rounding, but not to the bit", _way(before), _way(operators))
     loop.set_mode(forward, args.mode)
     return forward, operators

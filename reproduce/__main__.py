@@ -145,7 +145,7 @@ def render(results=None):
     if results == ledger.RESULTS:
         changed = report.update_readme() or changed
         rehearsal.render()
-    print(f"{name()}: the report in {results} was " + ("rendered anew" if changed else "up to date"), file=sys.stderr)
+    print(f"{name()}: the report in {results} was " + ("rendered again" if changed else "up to date"), file=sys.stderr)
 
 
 def main():

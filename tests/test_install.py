@@ -81,7 +81,7 @@ def test_each_python_gets_each_package_once(name, python):
     if name != "requirements-dev.txt":
         pinned = {package for package, pin in pins.items() if pin.startswith("==")}
         assert {"gluoncv", "opencv-python"} | ({"numpy", "matplotlib"} if python in PYTHONS else set()) <= pinned
-        # A Python that nobody has tried gets the newest of what is made for each Python anew.
+        # A Python that nobody has tried gets the newest of what is made for each Python.
         assert python in PYTHONS or pins["numpy"] == pins["matplotlib"] == ""
         assert ("setuptools" in pins) == (python not in PYTHONS[:4])  # distutils
         assert pins["numpy"] == NUMPYS.get(python, "==1.23.5")

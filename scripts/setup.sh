@@ -258,7 +258,7 @@ print('there' if build.sound(build.library()) else 'compile' if build.compiler()
     if [ "$plan" = there ] || "$venv_python" -m ops.build >"$build_log" 2>&1; then
         state="$state; fused operators"
     else
-        reason=$(sed -n 's/^error: //p' "$build_log" | tail -n 1)
+        reason=$(sed -n 's/^python -m ops.build: //p' "$build_log" | tail -n 1)
         slower="training and evaluation use the plain Gluon operators, which are slower: ${reason:-see $build_log}"
         state="$state; plain Gluon operators"
     fi

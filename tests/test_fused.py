@@ -17,6 +17,7 @@ from model import activation, fused, get_model, refine
 from model.cifar_resnet import CIFARResNetV2, replace_sites
 from ops import build, loader, nag
 from support.errors import InputError
+from support.words import counted
 
 WHOLE = "fused C++ operators for the whole net"
 NET = pytest.mark.usefixtures("fused_operators")
@@ -153,7 +154,7 @@ class OtherEpsilon(nn.HybridSequential):
     (TwoReaders, 2), (lambda: TwoReaders(activation.SEActivation), 2), (UnitFirst, 1), (OtherEpsilon, 1),
     (lambda: get_model("localsenet_resnet20_v2", blocks=1, classes=7), 3)])
 def test_units_alone(make, units, mode):
-    assert_parity(make, 4, 16, mode, sentence=f"fused C++ operators for {units} units (")
+    assert_parity(make, 4, 16, mode, sentence=f"fused C++ operators for {counted(units, 'unit')} (")
 
 
 def operators_in(block, net):

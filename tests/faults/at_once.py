@@ -112,8 +112,8 @@ class Crowds:
         self.made("add_what_is_free", [order, [place.replace("sources", "others") for place in order]])
         results = self.folder / "add_what_is_free"
         records = ledger.read(results)
-        mixed = [record["id"] for record in records for name in ledger.EVIDENCE
-                 if ledger.sha256(ledger.folder_of(record["id"], results) / name) != record["files"][name]]
+        mixed = [record.id for record in records for name in ledger.EVIDENCE
+                 if ledger.sha256(ledger.folder_of(record.id, results) / name) != record.files[name]]
         told = sum((self.folder / f"output-{number}").read_text().count("is another run of what") for number in (0, 1))
         if mixed or len(records) != COUNT or told != COUNT:
             return FAULT, f"{said}: {len(records)} records, {told} refusals, not of one run: {mixed}"
@@ -195,7 +195,7 @@ def publish_all(begin, folders, place):
     try:
         for folder in map(Path, folders):
             record = json.loads((folder / "result.json").read_text())
-            publish.publish(folder, f"seed-{record['seed']}")
+            publish.publish(folder, f"seed-{record['experiment']['seed']}")
     except InputError as error:
         sys.exit(f"publish: {error}")
 

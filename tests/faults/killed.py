@@ -131,9 +131,9 @@ class Ledger:
         except InputError as error:
             return self.fault(f"{said}: {error}")
         for record in records:
-            place = ledger.folder_of(record["id"], self.results)
+            place = ledger.folder_of(record.id, self.results)
             for name in ledger.EVIDENCE:
-                if ledger.sha256(place / name) != record["files"][name]:
+                if ledger.sha256(place / name) != record.files[name]:
                     return self.fault(f"{said}: {place / name} is not what the record says")
             if len(list(place.glob("*.part"))) > 1:
                 return self.fault(f"{said}: {len(list(place.glob('*.part')))} temporary files in {place}")
@@ -204,7 +204,8 @@ def copy_of_run(run, place, seed):
         if path.is_file():
             shutil.copyfile(path, place / path.name)
     result = json.loads((run / "result.json").read_text())
-    (place / "result.json").write_text(json.dumps({**result, "seed": seed}))
+    result["experiment"]["seed"] = seed
+    (place / "result.json").write_text(json.dumps(result))
 
 
 def add_all(folders, results):

@@ -15,7 +15,8 @@ from support.errors import InputError  # isort: skip
 
 PART = re.compile(r"\.\d+\.part$")
 FILES = {"args.json", "best.params", "history.png", "last.params", "metrics.jsonl", "result.json", "train.log", ".lock"}
-CLOCK = ("seconds", "train_images_per_second", "environment", "command")  # of result.json: not of the run alone
+# Of result.json: not of the run alone.
+CLOCK = ("seconds", "train_images_per_second", "environment", "command", "resumed")
 THREADS = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

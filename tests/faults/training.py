@@ -79,7 +79,7 @@ def sizes(rng, folder):
     job = tiny.job(folder, batches=batches, batch_size=batch, images=images)
     job.score_batches = test
     result = run.train(job)
-    assert result["last"]["images"] == tests
+    assert result.last.images == tests
     return "trained", f"{images} images by {batch}"
 
 

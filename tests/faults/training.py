@@ -29,7 +29,7 @@ def trained(folder, **changes):
     try:
         result = run.train(job)
         outcome = "trained", ""
-        json.dumps(result, allow_nan=False)
+        json.dumps(result.as_json(), allow_nan=False)
         assert (folder / "result.json").exists()
     except InputError as error:
         outcome = ("refused", str(error)) if "\n" not in str(error) else (FAULT, f"not one sentence: {error!r}")

@@ -1,7 +1,14 @@
 #!/usr/bin/env bash
-# Installs what is missing, then runs the linter and the tests. Arguments go to pytest: bash scripts/test.sh -k atac
+# Installs what is missing, then runs the linter and the tests:
+#   bash scripts/test.sh            without the tests that take long (tests/conftest.py lists them)
+#   bash scripts/test.sh --all      all tests; more arguments go to pytest
+#   bash scripts/test.sh -k atac    pytest's own choice, of all tests
 script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit
 cd "$repository"
+case ${1-} in
+    "") printf 'the quick tests, about 4 minutes on 2 cores; all of them: bash scripts/test.sh --all\n' && set -- -m "not slow" ;;
+    --all) printf 'all tests, about 15 minutes on 2 cores\n' && shift ;;
+esac
 bash scripts/setup.sh --dev --quiet
 .venv/bin/python -m ruff check .
 exec .venv/bin/python -m pytest "$@"

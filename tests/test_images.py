@@ -374,7 +374,8 @@ def test_a_picture_takes_a_few_times_the_memory_of_its_pixels_and_no_warning(tmp
     assert set(peaks) == {*made, "odd.ico"}
     for name, (kind, array, _) in made.items():
         if array.size > 1e6:  # of the most pixels that are read, so many times less is read of the hungry ones
-            assert peaks[name] < 4 * images.HUNGRY.get(kind, 1), peaks
+            # 3.0 for a progressive JPEG with OpenCV 4.11, 4.4 with 4.13.
+            assert peaks[name] < 5 * images.HUNGRY.get(kind, 1), peaks
 
 
 def test_a_strip_is_not_resized_whole(monkeypatch):

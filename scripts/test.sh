@@ -6,8 +6,8 @@
 script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit
 cd "$repository"
 case ${1-} in
-    "") printf 'the quick tests, about 4 minutes on 2 cores; all of them: bash scripts/test.sh --all\n' && set -- -m "not slow" ;;
-    --all) printf 'all tests, about 15 minutes on 2 cores\n' && shift ;;
+    "") printf 'the quick tests, about 5 minutes on 2 cores; all of them: bash scripts/test.sh --all\n' && set -- -m "not slow" ;;
+    --all) printf 'all tests, about 17 minutes on 2 cores\n' && shift ;;
 esac
 bash scripts/setup.sh --dev --quiet
 .venv/bin/python -m ruff check .

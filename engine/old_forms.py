@@ -16,6 +16,8 @@ _NEEDED = {"model": TEXT, "arguments": OBJECT, "dataset": TEXT, "label_mode": (N
 _BEST = {"epoch": COUNT, "accuracy": SHARE, "top5": SHARE, "loss": NUMBER}
 _SCORE = {**_BEST, "images": SOME}
 _TEST = {name: kind for name, kind in _SCORE.items() if name != "epoch"}
+_IMAGES = {"images": COUNT}
+_PROVENANCE = ({"files": [{"name": TEXT, **_IMAGES}]}, {"splits": {"train": _IMAGES, "val": _IMAGES}})
 # Fields of an experiment that kept their names, where they were written at all.
 _SAME = ("model", "dataset", "label_mode", "seed", "val_split", "dtype", "devices")
 
@@ -56,7 +58,7 @@ def result(old, args, resumed, gpus):
     wrong = json_files.problem(old, {"last": _SCORE, "best": _BEST, "scored_on": TEXT, "environment": OBJECT,
                                      **({} if old.get("scored_on") in ("test", "validation") else
                                         {"test_of_last": _TEST, "test_of_best": _TEST})}) \
-        or json_files.problem(args, {"contexts": TEXT, "provenance": OBJECT}, "args.json")
+        or json_files.problem(args, {"contexts": TEXT, "provenance": _PROVENANCE}, "args.json")
     if wrong:
         raise InputError(wrong)
     scores = {"last": {name: old["last"][name] for name in _SCORE},

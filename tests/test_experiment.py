@@ -148,3 +148,12 @@ def test_a_finished_run_of_the_first_form_is_read_and_resumed(tmp_path):
     assert (result.last.epoch, result.resumed) == (2, 1)
     assert result.experiment == dataclasses.replace(record.experiment, recipe=dataclasses.replace(
         record.experiment.recipe, epochs=3))
+
+
+def test_a_run_of_the_first_form_with_damaged_provenance_is_a_sentence(tmp_path):
+    shutil.copytree(FIRST_FORM, tmp_path / "run")
+    args = json.loads((tmp_path / "run" / "args.json").read_text())
+    for odd in ({}, {"files": [{"name": "test_batch.bin"}]}, {"files": 3}, {"splits": []}):
+        (tmp_path / "run" / "args.json").write_text(json.dumps({**args, "provenance": odd}))
+        with pytest.raises(InputError, match="args.json.provenance"):
+            ledger.make(tmp_path / "run")

@@ -21,7 +21,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from engine import flags
+from engine.cli import flags
 from support import runtime
 from support.errors import InputError
 from support.files import replacing, sha256
@@ -118,12 +118,12 @@ def refuse_flags_of_others(parser, args, dataset):
 
 
 def task_of(args, known, arrays):
-    """What to build and what to evaluate on: (model, its arguments, the data set as a task of engine.tasks).
+    """What to build and what to evaluate on: (model, its arguments, the data set as a task of engine.data.tasks).
 
     A file of ours, or the manifest's entry of a file that is not, says it itself, and flags that contradict it are
     refused; for other files (known is None) the flags say it, and the last bias says the number of classes.
     """
-    from engine import tasks
+    from engine.data import tasks
     from model import complete_arguments
     from model.array_names import classes_of
 
@@ -237,8 +237,8 @@ def classify(net, paths, class_names, context, pixels, say=print):
     import mxnet as mx
     import numpy as np
 
-    from engine import images
-    from engine.records import Damaged
+    from engine.data import images
+    from engine.data.records import Damaged
 
     records = []
     for path in paths:
@@ -279,7 +279,9 @@ class Subject(NamedTuple):
 
 def subject_of(parser, args):
     """The Subject of a command line. InputError, or the process's end, where the file and the flags do not fit."""
-    from engine import checkpoint, loop, tasks
+    from backend.gluon import loop
+    from engine import checkpoint
+    from engine.data import tasks
     from engine.run import weights_file
     from model import complete_arguments, get_model, image_size, load_params
     from model.weights import pretrained_entry, pretrained_file
@@ -327,8 +329,8 @@ def evaluate(subject, images, args):
     """Evaluate a Subject on its task's test images; returns a Score. args: mode and fused of a command line."""
     import mxnet as mx
 
-    from engine import loop
-    from model.inference import optimize
+    from backend.gluon import loop
+    from backend.gluon.inference import optimize
 
     net, contexts, names = subject.net, subject.contexts, subject.class_names
     example = mx.nd.array(next(iter(images.batches))[0], contexts[0])

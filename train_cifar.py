@@ -20,7 +20,7 @@ import dataclasses
 import logging
 import shutil
 
-from engine import flags
+from engine.cli import flags
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER
 from support import runtime
@@ -60,7 +60,7 @@ def parse(argv=None):
 
 def experiment_of(args, stored):
     """What the command line asks for; what it leaves open is a checkpoint's (stored) or the default."""
-    from engine import cifar
+    from engine.data import cifar
     from model import complete_arguments, image_size
 
     base = stored or DEFAULT
@@ -88,8 +88,11 @@ def main():
     runtime.tune(args.tune)
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     import model
-    from engine import cifar, loop, runlog, script
-    from engine.tasks import in_short
+    from backend.gluon import loop
+    from engine import runlog
+    from engine.cli import script
+    from engine.data import cifar
+    from engine.data.tasks import in_short
     from model.complexity import count, table
     from ops.nag import update_operator
 

@@ -36,7 +36,7 @@ of them reach; the first worker alone writes.
 import dataclasses
 import logging
 
-from engine import flags
+from engine.cli import flags
 from engine.experiment import Experiment
 from engine.recipe import IMAGENET_PAPER, IMAGENET_RELEASED
 from support import runtime
@@ -146,8 +146,10 @@ def main():
     runtime.tune(args.tune)
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     import model
-    from engine import imagenet, runlog, script
-    from engine.tasks import in_short
+    from engine import runlog
+    from engine.cli import script
+    from engine.data import imagenet
+    from engine.data.tasks import in_short
     from model.complexity import count, table
     from ops.nag import update_operator
 

@@ -12,16 +12,15 @@ import dataclasses
 import logging
 import sys
 import time
-from pathlib import Path
 
-from engine import flags
-from support import runtime
+from engine.cli import flags
+from support import ROOT, runtime
 from support.errors import InputError
 from support.words import counted
 
 log = logging.getLogger("benchmarks")
 
-DEFAULT_OUT = Path(__file__).resolve().parent.parent / "results" / "benchmarks" / "measurements.json"
+DEFAULT_OUT = ROOT / "results" / "benchmarks" / "measurements.json"
 
 
 def parse(argv=None):

@@ -44,7 +44,7 @@ class Contender:
 
 
 class Rounds:
-    """Training batches of engine.cifar.TrainBatches, a number of them at a time, over as many epochs as that takes."""
+    """Training batches of engine.data.cifar.TrainBatches, a number of them at a time, over as many epochs as needed."""
 
     def __init__(self, batches):
         self.batches, self.epoch = batches, 0

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from support import runtime
+from support import ROOT, runtime
 from support.errors import InputError
 from support.files import content, replacing
 
@@ -30,7 +30,6 @@ from .contender import NotMeasured
 
 log = logging.getLogger("benchmarks")
 
-ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.05  # seconds before a turn, in which the threads of the one before fall asleep
 MOST_UNITS = 50  # in one turn
 

@@ -5,11 +5,12 @@ import sys
 import time
 from itertools import cycle, islice
 
-from engine import cifar, loop
+from backend.gluon import inference, loop
+from backend.gluon.fused import Fused, blocks_in, traced
+from engine.data import cifar
 from engine.recipe import Recipe
-from model import fuse, get_model, inference
+from model import fuse, get_model
 from model.complexity import count
-from model.fused import Fused, blocks_in, traced
 from model.weights import set_params
 from ops import loader
 from ops.nag import update_operator
@@ -345,7 +346,7 @@ class _OneCore(Contender):
 
 
 class OurPipeline(_OneCore):
-    """Augmented batches of engine.cifar, made in the process itself."""
+    """Augmented batches of engine.data.cifar, made in the process itself."""
 
     def __init__(self, data_dir, batch):
         super().__init__(batch)

@@ -17,7 +17,7 @@ import tempfile
 import time
 from itertools import repeat
 
-from engine import flags
+from engine.cli import flags
 from support import runtime
 from support.errors import InputError
 
@@ -44,7 +44,7 @@ class Step:
     """A net in training on noise, as train_cifar.py would run it. gpus: numbers, none for the CPU."""
 
     def __init__(self, model, arguments, batch, size, gpus=(), fused="auto", dtype="float32", mode="hybrid"):
-        from engine import loop
+        from backend.gluon import loop
         from model import get_model
 
         from . import mxnet_contenders as ours

@@ -2,7 +2,8 @@
 import functools
 import sys
 
-from engine import flags, runlog
+from engine import runlog
+from engine.cli import flags
 from support.errors import InputError
 from support.tables import fill_tables
 

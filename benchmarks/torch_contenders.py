@@ -8,7 +8,7 @@ import contextlib
 import torch
 from torch.nn import functional
 
-from engine import cifar
+from engine.data import cifar
 
 from . import contender
 from .contender import CHECK_STEPS, Contender, Reference, Rounds

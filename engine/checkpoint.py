@@ -20,11 +20,12 @@ runtime.prepare()  # before MXNet loads
 import mxnet as mx
 import numpy as np
 
+from backend.gluon import loop
 from support import json_files, params_file
 from support.errors import InputError
 from support.json_files import COUNT, LINES, NOTHING, NUMBER, OBJECT, SHARE, SOME, TEXT, Kind
 
-from . import loop, old_forms
+from . import old_forms
 from .experiment import FORMAT, Experiment, fields_of, format_of
 
 SETTINGS = "settings.json"

@@ -13,12 +13,13 @@ from typing import Any, Optional
 
 import numpy as np
 
+from backend.gluon import loop
+from backend.gluon.distributed import Team
 from support.errors import InputError, OutOfMemory, out_of_memory
 from support.files import expanded
 from support.words import counted
 
-from . import checkpoint, loop, runlog
-from .distributed import Team
+from . import checkpoint, runlog
 from .experiment import Result, Score
 from .schedule import learning_rate, mixing_share
 
@@ -33,16 +34,16 @@ class Job:
 
     net : initialized, on contexts.
     saved : the Saved of its checkpoints (engine.checkpoint), with the experiment, as yet without state and score.
-    batches : training data with `steps` and `epoch(index, start, workers)` (engine.cifar.TrainBatches).
-    score_batches, labels : images (engine.cifar.EvalBatches) and number of their classes, scored after every epoch.
+    batches : training data with `steps` and `epoch(index, start, workers)` (engine.data.cifar.TrainBatches).
+    score_batches, labels : images (cifar.EvalBatches) and number of their classes, scored after every epoch.
     scored_on : what those are, 'test', 'held-out' or 'validation'.
     provenance : of the data, as the loaders have it; it goes into the Result.
     test_batches : the test images, scored once at the end, where score_batches are others; else None. For one worker.
-    team : the workers that train together (engine.distributed), each with its own Job: each reads its own share of
+    team : the workers that train together (gluon.distributed), each with its own Job: each reads its own share of
         the batches and of the images to score, the first one alone writes. By default this process alone.
     save_interval : write last.params every so many steps and before scoring, not only after an epoch; 0: no.
     forward : computes the logits in the place of net, on its parameters; None: net itself.
-    update_all : operator that updates all parameters at once (engine.nag); None: MXNet's own.
+    update_all : operator that updates all parameters at once (backend.gluon.nag); None: MXNet's own.
     """
 
     net: Any

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from support import files, json_files, runtime
+from support import ROOT, files, json_files, runtime
 from support.errors import InputError
 from support.files import regular, replacing
 from support.json_files import COUNT, NUMBER, POSITIVE, SHARE
@@ -21,7 +21,6 @@ from . import figures
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parent.parent
 
 # What a line of metrics.jsonl must have: all that is plotted, summed up or put into the ledger.
 METRICS = {"epoch": COUNT, "lr": POSITIVE, "train_loss": NUMBER, "train_accuracy": SHARE, "val_loss": NUMBER,

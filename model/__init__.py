@@ -3,6 +3,8 @@
     from model import get_model
     net = get_model("atac_resnet20_v2", blocks=3, classes=10)
 """
+import importlib
+
 from support import runtime
 
 runtime.prepare()  # before anything here imports MXNet
@@ -22,7 +24,6 @@ from .activation import (
     XUnit,
 )
 from .cifar_resnet import CIFARResNetV2, replace_sites, replace_stages, sites
-from .fused import fuse
 from .imagenet_resnet import ResNet50, activated_stages
 from .refine import SE, GETheta, GEThetaMinus, GEThetaPlus, LocalSE, NiN
 from .self_attention import AugmentedConv, LocalAttention, StemAttention
@@ -35,3 +36,12 @@ __all__ = [
     "StemAttention", "Swish", "XUnit", "activated_stages", "complete_arguments", "fuse", "get_model", "image_size",
     "list_models", "load_params", "replace_sites", "replace_stages", "sites",
 ]
+
+_ELSEWHERE = {"fuse": "backend.gluon.fused", "inference": "backend.gluon.inference"}  # loaded when they are asked for
+
+
+def __getattr__(name):
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_ELSEWHERE[name])
+    return getattr(module, name, module)

@@ -5,7 +5,7 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 
-from support import json_files, npz_file, params_file
+from support import ROOT, json_files, npz_file, params_file
 from support.errors import InputError
 from support.files import digests
 from support.json_files import FILE_NAME, NOTHING, OBJECT, SHA256, TEXT
@@ -17,7 +17,7 @@ from .array_names import Unfit, head_of, recognise, shown
 ENTRY = {"model": TEXT, "arguments": OBJECT, "file": FILE_NAME, "sha256": (NOTHING, SHA256)}
 OPTIONAL = {"name": (NOTHING, TEXT), "urls": [TEXT]}
 RESTORE = "restore it from the repository"
-SHIPPED = Path(__file__).resolve().parent.parent / "params"
+SHIPPED = ROOT / "params"
 
 
 def pretrained_entry(name, root=SHIPPED):

@@ -4,7 +4,7 @@ import logging
 import sys
 from pathlib import Path
 
-from engine import flags
+from engine.cli import flags
 from engine.recipe import CIFAR_PAPER
 from support import runtime
 from support.errors import InputError
@@ -91,7 +91,8 @@ def parse(argv=None):
 
 def run(args):
     """Train an exhibit's runs and print its tables; the exit status is 1 when one of them failed."""
-    from engine import loop, runlog
+    from backend.gluon import loop
+    from engine import runlog
 
     from . import grid, ledger, report, runner
 

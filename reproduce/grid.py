@@ -5,16 +5,15 @@ that several exhibits share are equal objects with one key, so they are trained 
 """
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any, Optional, Tuple
 
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER, Recipe
 from model import complete_arguments
+from support import ROOT
 from support.errors import InputError
 from support.words import counted
 
-ROOT = Path(__file__).resolve().parent.parent
 PAPER = json.loads((ROOT / "results" / "paper.json").read_text(encoding="utf-8"))
 HOST = "resnet20_v2"  # the name of the ReLU net, and the end of all others' names
 

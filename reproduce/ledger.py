@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine import old_forms, runlog
 from engine.experiment import Result
-from support import json_files
+from support import ROOT, json_files
 from support.errors import InputError
 from support.files import content, regular, replacing, sha256
 from support.json_files import OBJECT
@@ -19,7 +19,6 @@ from support.lock import locked
 
 from .record import EVIDENCE, Record, completed
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 RECORD = "record.json"
 WEIGHTS = ("last.params", "best.params")  # stay in the run's folder; the record has their checksums

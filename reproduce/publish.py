@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 import evaluate
-from engine import checkpoint, cifar, runlog
+from engine import checkpoint, runlog
+from engine.data import cifar
 from model import get_model, load_params, weights
-from support import json_files
+from support import ROOT, json_files
 from support.errors import InputError
 from support.files import expanded
 from support.json_files import COUNT, FLAG, NOTHING, SHARE, SOME, TEXT, Kind
@@ -17,7 +18,6 @@ from support.lock import locked
 
 from . import ledger, runner
 
-ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ROOT / "params" / "manifest.json"
 SAMPLE = ROOT / "data" / "cifar10-sample"  # real CIFAR-10 that everyone has
 EVALUATIONS = "evaluations.json"  # in the record's folder: what the published file scores, on which data

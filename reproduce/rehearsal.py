@@ -17,11 +17,10 @@ import time
 from pathlib import Path
 
 from engine import runlog
-from support import params_file
+from support import ROOT, params_file
 from support.errors import InputError
 from support.tables import fill_tables
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "imagenet-sample"
 RECORD = RESULTS / "rehearsal.json"
 TEAM_LOG = ROOT / "docs" / "two-workers.log"

@@ -8,6 +8,7 @@ from engine import runlog
 from engine.recipe import CIFAR_PAPER
 from model import get_model
 from model.complexity import CONVENTIONS, conventions, count, nearest
+from support import ROOT
 from support.tables import fill_tables
 from support.words import counted
 
@@ -15,7 +16,6 @@ from . import figures, grid, ledger, publish
 from .runner import Data, Speeds, duration
 from .scores import OPEN, Protocol, answers, by_protocol
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = "README.md"  # the whole report, in the folder of the results
 
 LEGEND = ("Accuracies are shares of the test images: mean ± standard deviation over the seeds where there are several. "

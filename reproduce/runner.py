@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 from typing import Optional, Tuple
 
-from engine import checkpoint, cifar, runlog
+from engine import checkpoint, runlog
+from engine.data import cifar
 from engine.run import Stopped
 from model import get_model
 from model.complexity import count
-from support import runtime
+from support import ROOT, runtime
 from support.errors import InputError
 from support.files import expanded, regular
 from support.words import counted
@@ -28,7 +29,6 @@ from . import grid, ledger
 
 log = logging.getLogger("engine.reproduce")  # the level that engine.runlog sets for the engine's own lines
 
-ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "grid"
 POLL = 0.2  # seconds between two looks at the trainings
 PROGRESS = 2.0  # seconds between two readings of their metrics for the bar

@@ -2,8 +2,8 @@
 import collections
 import re
 
-from engine import cifar
-from engine.download import fetch
+from engine.data import cifar
+from engine.data.download import fetch
 from model.weights import intact
 from support.errors import InputError
 from support.files import expanded

@@ -5,4 +5,4 @@
 script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit
 needs_packages
 
-run_module engine.prepare_imagenet "$@"
+run_module engine.data.prepare_imagenet "$@"

@@ -1,1 +1,4 @@
-"""What model/ and engine/ both stand on: the process before MXNet loads, errors for people, parameter files."""
+"""What every part may use: the process before MXNet loads, files, locks, errors, argument checks."""
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # the folder of this project

@@ -548,7 +548,7 @@ def broken(fault):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-sentence errors. engine.flags has one for the scripts, in a newer Python's syntax."""
+    """argparse with one-sentence errors. engine.cli.flags has one for the scripts, in a newer Python's syntax."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help says more)\n")

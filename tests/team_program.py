@@ -1,4 +1,4 @@
-"""What the tests of engine.launch run as a worker: team_program.py TASK FOLDER [KVSTORE]."""
+"""What the tests of backend.launch run as a worker: team_program.py TASK FOLDER [KVSTORE]."""
 import os
 import signal
 import sys
@@ -9,7 +9,8 @@ import mxnet as mx
 import numpy as np
 import tiny
 
-from engine import distributed, flags, loop
+from backend.gluon import distributed, loop
+from engine.cli import flags
 
 BATCH, STEPS = 12, 5  # of all workers together
 

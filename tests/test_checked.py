@@ -2,7 +2,8 @@
 import mxnet as mx
 import pytest
 
-from model import AugmentedConv, ResNet50, fuse, get_model, image_size, inference, list_models
+from backend.gluon import inference
+from model import AugmentedConv, ResNet50, fuse, get_model, image_size, list_models
 from support.errors import InputError
 
 

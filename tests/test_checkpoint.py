@@ -11,7 +11,8 @@ import pytest
 import tiny
 
 import model
-from engine import checkpoint, loop
+from backend.gluon import loop
+from engine import checkpoint
 from support import params_file
 from support.errors import InputError
 

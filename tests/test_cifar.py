@@ -1,4 +1,4 @@
-"""engine/cifar.py: what is loaded, what is refused, how batches are made."""
+"""engine/data/cifar.py: what is loaded, what is refused, how batches are made."""
 
 import dataclasses
 import gzip
@@ -18,7 +18,7 @@ import http_files
 import numpy as np
 import pytest
 
-from engine import cifar
+from engine.data import cifar
 from support.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -788,7 +788,8 @@ def test_an_epoch_stopped_early_leaves_no_thread():
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "engine.cifar", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-m", "engine.data.cifar", *map(str, arguments)], cwd=REPOSITORY, text=True,
+        capture_output=True,
     )
 
 
@@ -806,7 +807,7 @@ def test_command_shows_the_data(tmp_path):
 
 def test_command_faults(tmp_path, capsys):
     assert cifar.main(["--data-dir", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith("python -m engine.cifar: there is no CIFAR-10 in ")
+    assert capsys.readouterr().err.startswith("python -m engine.data.cifar: there is no CIFAR-10 in ")
     for flags in (["--dataset", "mnist"], ["--label-mode", "fine"], ["--mirror", "https://x"], ["--attempts", "0"]):
         with pytest.raises(SystemExit) as caught:
             cifar.main(flags)
@@ -834,7 +835,7 @@ def test_download_script(tmp_path):
 
 
 def test_no_mxnet_is_imported():
-    code = "import sys, engine.cifar; sys.exit(any(name.split('.')[0] == 'mxnet' for name in sys.modules))"
+    code = "import sys, engine.data.cifar; sys.exit(any(name.split('.')[0] == 'mxnet' for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
 

@@ -12,7 +12,7 @@ import team_program
 import tiny
 from mxnet import gluon
 
-from engine import distributed, loop
+from backend.gluon import distributed, loop
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent

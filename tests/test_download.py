@@ -1,4 +1,4 @@
-"""engine/download.py against a server on this machine that has every fault."""
+"""engine/data/download.py against a server on this machine that has every fault."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ import threading
 import http_files
 import pytest
 
-from engine import download
+from engine.data import download
 from support import files
 from support.errors import InputError
 

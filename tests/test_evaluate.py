@@ -20,7 +20,9 @@ from PIL import Image, ImageFile
 
 import evaluate
 import model
-from engine import checkpoint, cifar, figures, images, loop
+from backend.gluon import loop
+from engine import checkpoint, figures
+from engine.data import cifar, images
 from model.array_names import to_authors
 
 ROOT = Path(__file__).resolve().parent.parent

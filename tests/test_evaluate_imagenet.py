@@ -12,7 +12,8 @@ from PIL import Image
 
 import evaluate
 import model
-from engine import checkpoint, imagenet, tasks
+from engine import checkpoint
+from engine.data import imagenet, tasks
 from model import weights
 from model.array_names import to_authors
 

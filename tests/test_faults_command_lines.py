@@ -12,12 +12,12 @@ def test_every_flag_with_every_odd_value_is_taken_or_one_sentence(program):
                 outcome, detail = command_lines.parsed(program, front, action, spelling, value)
             assert outcome != suite.FAULT, (spelling, value, detail)
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
-    # engine.launch takes no line without a program behind --, which no flag here is given with.
-    assert outcomes["refused"] > 50 and (outcomes.get("taken") or program.name == "engine.launch")
+    # backend.launch takes no line without a program behind --, which no flag here is given with.
+    assert outcomes["refused"] > 50 and (outcomes.get("taken") or program.name == "backend.launch")
 
 
 def test_a_wrong_flag_of_a_real_command_is_answered_at_once(tmp_path):
-    program, = (program for program in command_lines.PROGRAMS if program.name == "engine.cifar")
+    program, = (program for program in command_lines.PROGRAMS if program.name == "engine.data.cifar")
     for words in (["--batch-size", "0"], ["--timeout", "nan"], ["--data-dir", ""], ["--workers", "9" * 30]):
         status, err, seconds = command_lines.started(program, words, {}, tmp_path, 60)
         assert status == 2 and command_lines.one_sentence(err)[0] == "refused" and words[0] in err

@@ -7,7 +7,7 @@ import mxnet as mx
 import pytest
 from faults import files, suite
 
-from engine import cifar
+from engine.data import cifar
 from reproduce import ledger, record
 from support import json_files, params_file
 from support.errors import InputError

@@ -8,7 +8,7 @@ import pytest
 from cifar_files import binary, random_images
 from faults import suite, untrusted
 
-from engine import cifar
+from engine.data import cifar
 from support.errors import InputError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import flags
+from engine.cli import flags
 from engine.recipe import CIFAR_PAPER, Recipe
 from support.errors import InputError, out_of_memory
 

@@ -12,8 +12,10 @@ from fused_nets import STATIC
 from mxnet import autograd
 from mxnet.gluon import HybridBlock, nn
 
-from engine import checkpoint, cifar, loop
-from model import activation, fused, get_model, refine
+from backend.gluon import fused, loop
+from engine import checkpoint
+from engine.data import cifar
+from model import activation, get_model, refine
 from model.cifar_resnet import CIFARResNetV2, replace_sites
 from ops import build, loader, nag
 from support.errors import InputError

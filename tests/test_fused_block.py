@@ -9,7 +9,8 @@ from mxnet import autograd, gluon
 from mxnet.gluon import nn
 from test_fused import OtherEpsilon, TwoReaders, UnitFirst, inputs, operators_in, started
 
-from model import activation, fused, get_model, inference
+from backend.gluon import fused, inference
+from model import activation, get_model
 from model.cifar_resnet import CIFARResNetV2
 from support.errors import InputError
 

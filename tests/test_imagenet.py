@@ -1,4 +1,4 @@
-"""engine/imagenet.py: what is found and refused, how batches are made, and that they are the authors' iterator's."""
+"""engine.data.imagenet: what is found and refused, how batches are made, and that they are the authors' iterator's."""
 import itertools
 import logging
 import math
@@ -12,7 +12,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from engine import imagenet, images
+from engine.data import imagenet, images
 from support.errors import InputError
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "imagenet-sample"
@@ -634,7 +634,7 @@ def test_damage_inside_a_record_file_is_named_by_its_record(place, source):
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the shared ImageNet sample is not here")
 def test_real_images_are_the_same_in_both_sources_and_in_the_authors_iterator(tmp_path):
-    from engine import prepare_imagenet
+    from engine.data import prepare_imagenet
 
     chosen = tmp_path / "images"
     chosen.mkdir()
@@ -664,4 +664,4 @@ def test_the_command_shows_what_is_there(tmp_path, capsys):
     for words in ("train: 9 images of 3 classes", "val: 6 images", "images/s", "officially 1,281,167"):
         assert words in shown
     assert imagenet.main(["--data-dir", str(tmp_path / "absent")]) == 1
-    assert capsys.readouterr().err.startswith("python -m engine.imagenet: there is no folder")
+    assert capsys.readouterr().err.startswith("python -m engine.data.imagenet: there is no folder")

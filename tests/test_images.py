@@ -1,4 +1,4 @@
-"""engine/images.py: image files to pixels, what counts as damaged, and the operations against plain NumPy."""
+"""engine/data/images.py: image files to pixels, what counts as damaged, and the operations against plain NumPy."""
 import io
 import os
 import struct
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageFile
 
-from engine import images
-from engine.records import Damaged
+from engine.data import images
+from engine.data.records import Damaged
 from support.errors import InputError
 
 

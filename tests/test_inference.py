@@ -8,7 +8,8 @@ import pytest
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
-from model import fuse, get_model, inference, list_models
+from backend.gluon import inference
+from model import fuse, get_model, list_models
 from ops import loader
 from support.errors import InputError
 

@@ -494,9 +494,9 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
 
 @needs_glibc
 def test_importing_the_library_starts_nothing_anew():
-    code = "import os, sys, support.runtime, engine.flags; print(os.getpid())"
+    code = "import os, sys, support.runtime, engine.cli.flags; print(os.getpid())"
     environment = {key: value for key, value in os.environ.items() if key not in runtime.ALLOCATOR}
-    code += "; import engine.loop; print(os.environ.get('MALLOC_TOP_PAD_'), os.environ.get('ATAC_TUNED'))"
+    code += "; import backend.gluon.loop; print(os.environ.get('MALLOC_TOP_PAD_'), os.environ.get('ATAC_TUNED'))"
     environment.pop(runtime.MARK, None)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[1:] == ["None None"], done.stderr

@@ -15,7 +15,8 @@ import team_program
 import tiny
 from launched import Launched
 
-from engine import distributed, launch
+from backend import launch
+from backend.gluon import distributed
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,7 +116,7 @@ def test_a_server_without_mxnet_ends_with_a_sentence(monkeypatch):
         raise InputError("MXNet is not installed")
 
     monkeypatch.setattr(launch.runtime, "prepare", prepare)
-    monkeypatch.delitem(sys.modules, "engine.distributed")
+    monkeypatch.delitem(sys.modules, "backend.gluon.distributed")
     monkeypatch.delattr(sys.modules["engine"], "distributed")
     result = tiny.call(launch.main, "--serve", "server")
     assert tiny.one_sentence(result, 1) == "engine.launch.py: MXNet is not installed"

@@ -10,7 +10,9 @@ from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
 import model
-from engine import checkpoint, cifar, loop
+from backend.gluon import loop
+from engine import checkpoint
+from engine.data import cifar
 from support.errors import InputError
 
 RANDOM = np.random.RandomState(3)
@@ -569,7 +571,7 @@ def statement(logits, truth, labels):
 
 
 def batches_of(logits, truth, size):
-    """As engine.cifar.EvalBatches: the last batch is filled up with images from the front."""
+    """As engine.data.cifar.EvalBatches: the last batch is filled up with images from the front."""
     images = np.zeros((len(logits), 3 * 4 * 4), np.float32)
     images[:, :logits.shape[1]] = logits
     images = images.reshape(-1, 3, 4, 4)

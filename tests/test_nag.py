@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tiny
 
-from engine import loop
-from engine.nag import NAG
+from backend.gluon import loop
+from backend.gluon.nag import NAG
 
 SHAPES = [(16, 3, 3, 3), (16,), (16,), (10, 16), (10,)]
 

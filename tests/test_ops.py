@@ -15,8 +15,8 @@ import tiny
 from mxnet import autograd
 from mxnet.gluon import nn
 
-from engine import loop
-from model import activation, fused, refine
+from backend.gluon import fused, loop
+from model import activation, refine
 from model.cifar_resnet import CIFARResNetV2
 from ops import build, nag
 

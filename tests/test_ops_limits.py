@@ -10,8 +10,8 @@ import tiny
 from mxnet import autograd
 from mxnet.gluon import HybridBlock
 
-from engine import loop
-from model import activation, fused
+from backend.gluon import fused, loop
+from model import activation
 from model.cifar_resnet import CIFARResNetV2
 from ops import build, nag
 from support.errors import InputError

@@ -1,4 +1,4 @@
-"""engine/pickled_batch.py: every dialect is read, everything else refused, nothing run."""
+"""engine/data/pickled_batch.py: every dialect is read, everything else refused, nothing run."""
 
 import io
 import os
@@ -12,7 +12,7 @@ import cifar_files
 import numpy as np
 import pytest
 
-from engine import pickled_batch
+from engine.data import pickled_batch
 from support.errors import InputError
 
 IMAGES = cifar_files.random_images(6)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from engine.prefetch import ahead, prefetch
+from engine.data.prefetch import ahead, prefetch
 
 
 def background_threads():

@@ -1,4 +1,4 @@
-"""engine/prepare_imagenet.py: archives to folders to record files, what is refused, and going on after a stop."""
+"""engine/data/prepare_imagenet.py: archives to folders to record files, what is refused, and going on after a stop."""
 import io
 import json
 import os
@@ -11,8 +11,8 @@ import imagenet_files as files
 import numpy as np
 import pytest
 
-from engine import imagenet, images, prepare_imagenet
-from engine.records import RecordFile
+from engine.data import imagenet, images, prepare_imagenet
+from engine.data.records import RecordFile
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent

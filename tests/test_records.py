@@ -1,4 +1,4 @@
-"""engine/records.py: record files read at random, and what is refused."""
+"""engine/data/records.py: record files read at random, and what is refused."""
 import struct
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +7,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from engine.records import MAGIC, Damaged, RecordFile
+from engine.data.records import MAGIC, Damaged, RecordFile
 from support.errors import InputError
 
 

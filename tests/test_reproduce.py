@@ -15,7 +15,9 @@ import pytest
 import tiny
 
 import evaluate
-from engine import checkpoint, cifar, loop
+from backend.gluon import loop
+from engine import checkpoint
+from engine.data import cifar
 from model import complete_arguments, get_model
 from model.weights import pretrained_file
 from reproduce import __main__ as command

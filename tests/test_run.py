@@ -21,7 +21,9 @@ import numpy as np
 import pytest
 import tiny
 
-from engine import checkpoint, cifar, loop, run, runlog
+from backend.gluon import loop
+from engine import checkpoint, run, runlog
+from engine.data import cifar
 from engine.experiment import Result
 from support.errors import InputError, OutOfMemory
 

@@ -11,7 +11,8 @@ import tiny
 
 import model
 import train_cifar
-from engine import checkpoint, run, script
+from engine import checkpoint, run
+from engine.cli import script
 from engine.recipe import CIFAR_PAPER
 from support import params_file
 from support.errors import InputError

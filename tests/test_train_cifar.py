@@ -16,7 +16,8 @@ import tiny
 
 import model
 import train_cifar
-from engine import checkpoint, loop, run
+from backend.gluon import loop
+from engine import checkpoint, run
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER
 from model.array_names import to_authors

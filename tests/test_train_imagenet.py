@@ -18,7 +18,9 @@ import tiny
 
 import model
 import train_imagenet
-from engine import checkpoint, distributed, imagenet, loop
+from backend.gluon import distributed, loop
+from engine import checkpoint
+from engine.data import imagenet
 from engine.experiment import Experiment
 from engine.recipe import IMAGENET_PAPER, IMAGENET_RELEASED
 from model import imagenet_resnet
@@ -405,7 +407,7 @@ def launched(folder, data, workers, *arguments, status=0):
     (folder / "worker.py").write_text(WORKER.format(root=str(ROOT)))
     words = ["-n", str(workers), "--", str(folder / "worker.py"), "--kvstore", "dist_sync_device", "--gpus", "",
              "--no-tune", *SHORT, "--data-dir", data, *arguments]
-    done = subprocess.run([sys.executable, "-m", "engine.launch", *words], cwd=folder, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-m", "backend.launch", *words], cwd=folder, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=240)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr

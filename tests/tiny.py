@@ -12,7 +12,10 @@ import numpy as np
 from cifar_files import binary, random_images
 from mxnet.gluon import nn
 
-from engine import checkpoint, cifar, flags, loop, run, runlog
+from backend.gluon import loop
+from engine import checkpoint, run, runlog
+from engine.cli import flags
+from engine.data import cifar
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER, Recipe
 from model import zoo

@@ -3,7 +3,7 @@ import sys
 import tempfile
 
 from . import suite  # isort: skip - finds the project
-from engine import flags
+from engine.cli import flags
 from support import runtime
 
 

@@ -9,7 +9,7 @@ import time
 
 from .suite import FAULT, Case, Round, Theme
 
-from engine import download  # isort: skip - found by this package
+from engine.data import download  # isort: skip - found by this package
 from support.errors import InputError  # isort: skip
 
 TIMEOUT = .25  # seconds of silence that a download is given here

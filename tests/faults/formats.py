@@ -21,7 +21,9 @@ from PIL import Image
 import evaluate
 import model
 import train_cifar
-from engine import checkpoint, cifar, imagenet, images, loop, runlog
+from backend.gluon import loop
+from engine import checkpoint, runlog
+from engine.data import cifar, imagenet, images
 from model.array_names import to_authors
 from model.weights import pretrained_file
 from reproduce import ledger, publish, report, weights

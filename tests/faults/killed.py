@@ -16,7 +16,7 @@ from . import small_runs, starter
 from .suite import FAULT, Case, Round, Theme
 
 import http_files  # isort: skip - found by this package
-from engine import download  # isort: skip
+from engine.data import download  # isort: skip
 from reproduce import ledger  # isort: skip
 from support.errors import InputError  # isort: skip
 

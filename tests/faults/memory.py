@@ -21,7 +21,9 @@ from . import small_runs
 from .suite import FAULT, ROOT, Case, Round, Theme
 
 import tiny  # isort: skip - found by this package
-from engine import cifar, loop, run  # isort: skip
+from backend.gluon import loop  # isort: skip
+from engine import run  # isort: skip
+from engine.data import cifar  # isort: skip
 from support.errors import InputError  # isort: skip
 
 TRAINED, SCORED, RESTARTED, REFUSED = ("a long training", "many evaluations",

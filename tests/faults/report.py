@@ -2,7 +2,8 @@
 import sys
 
 from . import suite  # isort: skip - finds the project
-from engine import flags, runlog
+from engine import runlog
+from engine.cli import flags
 from support.tables import fill_tables
 
 from . import ROOT

@@ -124,7 +124,7 @@ def main():
     import matplotlib.pyplot
     import tiny  # noqa: F401
 
-    import engine.script  # noqa: F401
+    import engine.cli.script  # noqa: F401
     import ops.nag  # noqa: F401
     import reproduce.publish  # noqa: F401
     import train_cifar  # noqa: F401
@@ -202,7 +202,7 @@ def _child(parent, call, arguments, folder, output, tty, file_size):
 
 
 def _as_script(module, main, arguments):
-    from engine import flags
+    from engine.cli import flags
 
     def started():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD)

@@ -7,7 +7,9 @@ import cifar_files
 import numpy as np
 import tiny
 
-from engine import cifar, loop, run, runlog
+from backend.gluon import loop
+from engine import run, runlog
+from engine.data import cifar
 from support import params_file
 from support.errors import InputError
 

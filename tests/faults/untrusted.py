@@ -11,7 +11,7 @@ from pathlib import Path
 import cifar_files
 import numpy as np
 
-from engine import cifar, prepare_imagenet
+from engine.data import cifar, prepare_imagenet
 from support.errors import InputError
 
 from . import ROOT, mutate
@@ -24,8 +24,8 @@ WORDNET = "n01440764"
 # What may stand in the source all the same: (file, what it does): why.
 ALLOWED = {
     ("support/import_hook.py", "exec_module"): "Python's own import of MXNet, from where it is installed",
-    ("engine/prepare_imagenet.py", "exec_module"): "MXNet's own im2rec.py, from where it is installed",
-    ("engine/images.py", "imdecode"): "of JPEGs alone, told by their first bytes",
+    ("engine/data/prepare_imagenet.py", "exec_module"): "MXNet's own im2rec.py, from where it is installed",
+    ("engine/data/images.py", "imdecode"): "of JPEGs alone, told by their first bytes",
 }
 # Files that are opened without support.files.regular, by module: (how the source calls them): why.
 OWN, MADE, CHECKED = "a file of this project", "a file that this process makes", "is_file() comes before"
@@ -34,15 +34,15 @@ OPENED = {
     "benchmarks/harness.py": {"temporary": MADE},
     "benchmarks/machine.py": {'"/proc/self/clear_refs"': "the system's", "path": "the system's"},
     "benchmarks/report.py": {"PAGE": OWN},
-    "engine/cifar.py": {"archive": CHECKED, "path": CHECKED},
-    "engine/class_names.py": {'Path(__file__).parent / "imagenet_synsets.txt"': OWN},
-    "engine/download.py": {"self.part": MADE},
-    "engine/flags.py": {"number": "a standard stream"},
-    "engine/launch.py": {"member.process.stderr.fileno()": "a pipe of its own",
+    "engine/data/cifar.py": {"archive": CHECKED, "path": CHECKED},
+    "engine/data/class_names.py": {'Path(__file__).parent / "imagenet_synsets.txt"': OWN},
+    "engine/data/download.py": {"self.part": MADE},
+    "engine/cli/flags.py": {"number": "a standard stream"},
+    "backend/launch.py": {"member.process.stderr.fileno()": "a pipe of its own",
                          "member.process.stdout.fileno()": "a pipe of its own"},
-    "engine/prepare_imagenet.py": {"settings": MADE},
+    "engine/data/prepare_imagenet.py": {"settings": MADE},
     "engine/runlog.py": {'"/proc/cpuinfo"': "the system's", "temporary": MADE},
-    "engine/tasks.py": {'Path(__file__).parent / "imagenet_names.txt"': OWN},
+    "engine/data/tasks.py": {'Path(__file__).parent / "imagenet_names.txt"': OWN},
     "evaluate.py": {"temporary": MADE},
     "ops/build.py": {'"/proc/cpuinfo"': "the system's", "Path(path)": OWN, "path": OWN, "temporary": MADE},
     "reproduce/figures.py": {"temporary": MADE},

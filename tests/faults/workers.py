@@ -14,7 +14,7 @@ from support import params_file  # isort: skip
 PROGRAM = "train_imagenet.py"
 # What tells the command line of a member; the launcher's own has the program too.
 VICTIMS = {"a worker": rf"^\S+ \S*{re.escape(PROGRAM)}", "a server": "--serve server",
-           "the scheduler": "--serve scheduler", "the launcher": "engine.launch -n"}
+           "the scheduler": "--serve scheduler", "the launcher": "backend.launch -n"}
 PROMISED = 60  # seconds in which the job ends
 SENTENCES = {"a worker": "worker", "a server": "server", "the scheduler": "scheduler"}
 

@@ -7,9 +7,9 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from engine import class_folders, images
-from engine.class_names import NAMES_FILE, SYNSETS, read_names
-from engine.records import Damaged, RecordFile
+from engine.data import class_folders, images
+from engine.data.class_names import NAMES_FILE, SYNSETS, read_names
+from engine.data.records import Damaged, RecordFile
 from support.errors import InputError
 from support.files import expanded, regular
 

@@ -14,12 +14,12 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
+from model import checked
+from model.graph import json_of
 from support import garbage
 from support.errors import InputError
 
-from . import checked
 from .fused import fuse, weights_missing
-from .graph import json_of
 
 BACKEND = "MKLDNN"  # MXNet 1.9.1's name of its oneDNN subgraphs
 IMAGES = 64  # that a graph must answer as the plain net does, at least

@@ -7,19 +7,15 @@ import logging
 import math
 from typing import Optional
 
-from support import runtime
-
-runtime.prepare()  # before MXNet loads
-
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
+from engine.data.prefetch import prefetch
 from support.errors import InputError, out_of_memory
 
 from .distributed import Team
 from .nag import NAG
-from .prefetch import prefetch
 
 log = logging.getLogger(__name__)
 
@@ -148,11 +144,11 @@ def finite_gradients(net, context):
 def make_trainer(net, recipe, kvstore="device", dtype="float32", update_all=None, team=None):
     """NAG over all parameters of net; several devices add their gradients through kvstore: device, local or nccl.
 
-    A team (engine.distributed) adds them over its workers too, in its own way.
+    A team (backend.gluon.distributed) adds them over its workers too, in its own way.
 
     dtype 'float16' casts net (but for its BatchNorms, which stay float32) and keeps float32 master weights in the
     optimizer's state. The gradient of a step is that of the loss summed over the batch and is divided in float32, so
-    that small gradients do not vanish in float16. update_all: an operator that updates everything at once (engine.nag).
+    that small gradients do not vanish in float16. update_all: an operator that updates everything at once (nag.NAG).
     """
     parameters = net.collect_params()
     if recipe.no_wd:

@@ -1,10 +1,6 @@
 """Nesterov's accelerated gradient over all parameters of a net at once."""
 import sys
 
-from support import runtime
-
-runtime.prepare()  # before MXNet loads
-
 import mxnet as mx
 import numpy as np
 

@@ -1,10 +1,10 @@
 """ImageNet's 2012 classification images from record files or class folders: found, checked, made into batches.
 
-    python -m engine.imagenet --data-dir DIR              # what is there, and images/s of the pipeline alone
-    python -m engine.imagenet --data-dir DIR --use-rec
+    python -m engine.data.imagenet --data-dir DIR              # what is there, and images/s of the pipeline alone
+    python -m engine.data.imagenet --data-dir DIR --use-rec
 
-The images stay on disk and are read at random, by as many threads as there are workers. engine.prepare_imagenet makes
-the record files. Nothing here needs MXNet.
+The images stay on disk and are read at random, by as many threads as there are workers. engine.data.prepare_imagenet
+makes the record files. Nothing here needs MXNet.
 """
 import contextlib
 import functools
@@ -23,12 +23,13 @@ from typing import Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
-from engine import class_folders, flags, images
-from engine.class_folders import PREPARE, SPLITS, class_order
-from engine.class_names import NAMES_FILE, SYNSETS
-from engine.image_sources import Folders, Records, Source
-from engine.prefetch import ahead
-from engine.records import Damaged
+from engine.cli import flags
+from engine.data import class_folders, images
+from engine.data.class_folders import PREPARE, SPLITS, class_order
+from engine.data.class_names import NAMES_FILE, SYNSETS
+from engine.data.image_sources import Folders, Records, Source
+from engine.data.prefetch import ahead
+from engine.data.records import Damaged
 from engine.seeds import check_seed, random_stream
 from support import runtime
 from support.errors import InputError
@@ -283,7 +284,7 @@ class TrainBatches(_Batches):
     resized to input_size; a mirror image half of the time; brightness, contrast and saturation changed by up to
     `jitter` each, in random order; noise along the principal components of colour, of deviation `lighting`. The
     authors' iterator decodes at full size and resizes bilinearly. So do we, but where the crop has twice the pixels
-    that are wanted, or more, the JPEG is decoded at 1/2, 1/4 or 1/8 (`engine.images.crop`). Areas and the logarithms of
+    that are wanted, or more, the JPEG is decoded at 1/2, 1/4 or 1/8 (`images.crop`). Areas and the logarithms of
     shapes are drawn evenly, as there; the colour noise is not cut to 0..255, as it is there.
 
     batch_size : of all parts together. part : (rank, parts): the rank-th share of every batch.
@@ -472,7 +473,7 @@ def measure_pipeline(batches, workers: int = 0, seconds: float = 3.0, repeats: i
 
 
 def _parser():
-    parser = flags.Parser(prog="python -m engine.imagenet",
+    parser = flags.Parser(prog="python -m engine.data.imagenet",
                           description="Show what ImageNet data there is and how fast it becomes batches.")
     parser.add_argument("--data-dir", type=flags.words, help="folder of the data (default: ~/.mxnet/datasets/imagenet)")
     parser.add_argument("--use-rec", action="store_true", help="read the record files, not the class folders")

@@ -21,7 +21,7 @@ from typing import Callable, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from engine.records import MAX_BYTES, Damaged
+from engine.data.records import MAX_BYTES, Damaged
 from support import runtime
 from support.errors import InputError
 from support.files import regular

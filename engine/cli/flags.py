@@ -12,7 +12,7 @@ from support import threads
 from support.errors import InputError, OutOfMemory, out_of_memory
 from support.names import nearest
 
-from .recipe import CIFAR_PAPER, Recipe
+from ..recipe import CIFAR_PAPER, Recipe
 
 UNIT_FLAGS = ("reduction", "alpha", "beta", "kernel_size", "layers", "variant", "replaced_sites", "replace_from",
               "act_layers", "act_order", "replace_act")

@@ -9,21 +9,17 @@ import json
 import os
 import sys
 
-from support import runtime
+import mxnet as mx
+import numpy as np
+from mxnet import gluon
 
-runtime.prepare()  # before MXNet loads
-
-import mxnet as mx  # noqa: E402
-import numpy as np  # noqa: E402
-from mxnet import gluon  # noqa: E402
-
-from support.errors import InputError  # noqa: E402
+from support.errors import InputError
 
 ALONE = ("device", "local", "nccl")
 SERVED = ("dist_sync_device", "dist_device_sync", "dist_sync")
 NAMES = (*ALONE, *SERVED, "horovod")
 
-# What engine.launch tells its workers: the file descriptor that takes a line once the worker has joined, and the
+# What backend.launch tells its workers: the file descriptor that takes a line once the worker has joined, and the
 # worker's number among those of its machine.
 JOINED, LOCAL_RANK = "ATAC_JOINED", "ATAC_LOCAL_RANK"
 

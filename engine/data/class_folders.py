@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import List, NamedTuple, Tuple
 
-from engine.class_names import SYNSETS, check_names
+from engine.data.class_names import SYNSETS, check_names
 from support.errors import InputError
 
 SPLITS = ("train", "val")

@@ -29,13 +29,11 @@ import threading
 import time
 from pathlib import Path
 
-from support import runtime
+from engine.cli import flags
+from support import ROOT, runtime
 from support.errors import InputError
 from support.files import content, regular
 
-from . import flags
-
-ROOT = Path(__file__).resolve().parent.parent
 MARK = "@member "
 LOOPBACK = "127.0.0.1"
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -174,7 +172,7 @@ class Member:
         self.where = f"{self.name} on {host.name or host.address}"
         self.joined, self.status, self.dead_since = False, None, None
         self.remarks = collections.deque(maxlen=3)  # of ssh and the remote shell
-        command = [sys.executable, "-m", "engine.launch", "--member"]
+        command = [sys.executable, "-m", "backend.launch", "--member"]
         if host.name is not None:
             inner = f"cd {shlex.quote(os.getcwd())} && exec env " + " ".join(
                 map(shlex.quote, [f"PYTHONPATH={order['environment']['PYTHONPATH']}", *command]))
@@ -249,8 +247,8 @@ class Job:
             PYTHONPATH=os.pathsep.join(dict.fromkeys(paths)), DMLC_NODE_HOST=host.address,
             DMLC_PS_ROOT_URI=self.args.used[0].address, DMLC_NUM_WORKER=str(self.args.workers),
             DMLC_NUM_SERVER=str(self.args.servers))
-        # DMLC_ROLE of the others is set by engine.distributed.serve, once MXNet is loaded.
-        command = [sys.executable, "-m", "engine.launch", "--serve", role]
+        # DMLC_ROLE of the others is set by backend.gluon.distributed.serve, once MXNet is loaded.
+        command = [sys.executable, "-m", "backend.launch", "--serve", role]
         if port is not None:
             environment["DMLC_PS_ROOT_PORT"] = str(port)
         if role == "worker":
@@ -612,7 +610,7 @@ def main(arguments=None):
     if arguments == ["--member"]:
         return Guard().run()
     if arguments[:1] == ["--serve"] and arguments[1:] in (["server"], ["scheduler"]):
-        from . import distributed
+        from backend.gluon import distributed
 
         return distributed.serve(arguments[1])
     args = parse(arguments)

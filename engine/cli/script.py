@@ -11,14 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any, Optional
 
+from backend.gluon import distributed, loop
 from support import runtime
 from support.errors import InputError
 from support.files import expanded
 from support.lock import locked
 from support.words import counted
 
-from . import checkpoint, distributed, flags, loop, run, runlog
-from .experiment import Experiment
+from .. import checkpoint, run, runlog
+from ..experiment import Experiment
+from . import flags
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ LOCK = ".lock"  # in a run's folder while a run is in it
 class Start:
     """What the flags, the machine and a checkpoint decide.
 
-    net : not yet initialized. contexts : this worker's devices. team : the workers (engine.distributed).
+    net : not yet initialized. contexts : this worker's devices. team : the workers (backend.gluon.distributed).
     resume, saved : the checkpoint to resume and its Saved; None for a new run. command : the command line.
     """
 

@@ -10,7 +10,7 @@ evaluation says of itself, None for a file of somebody else's. Every object has
     class_names(classes)    of the labels, known before any data is read; classes is the length of the net's output
     complete(model, arguments, size)  the net's arguments with what the flags add; size is the side of its images
     load(classes, batch_size)  the test images as `Images`
-    pixels(picture)         a picture of engine.images as the net takes it: float32 (1, 3, S, S)
+    pixels(picture)         a picture of engine.data.images as the net takes it: float32 (1, 3, S, S)
     record                  what it adds to the JSON record
 """
 from dataclasses import dataclass

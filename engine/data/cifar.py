@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100: found, checked and loaded as the official files have them; batches for training.
 
-    python -m engine.cifar --dataset cifar10              # what is there, and images/s of the pipeline alone
-    python -m engine.cifar --dataset cifar10 --download   # fetch the official archive first
+    python -m engine.data.cifar --dataset cifar10              # what is there, and images/s of the pipeline alone
+    python -m engine.data.cifar --dataset cifar10 --download   # fetch the official archive first
 
 Images stay in the files' own layout: uint8 (N, 3, 32, 32), red, green, blue planes. Nothing here needs MXNet.
 """
@@ -25,9 +25,10 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from engine import download as network
-from engine import flags, pickled_batch
-from engine.prefetch import ahead
+from engine.cli import flags
+from engine.data import download as network
+from engine.data import pickled_batch
+from engine.data.prefetch import ahead
 from engine.seeds import check_seed, random_stream
 from support.errors import InputError
 from support.files import expanded
@@ -570,7 +571,7 @@ def download(name: str, root=None, base_url: Optional[str] = None, form: str = "
     """Fetch the official archive of a data set into `root` (default: `default_root`) and return its path.
 
     base_url: a mirror's folder, https://, http:// (the checksum is compared) or file://;
-    form: 'binary' or 'python'; how: progress, timeout and attempts of `engine.download.fetch`.
+    form: 'binary' or 'python'; how: progress, timeout and attempts of `engine.data.download.fetch`.
     Raises InputError if it cannot be had or has other bytes than the official one.
     """
     dataset = _dataset(name)
@@ -732,7 +733,7 @@ def measure_pipeline(
 
 def _parser():
     parser = flags.Parser(
-        prog=flags.program("python -m engine.cifar"),
+        prog=flags.program("python -m engine.data.cifar"),
         description="Show what CIFAR data there is and how fast it becomes batches, or download it.",
     )
     parser.add_argument("--dataset", choices=[*DATASETS, "all"], default="cifar10")

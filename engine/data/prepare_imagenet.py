@@ -1,6 +1,6 @@
 """ImageNet's official archives, or folders of images, to record files, by MXNet's own im2rec.
 
-    python -m engine.prepare_imagenet --data-dir DIR
+    python -m engine.data.prepare_imagenet --data-dir DIR
 
     DIR/ILSVRC2012_img_train.tar   -> DIR/train/CLASS/*.JPEG -> DIR/rec/train.rec, .idx, .lst
     DIR/ILSVRC2012_img_val.tar     -> DIR/val/CLASS/*.JPEG   -> DIR/rec/val.rec, .idx, .lst
@@ -31,12 +31,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from engine import imagenet, images
-from engine.class_folders import classes, listing
-from engine.class_names import NAMES_FILE, read_names, write_names
-from engine.flags import Parser, clean_up_at_interrupt, number, run_script
-from engine.prefetch import ahead
-from engine.records import Damaged, RecordFile
+from engine.cli.flags import Parser, clean_up_at_interrupt, number, run_script
+from engine.data import imagenet, images
+from engine.data.class_folders import classes, listing
+from engine.data.class_names import NAMES_FILE, read_names, write_names
+from engine.data.prefetch import ahead
+from engine.data.records import Damaged, RecordFile
 from engine.runlog import progress_bar
 from support import runtime
 from support.errors import InputError
@@ -278,7 +278,7 @@ def _size(path):
 
 
 def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse"):
-    """Write folder/SPLIT.rec, .idx, .lst and .json (how it was made) from an engine.imagenet.Folders.
+    """Write folder/SPLIT.rec, .idx, .lst and .json (how it was made) from an engine.data.imagenet.Folders.
 
     The images are shuffled as im2rec does it. resize: pixels of the shorter side, 0 for the files as they are.
     Returns the names of the damaged images that were left out; damaged='refuse' raises InputError for the first.

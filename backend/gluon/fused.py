@@ -7,14 +7,13 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import Block, HybridBlock, SymbolBlock, nn
 
+from model import activation, refine
+from model.checked import check
+from model.cifar_resnet import BasicBlockV2, CIFARResNetV2
 from ops import loader
 from support import garbage
 from support.errors import InputError
 from support.words import counted
-
-from . import activation, refine
-from .checked import check
-from .cifar_resnet import BasicBlockV2, CIFARResNetV2
 
 # Channels up to which a unit alone is faster as an operator: CIFAR's are (docs/PERFORMANCE.md); those of ResNet-50,
 # with 256 and 512, were slower in training, where the covariances of all pairs of channels count.
@@ -184,7 +183,7 @@ class Fused(Block):
 
     def optimize_for(self, *args, **kwargs):
         raise InputError("a fused net has no graph for another backend: optimize_for is for the net itself, "
-                         "model.inference.optimize finds the fastest form for inference")
+                         "backend.gluon.inference.optimize finds the fastest form for inference")
 
 
 # ---- A CIFAR net as a chain of operators

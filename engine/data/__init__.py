@@ -1,0 +1,1 @@
+"""The data sets: their files, found, checked and read; their batches."""

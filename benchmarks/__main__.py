@@ -14,8 +14,9 @@ import sys
 import time
 
 from engine.cli import flags
-from support import ROOT, runtime
+from support import ROOT, python
 from support.errors import InputError
+from support.threads import usable_cores
 from support.words import counted
 
 log = logging.getLogger("benchmarks")
@@ -41,7 +42,7 @@ def scale_of(args):
     """The sizes that the flags ask for."""
     from . import groups
 
-    changes = {"workers": args.threads or runtime.usable_cores()}
+    changes = {"workers": args.threads or usable_cores()}
     if args.data_dir:
         changes["data_dir"] = args.data_dir
     if args.full:
@@ -51,7 +52,7 @@ def scale_of(args):
 
 def main(argv=None):
     args = parse(argv)
-    runtime.installed_build()  # one sentence, where each contender would have the same
+    python.installed_build()  # one sentence, where each contender would have the same
     from . import groups, harness
 
     chosen = groups.chosen(scale_of(args), args.only or "")

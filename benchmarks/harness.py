@@ -21,9 +21,10 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from support import ROOT, runtime
+from support import ROOT
 from support.errors import InputError
 from support.files import content, replacing
+from support.threads import usable_cores
 
 from . import machine
 from .contender import NotMeasured
@@ -75,7 +76,7 @@ class Plan:
 
     repeats: int = 5
     seconds: float = 0.5
-    threads: int = dataclasses.field(default_factory=runtime.usable_cores)
+    threads: int = dataclasses.field(default_factory=usable_cores)
     patience: float = 900
     quick: bool = False
 

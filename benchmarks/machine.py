@@ -4,12 +4,12 @@ import os
 import platform
 import sys
 
-from support import runtime
+from support import allocator, python, runtime, threads
 
 PACKAGES = ("mxnet", "mxnet-cu112", "numpy", "gluoncv", "torch", "onnx", "onnxruntime")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")  # what kernels are chosen by
 MXNET_PARALLEL_SIZE = "200000"  # MXNet's own default of MXNET_CPU_PARALLEL_SIZE
-ALL_SETTINGS = (*runtime.THREADS, *runtime.ALLOCATOR, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+ALL_SETTINGS = (*runtime.THREADS, *allocator.NAMES, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def environment(threads, tuned=True):
@@ -20,7 +20,7 @@ def environment(threads, tuned=True):
     made = {name: value for name, value in os.environ.items() if name not in ALL_SETTINGS}
     made["OMP_NUM_THREADS"] = made["OPENBLAS_NUM_THREADS"] = str(threads)
     if tuned:
-        made.update(runtime.allocator_settings(made))
+        made.update(allocator.to_set(made))
         runtime.set_environment(made)
     else:
         made["MXNET_CPU_PARALLEL_SIZE"] = MXNET_PARALLEL_SIZE
@@ -39,12 +39,12 @@ def description():
             break
     memory = _read("/proc/meminfo").partition("MemTotal:")[2].split()[:1]
     return {
-        "processor": processor, "flags": [flag for flag in FLAGS if flag in flags], "cores": runtime.usable_cores(),
+        "processor": processor, "flags": [flag for flag in FLAGS if flag in flags], "cores": threads.usable_cores(),
         "cpus": os.cpu_count(), "memory_gib": round(int(memory[0]) / 2**20) if memory else None,
         "system": f"{platform.system()} {platform.machine()}",
-        "glibc": ".".join(map(str, runtime.glibc_version() or ())) or None,
+        "glibc": ".".join(map(str, allocator.glibc_version() or ())) or None,
         "python": platform.python_version(),
-        "packages": {name: version for name, version in ((name, runtime.version_of(name)) for name in PACKAGES)
+        "packages": {name: version for name, version in ((name, python.version_of(name)) for name in PACKAGES)
                      if version},
     }
 

@@ -14,7 +14,7 @@ from model.complexity import count
 from model.weights import set_params
 from ops import loader
 from ops.nag import update_operator
-from support import runtime
+from support import python, runtime
 
 from . import contender
 from .contender import CHECK_STEPS, Contender, Reference, Rounds
@@ -101,7 +101,7 @@ def _scatter(parameters, random, **ranges):
 
 def _export(net, path, shape):
     """Write net as ONNX; says nothing where the package is absent, ONNX Runtime's contender does."""
-    if runtime.version_of("onnx") is None:
+    if python.version_of("onnx") is None:
         return
     from mxnet import onnx as exporter
 

@@ -20,7 +20,7 @@ from engine.data import cifar
 from engine.run import Stopped
 from model import get_model
 from model.complexity import count
-from support import ROOT, runtime
+from support import ROOT, threads
 from support.errors import InputError
 from support.files import expanded, regular
 from support.words import counted
@@ -359,14 +359,14 @@ class Grid:
         slot = self.free[0]
         environment = {**os.environ}
         if slot is None and self.options.jobs > 1:
-            own = max(1, runtime.usable_cores() // self.options.jobs)
+            own = max(1, threads.usable_cores() // self.options.jobs)
             # Set by the user, or by runtime.prepare() to all cores.
             environment["OMP_NUM_THREADS"] = str(min(own, int(environment["OMP_NUM_THREADS"])))
         command = command_of(run, folder, slot, self.options)
         with open(folder / "output.log", "ab", opener=regular) as output:
             # A session of its own: Ctrl-C reaches the trainings through this process alone, once.
             process = subprocess.Popen(
-                [sys.executable, str(ROOT / "reproduce" / "child.py"), str(os.getpid()), sys.executable, *command],
+                [sys.executable, "-m", "reproduce.child", str(os.getpid()), sys.executable, *command],
                 cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 pass_fds=[lock], start_new_session=True)
         self.free.pop(0)

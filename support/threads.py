@@ -1,12 +1,10 @@
-"""How many threads this process may use: by the machine, and by what the user has set.
-
-The syntax is Python 3.6's and nothing but the standard library is needed, as in support.runtime, which imports this.
-"""
+"""How many threads this process may use: by the machine, and by what the user has set."""
 import math
 import os
 import re
 
 from .errors import InputError
+from .system import control_groups, read
 
 OPENMP = "OMP_NUM_THREADS"
 MOST = 1024  # with some ten thousand, OpenMP finds no memory for their stacks and the process dies
@@ -35,46 +33,21 @@ def usable_cores(root="/", cpus=None):
         cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     topology = os.path.join(root, "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list")
     # The hyperthreads of a core list the same siblings, so they count once.
-    cores = {_read(topology.format(cpu)) or str(cpu) for cpu in cpus}
+    cores = {read(topology.format(cpu)) or str(cpu) for cpu in cpus}
     return int(max(1, min(len(cores), cpu_quota(root) // 1)))
 
 
 def cpu_quota(root="/"):
     """How many CPUs' time the control groups (version 1 or 2) leave to this process; without a limit, infinity."""
-    return min([_group_quota(folder) for folder in _groups(root, "cpu")], default=math.inf)
-
-
-def _groups(root, controller):
-    """Folders of the control groups, of version 1 or 2, that limit this process in what the controller is for."""
-    for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        for mount in {controllers, controller} if controllers else {"", "unified"}:
-            # Every group above limits too. A container may see its host's path here; its own group is then the top.
-            names = path.strip("/").split("/")
-            for depth in range(len(names) + 1):
-                yield os.path.join(root, "sys/fs/cgroup", mount, *names[:depth])
+    return min([_group_quota(folder) for folder in control_groups(root, "cpu")], default=math.inf)
 
 
 def _group_quota(folder):
-    limit = _read(os.path.join(folder, "cpu.max")).split()
+    limit = read(os.path.join(folder, "cpu.max")).split()
     if not limit:
-        limit = [_read(os.path.join(folder, name)) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+        limit = [read(os.path.join(folder, name)) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
     try:
         quota, period = (int(number) for number in limit)
     except ValueError:  # no such files, or "max"
         return math.inf
     return quota / period if quota > 0 and period > 0 else math.inf
-
-
-def _read(path):
-    return _read_bytes(path).decode("utf-8", errors="replace").strip()
-
-
-def _read_bytes(path):
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return b""

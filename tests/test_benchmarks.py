@@ -13,7 +13,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import groups, harness, machine, profile_step, report
 from benchmarks.contender import NotMeasured, Reference
-from support import runtime
+from support import allocator
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,9 +126,9 @@ def test_all_frameworks_get_the_same_environment():
     tuned, bare = machine.environment(3), machine.environment(3, tuned=False)
     assert tuned["OMP_NUM_THREADS"] == bare["OMP_NUM_THREADS"] == "3"
     clean = {name: value for name, value in os.environ.items() if name not in machine.ALL_SETTINGS}
-    expected = runtime.allocator_settings(clean)
+    expected = allocator.to_set(clean)
     assert {name: tuned.get(name) for name in expected} == expected
-    assert not set(runtime.ALLOCATOR) & set(bare)
+    assert not set(allocator.NAMES) & set(bare)
     assert bare["MXNET_CPU_PARALLEL_SIZE"] == machine.MXNET_PARALLEL_SIZE != tuned["MXNET_CPU_PARALLEL_SIZE"]
 
 

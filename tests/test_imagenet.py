@@ -351,7 +351,7 @@ def test_a_batch_is_a_function_of_seed_epoch_and_step(source):
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_workers_do_not_change_a_batch(source, workers, monkeypatch):
-    monkeypatch.setattr(imagenet.runtime, "usable_cores", lambda: 8)
+    monkeypatch.setattr(imagenet.threads, "usable_cores", lambda: 8)
     monkeypatch.setattr(imagenet, "CHUNK", 3)
     equal(train(source).epoch(1), train(source).epoch(1, workers=workers))
     equal(evaluate(source), evaluate(source, workers=workers))

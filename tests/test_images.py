@@ -454,7 +454,7 @@ def test_planes_are_red_first_and_scaled():
 def test_without_opencv_it_is_said_when_images_are_needed(monkeypatch):
     monkeypatch.setattr(images, "cv2", None)
     monkeypatch.setattr(images, "_missing", ImportError("libGL.so.1"), raising=False)
-    monkeypatch.setattr(images.runtime, "check_opencv", lambda: None)
+    monkeypatch.setattr(images.system, "check_opencv", lambda: None)
     with pytest.raises(InputError, match="OpenCV cannot be imported"):
         images.require()
     assert (images.decode(files.jpeg(0)) == cv2.imdecode(np.frombuffer(files.jpeg(0), np.uint8), 1)).all()

@@ -1,4 +1,4 @@
-"""Installation: the requirement files, what support/runtime.py demands of a process, and scripts/setup.sh.
+"""Installation: the requirement files, what support/ demands of a process, and scripts/setup.sh.
 
 Nothing here is downloaded. Other machines (their libraries, GPUs, control groups) are folders and loaders made up here,
 or the stub driver of tests/tools/make_stub_libcuda.sh.
@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from ops import build
-from support import import_hook, numpy_names, runtime
+from support import allocator, cuda, import_hook, numpy_names, python, runtime, system, threads
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ def test_cpu_and_gpu_requirements_differ_only_in_mxnet_and_cuda():
 
 def test_every_cuda_library_has_its_wheel():
     wheels = {line.name for line in read_requirements("requirements.txt") if line.name.startswith("nvidia-")}
-    assert wheels == {f"nvidia-{folder.replace('_', '-')}-cu11" for _, folder in runtime.CUDA_LIBRARIES}
+    assert wheels == {f"nvidia-{folder.replace('_', '-')}-cu11" for _, folder in cuda.CUDA_LIBRARIES}
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-cpu.txt", "requirements-dev.txt"])
@@ -94,13 +94,13 @@ def test_each_python_gets_each_package_once(name, python):
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 7, 16)])
 def test_older_pythons_are_refused(version):
     with pytest.raises(InputError) as raised:
-        runtime.check_python(version)
+        python.check_version(version)
     assert f"Python {version[0]}.{version[1]} " in sentence(raised) and "scripts/setup.sh" in sentence(raised)
 
 
-@pytest.mark.parametrize("python", [*PYTHONS, "3.15", "4.0"])
-def test_other_pythons_pass(python):
-    runtime.check_python(tuple(int(part) for part in python.split(".")))
+@pytest.mark.parametrize("version", [*PYTHONS, "3.15", "4.0"])
+def test_other_pythons_pass(version):
+    python.check_version(tuple(int(part) for part in version.split(".")))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_other_pythons_pass(python):
 )
 def test_installed_build(installed, spec, expected):
     def ask():
-        return runtime.installed_build(lambda name: "1.9.1" if name in installed else None, lambda name: spec)
+        return python.installed_build(lambda name: "1.9.1" if name in installed else None, lambda name: spec)
 
     if " " not in expected:
         assert ask() == expected
@@ -128,24 +128,24 @@ def test_installed_build(installed, spec, expected):
 
 
 def test_missing_numpy_is_refused(monkeypatch):
-    monkeypatch.setattr(runtime, "version_of", lambda name: None)
+    monkeypatch.setattr(python, "version_of", lambda name: None)
     with pytest.raises(InputError, match="NumPy is not installed .*bash scripts/setup.sh"):
-        runtime.check_numpy()
+        python.check_numpy()
 
 
 @pytest.mark.parametrize("version", ["1.24.0", "1.26.4", "2.3.5", "10.0.1rc1"])
 def test_newer_numpy_gets_its_old_names_back(monkeypatch, version):
     given = []
     monkeypatch.setattr(numpy_names, "restore", given.append)
-    runtime.check_numpy(version, find_spec=lambda name: Spec("there"))
-    runtime.check_numpy("1.23.5", find_spec=lambda name: Spec("there"))  # has them still, with warnings
+    python.check_numpy(version, find_spec=lambda name: Spec("there"))
+    python.check_numpy("1.23.5", find_spec=lambda name: Spec("there"))  # has them still, with warnings
     assert given == [sys.modules["numpy"]]
 
 
 def test_python_312_without_distutils_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 12, 1))
     with pytest.raises(InputError) as raised:
-        runtime.check_numpy("1.26.4", find_spec=lambda name: None)
+        python.check_numpy("1.26.4", find_spec=lambda name: None)
     (pin,) = [line for line in read_requirements("requirements.txt") if line.name == "setuptools"]
     assert f"pip install setuptools{pin.specifier}" in sentence(raised)
 
@@ -154,7 +154,7 @@ def test_python_312_without_distutils_is_refused(monkeypatch):
     "version, refused", [(None, None), ("1.13.1+cpu", None), ("2.0.0", "2.0.0"), ("2.13.0+cpu", "2.13.0+cpu")]
 )
 def test_pytorch_beside_which_gluoncv_cannot_be_imported(version, refused):
-    assert runtime.refused_torch({"torch": version}.get) == refused
+    assert python.refused_torch({"torch": version}.get) == refused
 
 
 # ---- Threads
@@ -186,7 +186,7 @@ def write(path, text):
     ],
 )
 def test_hyperthreads_and_affinity(tmp_path, siblings, cpus, cores):
-    assert runtime.usable_cores(machine(tmp_path, siblings), cpus) == cores
+    assert threads.usable_cores(machine(tmp_path, siblings), cpus) == cores
 
 
 V1, V2 = "4:cpu,cpuacct:{}", "0::{}"
@@ -232,18 +232,18 @@ GROUPS = "sys/fs/cgroup"
 )
 def test_control_group_quota(tmp_path, files, quota):
     root = machine(tmp_path, files=files)
-    assert runtime.cpu_quota(root) == quota
-    assert runtime.usable_cores(root, range(8)) == max(1, min(8, math.floor(quota) if quota < math.inf else 8))
+    assert threads.cpu_quota(root) == quota
+    assert threads.usable_cores(root, range(8)) == max(1, min(8, math.floor(quota) if quota < math.inf else 8))
 
 
 def test_this_machine_has_a_sensible_count():
-    assert 1 <= runtime.usable_cores() <= os.cpu_count()
+    assert 1 <= threads.usable_cores() <= os.cpu_count()
 
 
 def test_environment_is_set_once_and_the_users_stays():
     environment = {}
     assert runtime.set_environment(environment) == ["OMP_NUM_THREADS", "MXNET_CPU_PARALLEL_SIZE"]
-    assert environment == {"OMP_NUM_THREADS": str(runtime.usable_cores()), "MXNET_CPU_PARALLEL_SIZE": "2000000000"}
+    assert environment == {"OMP_NUM_THREADS": str(threads.usable_cores()), "MXNET_CPU_PARALLEL_SIZE": "2000000000"}
     users = {"OMP_NUM_THREADS": "7", "MXNET_CPU_PARALLEL_SIZE": "5"}
     environment = dict(users)
     assert runtime.set_environment(environment) == []
@@ -269,23 +269,23 @@ def test_environment_is_set_once_and_the_users_stays():
     ],
 )
 def test_usable_memory(tmp_path, files, memory):
-    assert runtime.usable_memory(machine(tmp_path, files=files)) == memory
+    assert allocator.usable_memory(machine(tmp_path, files=files)) == memory
 
 
 # ---- The scripts' own start
 
 
 def test_the_allocator_takes_less_at_once_where_memory_is_short():
-    assert runtime.top_pad(math.inf) == runtime.top_pad(16 << 30) == 256 << 20
-    assert runtime.top_pad((16 << 30) - 1) == runtime.top_pad(8 << 30) == 128 << 20
-    assert runtime.top_pad(1 << 30) == 16 << 20
-    assert runtime.top_pad(1 << 20) == runtime.top_pad(0) == 2 << 20
+    assert allocator.top_pad(math.inf) == allocator.top_pad(16 << 30) == 256 << 20
+    assert allocator.top_pad((16 << 30) - 1) == allocator.top_pad(8 << 30) == 128 << 20
+    assert allocator.top_pad(1 << 30) == 16 << 20
+    assert allocator.top_pad(1 << 20) == allocator.top_pad(0) == 2 << 20
 
 
 def test_an_older_glibc_gets_the_threshold_it_takes():
     asked = []
-    assert runtime.mmap_threshold(lambda *arguments: asked.append(arguments) or 1) == 1 << 32
-    assert runtime.mmap_threshold(lambda *arguments: 0) == 1 << 25
+    assert allocator.mmap_threshold(lambda *arguments: asked.append(arguments) or 1) == 1 << 32
+    assert allocator.mmap_threshold(lambda *arguments: 0) == 1 << 25
     assert asked == [(-3, 1 << 30)]
 
 
@@ -316,7 +316,7 @@ ALLOCATOR = {
     ],
 )
 def test_the_allocators_settings_leave_the_users_as_they_are(version, users, expected):
-    assert runtime.allocator_settings(users, version, math.inf, 1 << 32) == expected
+    assert allocator.to_set(users, version, math.inf, 1 << 32) == expected
 
 
 @pytest.mark.parametrize(
@@ -329,8 +329,8 @@ def test_other_c_libraries_are_left_alone(monkeypatch, answer, version):
         return answer
 
     monkeypatch.setattr(os, "confstr", confstr)
-    assert runtime.glibc_version() == version
-    assert bool(runtime.allocator_settings({}, memory=1, threshold=1)) == bool(version)
+    assert allocator.glibc_version() == version
+    assert bool(allocator.to_set({}, memory=1, threshold=1)) == bool(version)
 
 
 @pytest.fixture
@@ -341,7 +341,7 @@ def fresh_start(monkeypatch):
     monkeypatch.delitem(sys.modules, "mxnet", raising=False)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "train.py", "--gpus", ""], raising=False)
     monkeypatch.setattr(sys, "argv", ["train.py", "--gpus", ""])
-    monkeypatch.setattr(runtime, "glibc_version", lambda: (2, 36))
+    monkeypatch.setattr(allocator, "glibc_version", lambda: (2, 36))
 
     def tune(environment, wanted=True):
         calls = []
@@ -355,8 +355,8 @@ def test_a_script_starts_itself_anew_once_with_everything_set(fresh_start):
     users = {"PATH": "/bin", "MALLOC_TOP_PAD_": "5"}
     ((path, command, environment),) = fresh_start(users)
     assert path == sys.executable and command == [sys.executable, "-u", "train.py", "--gpus", ""]
-    made = {"OMP_NUM_THREADS": str(runtime.usable_cores()), "MXNET_CPU_PARALLEL_SIZE": "2000000000", **ALLOCATOR}
-    made["MALLOC_MMAP_THRESHOLD_"] = str(runtime.mmap_threshold())
+    made = {"OMP_NUM_THREADS": str(threads.usable_cores()), "MXNET_CPU_PARALLEL_SIZE": "2000000000", **ALLOCATOR}
+    made["MALLOC_MMAP_THRESHOLD_"] = str(allocator.mmap_threshold())
     mark = environment.pop(runtime.MARK)
     assert environment == {**made, **users} and users == {"PATH": "/bin", "MALLOC_TOP_PAD_": "5"}
     assert fresh_start({**environment, runtime.MARK: mark}) == []  # the same process again
@@ -413,7 +413,7 @@ def test_the_sentence_says_what_keeps_a_setting_from_its_full_effect(fresh_start
     assert "below" not in runtime.settings_sentence({**environment, **ALLOCATOR}, off)
     fresh_start({}, wanted=False)
     assert runtime.settings_sentence({}).startswith("process settings (--no-tune: left alone): ")
-    monkeypatch.setattr(runtime, "glibc_version", lambda: None)
+    monkeypatch.setattr(allocator, "glibc_version", lambda: None)
     assert runtime.settings_sentence({}).endswith("which this system does not have")
 
 
@@ -433,14 +433,14 @@ if __name__ == "__main__":
     print(huge)
     sys.exit(7)
 """
-needs_glibc = pytest.mark.skipif(not runtime.glibc_version(), reason="this system has another C library than glibc")
+needs_glibc = pytest.mark.skipif(not allocator.glibc_version(), reason="this system has another C library than glibc")
 
 
 def run_program(folder, *command, **users):
     """Run a Python command with PROGRAM in folder/program.py; its process number, lines of output and exit status."""
     (folder / "program.py").write_text(PROGRAM)
     environment = {key: value for key, value in os.environ.items()
-                   if key not in (*runtime.THREADS, *runtime.ALLOCATOR, runtime.MARK)}
+                   if key not in (*runtime.THREADS, *allocator.NAMES, runtime.MARK)}
     environment.update(PYTHONPATH=str(ROOT), **users)
     with subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, text=True, stdin=-1, stdout=-1,
                           stderr=-1) as process:
@@ -456,9 +456,9 @@ def test_the_process_itself_has_the_settings(tmp_path, start):
     assert lines[:2] == ["started", "started"] and status == 7  # twice, and no more
     found = ast.literal_eval(lines[2])
     assert found[:4] == [pid, ["--gpus", "", "ünï"], "from standard input", int("-O" in start)]
-    assert found[4].pop("OMP_NUM_THREADS") == str(runtime.usable_cores())
-    expected = runtime.allocator_settings({})
-    assert found[4] == {"MXNET_CPU_PARALLEL_SIZE": "2000000000", **dict.fromkeys(runtime.ALLOCATOR), **expected,
+    assert found[4].pop("OMP_NUM_THREADS") == str(threads.usable_cores())
+    expected = allocator.to_set({})
+    assert found[4] == {"MXNET_CPU_PARALLEL_SIZE": "2000000000", **dict.fromkeys(allocator.NAMES), **expected,
                         "MALLOC_TOP_PAD_": found[4]["MALLOC_TOP_PAD_"]}  # memory comes and goes
 
 
@@ -466,7 +466,7 @@ def test_the_process_itself_has_the_settings(tmp_path, start):
 def test_a_program_may_leave_everything_as_it_is_and_the_users_settings_stay(tmp_path):
     pid, lines, status = run_program(tmp_path, "program.py", "--no-tune", MALLOC_TOP_PAD_="77")
     assert len(lines) == 3 and status == 7
-    assert ast.literal_eval(lines[1])[4] == {**dict.fromkeys(runtime.THREADS + runtime.ALLOCATOR),
+    assert ast.literal_eval(lines[1])[4] == {**dict.fromkeys(runtime.THREADS + allocator.NAMES),
                                              "MALLOC_TOP_PAD_": "77"}
     _, lines, _ = run_program(tmp_path, "program.py", MALLOC_TOP_PAD_="77", OMP_NUM_THREADS="3")
     found = ast.literal_eval(lines[2])[4]
@@ -474,8 +474,8 @@ def test_a_program_may_leave_everything_as_it_is_and_the_users_settings_stay(tmp
     assert found["MALLOC_TRIM_THRESHOLD_"] == "17179869184"
 
 
-@pytest.mark.skipif("[madvise]" not in runtime._read("/sys/kernel/mm/transparent_hugepage/enabled")
-                    or (runtime.glibc_version() or ()) < runtime.HUGE_PAGES_SINCE,
+@pytest.mark.skipif("[madvise]" not in system.read("/sys/kernel/mm/transparent_hugepage/enabled")
+                    or (allocator.glibc_version() or ()) < allocator.HUGE_PAGES_SINCE,
                     reason="this system gives out huge pages always, never, or to no program that asks")
 def test_arrays_lie_in_huge_pages(tmp_path):
     tuned, plain = (int(run_program(tmp_path, "program.py", *flags)[1][-1]) for flags in ([], ["--no-tune"]))
@@ -495,7 +495,7 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
 @needs_glibc
 def test_importing_the_library_starts_nothing_anew():
     code = "import os, sys, support.runtime, engine.cli.flags; print(os.getpid())"
-    environment = {key: value for key, value in os.environ.items() if key not in runtime.ALLOCATOR}
+    environment = {key: value for key, value in os.environ.items() if key not in allocator.NAMES}
     code += "; import backend.gluon.loop; print(os.environ.get('MALLOC_TOP_PAD_'), os.environ.get('ATAC_TUNED'))"
     environment.pop(runtime.MARK, None)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -506,25 +506,25 @@ def test_importing_the_library_starts_nothing_anew():
 
 
 def test_present_libraries_pass():
-    runtime.check_libraries(loader())
-    assert runtime.check_opencv(loader()) is None
+    system.check_libraries(loader())
+    assert system.check_opencv(loader()) is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux wheels use the system's libraries")
 def test_missing_libraries_are_named_with_their_packages():
-    names = [name for name, _, _ in runtime.MXNET_LIBRARIES]
+    names = [name for name, _, _ in system.MXNET_LIBRARIES]
     with pytest.raises(InputError) as raised:
-        runtime.check_libraries(loader(missing=names))
+        system.check_libraries(loader(missing=names))
     for word in [*names, "apt-get install libgomp1", "dnf install libgomp"]:
         assert word in sentence(raised)
     with pytest.raises(InputError) as raised:
-        runtime.check_libraries(loader(missing=["libgomp.so.1"]))
+        system.check_libraries(loader(missing=["libgomp.so.1"]))
     assert "quadmath" not in sentence(raised)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux wheels use the system's libraries")
 def test_opencv_libraries_only_warn():
-    warning = runtime.check_opencv(loader(missing=["libGL.so.1"]))
+    warning = system.check_opencv(loader(missing=["libGL.so.1"]))
     assert "libGL.so.1" in warning and "apt-get install libgl1" in warning and "glib" not in warning
 
 
@@ -540,74 +540,74 @@ ORDER = [
 @pytest.fixture
 def wheels(tmp_path):
     """A site-packages folder that holds the CUDA wheels' files, all empty."""
-    for name, package in runtime.CUDA_LIBRARIES:
+    for name, package in cuda.CUDA_LIBRARIES:
         write(tmp_path / "site" / "nvidia" / package / "lib" / name, "")
     return tmp_path / "site"
 
 
 @pytest.fixture
 def no_driver_answer(monkeypatch):
-    monkeypatch.setattr(runtime, "ask_driver", lambda driver: (12040, []))
+    monkeypatch.setattr(cuda, "ask_driver", lambda driver: (12040, []))
 
 
 def test_cuda_is_loaded_from_the_wheels_in_order(wheels, no_driver_answer):
     log = []
-    runtime.load_cuda(["/nowhere", str(wheels)], loader(log=log))
+    cuda.load_cuda(["/nowhere", str(wheels)], loader(log=log))
     assert [os.path.basename(name) for name in log] == ORDER
     assert all(name.startswith(f"{wheels}{os.sep}nvidia") for name in log[1:])
 
 
 def test_cuda_without_wheels_is_taken_from_the_system(no_driver_answer):
     log = []
-    runtime.load_cuda([], loader(log=log))
+    cuda.load_cuda([], loader(log=log))
     assert log == ORDER
 
 
 def test_missing_driver(wheels):
     with pytest.raises(InputError) as raised:
-        runtime.load_cuda([str(wheels)], loader(missing=["libcuda.so.1"]))
+        cuda.load_cuda([str(wheels)], loader(missing=["libcuda.so.1"]))
     assert "NVIDIA driver" in sentence(raised) and "bash scripts/setup.sh --cpu" in sentence(raised)
 
 
-@pytest.mark.parametrize("name, package", runtime.CUDA_LIBRARIES)
+@pytest.mark.parametrize("name, package", cuda.CUDA_LIBRARIES)
 def test_missing_or_broken_wheel_is_named(wheels, no_driver_answer, name, package):
     wheel = f"nvidia-{package.replace('_', '-')}-cu11"
     with pytest.raises(InputError) as raised:
-        runtime.load_cuda([str(wheels)], loader(broken=[name]))
+        cuda.load_cuda([str(wheels)], loader(broken=[name]))
     assert f"{name}, which" in sentence(raised) and "file too short" in sentence(raised) and wheel in sentence(raised)
     (wheels / "nvidia" / package / "lib" / name).unlink()
     with pytest.raises(InputError) as raised:
-        runtime.load_cuda([str(wheels)], loader(missing=[name]))
+        cuda.load_cuda([str(wheels)], loader(missing=[name]))
     assert sentence(raised).startswith(f"{name}, which") and f"the wheel {wheel} holds it" in sentence(raised)
     assert "bash scripts/setup.sh --gpu" in sentence(raised) and "requirements.txt" in sentence(raised)
 
 
 @pytest.mark.parametrize("capability", [(5, 0), (6, 1), (7, 5), (8, 9)])
 def test_usable_gpus(capability):
-    assert runtime.gpu_fault(12040, [("GPU", 7, 5), ("Other", *capability)]) is None
+    assert cuda.gpu_fault(12040, [("GPU", 7, 5), ("Other", *capability)]) is None
 
 
 @pytest.mark.parametrize("capability", [(3, 7), (9, 0), (12, 0)])
 def test_unusable_gpus(wheels, monkeypatch, capability):
-    monkeypatch.setattr(runtime, "ask_driver", lambda driver: (12040, [("GPU", 7, 5), ("Other", *capability)]))
+    monkeypatch.setattr(cuda, "ask_driver", lambda driver: (12040, [("GPU", 7, 5), ("Other", *capability)]))
     with pytest.raises(InputError) as raised:
-        runtime.load_cuda([str(wheels)], loader())
+        cuda.load_cuda([str(wheels)], loader())
     assert "Other has compute capability {}.{}".format(*capability) in sentence(raised)
     assert "bash scripts/setup.sh --cpu" in sentence(raised) and "CUDA_VISIBLE_DEVICES" in sentence(raised)
 
 
 def test_old_driver():
-    assert "CUDA 10.2" in runtime.gpu_fault(10020, [("GPU", 7, 5)])
-    assert runtime.gpu_fault(11000, [("GPU", 7, 5)]) is None
-    assert runtime.gpu_fault(10020, []) is None
+    assert "CUDA 10.2" in cuda.gpu_fault(10020, [("GPU", 7, 5)])
+    assert cuda.gpu_fault(11000, [("GPU", 7, 5)]) is None
+    assert cuda.gpu_fault(10020, []) is None
 
 
 @pytest.mark.parametrize("version, fusion", [(11040, "0"), (11080, None), (12040, None)])
 def test_drivers_that_cannot_take_newer_ptx_get_no_fusion_at_run_time(wheels, monkeypatch, version, fusion):
     monkeypatch.setenv("MXNET_USE_FUSION", "kept for monkeypatch to restore")
     monkeypatch.delenv("MXNET_USE_FUSION")
-    monkeypatch.setattr(runtime, "ask_driver", lambda driver: (version, [("GPU", 7, 5)]))
-    runtime.load_cuda([str(wheels)], loader())
+    monkeypatch.setattr(cuda, "ask_driver", lambda driver: (version, [("GPU", 7, 5)]))
+    cuda.load_cuda([str(wheels)], loader())
     assert os.environ.get("MXNET_USE_FUSION") == fusion
 
 
@@ -632,17 +632,17 @@ def stub(tmp_path_factory):
 def test_capabilities_are_read_from_the_driver(stub, monkeypatch, gpus, expected):
     monkeypatch.setenv("STUB_CUDA_GPUS", gpus)
     monkeypatch.setenv("STUB_CUDA_VERSION", "11080")
-    assert runtime.gpu_capabilities(str(stub / "libcuda.so.1")) == expected
-    assert runtime.ask_driver(runtime.load_library(str(stub / "libcuda.so.1"))) == (11080, expected)
+    assert cuda.gpu_capabilities(str(stub / "libcuda.so.1")) == expected
+    assert cuda.ask_driver(system.load_library(str(stub / "libcuda.so.1"))) == (11080, expected)
 
 
 def test_no_driver_and_no_answers_mean_no_gpus():
-    assert runtime.gpu_capabilities("libcuda-that-is-nowhere.so.1") == []
-    assert runtime.ask_driver(object()) == (0, [])
+    assert cuda.gpu_capabilities("libcuda-that-is-nowhere.so.1") == []
+    assert cuda.ask_driver(object()) == (0, [])
 
 
 def test_the_stub_has_all_that_mxnet_links_to(stub):
-    driver = runtime.load_library(str(stub / "libcuda.so.1"))
+    driver = system.load_library(str(stub / "libcuda.so.1"))
     for name in ["cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuGetErrorString", "cuGraphKernelNodeGetParams",
                  "cuGraphNodeGetType", "cuLaunchKernel", "cuModuleGetFunction", "cuModuleLoadData",
                  "cuModuleLoadDataEx", "cuModuleUnload"]:  # fmt: skip
@@ -803,7 +803,7 @@ def made(tmp_path_factory):
     python is the name of a Python whose virtual environments do so; tried is what setup.sh did with one whose
     environments are empty, done what it did after that.
     """
-    if runtime.installed_build() != runtime.CPU_BUILD:
+    if python.installed_build() != python.CPU_BUILD:
         pytest.skip("these tests do not run with the CPU build")
     folder = tmp_path_factory.mktemp("installed")
     packages = Path(sys.modules["pytest"].__file__).resolve().parent.parent
@@ -814,10 +814,10 @@ if [ "$1 $2" = '-m venv' ]; then
     echo "import site; site.addsitedir('{packages}')" > "$(echo "$3"/lib/python3*/site-packages)/borrowed.pth"
 fi""")
     (folder / "borrower").chmod(0o755)
-    checkout, python = make_checkout(folder), str(folder / "borrower")
+    checkout, borrower = make_checkout(folder), str(folder / "borrower")
     tried = setup(checkout)
     assert not (checkout / ".venv/setup-stamp").exists()
-    return Made(checkout, python, tried, setup(checkout, PYTHON=python))
+    return Made(checkout, borrower, tried, setup(checkout, PYTHON=borrower))
 
 
 def test_setup_without_an_index_says_so(made):
@@ -839,7 +839,7 @@ def test_a_bare_import_of_mxnet_works_in_venv(made):
 
     look = "import importlib.util, os; importlib.util.find_spec('mxnet')"
     show = "print(os.environ.get('OMP_NUM_THREADS'))"
-    assert python(f"{look}; {show}; import mxnet; {show}").split() == ["None", str(runtime.usable_cores())]
+    assert python(f"{look}; {show}; import mxnet; {show}").split() == ["None", str(threads.usable_cores())]
     hook = made.checkout / "support/import_hook.py"
     hook.rename(made.checkout / "hidden")
     assert python("print('silent')") == "silent"  # the repository has moved
@@ -942,5 +942,5 @@ def test_a_stray_server_role_is_refused_before_mxnet_loads(role):
 
 
 def test_a_worker_may_load_mxnet():
-    runtime.check_role({"DMLC_ROLE": "worker"})
-    runtime.check_role({})
+    python.check_role({"DMLC_ROLE": "worker"})
+    python.check_role({})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support import runtime, threads
+from support import python, threads
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ def test_a_script_says_what_keeps_mxnet_from_loading():
 
 
 def test_docstrings_may_be_there_or_not_needed():
-    runtime.check_switches(0)
-    runtime.check_switches(1)
+    python.check_switches(0)
+    python.check_switches(1)
     with pytest.raises(InputError, match="unset it"):
-        runtime.check_switches(2)
+        python.check_switches(2)

@@ -21,7 +21,7 @@ from engine import checkpoint, run
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER
 from model.array_names import to_authors
-from support import params_file, runtime
+from support import allocator, params_file, runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 AUTHORS = shlex.split(
@@ -546,9 +546,9 @@ def test_a_signal_within_an_epoch_saves_and_the_rest_makes_the_whole(tmp_path, m
     assert_same_run(trained(tmp_path / "whole", more, *PROCESS), folder)
 
 
-@pytest.mark.skipif(not runtime.glibc_version(), reason="this system has another C library than glibc")
+@pytest.mark.skipif(not allocator.glibc_version(), reason="this system has another C library than glibc")
 def test_the_process_that_trains_has_the_settings_and_says_so(tmp_path, cifar10):
-    ours = (*runtime.THREADS, *runtime.ALLOCATOR, runtime.MARK)
+    ours = (*runtime.THREADS, *allocator.NAMES, runtime.MARK)
     environment = {**{key: value for key, value in os.environ.items() if key not in ours}, "OMP_NUM_THREADS": "1"}
     found = {}
     for flags in ([], ["--no-tune"]):

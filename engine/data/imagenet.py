@@ -31,7 +31,7 @@ from engine.data.image_sources import Folders, Records, Source
 from engine.data.prefetch import ahead
 from engine.data.records import Damaged
 from engine.seeds import check_seed, random_stream
-from support import runtime
+from support import threads
 from support.errors import InputError
 from support.files import expanded
 
@@ -269,7 +269,7 @@ class _Batches:
             yield from filter(None, (call() for call in calls()))
             return
         # Results come in order, so that with its last chunk a batch is whole. Ahead is one batch, and work for all.
-        workers = min(workers, runtime.usable_cores())
+        workers = min(workers, threads.usable_cores())
         with contextlib.closing(ahead(calls(), workers, depth=2 * workers + -(-size // CHUNK))) as results:
             yield from filter(None, results)
 

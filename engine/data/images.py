@@ -22,7 +22,7 @@ from typing import Callable, NamedTuple, Optional, Tuple
 import numpy as np
 
 from engine.data.records import MAX_BYTES, Damaged
-from support import runtime
+from support import python, system
 from support.errors import InputError
 from support.files import regular
 
@@ -68,7 +68,7 @@ def require() -> None:
     `read` and `decode` do without it: for a JPEG in grey or RGB Pillow gives the same pixels, more slowly.
     """
     if cv2 is None:
-        raise InputError(runtime.check_opencv() or f"OpenCV cannot be imported ({_missing}): {runtime.USE_VENV}")
+        raise InputError(system.check_opencv() or f"OpenCV cannot be imported ({_missing}): {python.USE_VENV}")
     cv2.setNumThreads(0)
 
 

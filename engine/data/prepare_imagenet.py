@@ -38,9 +38,10 @@ from engine.data.class_names import NAMES_FILE, read_names, write_names
 from engine.data.prefetch import ahead
 from engine.data.records import Damaged, RecordFile
 from engine.runlog import progress_bar
-from support import runtime
+from support import python, runtime
 from support.errors import InputError
 from support.files import content, expanded, regular
+from support.threads import usable_cores
 
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -250,7 +251,7 @@ def _im2rec():
     root = Path(importlib.util.find_spec("mxnet").submodule_search_locations[0])
     path = root / "tools" / "im2rec.py"
     if not path.is_file():
-        raise InputError(f"this MXNet has no {path}: {runtime.USE_VENV}")
+        raise InputError(f"this MXNet has no {path}: {python.USE_VENV}")
     spec = importlib.util.spec_from_file_location("im2rec", path)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
@@ -506,7 +507,7 @@ def _parser():
                         "pixels (larger or smaller) and compress them again (default: the files as they are)")
     parser.add_argument("--quality", type=number(int, 1, 100), metavar="Q",
                         help="of the JPEGs with --resize (default 95)")
-    parser.add_argument("--threads", type=number(int, 1, 1024), default=runtime.usable_cores(), metavar="N",
+    parser.add_argument("--threads", type=number(int, 1, 1024), default=usable_cores(), metavar="N",
                         help="images read or compressed at once (default: the cores, %(default)s)")
     parser.add_argument("--damaged", choices=imagenet.DAMAGED, default="refuse",
                         help="stop at a damaged image, or leave it out and name it (default %(default)s)")

@@ -20,7 +20,7 @@ from typing import Iterable, Optional, Tuple
 import numpy as np
 from PIL import Image
 
-from support import json_files, runtime
+from support import json_files, threads
 from support.errors import InputError
 from support.json_files import NOTHING, OBJECT, TEXT
 
@@ -190,7 +190,7 @@ class ImageNet:
         count = len(data.val)
         if not args.count_padding:
             batch_size = min(batch_size, count)
-        workers = runtime.usable_cores() if args.num_data_workers is None else args.num_data_workers
+        workers = threads.usable_cores() if args.num_data_workers is None else args.num_data_workers
         batches = imagenet.EvalBatches(data.val, batch_size, self.size, self.crop_ratio, workers,
                                        count_padding=bool(args.count_padding), damaged=args.damaged or "refuse")
         counting = PADDING if args.count_padding else EVERY_IMAGE

@@ -38,8 +38,8 @@ OPENED = {
     "engine/data/class_names.py": {'Path(__file__).parent / "imagenet_synsets.txt"': OWN},
     "engine/data/download.py": {"self.part": MADE},
     "engine/cli/flags.py": {"number": "a standard stream"},
-    "backend/launch.py": {"member.process.stderr.fileno()": "a pipe of its own",
-                         "member.process.stdout.fileno()": "a pipe of its own"},
+    "backend/launch/member.py": {"self.process.stderr.fileno()": "a pipe of its own",
+                                 "self.process.stdout.fileno()": "a pipe of its own"},
     "engine/data/prepare_imagenet.py": {"settings": MADE},
     "engine/runlog.py": {'"/proc/cpuinfo"': "the system's", "temporary": MADE},
     "engine/data/tasks.py": {'Path(__file__).parent / "imagenet_names.txt"': OWN},
@@ -52,7 +52,7 @@ OPENED = {
     "reproduce/report.py": {"path": OWN, "readme": OWN},
     "support/garbage.py": {'"/proc/self/statm"': "the system's"},
     "support/params_file.py": {"temporary": MADE},
-    "support/threads.py": {"path": "the system's"},
+    "support/system.py": {"path": "the system's"},
 }
 PACKAGES = ("model", "engine", "ops", "support", "reproduce", "benchmarks")
 UNPICKLING = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle"}

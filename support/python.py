@@ -1,0 +1,89 @@
+"""This Python and what is installed for it: version, switches, MXNet's build, NumPy, PyTorch."""
+import importlib.util
+import os
+import sys
+import warnings
+
+from .errors import InputError
+
+SETUP = "bash scripts/setup.sh"
+USE_VENV = f"run `{SETUP}`, then use .venv/bin/python"
+CPU_BUILD, GPU_BUILD = "mxnet", "mxnet-cu112"
+OLDEST_PYTHON = (3, 8)
+
+
+def check_version(version=None):
+    """Refuse a Python that is too old for this code."""
+    version = tuple(version or sys.version_info)
+    if version[:2] < OLDEST_PYTHON:
+        raise InputError(
+            f"Python {version[0]}.{version[1]} ({sys.executable}) is too old: install Python 3.8 or newer and run "
+            f"`PYTHON=python3.11 {SETUP}` with its name"
+        )
+
+
+def check_role(environment=os.environ):
+    """Refuse a role in which `import mxnet` would serve, and unpickle what it is sent."""
+    role = environment.get("DMLC_ROLE")
+    if role in ("server", "scheduler"):
+        raise InputError(f"DMLC_ROLE={role} is set in the environment and would turn this program into MXNet's {role}: "
+                         "unset it (scripts/launch.sh starts servers and schedulers itself)")
+
+
+def check_switches(optimize=sys.flags.optimize):
+    """Refuse a Python without docstrings, and keep one that makes errors of warnings (-W error) from MXNet's own."""
+    if optimize >= 2:
+        raise InputError("PYTHONOPTIMIZE=2 (python -OO) drops the docstrings that MXNet reads while it is imported: "
+                         "unset it")
+    if any(action == "error" for action, *_ in warnings.filters):
+        for package in ("mxnet", "gluoncv"):
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module=rf"{package}\b")
+
+
+def version_of(package):
+    """The installed version of a package, or None."""
+    from importlib import metadata  # Python 3.8 has it; check_python comes first
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def installed_build(version_of=version_of, find_spec=importlib.util.find_spec):
+    """Which distribution brought MXNet: CPU_BUILD, GPU_BUILD, or "" for one that these pins do not know."""
+    builds = [build for build in (CPU_BUILD, GPU_BUILD) if version_of(build)]
+    if len(builds) > 1:
+        raise InputError(
+            f"{CPU_BUILD} and {GPU_BUILD} are both installed for {sys.executable} and overwrite each other's files: "
+            f"run `{SETUP}`, which makes a clean .venv"
+        )
+    spec = find_spec("mxnet")
+    if spec is None or spec.origin is None:  # no origin: only some folder called mxnet
+        state = f"{builds[0]} is installed without its files" if builds else "MXNet is not installed"
+        raise InputError(f"{state} for {sys.executable}: {USE_VENV}")
+    return builds[0] if builds else ""
+
+
+def check_numpy(version=None, find_spec=importlib.util.find_spec):
+    """Refuse a Python without NumPy or distutils; give a newer NumPy back the names that MXNet and GluonCV use."""
+    version = version or version_of("numpy")
+    if version is None:
+        raise InputError(f"NumPy is not installed for {sys.executable}: {USE_VENV}")
+    if sys.version_info >= (3, 12) and find_spec("distutils") is None:
+        raise InputError(
+            f"MXNet 1.9.1 needs distutils, which Python 3.12 dropped and setuptools brings: run `{SETUP}`, "
+            f"or `{sys.executable} -m pip install setuptools==80.9.0`"
+        )
+    if tuple(int(part) for part in version.split(".")[:2]) >= (1, 24):
+        import numpy
+
+        from . import numpy_names
+
+        numpy_names.restore(numpy)
+
+
+def refused_torch(version_of=version_of):
+    """The version of a PyTorch beside which GluonCV refuses to be imported, 2.0 or newer; None without one."""
+    version = version_of("torch")
+    return version if version and int(version.split(".")[0]) >= 2 else None

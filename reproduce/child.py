@@ -1,26 +1,18 @@
 """Runs a command that gets SIGTERM, once, when this process's parent dies, however that dies.
 
-    python reproduce/child.py PARENT COMMAND ...      (PARENT: the parent's process id)
+    python -m reproduce.child PARENT COMMAND ...      (PARENT: the parent's process id)
 
 SIGTERM lets a training save itself, and a second one kills it. Linux can signal a process at its parent's death, but a
 parent with threads dies a thread at a time and may send the signal several times; this process, which has no threads,
 takes them and passes one on. A SIGTERM to itself it passes on every time. Its exit status is the command's.
 """
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-
-
-def at_parents_death(number, parent):
-    """Have the kernel send this process a signal when its parent dies; exit at once if it is dead already."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:
-        os._exit(1)
+from support.processes import at_parents_death, exit_status
 
 
 def main():
@@ -40,8 +32,7 @@ def main():
     process = subprocess.Popen(command, close_fds=False, preexec_fn=lambda: at_parents_death(signal.SIGTERM, own))
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, pass_on)
-    status = process.wait()
-    return status if status >= 0 else 128 - status
+    return exit_status(process.wait())
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ import team_program
 import tiny
 from launched import Launched
 
-from backend import launch
 from backend.gluon import distributed
+from backend.launch import __main__ as launch
+from backend.launch import guard, hosts
+from support import runtime
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,15 +80,15 @@ def test_a_hostfile_that_is_no_text_is_one_sentence(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="this system has no /dev/zero")
 def test_a_hostfile_without_an_end_is_not_read():
-    with pytest.raises(launch.argparse.ArgumentTypeError, match="/dev/zero cannot be read: it is no regular file"):
-        launch.read_hosts("/dev/zero")
+    with pytest.raises(hosts.argparse.ArgumentTypeError, match="/dev/zero cannot be read: it is no regular file"):
+        hosts.read_hosts("/dev/zero")
 
 
 def test_slots_and_repeated_lines_are_room_for_workers(tmp_path):
     file = tmp_path / "hosts"
     file.write_text("a address=10.0.0.1 slots=2 # the fast one\n\nme@b address=10.0.0.2\nme@b\n10.0.0.3\n")
     args = launch.parse(["-n", "4", "-H", str(file), "--", "true", "--", "-n"])
-    first, second = launch.Host("a", "10.0.0.1", 2), launch.Host("me@b", "10.0.0.2", 2)
+    first, second = hosts.Host("a", "10.0.0.1", 2), hosts.Host("me@b", "10.0.0.2", 2)
     assert args.places == [first, first, second, second] and args.used == [first, second] and args.servers == 2
     assert args.command == ["true", "--", "-n"]
     tiny.one_sentence(tiny.call(launch.main, "-n", 6, "-H", file, "--", "true"), 2, "has room for 5")
@@ -103,23 +105,23 @@ def test_a_python_program_is_found_here_or_in_the_repository(tmp_path, monkeypat
 
 
 def test_stray_variables_do_not_reach_a_member(monkeypatch):
-    monkeypatch.setattr(launch.runtime, "usable_cores", lambda: 8)
+    monkeypatch.setattr(guard.threads, "usable_cores", lambda: 8)
     order = {"environment": {"DMLC_ROLE": "worker", "DMLC_NUM_WORKER": "3"}, "peers": 3}
-    made = launch.member_environment(order, {"DMLC_ROLE": "server", "DMLC_LOCAL": "1", "PORT": "80", "HOME": "/h"})
+    made = guard.member_environment(order, {"DMLC_ROLE": "server", "DMLC_LOCAL": "1", "PORT": "80", "HOME": "/h"})
     assert made == {"DMLC_ROLE": "worker", "DMLC_NUM_WORKER": "3", "HOME": "/h", "PYTHONUNBUFFERED": "1",
                     "OMP_NUM_THREADS": "2"}
-    assert launch.member_environment(order, {"OMP_NUM_THREADS": "5"})["OMP_NUM_THREADS"] == "5"
+    assert guard.member_environment(order, {"OMP_NUM_THREADS": "5"})["OMP_NUM_THREADS"] == "5"
 
 
 def test_a_server_without_mxnet_ends_with_a_sentence(monkeypatch):
     def prepare():
         raise InputError("MXNet is not installed")
 
-    monkeypatch.setattr(launch.runtime, "prepare", prepare)
+    monkeypatch.setattr(runtime, "prepare", prepare)
     monkeypatch.delitem(sys.modules, "backend.gluon.distributed")
-    monkeypatch.delattr(sys.modules["engine"], "distributed")
+    monkeypatch.delitem(sys.modules, "backend.gluon")  # which calls it
     result = tiny.call(launch.main, "--serve", "server")
-    assert tiny.one_sentence(result, 1) == "engine.launch.py: MXNet is not installed"
+    assert tiny.one_sentence(result, 1) == "backend.launch.__main__.py: MXNet is not installed"
 
 
 # Training.
@@ -249,7 +251,7 @@ def test_a_workers_fault_is_the_jobs(start, tmp_path):
 
 
 def test_a_worker_that_leaves_early_does_not_let_the_others_wait_for_ever(start, tmp_path, monkeypatch):
-    code = "from engine import launch; launch.STRAGGLER_GRACE = 1; raise SystemExit(launch.main())"
+    code = "from backend.launch import __main__, job; job.STRAGGLER_GRACE = 1; raise SystemExit(__main__.main())"
     made = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, "-c", code, "-n", "2", "--", PROGRAM, "leave", str(tmp_path)], env=made,
                             capture_output=True, text=True, timeout=60)
@@ -395,7 +397,7 @@ def test_an_address_that_is_another_machines_is_named(start, tmp_path, fake_ssh)
 
 
 def test_a_guard_that_hears_nothing_over_ssh_ends_its_member(tmp_path):
-    code = "from engine import launch; launch.SILENCE = 1; launch.ORPHAN_GRACE = 1; launch.main(['--member'])"
+    code = "from backend.launch import guard; guard.SILENCE = guard.ORPHAN_GRACE = 1; guard.Guard().run()"
     order = {"role": "server", "environment": {}, "address": "127.0.0.1", "peers": 1, "remote": True,
              "command": ["sleep", "100"]}
     guard = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, cwd=ROOT, stderr=subprocess.PIPE)

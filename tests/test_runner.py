@@ -125,8 +125,8 @@ sys.exit(len(signals))
 
 def supervised(source):
     """A Python program under child.py, that has said it is ready."""
-    child = subprocess.Popen([sys.executable, str(ROOT / "reproduce" / "child.py"), str(os.getpid()), sys.executable,
-                              "-c", source], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-m", "reproduce.child", str(os.getpid()), sys.executable, "-c", source],
+                             cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "ready\n"
     return child
 
@@ -341,7 +341,7 @@ def test_jobs_on_the_cpu_share_its_cores(place, monkeypatch, tmp_path):
         raise OSError(12, "no memory")
 
     monkeypatch.setattr(runner.subprocess, "Popen", note)
-    monkeypatch.setattr(runner.runtime, "usable_cores", lambda: 8)
+    monkeypatch.setattr(runner.threads, "usable_cores", lambda: 8)
     for jobs, threads in ((1, "8"), (2, "8"), (4, "8"), (4, "1")):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         made = options(tmp_path, data_dir=str(place / "data"), jobs=jobs)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from engine.cli import flags
 from support import runtime
 from support.errors import InputError
-from support.files import replacing, sha256
+from support.files import replacing, sha256, write_whole
 from support.json_files import SOME
 
 # Flags of some data sets only, by their names in the parsed arguments.
@@ -370,13 +370,11 @@ def images_of(subject, args):
 
 def write_json(records, place):
     """Write records, a line each, to a file, which is whole or untouched, or to STDOUT; nowhere for None."""
-    from engine import runlog
-
     text = "".join(json.dumps(record) + "\n" for record in records)
     if place == STDOUT:
         sys.stdout.write(text)
     elif place is not None:
-        runlog.write_text(place, text)
+        write_whole(place, text)
 
 
 def main():

@@ -23,7 +23,7 @@ from typing import Optional
 
 from support import ROOT
 from support.errors import InputError
-from support.files import content, replacing
+from support.files import content, write_whole, writing
 from support.threads import usable_cores
 
 from . import machine
@@ -295,13 +295,10 @@ def read_records(path):
 
 def write_records(path, records):
     """Replace a file of records as a whole."""
-    try:
+    advice = "give another file with --out"
+    with writing(path, advice):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            json.dump(records, file, indent=1)
-            file.write("\n")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}; give another file with --out") from error
+    write_whole(path, json.dumps(records, indent=1) + "\n", advice)
 
 
 def run(groups, plan, out=None):

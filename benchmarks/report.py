@@ -2,9 +2,9 @@
 import functools
 import sys
 
-from engine import runlog
 from engine.cli import flags
 from support.errors import InputError
+from support.files import write_whole
 from support.tables import fill_tables
 
 from . import groups, harness
@@ -290,7 +290,7 @@ def main(argv=None):
             raise InputError(f"{PAGE} is out of date: run `python -m benchmarks.report`")
     else:
         if new != old:
-            runlog.write_text(PAGE, new)
+            write_whole(PAGE, new)
         print(f"{PAGE.name}: its tables were " + ("rendered anew" if new != old else "up to date"))
     return 0
 

@@ -2,8 +2,7 @@
 import contextlib
 import os
 
-from support.errors import InputError
-from support.files import replacing
+from support.files import replacing, writing
 
 
 @contextlib.contextmanager
@@ -62,9 +61,7 @@ def save(figure, path, **how):
     from matplotlib import pyplot
 
     try:
-        with replacing(path) as temporary:
+        with writing(path, "choose another folder"), replacing(path) as temporary:
             figure.savefig(temporary, format=os.path.splitext(path)[1][1:].lower(), dpi=120, **how)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
     finally:
         pyplot.close(figure)

@@ -15,9 +15,10 @@ import numpy as np
 
 from backend.gluon import loop
 from backend.gluon.distributed import Team
+from support import json_files
 from support.errors import InputError, OutOfMemory, out_of_memory
 from support.files import expanded
-from support.words import counted
+from support.words import counted, duration
 
 from . import checkpoint, runlog
 from .experiment import Result, Score
@@ -285,7 +286,7 @@ class _Run:
                 if told_after(done):
                     speed = (state.step - marked) * self.images_per_step / max(time.time() - mark, 1e-9)
                     mark, marked = time.time(), state.step
-                    left = runlog.duration(self.seconds_left(self.images_per_step / speed))
+                    left = duration(self.seconds_left(self.images_per_step / speed))
                     bar.set_description_str(f"{place}, about {left} left", refresh=False)
                     bar.set_postfix_str(f"loss {state.meter.loss:.3f}, accuracy {state.meter.accuracy:.3f}, "
                                         f"{speed:,.0f} images/s")
@@ -330,7 +331,7 @@ class _Run:
             share = (job.batches.steps - first_step) / job.batches.steps
             self.epoch_seconds = (trained - started) / share + time.time() - trained
         if self.epoch_seconds is not None and state.epoch < job.recipe.epochs:
-            log.info("about %s left", runlog.duration(self.seconds_left(0)))
+            log.info("about %s left", duration(self.seconds_left(0)))
 
     def seconds_left(self, step):
         """What is left of the run, by the newest epoch and, of the epoch under way, by `step` seconds a step."""
@@ -403,7 +404,7 @@ class _Run:
             operators=job.saved.operators, command=job.saved.command,
             environment=runlog.environment(job.contexts))
         runlog.plot_history(records, job.directory / "history.png", job.directory.name, f"{job.scored_on} images")
-        runlog.write_json(job.directory / "result.json", result.as_json())
+        json_files.write(job.directory / "result.json", result.as_json())
         return result
 
     def test_score(self, which, chosen):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from support import ROOT, files, json_files, runtime
 from support.errors import InputError
-from support.files import regular, replacing
+from support.files import regular, write_whole, writing
 from support.json_files import COUNT, NUMBER, POSITIVE, SHARE
 from support.words import counted
 
@@ -26,22 +26,6 @@ log = logging.getLogger(__name__)
 METRICS = {"epoch": COUNT, "lr": POSITIVE, "train_loss": NUMBER, "train_accuracy": SHARE, "val_loss": NUMBER,
            "val_accuracy": SHARE, "val_top5": SHARE, "val_images": COUNT, "seconds": POSITIVE,
            "train_images_per_second": POSITIVE}
-
-
-def write_json(path, record):
-    """Write a JSON file atomically."""
-    write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
-
-
-def write_text(path, text):
-    """Write a text file atomically; InputError when the disk refuses."""
-    try:
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}; free space or choose another folder") from error
 
 
 def environment(contexts):
@@ -137,11 +121,8 @@ def start_logging():
 
 def log_to_file(path):
     """Append the log to a file from now on, what was said since start_logging first."""
-    try:
-        # Names on the command line need not be UTF-8.
+    with writing(path, "choose another folder"):  # names on the command line need not be UTF-8
         stream = open(path, "a", encoding="utf-8", errors="backslashreplace", opener=regular)  # noqa: SIM115
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
     file = _LogFile(stream)
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger = logging.getLogger()
@@ -163,19 +144,6 @@ def progress_bar(total, description, initial=0):
     return tqdm(total=total, desc=description, initial=initial, unit="step", leave=False, disable=not terminal, **size)
 
 
-def duration(seconds):
-    """Seconds in words: '45 s', '12 min', '3 h 10 min', '2 days 5 h'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if not hours:
-        return f"{minutes} min"
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(round(seconds / 3600), 24)
-    return f"{days} days {hours} h"
-
-
 class Metrics:
     """metrics.jsonl: one JSON object a line and epoch, in the order of the epochs."""
 
@@ -189,15 +157,13 @@ class Metrics:
         if keep_epochs is not None and len(self.records) < keep_epochs - first_epoch:
             log.warning("%s has only %d of the %s before the checkpoint: the history will lack the others", self.path,
                         len(self.records), counted(keep_epochs - first_epoch, "epoch"))
-        write_text(self.path, "".join(_line(record) for record in self.records))
+        write_whole(self.path, "".join(_line(record) for record in self.records))
 
     def append(self, record):
         self.records.append(record)
-        try:
-            with open(self.path, "a", encoding="utf-8", opener=regular) as file:
-                file.write(_line(record))
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be written: {error.strerror}; free space and resume") from error
+        with writing(self.path, "free space and resume"), \
+                open(self.path, "a", encoding="utf-8", opener=regular) as file:
+            file.write(_line(record))
 
 
 def _line(record):

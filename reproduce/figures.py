@@ -4,8 +4,7 @@ import io
 import json
 import textwrap
 
-from support.errors import InputError
-from support.files import replacing
+from support.files import write_whole, writing
 
 NUMBERS = "Numbers"  # the PNG's text field with the digest of what is drawn
 COLORS = {"ReLU": "tab:gray", "ResNet": "tab:gray", "ATAC": "tab:red", "ATAC-ResNet": "tab:red",
@@ -46,11 +45,7 @@ def draw(numbers, path):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None, NUMBERS: digest(numbers)})
         pyplot.close(figure)
-    try:
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            file.write(buffer.getvalue())
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
+    write_whole(path, buffer.getvalue(), "choose another folder")
 
 
 def _depth(pyplot, numbers):
@@ -114,14 +109,12 @@ def save(figures, folder):
     Returns whether anything changed.
     """
     changed = False
-    try:
+    with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.png")):
             if path.name not in figures:
                 path.unlink()
                 changed = True
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
     for name, numbers in figures.items():
         if shown(folder / name) != digest(numbers):
             draw(numbers, folder / name)

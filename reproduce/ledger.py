@@ -3,6 +3,7 @@
 A record is written once, at the end of its run, after everything else of it is in place: a folder with a record.json is
 a finished run, and nothing ever changes it.
 """
+import contextlib
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ from engine import old_forms, runlog
 from engine.experiment import Result
 from support import ROOT, json_files
 from support.errors import InputError
-from support.files import content, regular, replacing, sha256
+from support.files import content, regular, replacing, sha256, writing
 from support.json_files import OBJECT
 from support.lock import locked
 
@@ -122,14 +123,11 @@ def folder_of(name, results=RESULTS):
 
 def require_writable(results=RESULTS):
     """InputError unless records can be put into this folder: to be known before days of training, not after."""
-    try:
+    with writing(results, "make room there, or give other --results"):
         for folder in (Path(results) / "runs", Path(results)):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
-    except OSError as error:
-        raise InputError(f"{results} cannot be written: {error.strerror}; make room there, or give other "
-                         "--results") from error
 
 
 def recorded(record, folder, results=RESULTS):
@@ -155,23 +153,22 @@ def add(folder, results=RESULTS, beside=()):
     """
     record, results = make(folder), Path(results)
     place = folder_of(record.id, results)
-    try:
+    with contextlib.ExitStack() as held:
+        held.enter_context(writing(place, "free space or give other --results"))
         results.mkdir(parents=True, exist_ok=True)
-        with locked(results / "lock"):  # two may add the same run at once
-            kept = recorded(record, folder, results)
-            try:
-                place.mkdir(parents=True, exist_ok=True)
-                for file in (*(() if kept else (Path(folder) / name for name in EVIDENCE)), *beside):
-                    with replacing(place / file.name) as temporary:
-                        shutil.copyfile(file, temporary)
-                if kept is None:
-                    runlog.write_json(place / RECORD, record.as_json())  # last: it says that the rest is whole
-            except BaseException:
-                if kept is None:
-                    shutil.rmtree(place, ignore_errors=True)
-                raise
-    except OSError as error:
-        raise InputError(f"{place} cannot be written: {error.strerror}; free space or give other --results") from error
+        held.enter_context(locked(results / "lock"))  # two may add the same run at once
+        kept = recorded(record, folder, results)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            for file in (*(() if kept else (Path(folder) / name for name in EVIDENCE)), *beside):
+                with replacing(place / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
+            if kept is None:
+                json_files.write(place / RECORD, record.as_json())  # last: it says that the rest is whole
+        except BaseException:
+            if kept is None:
+                shutil.rmtree(place, ignore_errors=True)
+            raise
     return kept or record
 
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 import evaluate
-from engine import checkpoint, runlog
+from engine import checkpoint
 from engine.data import cifar
 from model import get_model, load_params, weights
 from support import ROOT, json_files
@@ -86,8 +86,8 @@ def publish(run, name=None, data_dir=None, replace=False):
                 "urls": [], **shared(record), "record": _place(place), "log": _place(place / "train.log"),
             }
             manifest, evaluations = scratch / MANIFEST.name, scratch / EVALUATIONS
-            runlog.write_json(manifest, {"models": sorted([*others, entry], key=lambda entry: entry["name"])})
-            runlog.write_json(evaluations, scores)
+            json_files.write(manifest, {"models": sorted([*others, entry], key=lambda entry: entry["name"])})
+            json_files.write(evaluations, scores)
             pictures = [picture for picture in (folder / "history.png",) if picture.exists()]
             ledger.add(folder, ledger.RESULTS, [evaluations, *pictures])
             _put(candidate, file, manifest)

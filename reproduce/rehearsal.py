@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 
 from engine import runlog
-from support import ROOT, params_file
+from support import ROOT, json_files, params_file
 from support.errors import InputError
+from support.files import write_whole
 from support.tables import fill_tables
 
 RESULTS = ROOT / "results" / "imagenet-sample"
@@ -69,7 +70,7 @@ class Rehearsal:
         shown = shlex.join("SAMPLE" if word == str(self.sample) else word for word in command)
         self.steps.append({"what": what, "command": shown, "seconds": round(time.monotonic() - begun, 1)})
         if log is not None:
-            runlog.write_text(log, "".join(lines))
+            write_whole(log, "".join(lines))
 
     def score(self, run, size, data, *flags):
         """What evaluate.py says of a run's last checkpoint."""
@@ -94,6 +95,8 @@ class Rehearsal:
 
 def rehearse(sample):
     """Run everything and write RESULTS. Raises InputError at the first command that does not end as it should."""
+    import mxnet as mx
+
     sample = Path(sample).resolve()
     classes = sorted(path for path in sample.iterdir() if path.is_dir()) if sample.is_dir() else []
     if len(classes) < FEW:
@@ -106,7 +109,7 @@ def rehearse(sample):
             for each in classes[:FEW]:
                 shutil.copytree(each, work / "few" / split / each.name)
         record = _rehearse(Rehearsal(work, sample))
-    runlog.write_json(RECORD, {"environment": runlog.environment(), **record})
+    json_files.write(RECORD, {"environment": runlog.environment([mx.cpu()]), **record})
     render()
 
 
@@ -175,4 +178,4 @@ def rendered(text):
 
 
 def render():
-    runlog.write_text(PAGE, rendered(PAGE.read_text(encoding="utf-8")))
+    write_whole(PAGE, rendered(PAGE.read_text(encoding="utf-8")))

@@ -4,16 +4,16 @@ import functools
 from pathlib import Path
 from typing import Optional
 
-from engine import runlog
 from engine.recipe import CIFAR_PAPER
 from model import get_model
 from model.complexity import CONVENTIONS, conventions, count, nearest
 from support import ROOT
+from support.files import write_whole
 from support.tables import fill_tables
-from support.words import counted
+from support.words import counted, duration
 
 from . import figures, grid, ledger, publish
-from .runner import Data, Speeds, duration
+from .runner import Data, Speeds
 from .scores import OPEN, Protocol, answers, by_protocol
 
 PAGE = "README.md"  # the whole report, in the folder of the results
@@ -485,7 +485,7 @@ def update(results=ledger.RESULTS):
 def _write_if_new(path, text):
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return False
-    runlog.write_text(path, text)
+    write_whole(path, text)
     return True
 
 

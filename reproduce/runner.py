@@ -5,7 +5,6 @@ the script and the training have ended, and not before. What is saved there is g
 run.
 """
 import dataclasses
-import fcntl
 import logging
 import os
 import signal
@@ -22,8 +21,9 @@ from model import get_model
 from model.complexity import count
 from support import ROOT, threads
 from support.errors import InputError
-from support.files import expanded, regular
-from support.words import counted
+from support.files import expanded, regular, writing
+from support.lock import take
+from support.words import counted, duration
 
 from . import grid, ledger
 
@@ -149,14 +149,6 @@ class Speeds:
         return None
 
 
-def duration(seconds):
-    """Seconds in words: 45 s, 12 min, 3.4 h, 2.1 days."""
-    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (129600, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.{1 if unit == 3600 else 0}f} {name}"
-    return f"{seconds / 86400:.1f} days"
-
-
 def plan(runs, options):
     """What running would do, as text: every run with its state and an estimated time. Trains and downloads nothing."""
     lines, total, unknown, counts = [], 0.0, 0, {"finished": 0, "to do": 0}
@@ -228,21 +220,6 @@ class _Training:
     lock: int
     slot: Optional[int]  # the GPU, or None for the CPU
     signals: int = 0  # how many it has been sent
-
-
-def lock_folder(folder):
-    """Make a run's folder and lock it; returns the descriptor that holds the lock, or None where another has it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}; free space, or give another --runs") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def command_of(run, folder, gpu, options):
@@ -329,7 +306,9 @@ class Grid:
                 self.finish(run, "was finished before")
                 continue
             folder = self.options.work / run.name(data.sha256)
-            lock = lock_folder(folder)
+            with writing(folder, "free space, or give another --runs"):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = take(folder / "lock")
             if lock is None:
                 passed_over.append(run)
             elif (folder / "result.json").exists():  # killed between the training's end and the record

@@ -103,6 +103,25 @@ def _lives(number):
     return True
 
 
+@contextlib.contextmanager
+def writing(path, advice="free space or choose another folder"):
+    """Make an OSError within the block the InputError that path cannot be written, with the reason and the advice."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; {advice}") from error
+
+
+def write_whole(path, data, advice="free space or choose another folder"):
+    """Write text (as UTF-8) or bytes to a file, which is whole or untouched. InputError if the disk refuses."""
+    if isinstance(data, str):
+        data = data.encode("utf-8")
+    with writing(path, advice), replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def digests(path, names):
     """Digests of a file as hexadecimal text, by their names: hashlib's, and git_blob, git's name of that content."""
     made = {name: hashlib.sha1(b"blob %d\0" % os.path.getsize(path)) if name == "git_blob" else hashlib.new(name)

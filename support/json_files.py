@@ -1,4 +1,4 @@
-"""JSON that somebody else may have written: read whole or refused, and held to a shape.
+"""JSON files: ours are written whole, others' are read whole or refused, and held to a shape.
 
 A shape is a Kind, [shape] for a list, {name: shape} for an object that has at least these names, {TEXT: shape} for one
 with any names, or a tuple of shapes, of which one has to fit.
@@ -93,3 +93,8 @@ def read(path, shape, advice):
     if wrong:
         raise InputError(f"{path} cannot be used: {wrong}; {advice}")
     return value
+
+
+def write(path, value):
+    """Write a JSON file, which is whole or untouched. InputError if the disk refuses."""
+    files.write_whole(path, json.dumps(value, indent=1, sort_keys=True) + "\n")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from .errors import InputError
+from .files import content, writing
 
 # What file systems answer that know no locks. Work on them goes on without.
 _UNKNOWN = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
@@ -16,12 +17,18 @@ _UNKNOWN = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 def locked(path, busy=None, waiting=None):
     """Hold the lock file `path`, which exists as long as someone does; the system frees it however its owner ends.
 
-    busy: a sentence for an InputError where another process holds it, with {owner} for its number; without it the call
+    busy: a sentence for an InputError if another process holds it, with {owner} for its number; without it the call
     waits, and says the sentence `waiting` on standard error before. Both are formats: braces of their own are doubled.
-    InputError also where path cannot be written.
+    InputError also if path cannot be written.
     """
     path = Path(path)
-    descriptor = _acquire(path, busy, waiting)
+    descriptor = take(path, wait=busy is None and waiting is None)
+    if descriptor is None:
+        owner = _owner(path)
+        if busy is not None:
+            raise InputError(busy.format(owner=owner))
+        print(waiting.format(owner=owner), file=sys.stderr, flush=True)
+        descriptor = take(path, wait=True)
     try:
         yield
     finally:
@@ -30,31 +37,35 @@ def locked(path, busy=None, waiting=None):
         os.close(descriptor)
 
 
-def _acquire(path, busy, waiting):
+def take(path, wait=False):
+    """Lock the file `path`: a descriptor, which holds the lock until it and all that processes inherit are closed.
+
+    None if another process holds it and this one does not wait. InputError if path cannot be written.
+    """
     while True:
-        try:
+        with writing(path, "choose another folder"):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
         try:
-            try:
-                _lock(descriptor, wait=busy is None and waiting is None)
-            except BlockingIOError:
-                owner = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
-                if busy is not None:
-                    raise InputError(busy.format(owner=owner)) from None
-                print(waiting.format(owner=owner), file=sys.stderr, flush=True)
-                waiting = None  # said once
-                _lock(descriptor, wait=True)
+            _lock(descriptor, wait)
             if _is_at(descriptor, path):
                 with contextlib.suppress(OSError):  # of a full disk: the lock holds without its owner's number
                     os.truncate(descriptor, 0)
                     os.write(descriptor, f"{os.getpid()}\n".encode())
                 return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its last owner has removed it in the meantime
+
+
+def _owner(path):
+    try:
+        return content(path)[:32].decode("ascii", "replace").strip() or "unknown"
+    except OSError:  # gone in the meantime
+        return "unknown"
 
 
 def _is_at(descriptor, path):

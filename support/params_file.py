@@ -22,7 +22,7 @@ import numpy as np
 
 from . import npz_file
 from .errors import InputError
-from .files import content, replacing
+from .files import content, replacing, writing
 
 LIST_MAGIC = 0x112
 ARRAY_MAGICS = (0xF993FAC9, 0xF993FACA)  # MXNet >= 0.12 and the same with NumPy's shape semantics
@@ -158,19 +158,16 @@ def write(path, arrays, attachments):
     its last bytes found no room.
     """
     path = os.fspath(path)
-    try:
-        with replacing(path) as temporary, open(temporary, "wb+") as file:
-            digest = hashlib.sha256()
-            for part in _parts(arrays):
-                file.write(part)
-                digest.update(part)
-            with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
-                for name, member in {DIGEST: digest.hexdigest().encode(), **attachments}.items():
-                    archive.writestr(zipfile.ZipInfo(name), member)  # ZipInfo: a fixed date, repeatable bytes
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}; free space or choose another folder") from error
+    with writing(path), replacing(path) as temporary, open(temporary, "wb+") as file:
+        digest = hashlib.sha256()
+        for part in _parts(arrays):
+            file.write(part)
+            digest.update(part)
+        with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
+            for name, member in {DIGEST: digest.hexdigest().encode(), **attachments}.items():
+                archive.writestr(zipfile.ZipInfo(name), member)  # ZipInfo: a fixed date, repeatable bytes
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _parts(arrays):

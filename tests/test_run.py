@@ -479,7 +479,7 @@ def test_what_is_left_is_told_after_every_epoch_but_the_last(tmp_path, caplog, m
     with caplog.at_level(logging.INFO):
         run.train(tiny.job(tmp_path, epochs=3))
     told = [record.getMessage() for record in caplog.records if record.getMessage().endswith(" left")]
-    assert told == ["about 2 h 0 min left", "about 1 h 0 min left"]
+    assert told == ["about 2.0 h left", "about 60 min left"]
 
 
 # A terminal that goes away.

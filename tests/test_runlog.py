@@ -13,7 +13,9 @@ import mxnet
 import pytest
 
 from engine import runlog
+from support import json_files
 from support.errors import InputError
+from support.files import write_whole
 
 
 def records(count):
@@ -38,7 +40,7 @@ def kept_logging():
 # JSON.
 
 def test_json_is_written_whole_and_sorted(tmp_path):
-    runlog.write_json(tmp_path / "x.json", {"b": 1, "a": "ü"})
+    json_files.write(tmp_path / "x.json", {"b": 1, "a": "ü"})
     text = (tmp_path / "x.json").read_text()
     assert json.loads(text) == {"a": "ü", "b": 1} and text.index('"a"') < text.index('"b"') and text.endswith("}\n")
 
@@ -51,13 +53,13 @@ def test_a_write_that_breaks_off_leaves_the_old_text_and_nothing_else(tmp_path, 
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="x cannot be written: No space left on device; free space"):
-        runlog.write_text(tmp_path / "x", "new")
+        write_whole(tmp_path / "x", "new")
     assert (tmp_path / "x").read_text() == "old" and os.listdir(tmp_path) == ["x"]
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
     with pytest.raises(InputError, match="cannot be written: No such file or directory"):
-        runlog.write_json(tmp_path / "none" / "x.json", {})
+        json_files.write(tmp_path / "none" / "x.json", {})
 
 
 # Where a result comes from.
@@ -119,13 +121,6 @@ def test_without_a_path_there_is_no_file(tmp_path, capsys, monkeypatch):
     runlog.start_logging()
     logging.getLogger().warning("seen")
     assert capsys.readouterr().err == "seen\n" and not os.listdir(tmp_path)
-
-
-@pytest.mark.parametrize("seconds, words", [
-    (0, "0 s"), (89.4, "89 s"), (91, "2 min"), (3569, "59 min"), (3580, "1 h 0 min"), (11_400, "3 h 10 min"),
-    (47.99 * 3600, "47 h 59 min"), (53.4 * 3600, "2 days 5 h")])
-def test_seconds_in_words(seconds, words):
-    assert runlog.duration(seconds) == words
 
 
 def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):

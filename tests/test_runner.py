@@ -16,6 +16,7 @@ import tiny
 from engine import runlog
 from engine.recipe import CIFAR_PAPER
 from reproduce import grid, ledger, runner
+from support.lock import take
 
 ROOT = Path(__file__).resolve().parent.parent
 RELU, ATAC = (grid.Cell(grid.CIFAR10, model, 1) for model in ("resnet20_v2", "atac_resnet20_v2"))
@@ -55,7 +56,8 @@ def epochs_in(folder):
 
 def unlocked(folder):
     """Whether neither a script nor a training holds the folder."""
-    lock = runner.lock_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = take(folder / "lock")
     if lock is not None:
         os.close(lock)
     return lock is not None
@@ -276,7 +278,8 @@ def test_a_ledger_that_cannot_be_written_is_said_at_the_start(tmp_path):
 def test_a_run_that_another_script_trains_is_waited_for(place, monkeypatch):
     monkeypatch.setattr(runner.subprocess, "Popen", no_training)
     made, run = options(place), grid.Run(ATAC, 2, 0)
-    lock = runner.lock_folder(folder_of(run, made))
+    folder_of(run, made).mkdir(parents=True, exist_ok=True)
+    lock = take(folder_of(run, made) / "lock")
     trainings = runner.Grid([run], made)
     trainings.data[run.cell.task] = runner.data_of(run.cell.task, made)
     trainings.start_what_fits()
@@ -326,11 +329,6 @@ def test_the_speed_of_a_smoke_run_counts_only_where_there_is_no_other():
     data = runner.Data("", 50_000, 10_000)
     assert runner.Speeds([a_record(seconds=900.), whole]).epoch(ATAC, data) == pytest.approx(600)
     assert runner.Speeds([a_record()]).epoch(ATAC, data) > 500
-
-
-@pytest.mark.parametrize("seconds, text", [(4.4, "4 s"), (600, "10 min"), (9000, "2.5 h"), (3 * 86400, "3.0 days")])
-def test_duration(seconds, text):
-    assert runner.duration(seconds) == text
 
 
 def test_jobs_on_the_cpu_share_its_cores(place, monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from backend.gluon import distributed, loop
-from support import runtime
+from support import json_files, runtime
 from support.errors import InputError
 from support.files import expanded
 from support.lock import locked
@@ -275,7 +275,7 @@ def train(start, args, directory, data, operators, **own):
                            "class_names": list(data.class_names)},
         operators=operators, command=start.command, workers=start.team.size)
     if start.team.rank == 0:
-        runlog.write_json(directory / "args.json", {**saved.as_json(), "provenance": provenance,
+        json_files.write(directory / "args.json", {**saved.as_json(), "provenance": provenance,
                                                     "environment": runlog.environment(start.contexts)})
     job = run.Job(net=start.net, saved=saved, contexts=start.contexts, directory=directory, provenance=provenance,
                   team=start.team, workers=args.num_data_workers, save_period=args.save_period,

@@ -32,8 +32,7 @@ def read_names(path) -> Optional[Tuple[str, ...]]:
 
 def write_names(path, names: Iterable[str]) -> None:
     """Write a file that `read_names` reads, whole or not at all."""
-    with files.replacing(path) as temporary:
-        Path(temporary).write_text("\n".join(names) + "\n", encoding="utf-8")
+    files.write_whole(path, "\n".join(names) + "\n")
 
 
 def check_names(names: Iterable[str], directory) -> None:

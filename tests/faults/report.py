@@ -2,8 +2,8 @@
 import sys
 
 from . import suite  # isort: skip - finds the project
-from engine import runlog
 from engine.cli import flags
+from support.files import write_whole
 from support.tables import fill_tables
 
 from . import ROOT
@@ -43,7 +43,7 @@ def main():
     old = PAGE.read_text(encoding="utf-8")
     new = rendered(old)
     if new != old:
-        runlog.write_text(PAGE, new)
+        write_whole(PAGE, new)
     print(f"{PAGE} was " + ("rendered anew" if new != old else "up to date"))
     return 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from engine import runlog
+from support import json_files
 from support.errors import InputError
 from support.files import content
 
@@ -127,4 +128,4 @@ def keep(path, records):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}; give another file with --json") from error
-    runlog.write_json(path, {"themes": {**read_records(path), **records}})
+    json_files.write(path, {"themes": {**read_records(path), **records}})

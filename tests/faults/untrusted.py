@@ -31,7 +31,6 @@ ALLOWED = {
 OWN, MADE, CHECKED = "a file of this project", "a file that this process makes", "is_file() comes before"
 OPENED = {
     "benchmarks/contender.py": {'self.folder / "about.json"': MADE},
-    "benchmarks/harness.py": {"temporary": MADE},
     "benchmarks/machine.py": {'"/proc/self/clear_refs"': "the system's", "path": "the system's"},
     "benchmarks/report.py": {"PAGE": OWN},
     "engine/data/cifar.py": {"archive": CHECKED, "path": CHECKED},
@@ -41,20 +40,21 @@ OPENED = {
     "backend/launch/member.py": {"self.process.stderr.fileno()": "a pipe of its own",
                                  "self.process.stdout.fileno()": "a pipe of its own"},
     "engine/data/prepare_imagenet.py": {"settings": MADE},
-    "engine/runlog.py": {'"/proc/cpuinfo"': "the system's", "temporary": MADE},
+    "engine/runlog.py": {'"/proc/cpuinfo"': "the system's"},
     "engine/data/tasks.py": {'Path(__file__).parent / "imagenet_names.txt"': OWN},
     "evaluate.py": {"temporary": MADE},
     "ops/build.py": {'"/proc/cpuinfo"': "the system's", "Path(path)": OWN, "path": OWN, "temporary": MADE},
-    "reproduce/figures.py": {"temporary": MADE},
     "reproduce/grid.py": {'ROOT / "results" / "paper.json"': OWN},
     "reproduce/ledger.py": {'RESULTS / "data.json"': OWN},
     "reproduce/rehearsal.py": {"PAGE": OWN, "RECORD": OWN, 'self.work / "score.json"': MADE},
     "reproduce/report.py": {"path": OWN, "readme": OWN},
+    "support/files.py": {"temporary": MADE},
     "support/garbage.py": {'"/proc/self/statm"': "the system's"},
     "support/params_file.py": {"temporary": MADE},
+    "support/runtime.py": {"system": "the system's"},
     "support/system.py": {"path": "the system's"},
 }
-PACKAGES = ("model", "engine", "ops", "support", "reproduce", "benchmarks")
+PACKAGES = ("model", "engine", "backend", "ops", "support", "reproduce", "benchmarks")
 UNPICKLING = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle"}
 CALLS = {  # by their last name
     "eval", "exec", "compile", "__import__", "execfile", "extractall", "load_states", "unpack_archive", "load_module",

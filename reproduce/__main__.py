@@ -94,24 +94,24 @@ def run(args):
     from backend.gluon import loop
     from engine import runlog
 
-    from . import grid, ledger, report, runner
+    from . import grid, ledger, plan, report, runner
 
     exhibit = grid.EXHIBITS[args.exhibit]
     entries = grid.select(exhibit, [text for texts in args.only for text in texts], args.extras)
     cells = dict.fromkeys(entry.cell for entry in entries)
     runs = [grid.Run(cell, args.epochs, seed) for seed in range(args.seeds) for cell in cells]
     if args.gpus is None:
-        gpus, jobs = runner.default_devices()
+        gpus, jobs = plan.default_devices()
     else:
         contexts, _ = loop.devices(args.gpus)
         gpus = args.gpus if contexts[0].device_type == "gpu" else ()
         jobs = max(1, len(gpus))
-    options = runner.Options(
+    options = plan.Options(
         gpus=gpus, jobs=args.jobs or jobs, data_dir=args.data_dir, mirror=args.mirror, workers=args.num_data_workers,
         results=Path(args.results).resolve() if args.results else ledger.RESULTS,
-        work=Path(args.runs).resolve() if args.runs else runner.WORK)
+        work=Path(args.runs).resolve() if args.runs else plan.WORK)
     if args.dry_run:
-        print(runner.plan(runs, options))
+        print(plan.text(runs, options))
         return 0
 
     runlog.start_logging()
@@ -155,7 +155,7 @@ def main():
     if args.task == "run":
         return run(args)
     if args.task == "table4":
-        from .report import table4
+        from .nets import table4
         print(f"{name()}: {TABLE4}", file=sys.stderr)
         print(table4())
     elif args.task == "rehearse":

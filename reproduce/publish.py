@@ -16,7 +16,7 @@ from support.files import expanded
 from support.json_files import COUNT, FLAG, NOTHING, SHARE, SOME, TEXT, Kind
 from support.lock import locked
 
-from . import ledger, runner
+from . import ledger, plan
 
 MANIFEST = ROOT / "params" / "manifest.json"
 SAMPLE = ROOT / "data" / "cifar10-sample"  # real CIFAR-10 that everyone has
@@ -60,7 +60,7 @@ def publish(run, name=None, data_dir=None, replace=False):
     is not in it yet, and the file into params/. Raises InputError, and leaves everything as it was, where the run has
     not ended, its score is another one or the name is taken.
     """
-    folder = expanded(run) if expanded(run).is_dir() else runner.WORK / run
+    folder = expanded(run) if expanded(run).is_dir() else plan.WORK / run
     record = ledger.make(folder)
     name = name or default_name(record)
     if not re.fullmatch(r"[a-z0-9_-][a-z0-9_.-]*", name):

@@ -52,10 +52,8 @@ def load_cuda(folders=None, load=load_library):
                 state, cure = f"cannot be loaded ({fault})", f"--force-reinstall --no-deps {wheel}=={version_of(wheel)}"
             else:
                 state, cure = f"is missing; the wheel {wheel} holds it", "--no-deps -r requirements.txt"
-            raise InputError(
-                f"{path or name}, which {GPU_BUILD} links to, {state}: run `{SETUP} --gpu`, or "
-                f"`{sys.executable} -m pip install {cure}`"
-            ) from None
+            raise InputError(f"{path or name}, which {GPU_BUILD} links to, {state}: run `{SETUP} --gpu`, or "
+                             f"`{sys.executable} -m pip install {cure}`") from None
 
 
 def wheel_library(name, package, folders):

@@ -175,10 +175,8 @@ def check():
     packages = ((f"MXNet ({build})", mx), ("NumPy", np), ("matplotlib", matplotlib), ("Pillow", PIL))
     versions = ", ".join(f"{name} {module.__version__}" for name, module in packages)
     # GluonCV 0.10.5 calls itself 0.11.0.
-    return (
-        f"{versions}, GluonCV {python.version_of('gluoncv') or gluoncv.__version__}{remark}; "
-        f"{os.environ['OMP_NUM_THREADS']} CPU threads, {mx.context.num_gpus()} GPUs"
-    )
+    return (f"{versions}, GluonCV {python.version_of('gluoncv') or gluoncv.__version__}{remark}; "
+            f"{os.environ['OMP_NUM_THREADS']} CPU threads, {mx.context.num_gpus()} GPUs")
 
 
 def report():

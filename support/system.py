@@ -72,7 +72,5 @@ def _missing(libraries, user, load):
     if not missing:
         return None
     names, apt, dnf = (" ".join(column) for column in zip(*missing))
-    return (
-        f"{user} needs system libraries that are not installed ({names}): run `apt-get install {apt}` (Debian, "
-        f"Ubuntu) or `dnf install {dnf}` (Fedora, RHEL)"
-    )
+    return (f"{user} needs system libraries that are not installed ({names}): run `apt-get install {apt}` (Debian, "
+            f"Ubuntu) or `dnf install {dnf}` (Fedora, RHEL)")

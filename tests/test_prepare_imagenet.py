@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,9 +12,10 @@ import imagenet_files as files
 import numpy as np
 import pytest
 
-from engine.data import imagenet, images, prepare_imagenet
+from engine.data import imagenet, imagenet_archives, images, pack_records, prepare_imagenet
 from engine.data.records import RecordFile
 from support.errors import InputError
+from support.lock import locked
 
 ROOT = Path(__file__).resolve().parent.parent
 VAL = [f"ILSVRC2012_val_0000000{number}.JPEG" for number in range(1, 6)]
@@ -66,8 +68,7 @@ def test_the_official_archives_become_folders_and_record_files(official, capsys)
 
 def test_a_second_run_does_nothing_and_other_settings_are_refused(official, capsys):
     assert prepare(official, "--val-labels", official / "labels.txt") == 0
-    before = {path: path.stat().st_mtime_ns for path in official.rglob("*")
-              if path.is_file() and path.name != ".prepare.lock"}
+    before = {path: path.stat().st_mtime_ns for path in official.rglob("*") if path.is_file()}
     capsys.readouterr()
     assert prepare(official) == 0  # no labels are needed any more
     assert capsys.readouterr().out.count("was there already") == 2
@@ -109,14 +110,11 @@ def test_folders_and_record_files_agree_whatever_the_classes_are_called(tmp_path
 
 
 def test_a_disk_that_is_full_at_the_class_names_leaves_no_half_of_them(official, capsys, monkeypatch):
-    write_text = Path.write_text
-
-    def full(path, text, **how):
-        write_text(path, text[:5], **how)
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as context:
-        context.setattr(Path, "write_text", full)
+        context.setattr(os, "fsync", full)
         assert "No space left" in error(capsys, official, "--splits", "train")
     assert os.listdir(official / "rec") == []
     (official / "rec" / "synset.txt").touch()  # as an earlier version left it
@@ -135,7 +133,7 @@ def test_record_files_that_are_no_longer_whole_are_said(official, capsys):
 
 
 def test_an_interrupted_run_goes_on_where_it_was(official, monkeypatch, capsys):
-    unpack = prepare_imagenet._unpack
+    unpack = imagenet_archives._unpack
     calls = []
 
     def stops(archive, member, path, where):
@@ -144,7 +142,7 @@ def test_an_interrupted_run_goes_on_where_it_was(official, monkeypatch, capsys):
             raise KeyboardInterrupt
         unpack(archive, member, path, where)
 
-    monkeypatch.setattr(prepare_imagenet, "_unpack", stops)
+    monkeypatch.setattr(imagenet_archives, "_unpack", stops)
     labels = ("--val-labels", official / "labels.txt")
     stop = 6  # in the second class
     assert prepare(official, *labels) == 130
@@ -168,17 +166,17 @@ def test_a_folder_whose_name_mxnet_cannot_write_to_is_refused_before_anything_is
 
 
 def test_packing_that_is_stopped_leaves_no_record_file(official, monkeypatch, capsys):
-    encode = prepare_imagenet._encode
+    encode = pack_records._encode
 
     def stops(tool, settings, index, row):
         if index == 7:
             raise KeyboardInterrupt
         return encode(tool, settings, index, row)
 
-    monkeypatch.setattr(prepare_imagenet, "_encode", stops)
+    monkeypatch.setattr(pack_records, "_encode", stops)
     assert prepare(official, "--splits", "train") == 130
     assert not list((official / "rec").glob("*.rec")) and not list((official / "rec").glob("*.json"))
-    monkeypatch.setattr(prepare_imagenet, "_encode", encode)
+    monkeypatch.setattr(pack_records, "_encode", encode)
     assert prepare(official, "--splits", "train") == 0
     assert sorted(path.name for path in (official / "rec").iterdir()) == [
         "synset.txt", "train.idx", "train.json", "train.lst", "train.rec"]
@@ -187,7 +185,7 @@ def test_packing_that_is_stopped_leaves_no_record_file(official, monkeypatch, ca
 def test_the_record_files_are_im2recs_own(official):
     """To the byte what the tool's two commands give for the same folder."""
     assert prepare(official, "--train", official / "made", "--splits", "train", "--threads", 3) == 0
-    tool = prepare_imagenet._im2rec().__file__
+    tool = pack_records._im2rec().__file__
     program = """if True:
         import runpy, sys
         from support import runtime
@@ -389,7 +387,7 @@ def test_members_that_do_not_belong_are_refused_and_nothing_is_written(tmp_path,
     with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w:") as archive:
         archive.addfile(made)
     assert "does not belong" in error(capsys, tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [".prepare.lock", "ILSVRC2012_img_train.tar", "train"]
+    assert sorted(os.listdir(tmp_path)) == ["ILSVRC2012_img_train.tar", "train"]
     assert not os.listdir(tmp_path / "train")
 
 
@@ -419,24 +417,24 @@ def test_archives_that_are_cut_empty_compressed_or_no_archives_are_refused(offic
 
 
 def test_an_image_larger_than_any_is_refused(official, capsys, monkeypatch):
-    monkeypatch.setattr(prepare_imagenet, "MAX_IMAGE", 100)
+    monkeypatch.setattr(imagenet_archives, "MAX_IMAGE", 100)
     assert "more than any image" in error(capsys, official)
 
 
 def test_a_full_disk_is_said_before_the_work(official, capsys, monkeypatch):
-    monkeypatch.setattr(prepare_imagenet.shutil, "disk_usage", lambda _: type("U", (), {"free": 1000})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("U", (), {"free": 1000})())
     assert "GB left" in error(capsys, official)
     assert "packing" in error(capsys, official, "--train", official / "made", "--splits", "train")
 
 
 def test_a_record_file_that_was_not_written_whole_is_noticed(official, capsys, monkeypatch):
-    _is_whole = prepare_imagenet._is_whole
+    _is_whole = pack_records._is_whole
 
     def cut(rec, idx, count):
         rec.write_bytes(rec.read_bytes()[:-100])
         return _is_whole(rec, idx, count)
 
-    monkeypatch.setattr(prepare_imagenet, "_is_whole", cut)
+    monkeypatch.setattr(pack_records, "_is_whole", cut)
     assert "not written whole" in error(capsys, official, "--splits", "train")
     assert not (official / "rec" / "train.rec").exists()
 
@@ -459,7 +457,7 @@ def test_flags_that_do_not_fit_are_refused(tmp_path, flags, capsys):
 
 
 def test_two_preparations_of_one_folder_do_not_meet(official, capsys):
-    with prepare_imagenet._alone(official):
+    with locked(official / ".prepare.lock"):
         assert "another preparation" in error(capsys, official)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine import runlog
-from reproduce import figures, grid, ledger, report, runner, scores
+from reproduce import blocks, figures, grid, ledger, plan, report, scores
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -254,13 +254,13 @@ def test_a_row_has_ours_and_the_published_number():
 def test_what_is_not_the_papers_condition_is_marked_on_every_number(changes, marks, words):
     text = report.exhibit_text("table3", [record(cell("atac"), .91, **changes)])
     assert text.count(f"<sup>{marks}</sup>") == 2 and words in text
-    assert report.Block(grid.TABLE3, *next(iter(scores.by_protocol([record(cell("atac"), .91, **changes)]).items())),
+    assert blocks.Block(grid.TABLE3, *next(iter(scores.by_protocol([record(cell("atac"), .91, **changes)]).items())),
                         None).marks == marks
 
 
 def test_the_label_modes_cannot_be_mistaken():
     runs = [record(cell("relu", 3, task), .8) for task in (grid.COARSE, grid.FINE)]
-    coarse, fine = (report.block_text(block, "") for block in report.blocks_of(grid.TABLE3, runs))
+    coarse, fine = (blocks.block_text(block, "") for block in blocks.blocks_of(grid.TABLE3, runs))
     assert "20 superclasses" in coarse and "| 0.799 |" in coarse and "<sup>" not in coarse
     assert "100 classes (fine labels)" in fine and "0.799" not in fine and "<sup>F</sup>" in fine
 
@@ -337,7 +337,7 @@ def test_a_call_shows_its_own_cells_and_where_the_rest_is(monkeypatch, tmp_path)
             record(cell("atac"), .5, epochs=20), record(cell("atac"), .4, data="jpeg"),
             *(record(grid.replaced(TASK, 1, sites), .9) for sites in (1, 3))]
     monkeypatch.setattr(ledger, "read", lambda results: runs)
-    data = {TASK: runner.Data("0f" * 32, 50_000, 10_000)}
+    data = {TASK: plan.Data("0f" * 32, 50_000, 10_000)}
     ours = [grid.Run(cell("atac"), 400, 0), grid.Run(cell("relu"), 400, 0), grid.Run(cell("xunit"), 400, 0)]
     text = report.own_text(grid.TABLE3, ours, data, tmp_path)
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]

@@ -21,7 +21,7 @@ from engine.data import cifar
 from model import complete_arguments, get_model
 from model.weights import pretrained_file
 from reproduce import __main__ as command
-from reproduce import grid, ledger, report, runner, weights
+from reproduce import grid, ledger, nets, report, runner, weights
 from reproduce import publish as publishing
 from support.errors import InputError
 
@@ -375,7 +375,7 @@ def test_an_entry_that_its_record_contradicts_is_neither_verified_nor_shown(publ
     assert weights.verify() == 1
     assert said in capsys.readouterr().out
     with pytest.raises(InputError, match="restore the"):
-        report.params_table()
+        nets.params_table()
 
 
 def test_download(published, capsys):
@@ -484,7 +484,7 @@ def test_others_weights_stay_in_the_manifest_when_a_run_is_published(published, 
     monkeypatch.setattr(publishing, "score", lambda *_: evaluations.pop(0))
     publishing.publish(run, None, data, replace=True)
     assert [other["name"] for other in manifest_of(published)] == ["atac_resnet50_v1b_official", entry["name"]]
-    row = report.params_table().splitlines()[2]
+    row = nets.params_table().splitlines()[2]
     assert "atac_resnet50_v1b_official, by the paper's authors" in row and "0.7859 (epoch 155" in row
 
 

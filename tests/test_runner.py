@@ -15,7 +15,7 @@ import tiny
 
 from engine import runlog
 from engine.recipe import CIFAR_PAPER
-from reproduce import grid, ledger, runner
+from reproduce import grid, ledger, plan, runner
 from support.lock import take
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,12 +34,12 @@ def options(place, **changes):
     """Work and ledger in the folder `place`."""
     for name in ("runs", "results"):
         (place / name).mkdir(exist_ok=True)
-    return runner.Options(**{"data_dir": str(place / "data"), "work": place / "runs", "results": place / "results",
+    return plan.Options(**{"data_dir": str(place / "data"), "work": place / "runs", "results": place / "results",
                              **changes})
 
 
 def folder_of(run, made):
-    return made.work / run.name(runner.data_of(run.cell.task, made).sha256)
+    return made.work / run.name(plan.data_of(run.cell.task, made).sha256)
 
 
 def until(condition, seconds=60):
@@ -80,7 +80,7 @@ def interrupted(place):
     trainings = runner.Grid([run], made)
     with pytest.raises(runner.Stopped) as stopped:
         trainings.train()
-    after_stop = runner.progress_of(folder), trainings.running
+    after_stop = plan.progress_of(folder), trainings.running
 
     script = subprocess.Popen([sys.executable, "-m", "reproduce", "run", "table3", "--only", "cifar10/relu/b1",
                                "--epochs", str(EPOCHS), "--gpus", "", "--data-dir", made.data_dir, "--runs",
@@ -91,7 +91,7 @@ def interrupted(place):
     script.kill()
     script.communicate()
     until(lambda: unlocked(folder))
-    after_kill = runner.progress_of(folder)
+    after_kill = plan.progress_of(folder)
 
     runner.Grid([run], made).train()
     return {"run": run, "folder": folder, "stopped": stopped.value, "after_stop": after_stop, "held": held,
@@ -174,7 +174,7 @@ def test_records_name_no_folder_of_the_machine(interrupted, place):
     text = json.dumps(record.as_json())
     assert str(ROOT) not in text and str(place / "data") not in text
     run = interrupted["run"]
-    words = runner.command_of(run, runner.WORK / "name", None, runner.Options(data_dir="/somewhere"))
+    words = runner.command_of(run, plan.WORK / "name", None, plan.Options(data_dir="/somewhere"))
     assert not any(word.startswith("/") for word in words)
 
 
@@ -221,7 +221,7 @@ def test_a_failed_run_stops_no_other(place, monkeypatch, tmp_path, caplog):
     folder.mkdir()
     (folder / "metrics.jsonl").write_text('{"epoch": 0}\n')  # left by a kill within the first epoch
     absent = grid.Run(grid.Cell(grid.COARSE, "resnet20_v2", 1), 1, 0)
-    monkeypatch.setattr(runner.cifar, "download", lambda *_: (_ for _ in ()).throw(runner.InputError("no network")))
+    monkeypatch.setattr(plan.cifar, "download", lambda *_: (_ for _ in ()).throw(runner.InputError("no network")))
     with caplog.at_level("INFO"):
         trainings = runner.Grid([bad, absent, good], made)
         trainings.train()
@@ -235,7 +235,7 @@ def test_a_failed_run_stops_no_other(place, monkeypatch, tmp_path, caplog):
 
 def test_data_that_are_missing_are_said_once_and_before_anything_else(place, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(runner.subprocess, "Popen", no_training)
-    monkeypatch.setattr(runner.cifar, "download", lambda *_: (_ for _ in ()).throw(runner.InputError("no network")))
+    monkeypatch.setattr(plan.cifar, "download", lambda *_: (_ for _ in ()).throw(runner.InputError("no network")))
     runs = [grid.Run(grid.Cell(task, "resnet20_v2", b), 1, 0) for task in grid.TASKS for b in (1, 2)]
     with pytest.raises(runner.InputError, match="that folder does not exist.*CIFAR-10 could not be downloaded"):
         runner.Grid(runs, options(tmp_path, data_dir="no such folder")).train()
@@ -281,7 +281,7 @@ def test_a_run_that_another_script_trains_is_waited_for(place, monkeypatch):
     folder_of(run, made).mkdir(parents=True, exist_ok=True)
     lock = take(folder_of(run, made) / "lock")
     trainings = runner.Grid([run], made)
-    trainings.data[run.cell.task] = runner.data_of(run.cell.task, made)
+    trainings.data[run.cell.task] = plan.data_of(run.cell.task, made)
     trainings.start_what_fits()
     assert trainings.waiting == [run] and not trainings.running
     os.close(lock)
@@ -291,14 +291,14 @@ def test_a_run_that_another_script_trains_is_waited_for(place, monkeypatch):
 
 def test_the_plan_names_every_run_and_its_time(interrupted, place):
     runs = [interrupted["run"], grid.Run(ATAC, EPOCHS, 0), grid.Run(grid.Cell(grid.COARSE, "resnet20_v2", 1), 3, 0)]
-    text = runner.plan(runs, options(place, jobs=2))
+    text = plan.text(runs, options(place, jobs=2))
     assert f"cifar10-b1-relu, {EPOCHS} epochs, seed 0: finished, in the ledger" in text
     assert f"cifar10-b1-atac, {EPOCHS} epochs, seed 0: to run, about " in text
     assert "cifar100-coarse-b1-relu, 3 epochs, seed 0: to run, when its data is there, about " in text
     assert text.count("holds CIFAR-10, not CIFAR-100") == 1
     assert "3 runs: 1 finished, 2 to do, 2 at a time on the CPU" in text
     assert "the ledger's runs on this kind of hardware" in text
-    empty = runner.plan([grid.Run(ATAC, 3, 0)], options(place, results=place / "nothing"))
+    empty = plan.text([grid.Run(ATAC, 3, 0)], options(place, results=place / "nothing"))
     assert "no estimate: the ledger has no run yet" in empty
 
 
@@ -311,24 +311,24 @@ def a_record(processor="A", seconds=100., gpus=(), model="atac_resnet20_v2", ima
 
 def test_speeds(monkeypatch):
     monkeypatch.setattr(runner.runlog, "processor", lambda: "A")
-    data = runner.Data("", 1800, 600)
-    speeds = runner.Speeds.here([a_record(), a_record("B", 700.)], on_gpu=False)
+    data = plan.Data("", 1800, 600)
+    speeds = plan.Speeds.here([a_record(), a_record("B", 700.)], on_gpu=False)
     assert speeds.epoch(ATAC, data) == pytest.approx(20)  # twice the images, of the same net on this processor
     relu = speeds.epoch(RELU, data)
     assert 10 < relu < 20 and "this kind" in speeds.source  # by its multiply-adds
-    others = runner.Speeds.here([a_record("B", 700.)], on_gpu=False)
+    others = plan.Speeds.here([a_record("B", 700.)], on_gpu=False)
     assert others.epoch(ATAC, data) == pytest.approx(140) and "OTHER hardware (B)" in others.source
     monkeypatch.setattr(runner.runlog, "gpu_names", lambda: ["G"])
-    on_gpu = runner.Speeds.here([a_record(), a_record(gpus=["G"], seconds=1.)], True)
+    on_gpu = plan.Speeds.here([a_record(), a_record(gpus=["G"], seconds=1.)], True)
     assert on_gpu.epoch(ATAC, data) == pytest.approx(.2)
-    assert runner.Speeds.here([], False).epoch(ATAC, data) is None
+    assert plan.Speeds.here([], False).epoch(ATAC, data) is None
 
 
 def test_the_speed_of_a_smoke_run_counts_only_where_there_is_no_other():
     whole = a_record(seconds=6000., images=(50_000, 10_000))
-    data = runner.Data("", 50_000, 10_000)
-    assert runner.Speeds([a_record(seconds=900.), whole]).epoch(ATAC, data) == pytest.approx(600)
-    assert runner.Speeds([a_record()]).epoch(ATAC, data) > 500
+    data = plan.Data("", 50_000, 10_000)
+    assert plan.Speeds([a_record(seconds=900.), whole]).epoch(ATAC, data) == pytest.approx(600)
+    assert plan.Speeds([a_record()]).epoch(ATAC, data) > 500
 
 
 def test_jobs_on_the_cpu_share_its_cores(place, monkeypatch, tmp_path):
@@ -344,7 +344,7 @@ def test_jobs_on_the_cpu_share_its_cores(place, monkeypatch, tmp_path):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         made = options(tmp_path, data_dir=str(place / "data"), jobs=jobs)
         trainings = runner.Grid([grid.Run(RELU, 1, 0)], made)
-        trainings.data[RELU.task] = runner.data_of(RELU.task, made)
+        trainings.data[RELU.task] = plan.data_of(RELU.task, made)
         trainings.start_what_fits()
         (_, reason), = trainings.failures
         assert "cannot be started: [Errno 12] no memory" in reason and len(trainings.free) == jobs
@@ -352,8 +352,8 @@ def test_jobs_on_the_cpu_share_its_cores(place, monkeypatch, tmp_path):
 
 
 def test_jobs_share_the_gpus():
-    assert runner.Grid([], runner.Options(gpus=(2, 3), jobs=3)).free == [2, 3, 2]
-    assert runner.Grid([], runner.Options(jobs=2)).free == [None, None]
+    assert runner.Grid([], plan.Options(gpus=(2, 3), jobs=3)).free == [2, 3, 2]
+    assert runner.Grid([], plan.Options(jobs=2)).free == [None, None]
 
 
 def test_gpu_names_come_from_the_driver(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import cifar_files
 import numpy as np
 
-from engine.data import cifar, prepare_imagenet
+from engine.data import cifar, imagenet_archives
 from support.errors import InputError
 
 from . import ROOT, mutate
@@ -24,7 +24,7 @@ WORDNET = "n01440764"
 # What may stand in the source all the same: (file, what it does): why.
 ALLOWED = {
     ("support/import_hook.py", "exec_module"): "Python's own import of MXNet, from where it is installed",
-    ("engine/data/prepare_imagenet.py", "exec_module"): "MXNet's own im2rec.py, from where it is installed",
+    ("engine/data/pack_records.py", "exec_module"): "MXNet's own im2rec.py, from where it is installed",
     ("engine/data/images.py", "imdecode"): "of JPEGs alone, told by their first bytes",
 }
 # Files that are opened without support.files.regular, by module: (how the source calls them): why.
@@ -39,7 +39,7 @@ OPENED = {
     "engine/cli/flags.py": {"number": "a standard stream"},
     "backend/launch/member.py": {"self.process.stderr.fileno()": "a pipe of its own",
                                  "self.process.stdout.fileno()": "a pipe of its own"},
-    "engine/data/prepare_imagenet.py": {"settings": MADE},
+    "engine/data/pack_records.py": {"settings": MADE},
     "engine/runlog.py": {'"/proc/cpuinfo"': "the system's"},
     "engine/data/tasks.py": {'Path(__file__).parent / "imagenet_names.txt"': OWN},
     "evaluate.py": {"temporary": MADE},
@@ -217,9 +217,9 @@ def one(case, rng, folder):
             if case == CIFAR:
                 cifar.load("cifar10", inside)
             elif case == TRAIN:
-                prepare_imagenet.unpack_train(path, inside / "train")
+                imagenet_archives.unpack_train(path, inside / "train")
             else:
-                prepare_imagenet.unpack_val(path, [WORDNET, WORDNET], inside / "val")
+                imagenet_archives.unpack_val(path, [WORDNET, WORDNET], inside / "val")
         outcome, why = "read", ""
     except InputError as error:
         outcome, why = ("refused", str(error)) if "\n" not in str(error) else (FAULT, "not one sentence")

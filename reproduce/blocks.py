@@ -1,0 +1,245 @@
+"""Blocks of the report: the runs that may stand in one table, with their caption, table, figure and effort."""
+import dataclasses
+from typing import Optional
+
+from engine.recipe import CIFAR_PAPER
+from support.words import counted, duration
+
+from . import grid, ledger
+from .nets import counts_of
+from .plan import Data, Speeds
+from .scores import Protocol, by_protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """The runs of one exhibit under one protocol; of Figure 6 those of one b, else blocks is None.
+
+    only: the cells that its table shows; None for all.
+    """
+
+    exhibit: grid.Exhibit
+    protocol: Protocol
+    scores: dict
+    blocks: Optional[int]
+    only: Optional[frozenset] = None
+
+    def shows(self, cell):
+        """Whether the table has a row for it."""
+        return self.only is None or cell in self.only
+
+    @property
+    def entries(self):
+        """The exhibit's rows of this task and b; extras only where they were run."""
+        return [entry for entry in self.exhibit.entries if entry.cell.task == self.protocol.task
+                and self.blocks in (None, entry.cell.blocks)
+                and (not entry.extra or self.protocol.task is grid.FINE or entry.cell in self.scores)]
+
+    @property
+    def data(self):
+        """The data of its runs, as in their records."""
+        return next(iter(self.scores.values())).records[0].result.data
+
+    @property
+    def whole(self):
+        """Whether the runs saw a whole training set."""
+        return self.data["train_images"] >= grid.WHOLE
+
+    @property
+    def marks(self):
+        """The letters of LEGEND that every number here carries."""
+        return "".join(mark for mark, holds in (
+            ("S", self.protocol.short), ("D", not self.data["official"]), ("T", not self.whole),
+            ("F", self.protocol.task is grid.FINE), ("H", self.protocol.val_split > 0)) if holds)
+
+    @property
+    def figure(self):
+        """File name of its figure."""
+        depth = f"-b{self.blocks}" if self.blocks else ""
+        held = f"-v{self.protocol.val_split}" if self.protocol.val_split else ""
+        return (f"{self.exhibit.name}-{self.protocol.task.name}{depth}-e{self.protocol.epochs}-"
+                f"{self.protocol.data_sha256[:8]}{held}.png")
+
+
+def blocks_of(exhibit, records):
+    """The blocks of an exhibit that have runs, in the order of `by_protocol`."""
+    found = []
+    for protocol, scores in by_protocol(records).items():
+        cells = {entry.cell for entry in exhibit.entries}
+        own = {cell: score for cell, score in scores.items() if cell in cells}
+        depths = [None]
+        if exhibit is grid.FIG6:
+            # The two ends are cells of other exhibits too; without a step between them there is nothing to show.
+            depths = sorted({cell.blocks for cell in own if cell.arguments})
+        for depth in depths:
+            part = {cell: score for cell, score in own.items() if depth in (None, cell.blocks)}
+            if part:
+                found.append(Block(exhibit, protocol, part, depth))
+    return found
+
+
+def leading(blocks):
+    """For README.md: of each task and b the block with the most cells, of those on whole training sets."""
+    best = {}
+    for block in blocks:
+        key = block.protocol.task, block.blocks
+        if block.whole and (key not in best or len(block.scores) > len(best[key].scores)):
+            best[key] = block
+    return list(best.values())
+
+
+def caption(block):
+    """What a block's numbers are, in one paragraph."""
+    protocol, data = block.protocol, block.data
+    schedule = f"{counted(protocol.epochs, 'epoch')}, the paper's schedule"
+    if protocol.epochs != CIFAR_PAPER.epochs:
+        schedule = (f"**{'short' if protocol.short else 'long'} schedule: {counted(protocol.epochs, 'epoch')}, the "
+                    f"paper has {CIFAR_PAPER.epochs}**, decays moved in proportion")
+    label = ledger.data_label(data)
+    images = "official data" if data["official"] else f"**not the official data: {label}**"
+    if not block.whole:
+        images += f", **only {data['train_images']:,} training images: a smoke run**"
+    held = f"; **the best epoch was chosen on {protocol.val_split:,} held-out training images**" \
+        if protocol.val_split else ""
+    depth = f", b = {block.blocks}" if block.blocks else ""
+    return (f"**{protocol.task.title}{depth}**: {schedule}; {images}; scored on {data['test_images']:,} test images"
+            f"{held}.")
+
+
+def effort(block):
+    """Training time of a block's runs, by hardware, and what the whole exhibit would take at those speeds."""
+    machines, resumed = {}, 0
+    for score in (score for cell, score in block.scores.items() if block.shows(cell)):
+        for record in score.records:
+            machines.setdefault(hardware_text(record.result.environment), []).append(record)
+            resumed += record.result.resumed > 0
+    cells = {entry.cell for entry in block.exhibit.entries if not entry.extra}
+    data = Data(None, grid.WHOLE, block.data["test_images"])
+    parts = []
+    for name, records in sorted(machines.items()):
+        speeds = Speeds(records)
+        whole = sum(speeds.epoch(cell, data) for cell in cells) * CIFAR_PAPER.epochs
+        parts.append(f"{duration(sum(record.result.seconds for record in records))} for {len(records)} "
+                     f"run{'s' * (len(records) > 1)} on {name} (at that speed all {len(cells)} cells with the paper's "
+                     f"{CIFAR_PAPER.epochs} epochs, one after the other, would take about {duration(whole)})")
+    return f"Training time: {'; '.join(parts)}." + (
+        f" {resumed} of them stopped and gone on with: the begun parts of interrupted epochs are not counted."
+        if resumed else "")
+
+
+def hardware_text(hardware):
+    if hardware["gpus"]:
+        return ", ".join(hardware["gpus"])
+    return f"{hardware['processor']}, {hardware['threads']} CPU thread{'s' * (hardware['threads'] != '1')}"
+
+
+def accuracy(score, which, marks):
+    """Mean and spread of a cell's accuracies with the block's marks."""
+    spread = score.spread(which)
+    return f"{score.mean(which):.4f}" + (f" ± {spread:.4f}" if spread is not None else "") \
+        + (f" <sup>{marks}</sup>" if marks else "")
+
+
+def runs_text(score, prefix):
+    """Links from the seeds to their records."""
+    return ", ".join(f"[seed {record.experiment.seed}]({prefix}runs/{record.id})" for record in score.records)
+
+
+def depth_table(block, prefix):
+    """Rows of Table III, Figure 7 or Figure 8: ours and published, for every b of which there is a run."""
+    lines = ["| net | b | parameters | ours, last epoch | ours, best epoch | published | last - published | "
+             "best - published | runs |", "|---|---|---|---|---|---|---|---|---|"]
+    depths = sorted({entry.cell.blocks for entry in block.entries})
+    run = {cell.blocks for cell in block.scores}
+    for depth in depths:
+        for entry in block.entries:
+            if entry.cell.blocks != depth or depth not in run or not block.shows(entry.cell):
+                continue
+            cell, score = entry.cell, block.scores.get(entry.cell)
+            published = grid.PUBLISHED.get(cell)
+            parts = [entry.row, str(depth), f"{counts_of(cell)[0]:,}", "not run", "",
+                     f"{published:.3f}" if published is not None else "-", "", "", ""]
+            if score is not None:
+                parts[3:5] = [accuracy(score, which, block.marks) for which in ("last", "best")]
+                parts[8] = runs_text(score, prefix)
+                if published is not None:
+                    parts[6:8] = [f"{score.mean(which) - published:+.4f}" for which in ("last", "best")]
+            lines.append(f"| {' | '.join(parts)} |")
+    without = [str(depth) for depth in depths if depth not in run]
+    if without and block.only is None:
+        lines += ["", f"Not run under these conditions: b = {', '.join(without)}."]
+    return "\n".join(lines)
+
+
+def gains(block):
+    """Figure 6's points of a block as dicts, and whether both ends are there; share: of the gain from end to end."""
+    task, depth = block.protocol.task, block.blocks
+    full = 6 * depth + 1
+    ends = [block.scores.get(grid.replaced(task, depth, end)) for end in (0, full)]
+    base = counts_of(grid.replaced(task, depth, 0))[1]
+    gain = ends[1].mean() - ends[0].mean() if all(ends) else 0
+    points = []
+    for sites in range(full + 1):
+        cell = grid.replaced(task, depth, sites)
+        if cell in block.scores:
+            score = block.scores[cell]
+            points.append({
+                "sites": sites, "cell": cell, "increase": counts_of(cell)[1] / base - 1, "last": score.mean(),
+                "spread": score.spread(), "stage": sites in grid.stage_counts(depth),
+                "share": (score.mean() - ends[0].mean()) / gain if gain > 0 else None})
+    return points
+
+
+def replacement_table(block, prefix):
+    """Figure 6: accuracy and its share of the whole gain as ATAC takes more sites, from the last."""
+    lines = ["| sites with ATAC | parameters | increase (trainable) | ours, last epoch | ours, best epoch | share of "
+             "the gain | runs |", "|---|---|---|---|---|---|---|"]
+    full = 6 * block.blocks + 1
+    points = [point for point in gains(block) if block.shows(point["cell"])]
+    for point in points:
+        score = block.scores[point["cell"]]
+        stage = " (whole stages)" if point["stage"] else ""
+        share = "-" if point["share"] is None else f"{point['share']:.2f}"
+        lines.append(f"| {point['sites']} of {full}{stage} | {counts_of(point['cell'])[0]:,} | "
+                     f"{point['increase']:.4f} | {accuracy(score, 'last', block.marks)} | "
+                     f"{accuracy(score, 'best', block.marks)} | {share} | {runs_text(score, prefix)} |")
+    without = sorted(set(range(full + 1)) - {point["sites"] for point in points})
+    if without and block.only is None:
+        lines += ["", f"Not run under these conditions: {', '.join(map(str, without))} sites."]
+    if any(point["share"] is None for point in points):
+        lines += ["", "No shares: they need both ends, and a gain between them."]
+    return "\n".join(lines)
+
+
+def block_text(block, prefix):
+    """A block in Markdown: caption, table, figure, effort. prefix leads from the page to the results."""
+    table = replacement_table if block.exhibit is grid.FIG6 else depth_table
+    return "\n\n".join([caption(block), table(block, prefix),
+                        f"![{block.exhibit.title}: {block.protocol.task.title}]({prefix}figures/{block.figure})",
+                        effort(block)])
+
+
+def numbers_of(block):
+    """What the block's figure shows, for figures.draw."""
+    schedule = f"{block.protocol.epochs} of {CIFAR_PAPER.epochs} epochs" if block.protocol.short \
+        else counted(block.protocol.epochs, "epoch")
+    label = ledger.data_label(block.data)
+    depth = f", b = {block.blocks}" if block.blocks else ""
+    title = f"{block.exhibit.title}\n{block.protocol.task.title}{depth}; {schedule}; data: {label}" \
+        + ("" if block.whole else " (SMOKE RUN)")
+    if block.exhibit is grid.FIG6:
+        points = gains(block)
+        series = {key: [point[key] for point in points]
+                  for key in ("sites", "increase", "last", "spread", "share", "stage")}
+        return {"kind": "replacement", "title": title, "series": [series]}
+    rows = {}
+    for entry in block.entries:
+        rows.setdefault(entry.row, []).append(entry.cell)
+    series = []
+    for row, cells in rows.items():
+        scores = [block.scores.get(cell) for cell in cells]
+        series.append({"row": row, "blocks": [cell.blocks for cell in cells],
+                       "last": [score and score.mean() for score in scores],
+                       "spread": [score and score.spread() for score in scores],
+                       "published": [grid.PUBLISHED.get(cell) for cell in cells]})
+    return {"kind": "depth", "title": title, "series": series}

@@ -1,0 +1,110 @@
+"""The tables that are counted on the built nets, and that of the shipped weights."""
+import functools
+
+from model import get_model
+from model.complexity import CONVENTIONS, conventions, count, nearest
+
+from . import grid, ledger, publish
+
+# Name, arguments and what the table says of them, in the paper's order.
+NETS = (
+    ("resnet20_v2", {}, "ReLU, the host"),
+    ("leakyrelu_resnet20_v2", {}, "LeakyReLU, slope 0.1"),
+    ("prelu_resnet20_v2", {}, "PReLU, one learned slope a site"),
+    ("elu_resnet20_v2", {}, "ELU"),
+    ("selu_resnet20_v2", {}, "SELU"),
+    ("gelu_resnet20_v2", {}, "GELU (erf)"),
+    ("swish_resnet20_v2", {}, "Swish"),
+    ("sine_resnet20_v2", {}, "sin(x) (SIREN)"),
+    ("xunit_resnet20_v2", {}, "xUnit, 9x9"),
+    ("atac_resnet20_v2", {}, "**ATAC**, r = 2"),
+    ("seactivation_resnet20_v2", {}, "SEActivation, r = 2: ATAC after a global average pool"),
+    ("nin_resnet20_v2", {}, "NiN block at every site"),
+    ("localsenet_resnet20_v2", {}, "LocalSENet, r = 1: ATAC's module after every block"),
+    ("senet_resnet20_v2", {}, "SENet, r = 16"),
+    ("genet_resnet20_v2", {"variant": "theta_minus"}, "GENet, theta-minus"),
+    ("genet_resnet20_v2", {}, "GENet, theta"),
+    ("genet_resnet20_v2", {"variant": "theta_plus"}, "GENet, theta-plus"),
+)
+
+
+def nets_table():
+    """Every CIFAR net: parameters at b = 1, 3 and 5 and multiply-adds at b = 3, counted on the built nets."""
+    lines = ["| `get_model(...)` | unit or module | parameters (trainable), b = 1 | b = 3 | b = 5 | MACs, b = 3 |",
+             "|---|---|---|---|---|---|"]
+    for name, arguments, meaning in NETS:
+        counts = {blocks: count(get_model(name, blocks=blocks, **arguments)) for blocks in (1, 3, 5)}
+        call = f"`{name}`" + "".join(f", `{key}=\"{value}\"`" for key, value in arguments.items())
+        cells = [f"{counts[blocks].total:,} ({counts[blocks].trainable:,})" for blocks in (1, 3, 5)]
+        lines.append(f"| {call} | {meaning} | {' | '.join(cells)} | {counts[3].macs / 1e6:.3f}M |")
+    return "\n".join(lines)
+
+
+def params_table():
+    """The shipped weights with their scores, from params/manifest.json and the evaluations in results/."""
+    lines = ["| name in params/ | net | trained on | epochs | test images | last epoch | best epoch |",
+             "|---|---|---|---|---|---|---|"]
+    for entry in publish.read_manifest():
+        arguments = ", ".join(f"{key} {value}" for key, value in entry["arguments"].items()
+                              if key in ("blocks", "reduction", "replaced_sites") and value is not None)
+        cells = _own_cells if publish.is_ours(entry) else _published_cells
+        lines += [f"| {' | '.join(row)} |" for row in cells(entry, f"{entry['model']}, {arguments}")]
+    return "\n".join(lines)
+
+
+def _own_cells(entry, net):
+    """The rows of weights of ours: one for each set of test images on which they were evaluated."""
+    publish.record_of(entry)
+    evaluations = publish.evaluations(entry)
+    labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
+    first = [f"[{entry['name']}]({entry['record']})", net,
+             f"{entry['dataset']}{labels}, {ledger.data_label(entry['data'])}", str(entry["recipe"]["epochs"])]
+    for place, evaluation in enumerate(evaluations):
+        best = "" if place else f"{entry['best']['accuracy']:.4f} (epoch {entry['best']['epoch']})"
+        label = ledger.data_label({"sha256": evaluation["data_sha256"], "variant": evaluation["data"],
+                                   "official": evaluation["data"] == "official"})
+        yield [*([""] * 4 if place else first), f"{evaluation['images']:,}, {label}", f"{evaluation['top1']:.4f}", best]
+
+
+def _published_cells(entry, net):
+    """The row of somebody else's weights: what their log says of them."""
+    published = entry["published"]
+    yield [f"{entry['name']}, by {entry['author']}; [fetched](params/manifest.json), not shipped", net,
+           entry["dataset"], str(published["epochs"]),
+           f"{published['images']:,} in [their log]({published['log']}), padding counted",
+           f"{1 - published['last']['top1_error']:.4f}",
+           f"{1 - published['top1_error']:.4f} (epoch {published['epoch']}, which is the file)"]
+
+
+@functools.lru_cache(maxsize=None)
+def counts(model, arguments):
+    """(total, trainable) parameters of a net; arguments as pairs."""
+    complexity = count(get_model(model, **dict(arguments)))
+    return complexity.total, complexity.trainable
+
+
+def counts_of(cell):
+    return counts(cell.model, tuple(cell.net.items()))
+
+
+def table4():
+    """Table IV: the published numbers beside the counts of the nets as they are built, in every convention."""
+    lines = [f"| net | parameters: published | total | trainable | it is | \"GFlops\": published | "
+             f"{' | '.join(CONVENTIONS)} | nearest | top-1 error: published | top-5 error: published | ours |",
+             "|" + "---|" * (9 + len(CONVENTIONS))]
+    counts = {net.row: conventions(net.model) for net in grid.TABLE4}
+    for net in grid.TABLE4:
+        paper, found = net.published, counts[net.row]
+        millions = {"total": found.total / 1e6, "trainable": found.trainable / 1e6}
+        lines.append("| " + " | ".join([
+            net.row, f"{paper['params_m']}M", *(f"{value:.3f}M" for value in millions.values()),
+            nearest(str(paper["params_m"]), millions), str(paper["gflops"]),
+            *(f"{value:.3f}G" for value in found.giga.values()), nearest(str(paper["gflops"]), found.giga),
+            f"{paper['top1_err']:.2f}", "-" if paper["top5_err"] is None else f"{paper['top5_err']:.2f}",
+            "not run"]) + " |")
+    plain, atac = (counts[row].giga["v1b MACs"] for row in ("ResNet-50", "ATAC-ResNet-50"))
+    lines += ["", "Counted on the built nets at 224 x 224; one multiply-add is one MAC; stride on the first 1x1 "
+              "convolution (v1) or on the 3x3 (v1b). *It is* and *nearest* name the count that the published number "
+              "fits best: the paper's column mixes three conventions. On one host ATAC costs "
+              f"{atac - plain:+.3f} GMACs ({atac / plain - 1:+.1%}). The readings behind AA and FA: docs/FIDELITY.md."]
+    return "\n".join(lines)

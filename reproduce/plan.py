@@ -1,0 +1,166 @@
+"""What there is to train of an exhibit, and how long that would take by the ledger's runs."""
+import dataclasses
+from pathlib import Path
+from typing import Optional, Tuple
+
+from engine import checkpoint, runlog
+from engine.data import cifar
+from model import get_model
+from model.complexity import count
+from support import ROOT
+from support.errors import InputError
+from support.words import counted, duration
+
+from . import grid, ledger
+
+WORK = ROOT / "runs" / "grid"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run. gpus: their numbers, none for the CPU; jobs: trainings at a time; data_dir, mirror: as in
+    train_cifar.py; workers: data threads of each training; results: the ledger; work: the runs' own folders."""
+
+    gpus: Tuple[int, ...] = ()
+    jobs: int = 1
+    data_dir: Optional[str] = None
+    mirror: Optional[str] = None
+    workers: int = 0
+    results: Path = ledger.RESULTS
+    work: Path = WORK
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What the runner has to know of a task's data."""
+
+    sha256: str
+    train_images: int
+    test_images: int
+
+
+OFFICIAL = Data("", grid.WHOLE, 10_000)  # to estimate with where there is none
+
+
+def default_devices():
+    """(GPUs, jobs) where the command names none: every GPU with a job each, or the CPU with one."""
+    import mxnet
+
+    present = tuple(range(mxnet.context.num_gpus()))
+    return present, max(1, len(present))
+
+
+def data_of(task, options, download=True):
+    """The Data of a task. Raises NotFound where there is none and, with download, none to be had."""
+    load, mirror = (cifar.load_or_download, [options.mirror]) if download else (cifar.load, [])
+    try:
+        data = load(task.dataset, options.data_dir, task.label_mode, *mirror)
+    except cifar.NotFound as error:
+        if error.holds is None:
+            raise
+        raise cifar.NotFound(error.what, f"--only {error.holds} trains on that, or give with --data-dir a folder with "
+                             "both", error.holds) from error
+    return Data(data.provenance["sha256"], len(data.train), len(data.test))
+
+def finished(run, data, results):
+    """Whether the ledger has the run."""
+    return (ledger.folder_of(run.name(data.sha256), results) / ledger.RECORD).exists()
+
+
+def progress_of(folder):
+    """(epochs done, whether there is a checkpoint) of a run's folder."""
+    last = folder / "last.params"
+    if not last.exists():
+        return 0, False
+    try:
+        state = checkpoint.read(last).state
+        return state["epoch"] if state else 0, True
+    except InputError:  # the training itself will say what is wrong with it
+        return 0, True
+
+
+class Speeds:
+    """Seconds that an epoch takes, from records of runs; source says in words which they are."""
+
+    @classmethod
+    def here(cls, records, on_gpu):
+        """From the ledger's runs on this kind of hardware; if it has none, from all."""
+        here = {"gpus": runlog.gpu_names()} if on_gpu else {"gpus": [], "processor": runlog.processor()}
+        same = [record for record in records
+                if all(record.result.environment[name] == value for name, value in here.items())]
+        if same:
+            return cls(same, "the ledger's runs on this kind of hardware")
+        machines = [record.result.environment for record in records]
+        others = sorted({", ".join(machine["gpus"]) or machine["processor"] for machine in machines})
+        return cls(records, f"the ledger's runs on OTHER hardware ({'; '.join(others)})")
+
+    def __init__(self, records, source=""):
+        self.source = source
+        self.rates, self.by_net, self.macs = [], {}, {}
+        # An epoch of a smoke run is mostly its start: only where there is nothing else.
+        whole = [record for record in records if record.result.data["train_images"] >= grid.WHOLE]
+        for record in whole or records:
+            run, data = record.experiment, record.result.data
+            images = data["train_images"] + data["test_images"] / 3  # forward only: about a third of a training step
+            rate = record.result.seconds / record.epochs / images
+            self.by_net.setdefault((run.model, run.arguments), []).append(rate)
+            self.rates.append(rate / self.macs_of(run))
+
+    def macs_of(self, run):
+        net = run.model, run.arguments
+        if net not in self.macs:
+            self.macs[net] = count(get_model(run.model, **run.net)).macs
+        return self.macs[net]
+
+    def epoch(self, cell, data):
+        """Seconds for an epoch of a cell, or None without any record.
+
+        From runs of the same net where there are any, else from all, in proportion to the multiply-adds.
+        """
+        images = data.train_images + data.test_images / 3
+        run = cell.experiment
+        own = self.by_net.get((run.model, run.arguments))
+        if own:
+            return images * sorted(own)[len(own) // 2]
+        if self.rates:
+            return images * sorted(self.rates)[len(self.rates) // 2] * self.macs_of(run)
+        return None
+
+
+def text(runs, options):
+    """What running would do, as text: every run with its state and an estimated time. Trains and downloads nothing."""
+    lines, total, unknown, counts = [], 0.0, 0, {"finished": 0, "to do": 0}
+    speeds = Speeds.here(ledger.read(options.results), bool(options.gpus))
+    known, missing = {}, []
+    for task in dict.fromkeys(run.cell.task for run in runs):
+        try:
+            known[task] = data_of(task, options, download=False)
+        except InputError as error:
+            missing.append(str(error))
+    lines += dict.fromkeys(missing)  # both kinds of labels lack the same data
+    for run in runs:
+        data, done, state = known.get(run.cell.task), 0, "to run, when its data is there"
+        if data is not None:
+            if finished(run, data, options.results):
+                counts["finished"] += 1
+                lines.append(f"{run.title}: finished, in the ledger")
+                continue
+            done, _ = progress_of(options.work / run.name(data.sha256))
+            state = f"to go on after epoch {done}" if done else "to run"
+        counts["to do"] += 1
+        seconds = speeds.epoch(run.cell, data or OFFICIAL)
+        if seconds is None:
+            unknown += 1
+            lines.append(f"{run.title}: {state}")
+        else:
+            total += seconds * (run.epochs - done)
+            lines.append(f"{run.title}: {state}, about {duration(seconds * (run.epochs - done))}")
+    where = f"GPU {', '.join(map(str, options.gpus))}" if options.gpus else "the CPU"
+    lines.append(f"{counted(len(runs), 'run')}: {counts['finished']} finished, {counts['to do']} to do, {options.jobs} "
+                 f"at a time on {where}")
+    if counts["to do"] > unknown:
+        lines.append(f"about {duration(total / options.jobs)} by {speeds.source}"
+                     + (" (as if the jobs did not slow each other down)" if options.jobs > 1 else ""))
+    elif unknown:
+        lines.append("no estimate: the ledger has no run yet")
+    return "\n".join(lines)

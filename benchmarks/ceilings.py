@@ -19,10 +19,9 @@ class MemoryCopy(Contender):
         self.bytes = 2 * source.nbytes
         self.pool = ThreadPoolExecutor(threads)
 
-    def work(self, count):
-        for _ in range(count):
-            for part in [self.pool.submit(np.copyto, *part) for part in self.parts]:
-                part.result()
+    def unit(self):
+        for part in [self.pool.submit(np.copyto, *part) for part in self.parts]:
+            part.result()
 
 
 class Gemm(Contender):
@@ -34,6 +33,5 @@ class Gemm(Contender):
         self.product = np.empty((size, size), np.float32)
         self.macs = size**3
 
-    def work(self, count):
-        for _ in range(count):
-            np.matmul(*self.factors, out=self.product)
+    def unit(self):
+        np.matmul(*self.factors, out=self.product)

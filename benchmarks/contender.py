@@ -17,6 +17,7 @@ LOSSES_TOLERANCE = {32: 1e-3, 224: 0.1}  # by the side of the images
 CHECK_STEPS = 3
 # A benchmark trains on the same batch again and again, which must not diverge. It changes no duration.
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+TRAINING_MACS = 3  # a step's multiply-adds over those of forward: outputs, gradients of weights and of inputs
 
 
 class NotMeasured(Exception):
@@ -24,13 +25,22 @@ class NotMeasured(Exception):
 
 
 class Contender:
-    """Made by a worker; `images`, `macs` and `bytes` are what one unit of work handles, 0 where that means nothing."""
+    """Made by a worker. `images`, `macs` and `bytes` are what one unit of work handles, 0 if that means nothing.
+
+    `about` is what else the record should say: the path chosen, differences from the plain net, settings.
+    """
 
     images = macs = bytes = 0
+    about = {}
+
+    def unit(self):
+        """Do one unit."""
+        raise NotImplementedError
 
     def work(self, count):
         """Do `count` units and return when they are done, not merely queued."""
-        raise NotImplementedError
+        for _ in range(count):
+            self.unit()
 
     def measure(self, count):
         """Seconds that a unit takes, the mean of `count`."""
@@ -38,9 +48,25 @@ class Contender:
         self.work(count)
         return (time.perf_counter() - began) / count
 
-    def describe(self):
-        """What else the record should say: the path chosen, differences from the plain net, settings."""
-        return {}
+
+class OnBatch(Contender):
+    """A contender whose unit is the batch of a Reference. passes: the multiply-adds of a unit over those of forward."""
+
+    def __init__(self, folder, passes=1):
+        self.reference = Reference(folder)
+        self.images = self.reference.about["batch"]
+        self.macs = passes * self.images * self.reference.macs
+        self.batch = self.reference.images[:self.images], self.reference.labels[:self.images]
+
+
+class Answers(OnBatch):
+    """Inference: NumPy images in, NumPy logits out, which `answer` gives."""
+
+    def answer(self, images):
+        raise NotImplementedError
+
+    def unit(self):
+        self.answer(self.batch[0])
 
 
 class Rounds:

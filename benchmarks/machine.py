@@ -5,6 +5,7 @@ import platform
 import sys
 
 from support import allocator, python, runtime, threads
+from support.system import cpuinfo, processor, read
 
 PACKAGES = ("mxnet", "mxnet-cu112", "numpy", "gluoncv", "torch", "onnx", "onnxruntime")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")  # what kernels are chosen by
@@ -29,17 +30,10 @@ def environment(threads, tuned=True):
 
 def description():
     """Machine and versions of a record, as a JSON-able dict."""
-    processor, flags = platform.processor() or platform.machine(), ()
-    for line in _read("/proc/cpuinfo").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            processor = value.strip()
-        elif name.strip() == "flags":
-            flags = value.split()
-            break
-    memory = _read("/proc/meminfo").partition("MemTotal:")[2].split()[:1]
+    flags = cpuinfo("flags").split()
+    memory = read("/proc/meminfo").partition("MemTotal:")[2].split()[:1]
     return {
-        "processor": processor, "flags": [flag for flag in FLAGS if flag in flags], "cores": threads.usable_cores(),
+        "processor": processor(), "flags": [flag for flag in FLAGS if flag in flags], "cores": threads.usable_cores(),
         "cpus": os.cpu_count(), "memory_gib": round(int(memory[0]) / 2**20) if memory else None,
         "system": f"{platform.system()} {platform.machine()}",
         "glibc": ".".join(map(str, allocator.glibc_version() or ())) or None,
@@ -57,7 +51,7 @@ def today():
 
 def peak_mib():
     """Largest resident memory of this process since forget_peak(), in MiB; None where the system does not say."""
-    words = _read("/proc/self/status").partition("VmHWM:")[2].split()[:1]
+    words = read("/proc/self/status").partition("VmHWM:")[2].split()[:1]
     return int(words[0]) / 1024 if words else None
 
 
@@ -72,7 +66,7 @@ def forget_peak():
 
 def busy_seconds():
     """Processor time that the whole machine has spent, in seconds; None where the system does not say."""
-    words = _read("/proc/stat").split("\n", 1)[0].split()
+    words = read("/proc/stat").split("\n", 1)[0].split()
     if words[:1] != ["cpu"]:
         return None
     user, nice, system, _idle, _wait, *interrupts = (int(word) for word in words[1:9])
@@ -84,15 +78,7 @@ def session_seconds(session):
     ticks = 0
     for name in os.listdir("/proc") if sys.platform.startswith("linux") else ():
         if name.isdigit():
-            fields = _read(f"/proc/{name}/stat").rpartition(")")[2].split()
+            fields = read(f"/proc/{name}/stat").rpartition(")")[2].split()
             if fields and int(fields[3]) == session:
                 ticks += sum(int(field) for field in fields[11:15])
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _read(path):
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""

@@ -17,7 +17,7 @@ from ops.nag import update_operator
 from support import python, runtime
 
 from . import contender
-from .contender import CHECK_STEPS, Contender, Reference, Rounds
+from .contender import CHECK_STEPS, TRAINING_MACS, Answers, Contender, OnBatch, Reference, Rounds
 
 runtime.prepare()
 
@@ -27,7 +27,6 @@ from mxnet import autograd, gluon
 
 CPU = [mx.cpu()]
 CHECK_IMAGES = 16
-TRAINING_MACS = 3  # a step's multiply-adds over those of forward: outputs, gradients of weights and of inputs
 
 
 def trainer_of(net, batch, fused="off", dtype="float32"):
@@ -151,25 +150,19 @@ def compiled(net, fused):
 
 # ---- Training steps
 
-class TrainStep(Contender):
+class TrainStep(OnBatch):
     """A step of train_cifar.py on a batch that lies in memory; fused as in `compiled`."""
 
     def __init__(self, folder, fused):
-        self.reference = Reference(folder)
-        batch = self.reference.about["batch"]
-        self.images, self.macs = batch, TRAINING_MACS * batch * self.reference.macs
-        self.batch = self.reference.images[:batch], self.reference.labels[:batch]
+        super().__init__(folder, TRAINING_MACS)
         self.net = load(self.reference)
-        self.forward, self.sentence = compiled(self.net, fused)
-        self.trainer = trainer_of(self.net, batch, fused)
-        self.losses_differ_by = self.reference.compare_losses(
-            training_losses(self.net, self.forward, self.trainer, *self.batch))
+        self.forward, sentence = compiled(self.net, fused)
+        self.trainer = trainer_of(self.net, self.images, fused)
+        losses = training_losses(self.net, self.forward, self.trainer, *self.batch)
+        self.about = {"path": sentence, "losses_differ_by": self.reference.compare_losses(losses)}
 
     def work(self, count):
         train(self.net, self.forward, self.trainer, islice(cycle([self.batch]), count), loop.Meter())
-
-    def describe(self):
-        return {"path": self.sentence, "losses_differ_by": self.losses_differ_by}
 
 
 class AuthorsLoader:
@@ -249,16 +242,14 @@ class RandomBatches(gluon.data.Sampler):
         return self.steps
 
 
-class AuthorsStep(Contender):
+class AuthorsStep(OnBatch):
     """A batch of the authors' loop, counted from when the first one has arrived."""
 
     def __init__(self, folder, data_dir, workers):
-        reference = Reference(folder)
-        self.images = reference.about["batch"]
-        self.macs = TRAINING_MACS * self.images * reference.macs
-        self.workers = workers
+        super().__init__(folder, TRAINING_MACS)
+        self.about = {"loader_workers": workers}
         self.loader = AuthorsLoader(load_data(data_dir).train, self.images, workers, augment=True)
-        self.loop = AuthorsLoop(load(reference))
+        self.loop = AuthorsLoop(load(self.reference))
 
     def measure(self, count):
         arrived = self.loop.train(self.loader.take(count))
@@ -266,9 +257,6 @@ class AuthorsStep(Contender):
 
     def work(self, count):
         self.loop.train(self.loader.take(count))
-
-    def describe(self):
-        return {"loader_workers": self.workers}
 
 
 # ---- Epochs
@@ -299,17 +287,14 @@ class OurEpoch(Contender):
         self.images = self.steps * batch
         self.macs = reference.macs * (TRAINING_MACS * self.images + len(self.score_batches.split))
         self.net = load(reference)
-        self.forward, self.sentence = compiled(self.net, fused)
+        self.forward, sentence = compiled(self.net, fused)
         self.trainer = trainer_of(self.net, batch, fused)
+        self.about = {"path": sentence, "training_images": self.images,
+                      "validation_images": len(self.score_batches.split)}
 
-    def work(self, count):
-        for _ in range(count):
-            train(self.net, self.forward, self.trainer, self.rounds.take(self.steps), loop.Meter())
-            loop.evaluate(self.net, self.score_batches, CPU, 10, self.forward)
-
-    def describe(self):
-        return {"path": self.sentence, "training_images": self.images,
-                "validation_images": len(self.score_batches.split)}
+    def unit(self):
+        train(self.net, self.forward, self.trainer, self.rounds.take(self.steps), loop.Meter())
+        loop.evaluate(self.net, self.score_batches, CPU, 10, self.forward)
 
 
 class AuthorsEpoch(Contender):
@@ -319,30 +304,26 @@ class AuthorsEpoch(Contender):
         reference, data = Reference(folder), load_data(data_dir)
         batch, scored = reference.about["batch"], part_of(data.test, evaluated)
         self.steps, self.score_steps = steps or len(data.train) // batch, -(-len(scored) // batch)
-        self.images, self.workers = self.steps * batch, workers
+        self.images = self.steps * batch
+        self.about = {"loader_workers": workers, "training_images": self.images}
         self.macs = reference.macs * (TRAINING_MACS * self.images + len(scored))
         self.loader = AuthorsLoader(data.train, batch, workers, augment=True)
         self.score_loader = AuthorsLoader(scored, batch, workers, augment=False)
         self.loop = AuthorsLoop(load(reference))
 
-    def work(self, count):
-        for _ in range(count):
-            self.loop.train(self.loader.take(self.steps))
-            self.loop.evaluate(self.score_loader.take(self.score_steps))
-
-    def describe(self):
-        return {"loader_workers": self.workers, "training_images": self.images}
+    def unit(self):
+        self.loop.train(self.loader.take(self.steps))
+        self.loop.evaluate(self.score_loader.take(self.score_steps))
 
 
 # ---- Input pipelines
 
 class _OneCore(Contender):
+    about = {"cores": 1}
+
     def __init__(self, batch):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         self.images = batch
-
-    def describe(self):
-        return {"cores": 1}
 
 
 class OurPipeline(_OneCore):
@@ -373,17 +354,13 @@ class AuthorsPipeline(_OneCore):
 
 # ---- Inference
 
-class Inference(Contender):
-    """numpy images in, numpy logits out; subclasses say which form of the net answers."""
+class Inference(Answers):
+    """Subclasses say which form of the net answers."""
 
     def __init__(self, folder):
-        self.reference = Reference(folder)
-        self.images = self.reference.about["batch"]
-        self.macs = self.images * self.reference.macs
-        self.batch = self.reference.images[:self.images]
-        net = load(self.reference)
-        self.forward, self.sentence = self.form(net, mx.nd.array(self.batch))
-        self.logits_differ_by = self.reference.check(self.answer)
+        super().__init__(folder)
+        self.forward, sentence = self.form(load(self.reference), mx.nd.array(self.batch[0]))
+        self.about = {"path": sentence, "logits_differ_by": self.reference.check(self.answer)}
 
     def form(self, net, example):
         """(callable, sentence) for batches like example."""
@@ -391,13 +368,6 @@ class Inference(Contender):
 
     def answer(self, images):
         return inference.predict(self.forward, images)
-
-    def work(self, count):
-        for _ in range(count):
-            self.answer(self.batch)
-
-    def describe(self):
-        return {"path": self.sentence, "logits_differ_by": self.logits_differ_by}
 
 
 class OurInference(Inference):

@@ -4,36 +4,26 @@ import os
 import onnx
 import onnxruntime
 
-from .contender import Contender, NotMeasured, Reference
+from .contender import Answers, NotMeasured
 
 
-class Inference(Contender):
-    """numpy images in, numpy logits out."""
+class Inference(Answers):
+    """The exported net."""
 
     def __init__(self, folder):
-        reference = Reference(folder)
-        path = reference.folder / "net.onnx"
+        super().__init__(folder)
+        path = self.reference.folder / "net.onnx"
         if not path.exists():
             raise NotMeasured("the net was not exported to ONNX")
-        self.images = reference.about["batch"]
-        self.macs = self.images * reference.macs
-        self.batch = reference.images[:self.images]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         self.session = onnxruntime.InferenceSession(_without_weight_inputs(path), options, ["CPUExecutionProvider"])
         self.input = self.session.get_inputs()[0].name
-        self.logits_differ_by = reference.check(self.answer)
+        self.about = {"logits_differ_by": self.reference.check(self.answer)}
 
     def answer(self, images):
         return self.session.run(None, {self.input: images})[0]
-
-    def work(self, count):
-        for _ in range(count):
-            self.answer(self.batch)
-
-    def describe(self):
-        return {"logits_differ_by": self.logits_differ_by}
 
 
 def _without_weight_inputs(path):

@@ -146,11 +146,8 @@ class Profile(Contender):
 
     def __init__(self, folder, fused, steps):
         about = Reference(folder).about
-        self.profile = profile(steps, fused=fused, **{name: about[name] for name in (
+        self.about = profile(steps, fused=fused, **{name: about[name] for name in (
             "model", "arguments", "batch", "size")})
-
-    def describe(self):
-        return self.profile
 
 
 def as_text(profile):

@@ -108,16 +108,10 @@ def conditions(stored):
         ["group", "date", "rounds", "threads", "cores busy elsewhere, at most", "took, s"], rows)
 
 
-def steps(stored):
-    """Training steps of ATAC nets."""
-    return comparison(stored, [(f"b={b}", f"step/atac-b{b}") for b in (1, 3, 5)],
-                      lambda variant: [timing(variant), ratio(variant)], ["ms", "times ours"])
-
-
-def layouts(stored):
-    """Training steps by the reach of a fused region."""
-    return comparison(stored, [(f"b={b}", f"layout/atac-b{b}") for b in (1, 3)],
-                      lambda variant: [timing(variant), ratio(variant)], ["ms", "times ours"])
+def against_ours(named):
+    """Times, and how many times ours they are; named: [(heading, group)]."""
+    return lambda stored: comparison(stored, named, lambda variant: [timing(variant), ratio(variant)],
+                                     ["ms", "times ours"])
 
 
 def units(stored):
@@ -149,12 +143,6 @@ def epochs(stored):
     measured_part = f"Measured: {' or '.join(sorted(parts))}.\n\n" if parts else ""
     return measured_part + comparison(stored, named, cell,
                                       ["s", f"s for {TRAIN_IMAGES // BATCH} steps", "times ours"])
-
-
-def inference(stored):
-    """Inference on whole batches and on single images."""
-    return comparison(stored, [(f"b={b}, batch {n}", f"inference/atac-b{b}-n{n}") for n in (BATCH, 1) for b in (1, 3)],
-                      lambda variant: [timing(variant), ratio(variant)], ["ms", "times ours"])
 
 
 def imagenet(stored):
@@ -256,8 +244,9 @@ def profiles(stored):
 
 
 TABLES = {
-    "conditions": conditions, "steps": steps, "units": units, "layouts": layouts, "epochs": epochs,
-    "inference": inference,
+    "conditions": conditions, "steps": against_ours([(f"b={b}", f"step/atac-b{b}") for b in (1, 3, 5)]),
+    "units": units, "layouts": against_ours([(f"b={b}", f"layout/atac-b{b}") for b in (1, 3)]), "epochs": epochs,
+    "inference": against_ours([(f"b={b}, batch {n}", f"inference/atac-b{b}-n{n}") for n in (BATCH, 1) for b in (1, 3)]),
     "imagenet": imagenet, "memory": memory, "ceilings": ceilings, "floor": floor, "cost-blocks": costs("cost/blocks"),
     "cost-batch": costs("cost/batch"), "cost-threads": costs("cost/threads"), "pipeline": pipeline,
     "profile": profiles,

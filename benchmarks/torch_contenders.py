@@ -11,10 +11,9 @@ from torch.nn import functional
 from engine.data import cifar
 
 from . import contender
-from .contender import CHECK_STEPS, Contender, Reference, Rounds
+from .contender import CHECK_STEPS, TRAINING_MACS, Answers, Contender, OnBatch, Reference, Rounds
 from .torch_nets import TWINS, load
 
-TRAINING_MACS = 3
 EVAL_BATCH = 250
 
 
@@ -78,26 +77,20 @@ class Trainer:
         return float(total) / images, float(correct) / images
 
 
-class TrainStep(Contender):
+class TrainStep(OnBatch):
     """A training step on a batch that lies in memory."""
 
     def __init__(self, folder, compiled=False, bfloat16=False):
-        reference = Reference(folder)
-        self.images = reference.about["batch"]
-        self.macs = TRAINING_MACS * self.images * reference.macs
-        self.batch = reference.images[:self.images], reference.labels[:self.images]
-        twin = Twin(reference, compiled, bfloat16)
+        super().__init__(folder, TRAINING_MACS)
+        twin = Twin(self.reference, compiled, bfloat16)
         self.trainer = Trainer(twin)
         losses = [self.trainer.train([self.batch])[0] for _ in range(CHECK_STEPS)]
         self.about = twin.about
         if not bfloat16:  # rounding to 8 bits is what autocast is
-            self.about["losses_differ_by"] = reference.compare_losses(losses)
+            self.about["losses_differ_by"] = self.reference.compare_losses(losses)
 
     def work(self, count):
         self.trainer.train(self.batch for _ in range(count))
-
-    def describe(self):
-        return self.about
 
 
 class Epoch(Contender):
@@ -115,45 +108,34 @@ class Epoch(Contender):
         self.macs = reference.macs * (TRAINING_MACS * self.images + len(scored))
         self.twin = Twin(reference, compiled, bfloat16)
         self.trainer = Trainer(self.twin)
+        self.about = {**self.twin.about, "training_images": self.images, "validation_images": len(scored)}
 
-    def work(self, count):
-        for _ in range(count):
-            self.trainer.train(self.rounds.take(self.steps))
-            self.twin.net.eval()
-            correct = 0
-            with torch.no_grad(), self.twin.autocast():
-                for images, labels, real in self.score_batches:
-                    answers = self.twin.forward(self.twin.batch(images)).argmax(1).numpy()
-                    correct += int((answers[:real] == labels[:real]).sum())
-
-    def describe(self):
-        return {**self.twin.about, "training_images": self.images, "validation_images": len(self.score_batches.split)}
+    def unit(self):
+        self.trainer.train(self.rounds.take(self.steps))
+        self.twin.net.eval()
+        correct = 0
+        with torch.no_grad(), self.twin.autocast():
+            for images, labels, real in self.score_batches:
+                answers = self.twin.forward(self.twin.batch(images)).argmax(1).numpy()
+                correct += int((answers[:real] == labels[:real]).sum())
 
 
-class Inference(Contender):
-    """numpy images in, numpy logits out; the compiled twin has its weights frozen."""
+class Inference(Answers):
+    """The compiled twin has its weights frozen."""
 
     def __init__(self, folder, compiled=False, bfloat16=False):
-        reference = Reference(folder)
-        self.images = reference.about["batch"]
-        self.macs = self.images * reference.macs
-        self.batch = reference.images[:self.images]
+        super().__init__(folder)
+        reference = self.reference
         self.twin = Twin(reference, compiled, bfloat16, freeze=compiled)
+        self.about = self.twin.about
         if bfloat16:
-            self.twin.about["bfloat16_differs_by"] = reference.distance(self.answer(self.batch)[:len(reference.logits)])
+            self.about["bfloat16_differs_by"] = reference.distance(self.answer(self.batch[0])[:len(reference.logits)])
         else:
-            self.twin.about["logits_differ_by"] = reference.check(self.answer)
+            self.about["logits_differ_by"] = reference.check(self.answer)
 
     def answer(self, images):
         with torch.no_grad(), self.twin.autocast():
             return self.twin.forward(self.twin.batch(images)).float().numpy()
-
-    def work(self, count):
-        for _ in range(count):
-            self.answer(self.batch)
-
-    def describe(self):
-        return self.twin.about
 
 
 class Gemm(Contender):
@@ -162,10 +144,7 @@ class Gemm(Contender):
     def __init__(self, size, bfloat16=False):
         self.factors = [torch.rand(size, size, dtype=torch.bfloat16 if bfloat16 else torch.float32) for _ in range(2)]
         self.macs = size**3
+        self.about = {"torch_threads": torch.get_num_threads()}
 
-    def work(self, count):
-        for _ in range(count):
-            torch.mm(*self.factors)
-
-    def describe(self):
-        return {"torch_threads": torch.get_num_threads()}
+    def unit(self):
+        torch.mm(*self.factors)

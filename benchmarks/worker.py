@@ -40,7 +40,7 @@ def answers(lines):
             if order["do"] == "make":
                 contender = make(order["contender"], order["arguments"])
                 yield {"images": contender.images, "macs": contender.macs, "bytes": contender.bytes,
-                       "about": contender.describe()}
+                       "about": contender.about}
             elif order["do"] == "measure":
                 if order["warm"]:
                     contender.work(order["warm"])

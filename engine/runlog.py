@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from support import ROOT, files, json_files, runtime
+from support import ROOT, files, json_files, runtime, system
 from support.errors import InputError
 from support.files import regular, write_whole, writing
 from support.json_files import COUNT, NUMBER, POSITIVE, SHARE
@@ -35,7 +35,7 @@ def environment(contexts):
 
     return {
         "python": platform.python_version(), "mxnet": mxnet.__version__, "numpy": numpy.__version__,
-        "processor": processor(), "threads": os.environ.get("OMP_NUM_THREADS"), "git_revision": git_revision(),
+        "processor": system.processor(), "threads": os.environ.get("OMP_NUM_THREADS"), "git_revision": git_revision(),
         "process_settings": runtime.settings(), "contexts": str(contexts),
         "gpus": gpu_names() if contexts[0].device_type == "gpu" else [],
     }
@@ -49,17 +49,6 @@ def gpu_names():
     except (OSError, subprocess.SubprocessError):
         return []
     return sorted(set(filter(None, map(str.strip, answer.stdout.splitlines()))))
-
-
-def processor():
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def git_revision():

@@ -19,6 +19,7 @@ from pathlib import Path
 from support.errors import InputError
 from support.files import replacing
 from support.runtime import Parser
+from support.system import cpuinfo
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "src"
@@ -41,15 +42,7 @@ def mxnet_folder():
 
 def instruction_sets():
     """What distinguishes processors for a compiler that builds for the one it runs on."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                name, _, value = line.partition(":")
-                if name.strip() in ("flags", "Features"):
-                    return " ".join(sorted(value.split()))
-    except OSError:
-        pass
-    return platform.processor()
+    return " ".join(sorted(cpuinfo("flags", "Features").split())) or platform.processor()
 
 
 def library(sanitized=False):

@@ -1,10 +1,9 @@
 """The tables that are counted on the built nets, and that of the shipped weights."""
-import functools
-
 from model import get_model
 from model.complexity import CONVENTIONS, conventions, count, nearest
 
 from . import grid, ledger, publish
+from .plan import complexity_of
 
 # Name, arguments and what the table says of them, in the paper's order.
 NETS = (
@@ -76,15 +75,10 @@ def _published_cells(entry, net):
            f"{1 - published['top1_error']:.4f} (epoch {published['epoch']}, which is the file)"]
 
 
-@functools.lru_cache(maxsize=None)
-def counts(model, arguments):
-    """(total, trainable) parameters of a net; arguments as pairs."""
-    complexity = count(get_model(model, **dict(arguments)))
-    return complexity.total, complexity.trainable
-
-
 def counts_of(cell):
-    return counts(cell.model, tuple(cell.net.items()))
+    """(total, trainable) parameters of a cell's net."""
+    complexity = complexity_of(cell.model, tuple(cell.net.items()))
+    return complexity.total, complexity.trainable
 
 
 def table4():

@@ -1,5 +1,6 @@
 """What there is to train of an exhibit, and how long that would take by the ledger's runs."""
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Optional, Tuple
 
@@ -7,7 +8,7 @@ from engine import checkpoint, runlog
 from engine.data import cifar
 from model import get_model
 from model.complexity import count
-from support import ROOT
+from support import ROOT, system
 from support.errors import InputError
 from support.words import counted, duration
 
@@ -62,6 +63,7 @@ def data_of(task, options, download=True):
                              "both", error.holds) from error
     return Data(data.provenance["sha256"], len(data.train), len(data.test))
 
+
 def finished(run, data, results):
     """Whether the ledger has the run."""
     return (ledger.folder_of(run.name(data.sha256), results) / ledger.RECORD).exists()
@@ -79,13 +81,20 @@ def progress_of(folder):
         return 0, True
 
 
+@functools.lru_cache(maxsize=None)
+def complexity_of(model, arguments):
+    """The counts of a net; arguments as pairs, lists among them as tuples."""
+    return count(get_model(model, **{name: list(value) if isinstance(value, tuple) else value
+                                     for name, value in arguments}))
+
+
 class Speeds:
     """Seconds that an epoch takes, from records of runs; source says in words which they are."""
 
     @classmethod
     def here(cls, records, on_gpu):
         """From the ledger's runs on this kind of hardware; if it has none, from all."""
-        here = {"gpus": runlog.gpu_names()} if on_gpu else {"gpus": [], "processor": runlog.processor()}
+        here = {"gpus": runlog.gpu_names()} if on_gpu else {"gpus": [], "processor": system.processor()}
         same = [record for record in records
                 if all(record.result.environment[name] == value for name, value in here.items())]
         if same:
@@ -96,7 +105,7 @@ class Speeds:
 
     def __init__(self, records, source=""):
         self.source = source
-        self.rates, self.by_net, self.macs = [], {}, {}
+        self.rates, self.by_net = [], {}
         # An epoch of a smoke run is mostly its start: only where there is nothing else.
         whole = [record for record in records if record.result.data["train_images"] >= grid.WHOLE]
         for record in whole or records:
@@ -104,13 +113,7 @@ class Speeds:
             images = data["train_images"] + data["test_images"] / 3  # forward only: about a third of a training step
             rate = record.result.seconds / record.epochs / images
             self.by_net.setdefault((run.model, run.arguments), []).append(rate)
-            self.rates.append(rate / self.macs_of(run))
-
-    def macs_of(self, run):
-        net = run.model, run.arguments
-        if net not in self.macs:
-            self.macs[net] = count(get_model(run.model, **run.net)).macs
-        return self.macs[net]
+            self.rates.append(rate / complexity_of(run.model, run.arguments).macs)
 
     def epoch(self, cell, data):
         """Seconds for an epoch of a cell, or None without any record.
@@ -123,7 +126,7 @@ class Speeds:
         if own:
             return images * sorted(own)[len(own) // 2]
         if self.rates:
-            return images * sorted(self.rates)[len(self.rates) // 2] * self.macs_of(run)
+            return images * sorted(self.rates)[len(self.rates) // 2] * complexity_of(run.model, run.arguments).macs
         return None
 
 

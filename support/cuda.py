@@ -32,10 +32,8 @@ def load_cuda(folders=None, load=load_library):
     try:
         driver = load(DRIVER)
     except OSError:
-        raise InputError(
-            f"{GPU_BUILD} needs an NVIDIA driver, and this machine has none ({DRIVER} not found): run `{SETUP} --cpu` "
-            "for the CPU build, or install the driver"
-        ) from None
+        raise InputError(f"{GPU_BUILD} needs an NVIDIA driver, and this machine has none ({DRIVER} not found): run "
+                         f"`{SETUP} --cpu` for the CPU build, or install the driver") from None
     version, gpus = ask_driver(driver)
     fault = gpu_fault(version, gpus)
     if fault:
@@ -98,15 +96,11 @@ def gpu_fault(version, gpus):
     oldest, newest = CAPABILITIES
     for name, major, minor in gpus:
         if not oldest <= major <= newest:
-            return (
-                f"{name} has compute capability {major}.{minor}, but {GPU_BUILD} 1.9.1 holds code for sm_50 to sm_86 "
-                f"only, which is for GPUs of {oldest}.0 to {newest}.x"
-            )
+            return (f"{name} has compute capability {major}.{minor}, but {GPU_BUILD} 1.9.1 holds code for sm_50 to "
+                    f"sm_86 only, which is for GPUs of {oldest}.0 to {newest}.x")
     if gpus and version < OLDEST_CUDA:
-        return (
-            f"the NVIDIA driver knows CUDA {version // 1000}.{version % 1000 // 10} at most, but the CUDA libraries "
-            f"that {GPU_BUILD} links to need 11.0, which is driver 450 or newer"
-        )
+        return (f"the NVIDIA driver knows CUDA {version // 1000}.{version % 1000 // 10} at most, but the CUDA "
+                f"libraries that {GPU_BUILD} links to need 11.0, which is driver 450 or newer")
     return None
 
 

@@ -8,17 +8,16 @@ import ctypes
 import gc
 import os
 
+from .system import read
+
 GROWTH = 1 << 28  # bytes that a process may grow by before its circles are collected
 _before = 0  # resident bytes after the last collection, or fewer where some were given back since
 
 
 def resident():
     """Bytes of memory that this process has; 0 where the system does not say."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return 0
+    words = read("/proc/self/statm").split()
+    return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if words else 0
 
 
 def trim():

@@ -16,10 +16,8 @@ def check_version(version=None):
     """Refuse a Python that is too old for this code."""
     version = tuple(version or sys.version_info)
     if version[:2] < OLDEST_PYTHON:
-        raise InputError(
-            f"Python {version[0]}.{version[1]} ({sys.executable}) is too old: install Python 3.8 or newer and run "
-            f"`PYTHON=python3.11 {SETUP}` with its name"
-        )
+        raise InputError(f"Python {version[0]}.{version[1]} ({sys.executable}) is too old: install Python 3.8 or "
+                         f"newer and run `PYTHON=python3.11 {SETUP}` with its name")
 
 
 def check_role(environment=os.environ):
@@ -54,10 +52,8 @@ def installed_build(version_of=version_of, find_spec=importlib.util.find_spec):
     """Which distribution brought MXNet: CPU_BUILD, GPU_BUILD, or "" for one that these pins do not know."""
     builds = [build for build in (CPU_BUILD, GPU_BUILD) if version_of(build)]
     if len(builds) > 1:
-        raise InputError(
-            f"{CPU_BUILD} and {GPU_BUILD} are both installed for {sys.executable} and overwrite each other's files: "
-            f"run `{SETUP}`, which makes a clean .venv"
-        )
+        raise InputError(f"{CPU_BUILD} and {GPU_BUILD} are both installed for {sys.executable} and overwrite each "
+                         f"other's files: run `{SETUP}`, which makes a clean .venv")
     spec = find_spec("mxnet")
     if spec is None or spec.origin is None:  # no origin: only some folder called mxnet
         state = f"{builds[0]} is installed without its files" if builds else "MXNet is not installed"
@@ -71,10 +67,8 @@ def check_numpy(version=None, find_spec=importlib.util.find_spec):
     if version is None:
         raise InputError(f"NumPy is not installed for {sys.executable}: {USE_VENV}")
     if sys.version_info >= (3, 12) and find_spec("distutils") is None:
-        raise InputError(
-            f"MXNet 1.9.1 needs distutils, which Python 3.12 dropped and setuptools brings: run `{SETUP}`, "
-            f"or `{sys.executable} -m pip install setuptools==80.9.0`"
-        )
+        raise InputError("MXNet 1.9.1 needs distutils, which Python 3.12 dropped and setuptools brings: run "
+                         f"`{SETUP}`, or `{sys.executable} -m pip install setuptools==80.9.0`")
     if tuple(int(part) for part in version.split(".")[:2]) >= (1, 24):
         import numpy
 

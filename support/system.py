@@ -30,6 +30,20 @@ def read(path):
     return read_bytes(path).decode("utf-8", errors="replace").strip()
 
 
+def cpuinfo(*names):
+    """What /proc/cpuinfo says of the first processor under the first of these names that it has; "" without one."""
+    for line in read("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in names:
+            return value.strip()
+    return ""
+
+
+def processor():
+    """The processor's name."""
+    return cpuinfo("model name") or platform.processor() or platform.machine()
+
+
 def control_groups(root, controller):
     """Folders of the control groups, of version 1 or 2, that limit this process in what the controller is for."""
     for line in read(os.path.join(root, "proc/self/cgroup")).splitlines():

@@ -310,7 +310,7 @@ def a_record(processor="A", seconds=100., gpus=(), model="atac_resnet20_v2", ima
 
 
 def test_speeds(monkeypatch):
-    monkeypatch.setattr(runner.runlog, "processor", lambda: "A")
+    monkeypatch.setattr(plan.system, "processor", lambda: "A")
     data = plan.Data("", 1800, 600)
     speeds = plan.Speeds.here([a_record(), a_record("B", 700.)], on_gpu=False)
     assert speeds.epoch(ATAC, data) == pytest.approx(20)  # twice the images, of the same net on this processor

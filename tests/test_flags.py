@@ -267,7 +267,7 @@ def test_a_script_ends_with_its_status_or_a_sentence(monkeypatch, capsys, raised
 
 def printing(stdout):
     """A script that prints much to stdout, which is then closed if it is a pipe; returns status and standard error."""
-    code = "from engine import flags\ndef main():\n    print('x' * 10**6)\nflags.run_script(main)"
+    code = "from engine.cli import flags\ndef main():\n    print('x' * 10**6)\nflags.run_script(main)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE,
                           text=True) as process:
         if process.stdout:
@@ -287,7 +287,7 @@ def test_output_that_finds_no_room_is_one_sentence():
 
 
 def test_a_path_that_is_no_text_can_be_printed():
-    code = "from engine import flags\nflags.run_script(lambda: print('\\udcff'))"
+    code = "from engine.cli import flags\nflags.run_script(lambda: print('\\udcff'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "\\udcff\n", "")
 
@@ -302,7 +302,7 @@ def test_an_error_of_the_program_is_not_hidden():
 
 SWALLOWING = """
 import sys, time
-from engine import flags
+from engine.cli import flags
 
 def main():
     if sys.argv[1:]:
@@ -347,7 +347,7 @@ def test_an_interrupt_that_is_ignored_stays_ignored_and_handlers_come_back(monke
 
 SHORT = """
 import atexit, sys
-from engine import flags
+from engine.cli import flags
 from support.errors import OutOfMemory
 
 class MXNetError(RuntimeError):
@@ -385,7 +385,7 @@ def test_other_errors_are_no_lack_of_memory(error):
 
 CLOSED = """
 import os, sys
-from engine import flags
+from engine.cli import flags
 
 def main():
     print("x")

@@ -211,7 +211,7 @@ class References:
         self.plan, self.place, self._made = plan, Path(tempfile.mkdtemp(prefix="benchmarks-")), {}
 
     def folder(self, net):
-        """The folder of a net; NotMeasured where it cannot be built."""
+        """The folder of a net; NotMeasured if it cannot be built."""
         if net is None:
             return None
         if net not in self._made:
@@ -281,7 +281,7 @@ def _add_ratios(variants):
 # ---- Records
 
 def read_records(path):
-    """{"groups": {name: record}} of a file, empty where there is none; InputError for another file."""
+    """{"groups": {name: record}} of a file, empty if there is none; InputError for another file."""
     try:
         stored = json.loads(content(path))
         if not isinstance(stored["groups"], dict):

@@ -50,7 +50,7 @@ def today():
 # ---- /proc
 
 def peak_mib():
-    """Largest resident memory of this process since forget_peak(), in MiB; None where the system does not say."""
+    """Largest resident memory of this process since forget_peak(), in MiB; None if the system does not say."""
     words = read("/proc/self/status").partition("VmHWM:")[2].split()[:1]
     return int(words[0]) / 1024 if words else None
 
@@ -65,7 +65,7 @@ def forget_peak():
 
 
 def busy_seconds():
-    """Processor time that the whole machine has spent, in seconds; None where the system does not say."""
+    """Processor time that the whole machine has spent, in seconds; None if the system does not say."""
     words = read("/proc/stat").split("\n", 1)[0].split()
     if words[:1] != ["cpu"]:
         return None

@@ -99,7 +99,7 @@ def _scatter(parameters, random, **ranges):
 
 
 def _export(net, path, shape):
-    """Write net as ONNX; says nothing where the package is absent, ONNX Runtime's contender does."""
+    """Write net as ONNX; says nothing if the package is absent, ONNX Runtime's contender does."""
     if python.version_of("onnx") is None:
         return
     from mxnet import onnx as exporter

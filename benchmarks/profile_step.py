@@ -113,7 +113,7 @@ def _by_kind(operators):
 
 
 def primitives(steps, net):
-    """What oneDNN ran, by kind: [{"name", "calls", "ms"}] a step; None where this build of MXNet prints nothing."""
+    """What oneDNN ran, by kind: [{"name", "calls", "ms"}] a step; None if this build of MXNet prints nothing."""
     made = subprocess.run(
         [sys.executable, "-m", "benchmarks.profile_step", "--primitives-of", json.dumps({"steps": steps, **net})],
         env={**os.environ, "DNNL_VERBOSE": "1", "MKLDNN_VERBOSE": "1"}, capture_output=True, text=True, check=False)

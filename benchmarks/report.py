@@ -256,7 +256,7 @@ TABLES = {
 # ---- The page
 
 def render(text, stored):
-    """The page's text with every table between its marks rendered anew from {group: record}."""
+    """The page's text with every table between its marks rendered again from {group: record}."""
     quick = [name for name, record in stored.items() if record["quick"]]
     if quick:
         raise InputError(f"{', '.join(quick)}: measured with --quick, which is no result; measure again without it")

@@ -33,7 +33,7 @@ SANITIZED = ("-std=c++17", "-O1", "-g", "-march=native", "-fopenmp", "-fPIC", "-
 
 
 def mxnet_folder():
-    """Folder of the installed MXNet, without importing it; InputError where there is none."""
+    """Folder of the installed MXNet, without importing it; InputError if there is none."""
     spec = importlib.util.find_spec("mxnet")
     if spec is None or spec.origin is None:
         raise InputError(f"MXNet is not installed for {sys.executable}: run `bash scripts/setup.sh`")

@@ -26,5 +26,5 @@ def _restore_layout(weight):
 
 
 def update_operator(wanted):
-    """update_all where the operators can be used, else None; wanted is what --fused says: auto, on or off."""
+    """update_all if the operators can be used, else None; wanted is what --fused says: auto, on or off."""
     return update_all if wanted != "off" and loader.available()[0] else None

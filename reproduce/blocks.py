@@ -30,7 +30,7 @@ class Block:
 
     @property
     def entries(self):
-        """The exhibit's rows of this task and b; extras only where they were run."""
+        """The exhibit's rows of this task and b; extras only if they were run."""
         return [entry for entry in self.exhibit.entries if entry.cell.task == self.protocol.task
                 and self.blocks in (None, entry.cell.blocks)
                 and (not entry.extra or self.protocol.task is grid.FINE or entry.cell in self.scores)]

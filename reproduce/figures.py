@@ -19,7 +19,7 @@ def digest(numbers):
 
 
 def shown(path):
-    """The digest in a figure's text field; None where there is no such figure."""
+    """The digest in a figure's text field; None if there is no such figure."""
     from PIL import Image
 
     try:
@@ -51,7 +51,7 @@ def draw(numbers, path):
 def _depth(pyplot, numbers):
     """Accuracy over b: a filled mark and line for our last epochs, a hollow one for what is published.
 
-    Series: {"row", "blocks", "last", "spread", "published"}, lists in the order of blocks, None where there is none.
+    Series: {"row", "blocks", "last", "spread", "published"}, lists in the order of blocks, None if there is none.
     """
     figure, axes = pyplot.subplots(figsize=(7, 4), constrained_layout=True)
     total = len(numbers["series"])

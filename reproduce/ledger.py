@@ -52,7 +52,7 @@ def make(folder):
 def _of_metrics(path):
     """What metrics.jsonl says of its run, under the names of a Result; the scores are of the images scored each epoch.
 
-    InputError where it cannot be read or has no epoch.
+    InputError if it cannot be read or has no epoch.
     """
     lines = runlog.read_metrics(path)
     if not lines:
@@ -67,7 +67,7 @@ def _of_metrics(path):
 
 
 def _difference(result, metrics):
-    """The first number of the metrics that a Result has otherwise, in words; None where they agree."""
+    """The first number of the metrics that a Result has otherwise, in words; None if they agree."""
     chosen = result.held_out or {"last": result.last, "best": result.best}
     experiment = result.experiment
     if result.chosen_on == "held-out" and result.held_out is None:  # of the first form, which left them out
@@ -85,7 +85,7 @@ def _of_log(path):
 
 
 def difference(record, evidence, place=""):
-    """The first number of the evidence that a record has otherwise, in words; None where they agree."""
+    """The first number of the evidence that a record has otherwise, in words; None if they agree."""
     for name, found in evidence.items():
         if isinstance(found, dict):
             wrong = difference(record.get(name) or {}, found, f"{place}{name}.")
@@ -97,7 +97,7 @@ def difference(record, evidence, place=""):
 
 
 def _against_evidence(record, folder):
-    """What of a record's numbers is not what the files beside it say, in words; None where they agree."""
+    """What of a record's numbers is not what the files beside it say, in words; None if they agree."""
     for name in EVIDENCE:
         if sha256(folder / name) != record.files[name]:
             return f"{name} is not the file whose checksum it has"
@@ -133,7 +133,7 @@ def require_writable(results=RESULTS):
 def recorded(record, folder, results=RESULTS):
     """The record that the ledger has of the run in `folder`, None without one.
 
-    record: what `make` makes of the folder. Raises InputError where another run has its place.
+    record: what `make` makes of the folder. Raises InputError if another run has its place.
     """
     place = folder_of(record.id, results)
     if not (place / RECORD).exists():

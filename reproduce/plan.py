@@ -52,7 +52,7 @@ def default_devices():
 
 
 def data_of(task, options, download=True):
-    """The Data of a task. Raises NotFound where there is none and, with download, none to be had."""
+    """The Data of a task. Raises NotFound if there is none and, with download, none to be had."""
     load, mirror = (cifar.load_or_download, [options.mirror]) if download else (cifar.load, [])
     try:
         data = load(task.dataset, options.data_dir, task.label_mode, *mirror)

@@ -121,7 +121,7 @@ def _put(candidate, file, manifest):
 
 
 def _without(name, file, replace):
-    """The manifest's entries except the one that a name, or its file, replaces; InputError where it may not."""
+    """The manifest's entries except the one that a name, or its file, replaces; InputError if it may not."""
     entries = read_manifest() if MANIFEST.exists() else []
     taken = [entry for entry in entries if name == entry["name"] or file.name == entry["file"]]
     if not replace and (taken or file.exists()):
@@ -184,7 +184,7 @@ def evaluations(entry):
 
 
 def record_of(entry):
-    """The ledger's record of an entry of ours. InputError where the entry, or a score on the run's data, is not its."""
+    """The ledger's record of an entry of ours. InputError if the entry, or a score on the run's data, is not its."""
     record = ledger.read_record(ROOT / entry["record"])
     wrong = ledger.difference(entry, shared(record))
     for evaluation in evaluations(entry):

@@ -69,7 +69,7 @@ class Record:
 
 
 def completed(result):
-    """A Result with all arguments of its net; InputError where the net does not have one of them."""
+    """A Result with all arguments of its net; InputError if the net does not have one of them."""
     run = result.experiment
     try:
         arguments = complete_arguments(run.model, run.net)

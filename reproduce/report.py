@@ -128,7 +128,7 @@ def figures_of(records):
 
 
 def update(results=ledger.RESULTS):
-    """Render the report of a results folder anew; True when that changed something."""
+    """Render the report of a results folder again; True when that changed something."""
     results = Path(results)
     records = ledger.read(results)
     changed = figures.save(figures_of(records), results / "figures")
@@ -155,11 +155,11 @@ TABLES = {"nets": nets_table, "params": params_table, "legend": lambda: LEGEND,
 
 
 def render(text):
-    """README's text with every table between its marks rendered anew."""
+    """README's text with every table between its marks rendered again."""
     return fill_tables(text, TABLES, "README.md")
 
 
 def update_readme():
-    """Render README.md's tables anew; True when that changed something."""
+    """Render README.md's tables again; True when that changed something."""
     readme = ROOT / "README.md"
     return _write_if_new(readme, render(readme.read_text(encoding="utf-8")))

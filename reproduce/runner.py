@@ -1,8 +1,7 @@
-"""Train the cells of an exhibit: what is missing, so many at a time, stopped and started again as often as need be.
+"""Train the cells of an exhibit: what is missing, so many at a time, stopped and resumed as often as need be.
 
 Every run has a folder of its own in runs/grid/, held by a lock that its training process shares: it is free when both
-the script and the training have ended, and not before. What is saved there is gone on from; what the ledger has is not
-run.
+the script and the training have ended, and not before. What is saved there is resumed; what the ledger has is not run.
 """
 import dataclasses
 import logging
@@ -20,6 +19,7 @@ from support import ROOT, threads
 from support.errors import InputError
 from support.files import expanded, regular, writing
 from support.lock import take
+from support.processes import handling
 from support.words import counted, duration
 
 from . import grid, ledger
@@ -29,25 +29,6 @@ log = logging.getLogger("engine.reproduce")  # the level that engine.runlog sets
 
 POLL = 0.2  # seconds between two looks at the trainings
 PROGRESS = 2.0  # seconds between two readings of their metrics for the bar
-
-
-class _Signals:
-    """Counts SIGTERM and SIGINT instead of dying of them."""
-
-    def __init__(self):
-        self.count, self.first = 0, None
-
-    def __enter__(self):
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def _note(self, number, frame):
-        self.count += 1
-        self.first = self.first or number
-
-    def __exit__(self, *exception):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
 
 @dataclasses.dataclass
@@ -93,33 +74,35 @@ class Grid:
     def train(self):
         """Train them all. Raises Stopped after SIGTERM or SIGINT, when every training has saved itself.
 
-        InputError, before anything is trained, where there is no data at all.
+        InputError, before anything is trained, if there is no data at all.
         """
         self.find_data()
-        with _Signals() as signals, runlog.progress_bar(self.epochs, counted(self.total, "run")) as bar:
+        asked = []  # to stop, by these signals
+        with handling((signal.SIGTERM, signal.SIGINT), lambda number, _: asked.append(number)), \
+                runlog.progress_bar(self.epochs, counted(self.total, "run")) as bar:
             bar.unit = "epoch"
             looked = 0.0
-            while self.running or (self.waiting and not signals.count):
-                if not signals.count:
+            while self.running or (self.waiting and not asked):
+                if not asked:
                     self.start_what_fits()
                 for training in list(self.running):
-                    while training.signals < signals.count:  # the first lets it save, the second one kills
+                    while training.signals < len(asked):  # the first lets it save, the second one kills
                         training.process.terminate()
                         training.signals += 1
                     if training.process.poll() is not None:
-                        self.collect(training, stopped=bool(signals.count))
+                        self.collect(training, stopped=bool(asked))
                 if time.monotonic() - looked > PROGRESS:
                     looked = time.monotonic()
                     self.show(bar)
                 time.sleep(POLL)
             self.show(bar)
-        if signals.count:
-            raise Stopped(f"stopped by {signal.Signals(signals.first).name}: {self.done} of "
+        if asked:
+            raise Stopped(f"stopped by {signal.Signals(asked[0]).name}: {self.done} of "
                           f"{counted(self.total, 'run')} finished, what was under way is saved; give the same command "
-                          "to resume", signals.first)
+                          "to resume", asked[0])
 
     def find_data(self):
-        """Find the data of every task; where that of some is missing, their runs fail, which is said once."""
+        """Find the data of every task; if that of some is missing, their runs fail, which is said once."""
         missing = {}
         for task in dict.fromkeys(run.cell.task for run in self.waiting):
             try:

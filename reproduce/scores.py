@@ -91,7 +91,7 @@ class Comparison:
 
     @property
     def verdict(self):
-        """Whether the first is above the second; open where the difference is within the margin."""
+        """Whether the first is above the second; open if the difference is within the margin."""
         if abs(self.difference) <= self.margin:
             return OPEN
         return HOLDS if self.difference > 0 else FAILS
@@ -130,7 +130,7 @@ def _above(question, claim, scores, pairs):
 
 
 def _reaches(question, claim, scores, label, first, second):
-    """The claim that one net is as good as another: open where it is below, but within the margin."""
+    """The claim that one net is as good as another: open if it is below, but within the margin."""
     if first not in scores or second not in scores:
         return Answer(question, claim, OPEN, (), (label,))
     comparison = compare(label, scores[first], scores[second])

@@ -53,7 +53,7 @@ def download(name, mirror=None):
     """Bring the weights called name, or 'all', to params/; those that are there and right stay. Prints a line each.
 
     mirror: address or path of a folder that has the files, under their names here or at their origin, or of the one
-    file wanted; tried in the place of the manifest's own addresses. Raises InputError when one of them cannot be had;
+    file wanted; tried in place of the manifest's own addresses. Raises InputError when one of them cannot be had;
     the others are fetched all the same.
     """
     done, failed = [], []
@@ -114,7 +114,7 @@ def verify(data_dir=None):
 
 
 def _verify(entry, data_dir):
-    """(sentence, 'evaluated', 'checked' or 'absent'); InputError where the file differs."""
+    """(sentence, 'evaluated', 'checked' or 'absent'); InputError if the file differs."""
     if publish.is_ours(entry):
         publish.record_of(entry)
     state = state_of(entry)

@@ -37,7 +37,7 @@ def to_set(environment=os.environ, version=None, memory=None, threshold=None):
 
 
 def glibc_version():
-    """(major, minor) of glibc, or None where the C library is another one."""
+    """(major, minor) of glibc, or None if the C library is another one."""
     try:
         name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
         return tuple(int(part) for part in version.split(".")[:2]) if name == "glibc" else None
@@ -46,7 +46,7 @@ def glibc_version():
 
 
 def mmap_threshold(mallopt=None):
-    """The largest threshold that this glibc takes. Asking raises it in this process to 1 GiB where that is taken."""
+    """The largest threshold that this glibc takes. Asking raises it in this process to 1 GiB if it takes that."""
     try:
         mallopt = mallopt or ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):

@@ -1,7 +1,7 @@
 """The errors that the scripts show as a sentence instead of a traceback."""
 import errno
 
-# What Python, the loader, MXNet, the C++ library and CUDA say where memory, or a thread, was refused.
+# What Python, the loader, MXNet, the C++ library and CUDA say when memory, or a thread, is refused.
 _REFUSED = ("can't start new thread", "resource temporarily unavailable", "bad_alloc", "failed to allocate",
             "cannot allocate memory", "out of memory", "failed to map segment")
 

@@ -57,7 +57,7 @@ def replacing(path):
     """A temporary path beside `path`: it takes the place of `path` when the block ends well, and vanishes when not.
 
     What a process that was killed within such a block has left of the same path goes first. Raises IsADirectoryError
-    before any work is done where `path` is a folder, and OSError where it is a device or a pipe, which stays.
+    before any work is done if `path` is a folder, and OSError if it is a device or a pipe, which stays.
     """
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)

@@ -11,11 +11,11 @@ import os
 from .system import read
 
 GROWTH = 1 << 28  # bytes that a process may grow by before its circles are collected
-_before = 0  # resident bytes after the last collection, or fewer where some were given back since
+_before = 0  # resident bytes after the last collection, or fewer if some were given back since
 
 
 def resident():
-    """Bytes of memory that this process has; 0 where the system does not say."""
+    """Bytes of memory that this process has; 0 if the system does not say."""
     words = read("/proc/self/statm").split()
     return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if words else 0
 

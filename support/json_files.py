@@ -44,7 +44,7 @@ OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 
 
 def problem(value, shape, place=""):
-    """What is wrong with a value in a few words, None where it has the shape; place: where it stands."""
+    """What is wrong with a value in a few words, None if it has the shape; place: where it stands."""
     where = place or "it"
     if isinstance(shape, Kind):
         return None if shape.holds(value) else f"{where} is not {shape.words}"
@@ -84,7 +84,7 @@ def loads(content):
 
 
 def read(path, shape, advice):
-    """The value of a JSON file that has a shape. InputError with the advice where it cannot be read or has not."""
+    """The value of a JSON file that has a shape. InputError with the advice if it cannot be read or has not."""
     try:
         value = loads(files.content(path))
         wrong = problem(value, shape)

@@ -18,7 +18,7 @@ def locked(path, busy=None, waiting=None):
     """Hold the lock file `path`, which exists as long as someone does; the system frees it however its owner ends.
 
     busy: a sentence for an InputError if another process holds it, with {owner} for its number; without it the call
-    waits, and says the sentence `waiting` on standard error before. Both are formats: braces of their own are doubled.
+    waits, and says the sentence `waiting`, with {owner} too, on standard error before.
     InputError also if path cannot be written.
     """
     path = Path(path)
@@ -26,8 +26,8 @@ def locked(path, busy=None, waiting=None):
     if descriptor is None:
         owner = _owner(path)
         if busy is not None:
-            raise InputError(busy.format(owner=owner))
-        print(waiting.format(owner=owner), file=sys.stderr, flush=True)
+            raise InputError(busy.replace("{owner}", owner))
+        print(waiting.replace("{owner}", owner), file=sys.stderr, flush=True)
         descriptor = take(path, wait=True)
     try:
         yield

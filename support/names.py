@@ -3,7 +3,7 @@ import difflib
 
 
 def nearest(name, known):
-    """A clause for an error about an unknown name: " (did you mean ...?)", or "" where no known name is near."""
+    """A clause for an error about an unknown name: " (did you mean ...?)", or "" if no known name is near."""
     name = str(name)[:60].lower()
     found = [one for one in known if one.startswith(f"{name}_")]  # of a longer name the first word
     if not found:

@@ -1,9 +1,22 @@
-"""Processes that do not outlive their parent, and what their exit status is in a shell."""
+"""Signals: handlers for a while, processes that do not outlive their parent, and exit statuses as shells give them."""
+import contextlib
 import ctypes
 import os
+import signal
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _libc = ctypes.CDLL(None)  # loaded here: between fork and exec a process should load nothing
+
+
+@contextlib.contextmanager
+def handling(numbers, handler):
+    """Within the block these signals call the handler."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def at_parents_death(number, parent):

@@ -67,12 +67,12 @@ def set_environment(environment=os.environ):
 
 
 def tune(wanted=True, environment=os.environ, execute=os.execve):
-    """Start this very command anew with the allocator's settings in its environment, once, before MXNet loads.
+    """Start this very command again with the allocator's settings in its environment, once, before MXNet loads.
 
     For the scripts alone, right after their flags are read. The process keeps its number, files and standard input.
-    Returns where there is nothing to set: started anew already, another C library, everything set by the user; also
-    where it is too late (MXNet is loaded) or the command cannot be known. wanted=False leaves the environment alone,
-    here and in prepare().
+    Returns if there is nothing to set (started again already, another C library, everything set by the user), if it is
+    too late (MXNet is loaded), and if the command cannot be known. wanted=False leaves the environment alone, here and
+    in prepare().
     """
     global _hands_off
     _hands_off = not wanted
@@ -101,7 +101,7 @@ def _marked(environment):
 
 
 def _command():
-    """The command line of this process with the interpreter's full path; None where it cannot be known."""
+    """The command line of this process with the interpreter's full path; None if it cannot be known."""
     words = list(getattr(sys, "orig_argv", ()))  # Python 3.10 has it
     if not words:
         words = [os.fsdecode(word) for word in system.read_bytes("/proc/self/cmdline").split(b"\0")[:-1]]

@@ -5,9 +5,9 @@ from .errors import InputError
 
 
 def fill_tables(text, tables, page):
-    """A page's text with every table between its marks made anew; tables is {name of the marks: function}.
+    """A page's text with every table between its marks made again; tables is {name of the marks: function}.
 
-    Raises InputError where the page, called so in the sentence, has not exactly one place for each.
+    Raises InputError if the page, called so in the sentence, has not exactly one place for each.
     """
     for name, table in tables.items():
         pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)

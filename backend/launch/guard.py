@@ -23,7 +23,7 @@ def _report(**event):
 
 
 def _free_port(address):
-    """A free port at an address of this machine; OSError where it is another's."""
+    """A free port at an address of this machine; OSError if it is another's."""
     with socket.socket() as listener:
         listener.bind((address, 0))
         return listener.getsockname()[1]

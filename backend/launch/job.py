@@ -8,7 +8,7 @@ import sys
 import time
 
 from support import ROOT
-from support.processes import exit_status
+from support.processes import exit_status, handling
 
 from .guard import STOPS
 from .member import Member, place
@@ -37,14 +37,11 @@ class Job:
             print(f"launch.sh: {sentence}", file=sys.stderr, flush=True)
 
     def run(self):
-        before = {number: signal.signal(number, lambda number, _: self.events.put((None, {"signal": number})))
-                  for number in STOPS}
-        try:
-            return self._supervise()
-        finally:
-            self._end_all()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handling(STOPS, lambda number, _: self.events.put((None, {"signal": number}))):
+            try:
+                return self._supervise()
+            finally:
+                self._end_all()
 
     # Starting.
 
@@ -140,10 +137,13 @@ class Job:
             self._start_others(event["port"])
         elif "joined" in event:
             member.joined = True
-            if all(worker.joined for worker in self._workers(running=False)) and self.failed is None \
-                    and self.stopping is None:
+            workers = self._workers(running=False)
+            if all(worker.joined for worker in workers) and self.failed is None and self.stopping is None:
                 self.say(f"all {self.args.workers} workers have joined")
                 self.deadline = None
+                for worker in workers:
+                    if worker.status is not None:  # it has ended before the last one joined
+                        self._wait_for_others(worker)
         elif "fault" in event:
             member.status = 127
             self._fail(f"{member.where} cannot be started: {event['fault']}", 127)
@@ -185,8 +185,11 @@ class Job:
             if not self._workers():
                 self._expect(SERVERS_GRACE, None)
             elif self.deadline is None:
-                self._expect(STRAGGLER_GRACE, f"{member.where} has ended, but others were still at work "
-                             f"{STRAGGLER_GRACE} s later: the job is ended")
+                self._wait_for_others(member)
+
+    def _wait_for_others(self, member):
+        self._expect(STRAGGLER_GRACE, f"{member.where} has ended, but others were still at work {STRAGGLER_GRACE} s "
+                     "later: the job is ended")
 
     def _fail(self, sentence, status):
         if self.failed is None:

@@ -224,8 +224,8 @@ def folder(start, args):
                 runlog.log_to_file(args.logging_file)
             directory = start.resume.parent if start.resume else new()
             held.enter_context(locked(
-                directory / LOCK, str(directory).replace("{", "{{").replace("}", "}}") + " is in use by another run, "
-                "process {owner}; wait for its end, or give another --save-dir"))
+                directory / LOCK, f"{directory} is in use by another run, process {{owner}}; wait for its end, "
+                "or give another --save-dir"))
             if args.save_dir and not start.resume:
                 new()  # another run may have come and gone in between
                 (directory / run.BEST).unlink(missing_ok=True)  # of a first epoch that starts again

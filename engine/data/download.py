@@ -60,9 +60,8 @@ def fetch(
     made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shown = path.name.replace("{", "{{").replace("}", "}}")
         with locked(path.with_name(path.name + ".lock"),
-                    waiting=f"process {{owner}} is fetching {shown} already; waiting for it"):
+                    waiting=f"process {{owner}} is fetching {path.name} already; waiting for it"):
             if not (path.is_file() and _mismatch(path, size, wanted) is None):  # by the one that was waited for
                 _fetch(_Source(url, part, size, most, progress, allow_http, timeout), wanted, attempts, pause)
                 os.replace(part, path)

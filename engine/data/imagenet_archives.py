@@ -25,7 +25,7 @@ _IMAGE = re.compile(r"(?:\./)?([A-Za-z0-9_-][A-Za-z0-9_.-]*\.(?:jpeg|jpg|png))",
 
 @contextlib.contextmanager
 def _opened(path, name=None, mode="r:"):
-    """A tar archive, from a path or an open file; InputError where it is none, or ends too early."""
+    """A tar archive, from a path or an open file; InputError if it is none, or ends too early."""
     where = str(path) if name is None else name
     try:
         with tarfile.open(path, mode) if name is None else tarfile.open(fileobj=path, mode=mode) as archive:

@@ -31,7 +31,7 @@ ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"
 
 
 def _image_folder(args, split, root):
-    """The folder of class folders of a split, its archive unpacked first; None where there is neither."""
+    """The folder of class folders of a split, its archive unpacked first; None if there is neither."""
     given = getattr(args, split)
     path = expanded(given) if given else root / ARCHIVES[split]
     folder = path if path.is_dir() else root / split
@@ -65,8 +65,7 @@ def prepare(args):
         raise InputError(f"--data-dir {ascii(str(root))}: MXNet writes record files only where the whole path is "
                          "UTF-8; choose another folder, or unpack with --folders-only")
     root.mkdir(parents=True, exist_ok=True)
-    busy = f"another preparation is at work in {root}: wait for it".replace("{", "{{").replace("}", "}}")
-    with locked(root / ".prepare.lock", busy):
+    with locked(root / ".prepare.lock", f"another preparation is at work in {root}: wait for it"):
         found = {split: _image_folder(args, split, root) for split in args.splits}
         for split, folder in found.items():
             if folder is None:

@@ -277,7 +277,7 @@ class OurEpoch(Contender):
     steps: training batches, None for all; evaluated: validation images, None for all.
     """
 
-    def __init__(self, folder, data_dir, steps, evaluated, fused="auto"):
+    def __init__(self, folder, data_dir, steps, evaluated):
         reference = Reference(folder)
         data, batch = load_data(data_dir), reference.about["batch"]
         batches = cifar.TrainBatches(data.train, batch, seed=0)
@@ -287,8 +287,8 @@ class OurEpoch(Contender):
         self.images = self.steps * batch
         self.macs = reference.macs * (TRAINING_MACS * self.images + len(self.score_batches.split))
         self.net = load(reference)
-        self.forward, sentence = compiled(self.net, fused)
-        self.trainer = trainer_of(self.net, batch, fused)
+        self.forward, sentence = compiled(self.net, "auto")
+        self.trainer = trainer_of(self.net, batch, "auto")
         self.about = {"path": sentence, "training_images": self.images,
                       "validation_images": len(self.score_batches.split)}
 

@@ -83,10 +83,10 @@ def ask_driver(driver):
     return version, gpus
 
 
-def gpu_capabilities(library=DRIVER, load=load_library):
+def gpu_capabilities(load=load_library):
     """[(name, major, minor)]: the GPUs that the driver shows to this process; empty without a driver."""
     try:
-        return ask_driver(load(library))[1]
+        return ask_driver(load(DRIVER))[1]
     except OSError:
         return []
 

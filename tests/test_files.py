@@ -1,5 +1,6 @@
 """Files that are whole or untouched: what a killed writer leaves goes, what a living one is at stays."""
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from support.files import content, regular, replacing, sha256
+from support import json_files
+from support.errors import InputError
+from support.files import content, regular, replacing, sha256, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITE = """
 import sys, time
-from support.files import content, regular, replacing, sha256
+from support.files import replacing
 with replacing(sys.argv[1]) as temporary, open(temporary, "w") as file:
     file.write("half")
     file.flush()
@@ -95,3 +98,26 @@ def test_a_folder_in_the_way_or_none_at_all(tmp_path):
         with pytest.raises(OSError) as caught, replacing(path):
             pass
         assert caught.value.errno == number
+
+
+def test_json_is_written_whole_and_sorted(tmp_path):
+    json_files.write(tmp_path / "x.json", {"b": 1, "a": "ü"})
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == {"a": "ü", "b": 1} and text.index('"a"') < text.index('"b"') and text.endswith("}\n")
+
+
+def test_a_write_that_breaks_off_leaves_the_old_text_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "x").write_text("old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="x cannot be written: No space left on device; free space"):
+        write_whole(tmp_path / "x", "new")
+    assert (tmp_path / "x").read_text() == "old" and os.listdir(tmp_path) == ["x"]
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="cannot be written: No such file or directory"):
+        json_files.write(tmp_path / "none" / "x.json", {})

@@ -632,12 +632,12 @@ def stub(tmp_path_factory):
 def test_capabilities_are_read_from_the_driver(stub, monkeypatch, gpus, expected):
     monkeypatch.setenv("STUB_CUDA_GPUS", gpus)
     monkeypatch.setenv("STUB_CUDA_VERSION", "11080")
-    assert cuda.gpu_capabilities(str(stub / "libcuda.so.1")) == expected
+    assert cuda.gpu_capabilities(lambda name: system.load_library(str(stub / name))) == expected
     assert cuda.ask_driver(system.load_library(str(stub / "libcuda.so.1"))) == (11080, expected)
 
 
 def test_no_driver_and_no_answers_mean_no_gpus():
-    assert cuda.gpu_capabilities("libcuda-that-is-nowhere.so.1") == []
+    assert cuda.gpu_capabilities(loader(missing=["libcuda.so.1"])) == []
     assert cuda.ask_driver(object()) == (0, [])
 
 

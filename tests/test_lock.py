@@ -1,4 +1,5 @@
 """The lock: one owner at a time, free as soon as the owner is gone."""
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.errors import InputError
-from support.lock import locked
+from support.lock import locked, take
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD = """
@@ -99,3 +100,15 @@ def test_a_full_disk_does_not_keep_a_lock_from_holding(tmp_path, monkeypatch):
             locked(tmp_path / "lock", "process {owner}"):
         pass
     assert not (tmp_path / "lock").exists()
+
+
+def test_a_lock_is_held_as_long_as_a_child_has_it(tmp_path):
+    descriptor = take(tmp_path / "lock")
+    child = subprocess.Popen(["sleep", "60"], pass_fds=[descriptor])
+    assert take(tmp_path / "lock") is None
+    os.close(descriptor)
+    assert take(tmp_path / "lock") is None
+    child.kill()
+    child.wait()
+    os.close(take(tmp_path / "lock"))
+    assert (tmp_path / "lock").exists()

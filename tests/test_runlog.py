@@ -13,9 +13,7 @@ import mxnet
 import pytest
 
 from engine import runlog
-from support import json_files
 from support.errors import InputError
-from support.files import write_whole
 
 
 def records(count):
@@ -35,31 +33,6 @@ def kept_logging():
             handler.close()
     logger.handlers[:] = handlers
     logger.setLevel(level)
-
-
-# JSON.
-
-def test_json_is_written_whole_and_sorted(tmp_path):
-    json_files.write(tmp_path / "x.json", {"b": 1, "a": "ü"})
-    text = (tmp_path / "x.json").read_text()
-    assert json.loads(text) == {"a": "ü", "b": 1} and text.index('"a"') < text.index('"b"') and text.endswith("}\n")
-
-
-def test_a_write_that_breaks_off_leaves_the_old_text_and_nothing_else(tmp_path, monkeypatch):
-    (tmp_path / "x").write_text("old")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match="x cannot be written: No space left on device; free space"):
-        write_whole(tmp_path / "x", "new")
-    assert (tmp_path / "x").read_text() == "old" and os.listdir(tmp_path) == ["x"]
-
-
-def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
-    with pytest.raises(InputError, match="cannot be written: No such file or directory"):
-        json_files.write(tmp_path / "none" / "x.json", {})
 
 
 # Where a result comes from.

@@ -37,7 +37,9 @@ __all__ = [
     "list_models", "load_params", "replace_sites", "replace_stages", "sites",
 ]
 
-_ELSEWHERE = {"fuse": "backend.gluon.fused", "inference": "backend.gluon.inference"}  # loaded when they are asked for
+# Loaded when they are asked for.
+_ELSEWHERE = {"array_names": "model.array_names", "complexity": "model.complexity", "weights": "model.weights",
+              "fuse": "backend.gluon.fused", "inference": "backend.gluon.inference"}
 
 
 def __getattr__(name):

@@ -95,8 +95,6 @@ class Rehearsal:
 
 def rehearse(sample):
     """Run everything and write RESULTS. Raises InputError at the first command that does not end as it should."""
-    import mxnet as mx
-
     sample = Path(sample).resolve()
     classes = sorted(path for path in sample.iterdir() if path.is_dir()) if sample.is_dir() else []
     if len(classes) < FEW:
@@ -109,7 +107,7 @@ def rehearse(sample):
             for each in classes[:FEW]:
                 shutil.copytree(each, work / "few" / split / each.name)
         record = _rehearse(Rehearsal(work, sample))
-    json_files.write(RECORD, {"environment": runlog.environment([mx.cpu()]), **record})
+    json_files.write(RECORD, {"environment": runlog.environment(), **record})
     render()
 
 

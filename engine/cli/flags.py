@@ -233,12 +233,13 @@ def net_text(name, arguments):
     return ", ".join([name] + [f"{key}={value}" for key, value in arguments.items() if value is not None])
 
 
-def add_data_flags(parser, dataset_help, datasets=("cifar10", "cifar100")):
+def add_data_flags(parser, dataset_help, datasets=("cifar10", "cifar100", "folder")):
     """The data: which set, where, with which labels."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", choices=datasets, help=dataset_help)
     group.add_argument("--data-dir", type=words, metavar="DIR", help="default ~/.mxnet/datasets/DATASET; "
-                       "CIFAR's official archive is downloaded to it when there is none")
+                       "CIFAR's official archive is downloaded to it when there is none; of --dataset folder the "
+                       "folder with train/ and val/, each with a folder of images for each class")
     group.add_argument("--mirror", type=words, metavar="URL", help="folder to download the archive from")
     group.add_argument("--label-mode", choices=("fine", "coarse"),
                        help="CIFAR-100: 100 classes, or the 20 superclasses that the authors trained on (default)")
@@ -438,6 +439,8 @@ def run_script(main):
     process at once, with the status 130 in a shell, until main takes care of it (clean_up_at_interrupt).
     """
     name = sys.argv[0].rpartition("/")[2]
+    if name == "__main__.py":  # of a package
+        name = program(f"python -m {sys.modules['__main__'].__spec__.parent}")
     _open_streams()
     if hasattr(sys.stdout, "reconfigure"):  # a path need not be text that can be printed
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -21,7 +21,7 @@ from support.files import expanded
 from support.lock import locked
 from support.threads import usable_cores
 
-from . import imagenet
+from . import image_batches, imagenet
 from .class_folders import classes, listing
 from .class_names import NAMES_FILE, read_names, write_names
 from .imagenet_archives import DEVKIT, read_labels, sort_val, unpack_train, unpack_val
@@ -125,7 +125,7 @@ def _parser():
                         help="of the JPEGs with --resize (default 95)")
     parser.add_argument("--threads", type=number(int, 1, 1024), default=usable_cores(), metavar="N",
                         help="images read or compressed at once (default: the cores, %(default)s)")
-    parser.add_argument("--damaged", choices=imagenet.DAMAGED, default="refuse",
+    parser.add_argument("--damaged", choices=image_batches.DAMAGED, default="refuse",
                         help="stop at a damaged image, or leave it out and name it (default %(default)s)")
     return parser
 

@@ -74,7 +74,7 @@ def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse
         raise InputError(f"{source.description} has {ascii(strange)}, a name that a list cannot hold: rename it")
     images.require()
     tool = _im2rec()
-    import mxnet as mx
+    mx = tool.mx  # this package itself imports no framework
 
     rows = [[index, file, label] for index, (file, label) in enumerate(zip(source.files, source.labels.tolist()))]
     random.Random(SEED).shuffle(rows)

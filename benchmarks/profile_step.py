@@ -18,6 +18,7 @@ import time
 from itertools import repeat
 
 from engine.cli import flags
+from engine.steps import Meter
 from support import runtime
 from support.errors import InputError
 
@@ -67,7 +68,7 @@ class Step:
         """Seconds of a step, the mean of `steps`."""
         began = time.perf_counter()
         batches = ((0.01, *batch) for batch in repeat(self.batch, steps))
-        for _ in self.loop.train_steps(self.net, self.trainer, batches, self.contexts, self.loop.Meter(), self.forward):
+        for _ in self.loop.train_steps(self.net, self.trainer, batches, self.contexts, Meter(), self.forward):
             pass
         return (time.perf_counter() - began) / steps
 

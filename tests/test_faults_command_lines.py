@@ -17,7 +17,7 @@ def test_every_flag_with_every_odd_value_is_taken_or_one_sentence(program):
 
 
 def test_a_wrong_flag_of_a_real_command_is_answered_at_once(tmp_path):
-    program, = (program for program in command_lines.PROGRAMS if program.name == "engine.data.cifar")
+    program, = (program for program in command_lines.PROGRAMS if program.name == "engine.data")
     for words in (["--batch-size", "0"], ["--timeout", "nan"], ["--data-dir", ""], ["--workers", "9" * 30]):
         status, err, seconds = command_lines.started(program, words, {}, tmp_path, 60)
         assert status == 2 and command_lines.one_sentence(err)[0] == "refused" and words[0] in err

@@ -83,7 +83,7 @@ PROGRAMS = (
                                                                      "{data}"]),
     Program("benchmarks", "benchmarks.__main__", ["-m", "benchmarks"], ["--list"]),
     Program("benchmarks.report", "benchmarks.report", ["-m", "benchmarks.report"]),
-    Program("engine.data.cifar", "engine.data.cifar", ["-m", "engine.data.cifar"],
+    Program("engine.data", "engine.data.__main__", ["-m", "engine.data"],
             ["--data-dir", "{data}", "--seconds", "0.1"]),
     Program("backend.launch", "backend.launch.__main__", ["-m", "backend.launch"]),
     Program("engine.data.prepare_imagenet", "engine.data.prepare_imagenet", ["-m", "engine.data.prepare_imagenet"]),

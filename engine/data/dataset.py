@@ -10,6 +10,7 @@ from support.errors import InputError
 from support.json_files import NOTHING, OBJECT, TEXT
 
 EVERY_IMAGE = "every image once"
+OWN = "own images"  # of which there are no official ones
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Origin:
     @property
     def in_short(self):
         """What the data are; a warning has said what is not official as they were read."""
+        if self.variant.startswith(OWN):
+            return OWN
         return self.variant if self.provenance["official"] else "not the official files"
 
 

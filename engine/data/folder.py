@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.data import class_folders, images
 from engine.data.class_folders import SPLITS
-from engine.data.dataset import Images, Origin, Translated, translate
+from engine.data.dataset import OWN, Images, Origin, Translated, translate
 from engine.data.imagenet import ImageNetSet, load
 from engine.data.in_memory import CPU_BATCH, SIDE, EvalBatches, Split, digest, normalise, small, training_of
 from engine.data.prefetch import ahead
@@ -96,7 +96,7 @@ class FolderSet(ImageNetSet):
                 labels.append(source.labels[index])
         if not pixels:
             raise InputError(f"{source.description} has no image that is not damaged")
-        return Split(np.stack(pixels), np.array(labels, np.int32))
+        return Split(np.ascontiguousarray(np.stack(pixels)), np.array(labels, np.int32))
 
     @staticmethod
     def _small(source, index):
@@ -113,4 +113,4 @@ def own_variant(sources, names, root):
     """What stands beside every result: these are nobody's official data."""
     counts = " and ".join(f"{len(source):,} {'training' if split == 'train' else 'validation'} images"
                           for split, source in sources.items())
-    return f"own images: {counts} in {len(names):,} classes"
+    return f"{OWN}: {counts} in {len(names):,} classes"

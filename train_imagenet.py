@@ -38,7 +38,7 @@ import logging
 
 from engine.cli import flags
 from engine.experiment import Experiment
-from engine.recipe import IMAGENET_PAPER, IMAGENET_RELEASED
+from engine.recipe import CROP_RATIO, IMAGENET_PAPER, IMAGENET_RELEASED, INPUT_SIZE
 from support import runtime
 from support.errors import InputError
 from support.words import counted
@@ -50,7 +50,7 @@ LAST_GAMMA = {"paper": False, "released": True, "scaled": True}
 DTYPES = {"paper": "float32", "released": "float16", "scaled": "float16"}
 TOTAL_BATCH = 256  # that the recipes' learning rate is for
 DEFAULT = Experiment(flags.IMAGENET_MODEL, {"classes": 1000, "last_gamma": LAST_GAMMA["released"]}, "imagenet",
-                     IMAGENET_RELEASED, input_size=224, crop_ratio=0.875)
+                     IMAGENET_RELEASED, input_size=INPUT_SIZE, crop_ratio=CROP_RATIO)
 KVSTORES = ("device", "local", "nccl", "dist_sync_device", "dist_device_sync", "dist_sync", "horovod")
 REFUSED = {
     "--resume-states": "a trainer's states are a pickle, which runs whatever code is in it; the checkpoints of this "
@@ -77,9 +77,9 @@ def parse(argv=None):
     group.add_argument("--damaged", choices=("refuse", "skip"), default="refuse",
                        help="end with the name of an image that cannot be read (default), or leave it out and say so")
     group.add_argument("--input-size", type=flags.number(int, 32, 4096), metavar="S",
-                       help="side of the images, a multiple of 32 (default 224)")
+                       help=f"side of the images, a multiple of 32 (default {INPUT_SIZE})")
     group.add_argument("--crop-ratio", type=flags.number(float, 0.01, most=1), metavar="X", help="validation images: "
-                       "share of the shorter side that the square in the middle keeps (default 0.875)")
+                       f"share of the shorter side that the square in the middle keeps (default {CROP_RATIO})")
     parser.add_argument("--recipe", choices=(*PRESETS, "scaled"),
                         help="released (default: the published score is from it, and its log is public), paper, or "
                         "scaled: released with its warmup in proportion to --num-epochs")

@@ -1,10 +1,11 @@
 """What an evaluation shows: a table by class, the confusion matrix, and the likeliest classes of single pictures."""
 import csv
+import io
 
 import numpy as np
 
 from support.errors import InputError
-from support.files import replacing
+from support.files import write_whole
 
 from . import figures
 from .data.images import decode, read
@@ -45,14 +46,10 @@ def table_of(rows):
 
 
 def write_rows(rows, path):
-    """Write the rows as CSV; the file is whole or untouched. Raises InputError where the disk refuses."""
-    try:
-        with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("class", "images", "right", "most_often_taken_for", "times"))
-            writer.writerows(rows)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    """Write the rows as CSV; the file is whole or untouched. Raises InputError if the disk refuses."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([("class", "images", "right", "most_often_taken_for", "times"), *rows])
+    write_whole(path, text.getvalue())
 
 
 def draw_confusion(confusion, class_names, path, title):

@@ -32,8 +32,8 @@ def experiment(old):
     # The first ones did not say the length of the output of a net where it was the usual one.
     arguments = {"classes": {"cifar10": 10, "cifar100": 100}.get(old["dataset"], 1000), **old["arguments"]}
     if old["dataset"] == "imagenet":
-        found["input_size"] = old.get("input_size") or data.get("input_size") or 224
-        found["crop_ratio"] = old.get("crop_ratio") or data.get("crop_ratio") or .875
+        found["input_size"] = old.get("input_size") or data.get("input_size") or INPUT_SIZE
+        found["crop_ratio"] = old.get("crop_ratio") or data.get("crop_ratio") or CROP_RATIO
     return {"format": FORMAT, **found, "arguments": arguments, "recipe": old["recipe"],
             "start": old.get("started_from"), "first_epoch": state.get("first_epoch", 0) if state else 0}
 

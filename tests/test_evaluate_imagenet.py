@@ -13,7 +13,7 @@ from PIL import Image
 
 import evaluate
 import model
-from engine.data import dataset, image_batches, imagenet
+from engine.data import dataset, image_batches, image_sources, imagenet
 from model import weights
 from model.array_names import to_authors
 
@@ -95,7 +95,7 @@ AUTHORS = ["--params", "authors.params", "--model", "atac_resnet50_v1b", "--data
 def expected(files, data):
     """What the authors' net answers, and the labels that the images have."""
     net = model.load_params(model.get_model("atac_resnet50_v1b"), files / "authors.params")
-    source = imagenet.folders(data / "val", imagenet.SYNSETS)
+    source = image_sources.Folders(data / "val", imagenet.SYNSETS)
     (images, labels, count), = image_batches.EvalBatches(source, len(source), SIZE)
     assert count == 14 and labels.tolist() == np.repeat(LABELS, (4, 3, 5, 2)).tolist()
     logits = net(mx.nd.array(images)).asnumpy()
@@ -164,7 +164,7 @@ def test_a_checkpoint_of_ours_says_itself_what_it_is(files, data):
     assert [row["class"] for row in backwards["classes"]] == TITLES[::-1]
     assert [row["images"] for row in backwards["classes"]] == [2, 5, 3, 4]
     net = model.load_params(model.get_model("resnet50_v1b", classes=4), files / "own.params")
-    source = imagenet.folders(data / "val", CLASSES)
+    source = image_sources.Folders(data / "val", CLASSES)
     for record, labels in ((found, source.labels), (backwards, 3 - source.labels)):
         (images, _, _), = image_batches.EvalBatches(source, 14, SIZE, .8)
         assert record["top1"] == (net(mx.nd.array(images)).asnumpy().argmax(1) == labels).mean()

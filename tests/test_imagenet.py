@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from engine.data import __main__ as command_line
-from engine.data import image_batches, imagenet, images
+from engine.data import image_batches, image_sources, imagenet, images
 from engine.seeds import random_stream
 from support.errors import InputError
 
@@ -37,7 +37,7 @@ def place(tmp_path):
 
 @pytest.fixture
 def source(place):
-    return imagenet.folders(place / "images")
+    return image_sources.Folders(place / "images")
 
 
 def as_records(source, path, **how):
@@ -85,33 +85,33 @@ def test_other_files_and_unfinished_folders_are_left_alone(place, source):
         (place / "images" / copy).write_bytes(b"of macOS's archiver")
     (place / "images" / "rec").mkdir()
     (place / "images" / "rec" / "train.rec").write_text("x")
-    again = imagenet.folders(place / "images")
+    again = image_sources.Folders(place / "images")
     assert again.sha256 == source.sha256 and again.files == source.files
 
 
 def test_the_list_of_images_has_a_checksum(place, source):
     shutil.copytree(place / "images", place / "elsewhere")
-    assert imagenet.folders(place / "elsewhere").sha256 == source.sha256
+    assert image_sources.Folders(place / "elsewhere").sha256 == source.sha256
     Path(source.name(0)).unlink()
-    assert imagenet.folders(place / "images").sha256 != source.sha256
+    assert image_sources.Folders(place / "images").sha256 != source.sha256
 
 
 def test_folders_that_are_none_are_refused_with_what_is_there(tmp_path):
-    assert "no class folders" in refusal(imagenet.folders, tmp_path)
+    assert "no class folders" in refusal(image_sources.Folders, tmp_path)
     (tmp_path / "ILSVRC2012_val_00000001.JPEG").write_bytes(files.jpeg(0))
-    assert "side by side" in refusal(imagenet.folders, tmp_path)
-    assert "cannot read" in refusal(imagenet.folders, tmp_path / "absent")
+    assert "side by side" in refusal(image_sources.Folders, tmp_path)
+    assert "cannot read" in refusal(image_sources.Folders, tmp_path / "absent")
     (tmp_path / "b" / "n01440764").mkdir(parents=True)
-    assert "no .jpeg" in refusal(imagenet.folders, tmp_path / "b")
+    assert "no .jpeg" in refusal(image_sources.Folders, tmp_path / "b")
     files.folder(tmp_path / "c")
-    assert "none of the 2 classes" in refusal(imagenet.folders, tmp_path / "c", files.CLASSES[:2])
+    assert "none of the 2 classes" in refusal(image_sources.Folders, tmp_path / "c", files.CLASSES[:2])
 
 
 def test_what_is_named_like_an_image_and_cannot_be_read_is_a_damaged_image(source, caplog):
     inside = source.directory / files.CLASSES[1]
     (inside / "a.JPEG").symlink_to(inside / "gone.JPEG")
     os.mkfifo(inside / "b.jpg")
-    made = imagenet.folders(source.directory)
+    made = image_sources.Folders(source.directory)
     assert len(made) == 14
     message = refusal(evaluate, made)
     assert f"{inside / 'a.JPEG'}: it is a link to what is not there" in message and "(1 more like it)" in message
@@ -119,7 +119,7 @@ def test_what_is_named_like_an_image_and_cannot_be_read_is_a_damaged_image(sourc
     assert sum(count for _, _, count in batches) == 12
     assert batches.skipped == [str(inside / "a.JPEG"), str(inside / "b.jpg")] and "left out" in caplog.text
     (source.directory / "n99999999").symlink_to(inside / "gone")  # or the labels would be others than its owner means
-    assert "n99999999 is a link to what is not there" in refusal(imagenet.folders, source.directory)
+    assert "n99999999 is a link to what is not there" in refusal(image_sources.Folders, source.directory)
 
 
 def test_images_beside_class_folders_are_refused(tmp_path):
@@ -139,7 +139,7 @@ def test_class_folders_at_another_depth_are_found_and_said(tmp_path):
     files.folder(tmp_path / "b", (1, 1))
     files.folder(tmp_path / "b" / files.CLASSES[2], (2,), ("images",))
     assert f"{tmp_path}/b/{files.CLASSES[2]} has no images in it but in folders" in refusal(
-        imagenet.folders, tmp_path / "b")
+        image_sources.Folders, tmp_path / "b")
 
 
 @pytest.mark.parametrize("name", [" before", "two\nlines", "\ufeffmark", "\udce9t\udce9"])
@@ -149,7 +149,7 @@ def test_a_class_folder_whose_name_is_no_line_is_refused(tmp_path, name):
 
 
 def test_record_files_have_the_same_images_and_labels(place, source):
-    made = imagenet.records(as_records(source, place / "a", keys=[90 - index for index in range(12)]))
+    made = image_sources.Records(as_records(source, place / "a", keys=[90 - index for index in range(12)]))
     assert made.labels.dtype == np.int32 and made.labels.tolist() == source.labels.tolist()
     assert [made.read(index) for index in range(12)] == [source.read(index) for index in range(12)]
     assert made.name(2) == f"{place / 'a.rec'}, record 88" and made.class_names is None
@@ -159,30 +159,30 @@ def test_record_files_have_the_same_images_and_labels(place, source):
 def test_a_label_that_is_no_class_is_refused(tmp_path, label):
     rec = files.record_file(tmp_path / "a", [files.jpeg(0)] * 3, [0, label, 1])
     names = files.CLASSES if label == 3 else None
-    assert "record 1 has the label" in refusal(imagenet.records, rec, class_names=names)
+    assert "record 1 has the label" in refusal(image_sources.Records, rec, class_names=names)
 
 
 def test_a_record_whose_label_is_not_a_number_is_damaged(tmp_path):
-    made = imagenet.records(files.record_file(tmp_path / "a", [files.jpeg(0)] * 3, [0, float("nan"), 1]))
+    made = image_sources.Records(files.record_file(tmp_path / "a", [files.jpeg(0)] * 3, [0, float("nan"), 1]))
     assert made.labels.tolist() == [0, -1, 1]
     assert "record 1: the record's label is not a number" in refusal(list, evaluate(made, 3))
     assert [count for _, _, count in evaluate(made, 3, damaged="skip")] == [2]
     rec = files.record_file(tmp_path / "b", [files.jpeg(0)], [float("nan")])
-    assert "no record that can be read" in refusal(imagenet.records, rec)
+    assert "no record that can be read" in refusal(image_sources.Records, rec)
 
 
 def test_labels_come_from_the_list_beside_the_records_and_are_compared(place, source, caplog):
     rec = as_records(source, place / "a")
     lines = [f"{index}\t{label:f}\tx.JPEG\n" for index, label in enumerate(source.labels.tolist())]
     (place / "a.lst").write_text("".join(lines) + "99\t0.0\tleft-out.JPEG\n")
-    assert imagenet.records(rec).labels.tolist() == source.labels.tolist()
+    assert image_sources.Records(rec).labels.tolist() == source.labels.tolist()
     (place / "a.lst").write_text("".join(lines).replace("2.000000", "1.000000"))
-    made = imagenet.records(rec)
+    made = image_sources.Records(rec)
     assert made.labels.max() == 1 and made.read(0)
     assert "the .lst beside" in refusal(made.read, 11)
     (place / "a.lst").write_text("".join(lines[:5]))
     with caplog.at_level(logging.WARNING):
-        assert imagenet.records(rec).labels.tolist() == source.labels.tolist()
+        assert image_sources.Records(rec).labels.tolist() == source.labels.tolist()
     assert "is not the list" in caplog.text
 
 
@@ -304,7 +304,7 @@ def test_record_files_are_found_by_name_and_in_their_folder(tmp_path):
                                             ("a\nb\n", "labels of 2 classes")])
 def test_class_names_that_do_not_fit_are_refused(place, source, content, words):
     (place / "synset.txt").write_text(content)
-    assert words in refusal(imagenet.records, as_records(source, place / "a"))
+    assert words in refusal(image_sources.Records, as_records(source, place / "a"))
 
 
 def test_what_is_absent_is_said_with_what_to_do(tmp_path):
@@ -366,7 +366,7 @@ def test_parts_together_are_the_batch_of_one(source):
 
 
 def test_both_sources_give_the_same_batches(place, source):
-    made = imagenet.records(as_records(source, place / "a"))
+    made = image_sources.Records(as_records(source, place / "a"))
     equal(train(source).epoch(2), train(made).epoch(2, workers=2))
     equal(evaluate(source), evaluate(made))
 
@@ -386,7 +386,7 @@ def test_without_jitter_and_lighting_a_batch_is_a_crop(tmp_path):
     flat[:, 30:] = 64
     images.require()
     (folder / "a.png").write_bytes(images.cv2.imencode(".png", flat)[1].tobytes())
-    source = imagenet.folders(tmp_path / "images")
+    source = image_sources.Folders(tmp_path / "images")
     low, high = ((value - np.array(image_batches.MEAN)) / image_batches.STD for value in (64, 128))
     plain = np.concatenate([next(train(source, 1, jitter=0, lighting=0).epoch(epoch))[0] for epoch in range(30)])
     for channel in range(3):
@@ -483,7 +483,7 @@ def test_evaluation_gives_the_pixels_of_the_authors_iterator(place, source):
     rec = as_records(source, place / "a")
     for side, ratio in ((SIDE, .875), (30, .8), (SIDE, 1)):
         theirs = next(iterator(rec, 12, side, math.ceil(side / ratio))).data[0].asnumpy()
-        ours, _, _ = next(iter(evaluate(imagenet.records(rec), 12, input_size=side, crop_ratio=ratio)))
+        ours, _, _ = next(iter(evaluate(image_sources.Records(rec), 12, input_size=side, crop_ratio=ratio)))
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
@@ -583,9 +583,9 @@ def test_a_file_that_vanishes_is_damaged(source):
 
 def test_a_record_file_that_was_cut_is_refused_at_once_or_its_end_skipped(place, source):
     rec = as_records(source, place / "a")
-    whole = imagenet.records(rec)
+    whole = image_sources.Records(rec)
     rec.write_bytes(rec.read_bytes()[:len(rec.read_bytes()) * 3 // 4])
-    cut = imagenet.records(rec)
+    cut = image_sources.Records(rec)
     for made in (train, evaluate):
         message = refusal(made, cut)
         assert "records are missing" in message and str(rec) in message
@@ -602,26 +602,26 @@ def test_a_record_file_that_goes_on_behind_its_index_is_said(place, source, capl
     lines = index.read_text().splitlines(keepends=True)
     for content in ("".join(lines[:7]), "".join(lines[:8])[:-2]):  # at the end of a line, and within an offset
         index.write_text(content)
-        message = refusal(evaluate, imagenet.records(rec))
+        message = refusal(evaluate, image_sources.Records(rec))
         assert f"{rec} goes on for " in message and f"records in {index}, which was cut" in message
     index.write_text("".join(lines[:7]))
-    assert sum(count for _, _, count in evaluate(imagenet.records(rec), damaged="skip")) == 7
+    assert sum(count for _, _, count in evaluate(image_sources.Records(rec), damaged="skip")) == 7
     assert "goes on for" in caplog.text
 
 
 def test_records_with_several_labels_are_refused_for_that(tmp_path):
     rec = files.record_file(tmp_path / "a", [files.jpeg(0)] * 3, [[0., 1., 2.]] * 3)
-    assert "(record 0: the record has 3 labels instead of one)" in refusal(imagenet.records, rec)
+    assert "(record 0: the record has 3 labels instead of one)" in refusal(image_sources.Records, rec)
 
 
 def test_damage_inside_a_record_file_is_named_by_its_record(place, source):
     rec = as_records(source, place / "a")
-    offsets = imagenet.records(rec)._records.offsets
+    offsets = image_sources.Records(rec)._records.offsets
     content = bytearray(rec.read_bytes())
     content[offsets[4]] ^= 255
     content[offsets[7] + 60:offsets[8]] = bytes(int(offsets[8] - offsets[7]) - 60)
     rec.write_bytes(content)
-    damaged = imagenet.records(rec)
+    damaged = image_sources.Records(rec)
     assert damaged.labels[4] == -1
     assert f"{rec}, record 4: no record begins at byte" in refusal(list, evaluate(damaged))
     batches = evaluate(damaged, damaged="skip")
@@ -642,7 +642,7 @@ def test_real_images_are_the_same_in_both_sources_and_in_the_authors_iterator(tm
     chosen.mkdir()
     for name in imagenet.SYNSETS[::25]:
         (chosen / name).symlink_to(SAMPLE / name)
-    assert imagenet.folders(SAMPLE).class_names == imagenet.SYNSETS
+    assert image_sources.Folders(SAMPLE).class_names == imagenet.SYNSETS
     assert prepare_imagenet.main(["--data-dir", str(tmp_path), "--val", str(chosen), "--splits", "val"]) == 0
     by_folder = imagenet.load(chosen, need=("val",))
     by_record = imagenet.load(tmp_path, use_rec=True, need=("val",))

@@ -12,7 +12,7 @@ import imagenet_files as files
 import numpy as np
 import pytest
 
-from engine.data import imagenet, imagenet_archives, images, pack_records, prepare_imagenet
+from engine.data import image_sources, imagenet, imagenet_archives, images, pack_records, prepare_imagenet
 from engine.data.records import RecordFile
 from support.errors import InputError
 from support.lock import locked
@@ -58,7 +58,7 @@ def test_the_official_archives_become_folders_and_record_files(official, capsys)
     assert folders.class_names == records.class_names == files.CLASSES
     for split in ("train", "val"):
         assert contents(getattr(folders, split)) == contents(getattr(records, split))
-    assert contents(folders.train) == contents(imagenet.folders(official / "made"))
+    assert contents(folders.train) == contents(image_sources.Folders(official / "made"))
     for number, (name, wanted) in enumerate(zip(VAL, VAL_CLASSES)):
         assert (official / "val" / wanted / name).read_bytes() == files.jpeg(90 + number)
     assert sorted(os.listdir(official / "rec")) == sorted(
@@ -265,7 +265,7 @@ def is_sorted(root):
 def test_images_side_by_side_are_sorted_as_the_advice_says(official, capsys, monkeypatch):
     side_by_side(official)
     with pytest.raises(InputError) as advice:
-        imagenet.folders(official / "val")
+        image_sources.Folders(official / "val")
     assert f"--data-dir {official} --val-labels FILE" in str(advice.value)
     assert "with --val-labels FILE" in error(capsys, official)
     (official / "few.txt").write_text("\n".join(VAL_CLASSES[:-1]))

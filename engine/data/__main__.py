@@ -17,6 +17,7 @@ from engine.data.class_folders import SPLITS
 from engine.data.image_batches import DAMAGED
 from engine.data.image_batches import TrainBatches as ImageBatches
 from engine.data.in_memory import TrainBatches
+from engine.recipe import INPUT_SIZE
 
 
 def measure(batches, workers=0, seconds=3.0, repeats=5):
@@ -55,7 +56,7 @@ def _parser():
     group = parser.add_argument_group("ImageNet and folders of images")
     group.add_argument("--use-rec", action="store_true", help="read the record files, not the class folders")
     group.add_argument("--split", choices=SPLITS, help="only this one")
-    group.add_argument("--input-size", type=flags.number(int, 1, 10_000), default=224)
+    group.add_argument("--input-size", type=flags.number(int, 1, 10_000), default=INPUT_SIZE)
     group.add_argument("--damaged", choices=DAMAGED, default="refuse")
     return parser
 

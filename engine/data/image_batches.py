@@ -12,6 +12,7 @@ from engine.data import images
 from engine.data.image_sources import Source
 from engine.data.prefetch import ahead
 from engine.data.records import Damaged
+from engine.recipe import CROP_RATIO, INPUT_SIZE
 from engine.seeds import check_seed, random_stream
 from support.errors import InputError
 from support.threads import usable_cores
@@ -116,7 +117,7 @@ class TrainBatches(_Batches):
     in its place and names it in `skipped`. Raises InputError for arguments that do not fit the source.
     """
 
-    def __init__(self, source: Source, batch_size: int, seed: int, input_size: int = 224, jitter: float = .4,
+    def __init__(self, source: Source, batch_size: int, seed: int, input_size: int = INPUT_SIZE, jitter: float = .4,
                  lighting: float = .1, min_area: float = .08, part: Tuple[int, int] = (0, 1), damaged: str = "refuse"):
         super().__init__(source, input_size, damaged)
         if not 1 <= batch_size <= len(source):
@@ -224,7 +225,7 @@ class EvalBatches(_Batches):
     49,920 of 50,000 images; the very first pass gives 50,176.
     """
 
-    def __init__(self, source: Source, batch_size: int, input_size: int = 224, crop_ratio: float = .875,
+    def __init__(self, source: Source, batch_size: int, input_size: int = INPUT_SIZE, crop_ratio: float = CROP_RATIO,
                  workers: int = 0, part: Tuple[int, int] = (0, 1), count_padding: bool = False,
                  damaged: str = "refuse", passes: int = RELEASED_PASSES):
         super().__init__(source, input_size, damaged)

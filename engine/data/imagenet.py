@@ -19,6 +19,7 @@ from engine.data.class_names import NAMES_FILE, SYNSETS
 from engine.data.dataset import EVERY_IMAGE, Dataset, Images, Origin, Training, Translated, translate, unnamed
 from engine.data.image_batches import EvalBatches, TrainBatches, normalise_centre, shorter_side
 from engine.data.image_sources import Folders, Records, Source
+from engine.recipe import CROP_RATIO, INPUT_SIZE
 from support.errors import InputError
 from support.files import expanded
 from support.threads import usable_cores
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 
 NAMES = dict(zip(SYNSETS, (Path(__file__).parent / "imagenet_names.txt").read_text("ascii").splitlines()))
 
-INPUT_SIZE, CROP_RATIO = 224, .875  # of the authors' script
 HALVINGS = 32  # a ResNet-50 halves the side of its images five times
 BATCH = {"cpu": 32, "gpu": 128}  # to score at once: every image needs megabytes in a ResNet-50
 AUTHORS_BATCH = 256  # two GPUs with 128 each; how much of the padding is counted depends on it
@@ -133,7 +133,7 @@ def _find_records(root, split, rec, idx, class_names):
         rec = found[0]
     if not expanded(rec).is_file():
         raise InputError(f"there is no record file {rec}: give --rec-{split} the path of a .rec")
-    return records(rec, idx, class_names)
+    return Records(rec, idx, class_names)
 
 
 def _find_folders(root, need, class_names):
@@ -142,7 +142,7 @@ def _find_folders(root, need, class_names):
                          "get and prepare it")
     if not any((root / split).is_dir() for split in SPLITS):
         # or a sentence that it is no folder of classes
-        source = folders(root, class_names or class_order(None, root))
+        source = Folders(root, class_names or class_order(None, root))
         if len(need) > 1:
             parent = root.resolve().parent
             advice = f"put those to train on into {root / 'train'} and others into {root / 'val'}, in class folders"
@@ -157,17 +157,7 @@ def _find_folders(root, need, class_names):
             raise InputError(f"there is no {root / split}: put its class folders there, or make it from the official "
                              f"archive with: {PREPARE} {root}{packed}")
     names = class_names or class_order(root / "train" if (root / "train").is_dir() else None, root / "val")
-    return {split: folders(root / split, names) for split in need}
-
-
-def folders(directory, class_names: Optional[Sequence[str]] = None) -> Folders:
-    """The images of `directory`/CLASS/*.JPEG; class_names: the order of the labels (default: the folders, sorted)."""
-    return Folders(directory, class_names)
-
-
-def records(rec, idx=None, class_names: Optional[Sequence[str]] = None) -> Records:
-    """The images of a record file; idx: its index (default: NAME.idx beside NAME.rec)."""
-    return Records(rec, idx, class_names)
+    return {split: Folders(root / split, names) for split in need}
 
 
 def _variant(sources, names, root):

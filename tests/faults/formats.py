@@ -23,7 +23,7 @@ import model
 import train_cifar
 from backend.gluon import loop, optimizer
 from engine import checkpoint, runlog
-from engine.data import cifar, image_batches, imagenet, images
+from engine.data import cifar, image_batches, image_sources, images
 from engine.steps import Meter
 from model.array_names import to_authors
 from model.weights import pretrained_file
@@ -818,7 +818,7 @@ class ImageRecords(Format):
         (folder / "synset.txt").write_text("tiger shark\nété\n猫\n", encoding="utf-8")
 
     def source(self, folder):
-        return imagenet.records(folder / "train.rec", folder / "train.idx")
+        return image_sources.Records(folder / "train.rec", folder / "train.idx")
 
     def read(self, folder):
         found = []
@@ -861,7 +861,7 @@ class ImageFolders(ImageRecords):
             (place / f"{number}.JPEG").write_bytes(jpeg(number))
 
     def source(self, folder):
-        return imagenet.folders(folder)
+        return image_sources.Folders(folder)
 
     def may_differ(self, expected, value, folder):
         return True  # another picture that can be decoded; the checksum of folders is of names and sizes

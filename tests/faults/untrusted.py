@@ -42,7 +42,6 @@ OPENED = {
                                  "self.process.stdout.fileno()": "a pipe of its own"},
     "engine/data/pack_records.py": {"settings": MADE},
     "engine/data/imagenet.py": {'Path(__file__).parent / "imagenet_names.txt"': OWN},
-    "engine/evaluation.py": {"temporary": MADE},
     "ops/build.py": {"Path(path)": OWN, "path": OWN, "temporary": MADE},
     "reproduce/grid.py": {'ROOT / "results" / "paper.json"': OWN},
     "reproduce/ledger.py": {'RESULTS / "data.json"': OWN},

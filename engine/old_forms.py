@@ -9,6 +9,7 @@ from support.errors import InputError
 from support.json_files import COUNT, NOTHING, NUMBER, OBJECT, SHARE, SOME, TEXT
 
 from .experiment import FORMAT
+from .recipe import CROP_RATIO, INPUT_SIZE
 
 OLD = 1
 _NEEDED = {"model": TEXT, "arguments": OBJECT, "dataset": TEXT, "label_mode": (NOTHING, TEXT), "recipe": OBJECT,

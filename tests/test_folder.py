@@ -57,7 +57,8 @@ def test_the_middle_square_of_every_image_is_trained_on(own):
     split = training.batches.split
     assert split.images.shape == (24, 3, 32, 32) and training.origin.class_names == CLASSES
     assert split.labels.tolist() == 8 * [0] + 8 * [1] + 8 * [2] and training.scored_on == "validation"
-    with Image.open(own / "train" / "pear tree" / "1.png") as picture:  # 43 high and 49 wide: 3 pixels left and right
+    file = own / "train" / "pear tree" / "1.png"
+    with Image.open(file, formats=["PNG"]) as picture:  # 43 high and 49 wide: 3 pixels left and right
         square = picture.resize((32, 32), Image.BICUBIC, box=(3, 0, 46, 43))
     assert (split.images[8 + 1] == np.asarray(square).transpose(2, 0, 1)).all()
     assert in_memory.digest(split, training.score_batches.split) == training.origin.provenance["sha256"]

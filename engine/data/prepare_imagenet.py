@@ -77,7 +77,7 @@ def prepare(args):
         # The training folders give the labels of both splits.
         train = found.get("train") or (root / "train" if (root / "train").is_dir() else None)
         names = imagenet.class_order(train, found.get("val"))
-        sources = {split: imagenet.folders(folder, names) for split, folder in found.items()}
+        sources = {split: Folders(folder, names) for split, folder in found.items()}
         for split, source in sources.items():
             print(f"{split}: {len(source):,} images (officially {imagenet.OFFICIAL_COUNTS[split]:,}) of "
                   f"{len(set(source.labels.tolist())):,} classes in {source.description}", flush=True)

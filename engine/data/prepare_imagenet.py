@@ -24,6 +24,7 @@ from support.threads import usable_cores
 from . import image_batches, imagenet
 from .class_folders import classes, listing
 from .class_names import NAMES_FILE, read_names, write_names
+from .image_sources import Folders
 from .imagenet_archives import DEVKIT, read_labels, sort_val, unpack_train, unpack_val
 from .pack_records import pack_stage
 

@@ -21,7 +21,9 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from engine.cli import flags
+from engine.cli import flags, net_flags
+from engine.cli.program import run_script
+from model import registry
 from support import runtime
 from support.errors import InputError
 from support.files import replacing, sha256
@@ -32,6 +34,7 @@ IMAGENET_FLAGS = ("use_rec", "rec_val", "rec_val_idx", "input_size", "crop_ratio
                   "count_padding")
 DATA_FLAGS = {"cifar10": ("mirror",), "cifar100": ("mirror", "label_mode"), "imagenet": IMAGENET_FLAGS}
 FLAG_NAMES = {"num_data_workers": "-j"}
+HOSTS = (registry.CIFAR, registry.IMAGENET)
 STDOUT = "-"  # where --json writes without a file
 LONG, WORST = 100, 10  # a table of more classes than LONG shows the WORST ones
 
@@ -42,10 +45,8 @@ def parse(argv=None):
                         "best.params")
     parser.add_argument("--pretrained", type=flags.words, metavar="NAME",
                         help="weights of this repository instead, by their name in params/manifest.json")
-    flags.add_net_flags(parser)
+    net_flags.add_net_flags(parser, *HOSTS, without=("last_gamma",))  # that says how a training starts
     flags.add_data_flags(parser, "default: what the file was trained on", tuple(DATA_FLAGS))
-    parser.add_argument("--stem", choices=("attention", "conv"), help="first layers of fa_resnet50 (default attention)")
-    parser.set_defaults(last_gamma=None)  # says how a training starts
     group = parser.add_argument_group("data of ImageNet")
     group.add_argument("--use-rec", action="store_true", default=None,
                        help="read a record file, not a folder of images for each class")
@@ -96,10 +97,8 @@ def parse(argv=None):
         refuse_flags_of_others(parser, args, args.dataset)
     try:
         if args.dataset == "imagenet":
-            args.model, _ = flags.imagenet_net_arguments(args)  # its short names
-        args.net_name, args.net_arguments, args.remarks = flags.net_arguments(args)
-        if args.stem:
-            args.net_arguments["stem"] = args.stem
+            args.model = net_flags.full_name(args.model, registry.IMAGENET)
+        args.net_name, args.net_arguments, args.remarks = net_flags.net_arguments(args, *HOSTS)
     except InputError as error:
         parser.error(str(error))
     return parser, args
@@ -397,7 +396,7 @@ def main():
         return 0
 
     images = images_of(subject, args)
-    say(f"{flags.net_text(subject.model, subject.arguments)}: {subject.recognised}")
+    say(f"{net_flags.net_text(subject.model, subject.arguments)}: {subject.recognised}")
     say(f"{images.text}; {subject.device_sentence}")
     record, rows, confusion, form = evaluate(subject, images, args)
     say(table_of(rows))
@@ -422,4 +421,4 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(main)

@@ -30,6 +30,7 @@ import time
 from pathlib import Path
 
 from engine.cli import flags
+from engine.cli.program import run_script
 from support import ROOT, runtime
 from support.errors import InputError
 from support.files import content, regular
@@ -623,4 +624,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(main)

@@ -4,6 +4,7 @@ import sys
 
 from engine import runlog
 from engine.cli import flags
+from engine.cli.program import run_script
 from support.errors import InputError
 from support.tables import fill_tables
 
@@ -297,4 +298,4 @@ def main(argv=None):
 
 if __name__ == "__main__":
     sys.argv[0] = "report"
-    flags.run_script(main)
+    run_script(main)

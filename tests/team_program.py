@@ -11,6 +11,7 @@ import tiny
 
 from backend.gluon import distributed, loop
 from engine.cli import flags
+from engine.cli.program import run_script
 
 BATCH, STEPS = 12, 5  # of all workers together
 
@@ -101,4 +102,4 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(main)

@@ -397,9 +397,10 @@ sys.path.insert(0, {root!r})
 from model import imagenet_resnet
 imagenet_resnet.BLOCKS, imagenet_resnet.WIDTHS = (1, 1, 1, 1), (8, 8, 16, 16)
 import train_imagenet
-from engine import flags, runlog
+from engine.cli.program import run_script
+from engine import runlog
 runlog.plot_history = lambda records, path, *_: path.touch()
-flags.run_script(train_imagenet.main)
+run_script(train_imagenet.main)
 """
 
 

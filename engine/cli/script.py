@@ -20,7 +20,7 @@ from support.words import counted
 
 from .. import checkpoint, run, runlog
 from ..experiment import Experiment
-from . import flags
+from . import flags, net_flags
 
 log = logging.getLogger(__name__)
 
@@ -256,8 +256,9 @@ def announce(start, args, steps, complexity, table):
     if late and recipe.lr_mode == "step" and not recipe.lr_decay_period:
         log.warning("the decays at %s lie behind the end of the run, which has %s; --recipe scaled moves them in "
                     "proportion", ", ".join(map(str, late)), counted(recipe.epochs, "epoch"))
-    log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds", flags.net_text(experiment.model, experiment.net),
-             f"{complexity.total:,}", f"{complexity.trainable:,}", complexity.macs / 1e6)
+    log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds",
+             net_flags.net_text(experiment.model, experiment.net), f"{complexity.total:,}",
+             f"{complexity.trainable:,}", complexity.macs / 1e6)
     if args.summary and team.rank == 0:
         with contextlib.suppress(BrokenPipeError):  # the reader may have seen enough
             print(table(complexity), flush=True)

@@ -26,6 +26,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from engine.cli import flags
+from engine.cli.program import run_script
 from engine.data import download as network
 from engine.data import pickled_batch
 from engine.data.prefetch import ahead
@@ -808,4 +809,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(main)

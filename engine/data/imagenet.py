@@ -24,6 +24,7 @@ from typing import Iterator, Optional, Sequence, Tuple
 import numpy as np
 
 from engine.cli import flags
+from engine.cli.program import run_script
 from engine.data import class_folders, images
 from engine.data.class_folders import PREPARE, SPLITS, class_order
 from engine.data.class_names import NAMES_FILE, SYNSETS
@@ -517,4 +518,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(main)

@@ -31,7 +31,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from engine.cli.flags import Parser, clean_up_at_interrupt, number, run_script
+from engine.cli.flags import Parser, number
+from engine.cli.program import clean_up_at_interrupt, run_script
 from engine.data import imagenet, images
 from engine.data.class_folders import classes, listing
 from engine.data.class_names import NAMES_FILE, read_names, write_names

@@ -4,6 +4,7 @@ import sys
 from . import suite  # isort: skip - finds the project
 from engine import runlog
 from engine.cli import flags
+from engine.cli.program import run_script
 from support.tables import fill_tables
 
 from . import ROOT
@@ -50,4 +51,4 @@ def main():
 
 if __name__ == "__main__":
     sys.argv[0] = "faults"
-    flags.run_script(main)
+    run_script(main)

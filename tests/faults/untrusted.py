@@ -37,7 +37,7 @@ OPENED = {
     "engine/data/cifar.py": {"archive": CHECKED, "path": CHECKED},
     "engine/data/class_names.py": {'Path(__file__).parent / "imagenet_synsets.txt"': OWN},
     "engine/data/download.py": {"self.part": MADE},
-    "engine/cli/flags.py": {"number": "a standard stream"},
+    "engine/cli/program.py": {"number": "a standard stream"},
     "backend/launch.py": {"member.process.stderr.fileno()": "a pipe of its own",
                          "member.process.stdout.fileno()": "a pipe of its own"},
     "engine/data/prepare_imagenet.py": {"settings": MADE},

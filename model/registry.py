@@ -13,19 +13,16 @@ from support.names import nearest
 
 
 class Argument(NamedTuple):
-    """A keyword argument of get_model: its default and, with a help text, a flag of the programs.
-
-    kind, least, most, choices : the values that the flag takes. also : another spelling of the flag.
-    """
+    """A keyword argument of get_model: its default and, with a help text, a flag of the programs."""
 
     default: Any
     help: Optional[str] = None
     kind: type = int
-    least: Optional[int] = None
+    least: Optional[int] = None  # of a number, in a flag
     most: Optional[int] = None
     choices: Optional[tuple] = None
     metavar: Optional[str] = None
-    also: Optional[str] = None
+    also: Optional[str] = None  # another spelling of the flag
 
 
 class Place(NamedTuple):
@@ -35,29 +32,30 @@ class Place(NamedTuple):
     arguments: Mapping[str, Argument] = {}
 
 
+SITES = Place("zoo.at_sites", {
+    "replaced_sites": Argument(None, "layer-wise replacement of K of the 6b+1 sites", least=0, metavar="K"),
+    "replace_from": Argument(None, "where layer-wise replacement starts", str, choices=("last", "first")),
+    "act_layers": Argument(None, "stage-wise replacement: 1 head, 2 + stage 3, 3 + stage 2, 4 everything", least=0,
+                           metavar="N"),
+    "act_order": Argument(None, "stage-wise replacement from the back or the front", str, choices=("bac", "pre")),
+    "replace_act": Argument(None, "unit of the sites that are not replaced (default relu)", str, metavar="UNIT")})
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What a host is built with.
+    """What a host is built with: a unit, a module of a branch or a spatial layer."""
 
-    name : in front of the host's in the net's name, and in flags. path : its class, ``module.Class`` of model/.
-    label : its name in the paper's tables and figures. meaning : in README's table. color : in figures; None for what
-    none of the paper's shows. arguments : of its class, with the same defaults. variants : parts by the value of the
-    argument `variant`, which stand in place of this one's class. operator : what computes it in ops/, its numbers read
-    off the built unit. authors : what follows --act-type in the authors' command line. short : --model takes the name
-    alone.
-    """
-
-    name: str
-    path: Optional[str]
-    label: str = ""
-    meaning: str = ""
-    color: Optional[str] = None
-    arguments: Mapping[str, Argument] = field(default_factory=dict)
-    operator: Optional[str] = None
-    authors: Optional[str] = None
-    short: bool = False
-    place: Optional[Place] = None
-    variants: Optional[Mapping[str, "Part"]] = None
+    name: str  # what stands before the host's name in the net's
+    path: Optional[str]  # its class, ``module.Class`` of model/
+    label: str = ""  # its name in the paper's tables and figures
+    meaning: str = ""  # in README's table
+    color: Optional[str] = None  # in figures; None for what the paper's do not show
+    arguments: Mapping[str, Argument] = field(default_factory=dict)  # of its class, with the same defaults
+    operator: Optional[str] = None  # that computes it in ops/, with numbers of the built unit
+    authors: Optional[str] = None  # what the authors' command line says behind --act-type
+    short: bool = False  # whether --model takes the name alone
+    place: Place = SITES
+    variants: Optional[Mapping[str, "Part"]] = None  # what is built in its place, by the argument `variant`
 
     @property
     def constructor(self):
@@ -76,17 +74,14 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Host:
-    """A network with places for a part. parts : by name; the first one's net has the host's own name.
-
-    path : its class, ``module.Class`` of model/. fixed : arguments of the class that its name decides.
-    """
+    """A network with places for a part."""
 
     name: str
-    path: str
+    path: str  # its class, ``module.Class`` of model/
     image_size: int
     arguments: Mapping[str, Argument]
-    parts: Mapping[str, Part]
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Part]  # by name; the net of the first one has the host's own name
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # arguments of the class that the host's name decides
 
     def model(self, part):
         """The name of the net with the part of this name."""
@@ -115,8 +110,8 @@ def resolve(path):
     return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
 
-def _by_name(place, *parts):
-    return {part.name: part if part.place else replace(part, place=place) for part in parts}
+def _by_name(*parts):
+    return {part.name: part for part in parts}
 
 
 def _reduction(default):
@@ -132,19 +127,11 @@ def _gather_excite(variant, size):
 
 GATE = {"reduction": _reduction(2), "inner_relu": Argument(True)}
 GATHER_EXCITE = _by_name(
-    None,
     Part("theta_minus", "refine.GEThetaMinus", meaning="GENet, theta-minus"),
     Part("theta", "refine.GETheta", meaning="GENet, theta"),
     Part("theta_plus", "refine.GEThetaPlus", meaning="GENet, theta-plus", arguments={"reduction": _reduction(16)}))
 STEMS = {"attention": "self_attention.attention_stem", "conv": "imagenet_resnet.conv_stem"}
 
-SITES = Place("zoo.at_sites", {
-    "replaced_sites": Argument(None, "layer-wise replacement of K of the 6b+1 sites", least=0, metavar="K"),
-    "replace_from": Argument(None, "where layer-wise replacement starts", str, choices=("last", "first")),
-    "act_layers": Argument(None, "stage-wise replacement: 1 head, 2 + stage 3, 3 + stage 2, 4 everything", least=0,
-                           metavar="N"),
-    "act_order": Argument(None, "stage-wise replacement from the back or the front", str, choices=("bac", "pre")),
-    "replace_act": Argument(None, "unit of the sites that are not replaced (default relu)", str, metavar="UNIT")})
 BRANCHES = Place("zoo.on_branches")
 
 ATAC = Part("atac", "activation.ATAC", "ATAC", "**ATAC**, r = 2", "tab:red", GATE,
@@ -160,7 +147,6 @@ CIFAR = Host(
         "classes": Argument(10, "length of the output (default 10 for CIFAR-10, 100 for CIFAR-100 in both label modes)",
                             least=1, most=100_000, metavar="K")},
     _by_name(  # in the order of README's table
-        SITES,
         Part("relu", "activation.ReLU", "ReLU", "ReLU, the host", "tab:gray", operator="relu", authors="relu"),
         Part("leakyrelu", "activation.LeakyReLU", "LeakyReLU", "LeakyReLU, slope 0.1",
              arguments={"alpha": Argument(0.1, "slope where x < 0", float, metavar="X")},
@@ -204,8 +190,7 @@ IMAGENET = Host(
                             metavar="K"),
         "last_gamma": Argument(False, "start the last gamma of every bottleneck at 0 (default: the recipe's)", bool)},
     _by_name(  # in the order of Table IV
-        PLAIN,
-        Part("resnet50", "activation.ReLU", "ResNet-50", short=True),
+        Part("resnet50", "activation.ReLU", "ResNet-50", short=True, place=PLAIN),
         replace(SENET, name="se", label="SE-ResNet-50"),
         Part("aa", "self_attention.AugmentedConv", "AA-ResNet-50", short=True, place=LATER_STAGES, arguments={
             "heads": Argument(8), "key_channels": Argument(160), "value_ratio": Argument(0.1),

@@ -43,7 +43,7 @@ python=.venv/bin/python
 say "2/4 CIFAR-10"
 data=data/cifar10-sample
 count() { # of training images in a folder; fails where there are none
-    "$python" -c 'import sys; from engine import cifar; print(len(cifar.load("cifar10", sys.argv[1]).train))' "$1" 2>/dev/null
+    "$python" -c 'import sys; from engine.data import cifar; print(len(cifar.load("cifar10", sys.argv[1]).train))' "$1" 2>/dev/null
 }
 if count "$data_dir" >/dev/null || { [ -z "$offline" ] &&
     bash scripts/download_cifar.sh cifar10 --data-dir "$data_dir" --timeout 10 --attempts 2; }; then

@@ -75,10 +75,10 @@ def test_there_is_something_to_read():
 
 
 @pytest.mark.parametrize("source, found", [
-    ("import backend.gluon.loop", {"backend.gluon.loop"}),
-    ("from engine import loop", {"engine", "backend.gluon.loop"}),
-    ("from . import loop", {"engine"}),
-    ("from .loop import run", {"backend.gluon.loop"}),
+    ("import engine.run", {"engine.run"}),
+    ("from engine import run", {"engine", "engine.run"}),
+    ("from . import run", {"engine"}),
+    ("from .run import train", {"engine.run"}),
     ("def f():\n    from model.zoo import get_model", {"model.zoo", "model.zoo.get_model"}),
 ])
 def test_imports_are_found_wherever_they_stand(source, found):

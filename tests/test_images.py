@@ -338,7 +338,7 @@ def test_only_regular_files_of_a_possible_size_are_read(tmp_path):
 PEAKS = """
 import os, resource, sys
 from PIL import Image
-from engine import images
+from engine.data import images
 images.require()
 Image.init()
 for path in sys.argv[1:]:

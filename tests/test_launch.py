@@ -249,7 +249,7 @@ def test_a_workers_fault_is_the_jobs(start, tmp_path):
 
 
 def test_a_worker_that_leaves_early_does_not_let_the_others_wait_for_ever(start, tmp_path, monkeypatch):
-    code = "from engine import launch; launch.STRAGGLER_GRACE = 1; raise SystemExit(launch.main())"
+    code = "from backend import launch; launch.STRAGGLER_GRACE = 1; raise SystemExit(launch.main())"
     made = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, "-c", code, "-n", "2", "--", PROGRAM, "leave", str(tmp_path)], env=made,
                             capture_output=True, text=True, timeout=60)
@@ -395,7 +395,7 @@ def test_an_address_that_is_another_machines_is_named(start, tmp_path, fake_ssh)
 
 
 def test_a_guard_that_hears_nothing_over_ssh_ends_its_member(tmp_path):
-    code = "from engine import launch; launch.SILENCE = 1; launch.ORPHAN_GRACE = 1; launch.main(['--member'])"
+    code = "from backend import launch; launch.SILENCE = 1; launch.ORPHAN_GRACE = 1; launch.main(['--member'])"
     order = {"role": "server", "environment": {}, "address": "127.0.0.1", "peers": 1, "remote": True,
              "command": ["sleep", "100"]}
     guard = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, cwd=ROOT, stderr=subprocess.PIPE)

@@ -504,7 +504,8 @@ from support import runtime
 runtime.prepare()
 import tiny
 from pathlib import Path
-from engine import cifar, run, runlog
+from engine import run, runlog
+from engine.data import cifar
 runlog.start_logging()
 batches = tiny.Hooked(cifar.TrainBatches(tiny.split(128), 16, 0), 1, 3, lambda: (print("WAITING", flush=True),
                                                                               time.sleep(3)))

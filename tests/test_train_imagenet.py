@@ -397,8 +397,8 @@ sys.path.insert(0, {root!r})
 from model import imagenet_resnet
 imagenet_resnet.BLOCKS, imagenet_resnet.WIDTHS = (1, 1, 1, 1), (8, 8, 16, 16)
 import train_imagenet
-from engine.cli.program import run_script
 from engine import runlog
+from engine.cli.program import run_script
 runlog.plot_history = lambda records, path, *_: path.touch()
 run_script(train_imagenet.main)
 """

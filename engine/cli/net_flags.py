@@ -50,10 +50,11 @@ def _text(declared):
         defaults = meanings.setdefault(argument.help, {})
         if owner and argument.default is not None:
             defaults.setdefault(argument.default, {})[owner] = None  # a part of two hosts once
-    return "; ".join(
-        meaning + (f" (default {'; '.join(f'{value} for ' + ', '.join(names) for value, names in defaults.items())})"
-                   if defaults else "")
-        for meaning, defaults in meanings.items())
+    texts = []
+    for meaning, defaults in meanings.items():
+        listed = "; ".join(f"{value} for {', '.join(owners)}" for value, owners in defaults.items())
+        texts.append(f"{meaning} (default {listed})" if listed else meaning)
+    return "; ".join(texts)
 
 
 def _values(argument):

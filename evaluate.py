@@ -45,7 +45,7 @@ def parse(argv=None):
                         "best.params")
     parser.add_argument("--pretrained", type=flags.words, metavar="NAME",
                         help="weights of this repository instead, by their name in params/manifest.json")
-    net_flags.add_net_flags(parser, *HOSTS, without=("last_gamma",))  # that says how a training starts
+    net_flags.add_net_flags(parser, *HOSTS, without=registry.IMAGENET.start)
     flags.add_data_flags(parser, "default: what the file was trained on", tuple(DATA_FLAGS))
     group = parser.add_argument_group("data of ImageNet")
     group.add_argument("--use-rec", action="store_true", default=None,

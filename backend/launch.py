@@ -611,6 +611,7 @@ def main(arguments=None):
     if arguments == ["--member"]:
         return Guard().run()
     if arguments[:1] == ["--serve"] and arguments[1:] in (["server"], ["scheduler"]):
+        runtime.prepare()  # so that a missing piece is a sentence
         from backend.gluon import distributed
 
         return distributed.serve(arguments[1])

@@ -77,10 +77,12 @@ class Host:
     """A network with places for a part."""
 
     name: str
+    title: str
     path: str  # its class, ``module.Class`` of model/
     image_size: int
     arguments: Mapping[str, Argument]
     parts: Mapping[str, Part]  # by name; the net of the first one has the host's own name
+    start: Mapping[str, Argument] = field(default_factory=dict)  # arguments that say how its weights start
     fixed: Mapping[str, Any] = field(default_factory=dict)  # arguments of the class that the host's name decides
 
     def model(self, part):
@@ -101,7 +103,8 @@ class Net(NamedTuple):
 
     def arguments(self, given):
         """{name: Argument} of the net, which depend on the variant that is given. Raises InputError for an unknown."""
-        return {**self.host.arguments, **self.part.place.arguments, **self.part.module(given).arguments}
+        return {**self.host.arguments, **self.part.place.arguments, **self.host.start,
+                **self.part.module(given).arguments}
 
 
 def resolve(path):
@@ -142,7 +145,7 @@ GENET = Part("genet", None, "GENet", color="tab:green", short=True, place=_gathe
              variants=GATHER_EXCITE)
 
 CIFAR = Host(
-    "resnet20_v2", "cifar_resnet.CIFARResNetV2", 32, {
+    "resnet20_v2", "ResNet-20-v2", "cifar_resnet.CIFARResNetV2", 32, {
         "blocks": Argument(3, "blocks a stage (default 3)", least=1, most=1000, metavar="B"),
         "classes": Argument(10, "length of the output (default 10 for CIFAR-10, 100 for CIFAR-100 in both label modes)",
                             least=1, most=100_000, metavar="K")},
@@ -185,10 +188,9 @@ LATER_STAGES = Place("zoo.in_later_stages", {"input_size": Argument(224)})
 EVERYWHERE = Place("zoo.everywhere", {"stem": Argument("attention", "first layers", str, choices=tuple(STEMS))})
 
 IMAGENET = Host(
-    "resnet50_v1b", "imagenet_resnet.ResNet50", 224, {
+    "resnet50_v1b", "ResNet-50", "imagenet_resnet.ResNet50", 224, {
         "classes": Argument(1000, "length of the output (default 1000 for ImageNet)", least=1, most=100_000,
-                            metavar="K"),
-        "last_gamma": Argument(False, "start the last gamma of every bottleneck at 0 (default: the recipe's)", bool)},
+                            metavar="K")},
     _by_name(  # in the order of Table IV
         Part("resnet50", "activation.ReLU", "ResNet-50", short=True, place=PLAIN),
         replace(SENET, name="se", label="SE-ResNet-50"),
@@ -200,6 +202,8 @@ IMAGENET = Host(
             "zero_padding": Argument(False)}),
         replace(GENET, name="ge", label="GE-theta-plus-ResNet-50", place=_gather_excite("theta_plus", 224)),
         replace(ATAC, label="ATAC-ResNet-50", place=LAST_STAGES)),
+    start={"last_gamma": Argument(
+        False, "start the last gamma of every bottleneck at 0 (default: the recipe's)", bool)},
     fixed={"stride_first": False})
 IMAGENET_V1 = replace(IMAGENET, name="resnet50_v1", fixed={"stride_first": True})
 

@@ -28,7 +28,7 @@ def test_the_arguments_of_a_part_are_those_of_its_class(part):
 @pytest.mark.parametrize("host", [CIFAR, IMAGENET, IMAGENET_V1], ids=lambda host: host.name)
 def test_the_arguments_of_a_host_are_those_of_its_class(host):
     own = defaults_of(resolve(host.path))
-    declared = {name: argument.default for name, argument in host.arguments.items()}
+    declared = {name: argument.default for name, argument in {**host.arguments, **host.start}.items()}
     assert {name: own[name] for name in declared} == declared and set(host.fixed) <= set(own)
     assert own["input_size"] == host.image_size
 
@@ -37,7 +37,7 @@ def test_the_arguments_of_a_host_are_those_of_its_class(host):
 def test_a_place_hands_its_host_what_that_takes(name):
     host, part = MODELS[name]
     build = resolve(part.place.build)
-    declared = {**host.arguments, **part.place.arguments}
+    declared = {**host.arguments, **host.start, **part.place.arguments}
     needed = [argument for argument, default in defaults_of(build, ("host", "unit", "refinement", "layer")).items()
               if default is inspect.Parameter.empty]
     taken = set(defaults_of(build)) | set(defaults_of(resolve(host.path))) | {"variant"}
@@ -63,7 +63,7 @@ def test_exactly_the_declared_classes_have_an_operator():
 
 def test_a_flag_says_each_meaning_with_its_defaults(capsys):
     parser = flags.Parser(prog="script.py")
-    net_flags.add_net_flags(parser, CIFAR, IMAGENET, without=("last_gamma",))
+    net_flags.add_net_flags(parser, CIFAR, IMAGENET, without=IMAGENET.start)
     text = " ".join(parser.format_help().split())
     assert "--r R, --reduction R channel reduction ratio (default 2 for atac, seactivation, nin; 1 for localsenet; " \
         "16 for senet, genet, se, ge)" in text

@@ -13,8 +13,9 @@ def add_net_flags(parser, *hosts, default=None, without=()):
     without : arguments of the nets that are no flags of this program.
     """
     group = parser.add_argument_group("network")
-    group.add_argument("--model", type=words, metavar="NAME", help="a name of model.list_models(), or "
-                       f"{', '.join(hosts[0].short)} in short" + (f" (default {default})" if default else ""))
+    group.add_argument(
+        "--model", type=words, metavar="NAME", help=f"a {' or '.join(host.title for host in hosts)} of "
+        f"model.list_models(), or {', '.join(hosts[0].short)} in short" + (f" (default {default})" if default else ""))
     for name, declared in _declared(hosts).items():
         if name not in without:
             _, first = declared[0]
@@ -32,7 +33,7 @@ def _declared(hosts):
     """{name: [(part or None, Argument)]}: the arguments with a flag and what they belong to; None is the host."""
     found = {}
     for host in hosts:
-        owned = [(None, host.arguments)]
+        owned = [(None, {**host.arguments, **host.start})]
         for part in host.parts.values():
             for each in (part.place, part, *(part.variants or {}).values()):
                 owned.append((part.name, each.arguments))

@@ -33,7 +33,7 @@ from support.words import counted
 log = logging.getLogger("engine.train_cifar")
 
 PRESETS = {"paper": CIFAR_PAPER}
-CLASSES = {"cifar10": 10, "cifar100": 100}  # length of the output, in both label modes
+CLASSES = {"cifar10": 10, "cifar100": 100}  # length of the output, in both label modes; of a folder its classes
 DEFAULT = Experiment("atac_resnet20_v2", {"classes": 10}, "cifar10", CIFAR_PAPER)
 
 
@@ -62,79 +62,38 @@ def parse(argv=None):
 
 def experiment_of(args, stored):
     """What the command line asks for; what it leaves open is a checkpoint's (stored) or the default."""
-    from engine.data import cifar
+    from engine.data import cifar, sets
+    from engine.data.dataset import Known
     from model import complete_arguments, image_size
 
     base = stored or DEFAULT
     name, dataset = args.net_name or base.model, args.dataset or base.dataset
     arguments = {**(stored.net if stored and not args.net_name else {}), **args.net_arguments}
-    arguments["classes"] = args.classes or arguments.get("classes") or CLASSES[dataset]
-    label_mode = args.label_mode or base.label_mode
-    if dataset == "cifar100":
-        label_mode = label_mode or "coarse"
-    labels = len(cifar.class_names(dataset, label_mode))
+    data = sets.of(dataset, args, stored and Known.of(stored))
+    labels = len(data.class_names(None))
+    arguments["classes"] = args.classes or arguments.get("classes") or CLASSES.get(dataset, labels)
     if stored is None and arguments["classes"] < labels:
         raise InputError(f"--classes {arguments['classes']} is too few for the {labels} labels of {dataset}")
     arguments = complete_arguments(name, arguments)
-    cifar.check_size(name, image_size(name, arguments))
+    size = image_size(name, arguments)
+    cifar.check_size(name, size)
     return dataclasses.replace(
-        base, model=name, arguments=arguments, dataset=dataset, label_mode=label_mode,
+        base, model=name, arguments=arguments, dataset=dataset, label_mode=data.label_mode,
         recipe=dataclasses.replace(args.preset or base.recipe, **args.changes),
         seed=base.seed if args.seed is None else args.seed,
         val_split=base.val_split if args.val_split is None else args.val_split,
         start=stored.start if stored else args.resume_params)
 
 
-def main():
-    parser, args = parse()
-    runtime.tune(args.tune)
-    runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
-    import model
-    from backend.gluon import loop
-    from engine import runlog
-    from engine.cli import script
-    from engine.data import cifar
-    from engine.data.tasks import in_short
-    from model.complexity import count, table
-    from ops.nag import update_operator
-
-    runlog.start_logging()
-    with script.started(parser, args, experiment_of, model, dtype="float32") as start:
-        experiment = start.experiment
-        data = cifar.load_or_download(experiment.dataset, args.data_dir, experiment.label_mode, args.mirror)
-        script.require_data(start, data)
-        train_split, held_out = data.train, None
-        if experiment.val_split:
-            train_split, held_out = cifar.hold_out(data.train, experiment.val_split, experiment.seed)
-        batches = cifar.TrainBatches(train_split, start.batch_size, experiment.seed)
-        forward, operators = script.prepared(start, args, model)
-        with script.folder(start, args) as directory:
-            for remark in args.remarks:
-                log.info("%s", remark)
-            log.info("data: %s, %s training and %s test images, sha256 %s", _data_name(experiment),
-                     f"{len(data.train):,}", f"{len(data.test):,}", data.provenance["sha256"])
-            if data.label_mode == "coarse":
-                log.info("labels: the 20 superclasses under an output of %d, as in the authors' runs and the paper's "
-                         "table; --label-mode fine trains the 100 classes", experiment.classes)
-            script.announce(start, args, batches.steps, count(start.net), table)
-
-            def scored(split):
-                return cifar.EvalBatches(split, min(loop.evaluation_batch(start.contexts), len(split)))
-
-            status, result = script.train(
-                start, args, directory, data, operators, forward=forward, update_all=update_operator(args.fused),
-                batches=batches, score_batches=scored(held_out or data.test), labels=len(data.class_names),
-                scored_on="held-out" if held_out else "test", test_batches=scored(data.test) if held_out else None)
-            if result is None:
-                return status
-            if args.save_plot_dir:
-                _copy_plot(directory / "history.png", args.save_plot_dir, experiment.name)
-            last, best = (result.held_out or {"last": result.last, "best": result.best}).values()
-            log.info("%s: accuracy %.4f after %s; best %.4f (epoch %d), chosen on the %s images; data %s",
-                     _data_name(experiment), last.accuracy, counted(experiment.recipe.epochs, "epoch"), best.accuracy,
-                     best.epoch, result.chosen_on, in_short(data))
-            log.info("checkpoints, metrics and history.png are in %s", directory)
-            return 0
+def report(args, start, training, result, directory):
+    """Say what came out; copy the plot if that is asked for."""
+    if args.save_plot_dir:
+        _copy_plot(directory / "history.png", args.save_plot_dir, start.experiment.name)
+    last, best = (result.held_out or {"last": result.last, "best": result.best}).values()
+    labels = f" ({start.experiment.label_mode} labels)" if start.experiment.label_mode else ""
+    log.info("%s%s: accuracy %.4f after %s; best %.4f (epoch %d), chosen on the %s images; data %s",
+             start.experiment.dataset, labels, last.accuracy, counted(start.experiment.recipe.epochs, "epoch"),
+             best.accuracy, best.epoch, result.chosen_on, training.origin.in_short)
 
 
 def _copy_plot(plot, folder, name):
@@ -145,8 +104,15 @@ def _copy_plot(plot, folder, name):
         raise InputError(f"--save-plot-dir {folder} cannot be written: {error.strerror}; the plot is {plot}") from error
 
 
-def _data_name(experiment):
-    return experiment.dataset + (f" ({experiment.label_mode} labels)" if experiment.label_mode else "")
+def main():
+    parser, args = parse()
+    runtime.tune(args.tune)
+    runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
+    import model
+    from backend import gluon
+    from engine.cli import start
+
+    return start.train(parser, args, experiment_of, gluon, model, "float32", report)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ def parse(argv=None):
     parser = flags.Parser(prog="train_imagenet.py", description=__doc__)
     net_flags.add_net_flags(parser, registry.IMAGENET, default=DEFAULT.model)
     group = parser.add_argument_group("data")
+    group.add_argument("--dataset", choices=("imagenet", "folder"), help="imagenet (default), or folder: your own "
+                       "images in --data-dir, with train/ and val/ and a folder for each class in both")
     group.add_argument("--data-dir", type=flags.words, metavar="DIR", help="folder with train/ and val/, or with the "
                        "record files (default ~/.mxnet/datasets/imagenet)")
     group.add_argument("--use-rec", action="store_true", help="read record files: rec/train.rec and rec/val.rec in "
@@ -111,6 +113,7 @@ def parse(argv=None):
 
 def experiment_of(args, stored):
     """What the command line asks for; what it leaves open is a checkpoint's (stored) or the default."""
+    from engine.data import sets
     from model import complete_arguments, image_size
 
     base = stored or DEFAULT
@@ -124,9 +127,11 @@ def experiment_of(args, stored):
     arguments.update(args.net_arguments)
     if "input_size" in complete_arguments(name, {}):  # of GE and AA
         arguments["input_size"] = size
-    arguments["classes"] = args.classes or arguments.get("classes") or DEFAULT.classes
+    dataset = args.dataset or base.dataset
+    arguments["classes"] = args.classes or arguments.get("classes") or (
+        DEFAULT.classes if dataset == DEFAULT.dataset else len(sets.of(dataset, args).class_names(None)))
     return dataclasses.replace(
-        base, model=name, arguments=complete_arguments(name, arguments), input_size=size,
+        base, model=name, arguments=complete_arguments(name, arguments), dataset=dataset, input_size=size,
         recipe=dataclasses.replace(args.preset or base.recipe, **args.changes),
         seed=base.seed if args.seed is None else args.seed,
         crop_ratio=base.crop_ratio if args.crop_ratio is None else args.crop_ratio,
@@ -143,56 +148,29 @@ def rate_sentence(lr, batch):
             f"{IMAGENET_RELEASED.lr * batch / TOTAL_BATCH:g}")
 
 
+def remarks(start):
+    """What the log says of a run beside its recipe."""
+    return [rate_sentence(start.experiment.recipe.lr, start.batch_size)]
+
+
+def report(args, start, training, result, directory):
+    """Say what came out."""
+    last, best = result.last, result.best
+    log.info("%s: err-top1 %.4f, err-top5 %.4f after %s; best err-top1 %.4f (epoch %d); %s validation images, each "
+             "once; data %s", start.experiment.dataset, 1 - last.accuracy, 1 - last.top5,
+             counted(start.experiment.recipe.epochs, "epoch"), 1 - best.accuracy, best.epoch, f"{last.images:,}",
+             training.origin.in_short)
+
+
 def main():
     parser, args = parse()
     runtime.tune(args.tune)
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     import model
-    from engine import runlog
-    from engine.cli import script
-    from engine.data import imagenet
-    from engine.data.tasks import in_short
-    from model.complexity import count, table
-    from ops.nag import update_operator
+    from backend import gluon
+    from engine.cli import start
 
-    runlog.start_logging()
-    with script.started(parser, args, experiment_of, model, DTYPES[args.recipe or "released"]) as start:
-        experiment = start.experiment
-        recipe, size = experiment.recipe, experiment.input_size
-        data = imagenet.load(args.data_dir, args.use_rec, args.rec_train, args.rec_train_idx, args.rec_val,
-                             args.rec_val_idx)
-        script.require_data(start, data)
-        labels = len(data.class_names)
-        if experiment.classes < labels:
-            raise InputError(f"--classes {experiment.classes} is too few for the {labels} classes of the data")
-        batches = imagenet.TrainBatches(data.train, start.batch_size, experiment.seed, size, part=start.part,
-                                        damaged=args.damaged)
-        score_batches = imagenet.EvalBatches(
-            data.val, min(recipe.batch_size // recipe.accumulate, len(data.val)), size, experiment.crop_ratio,
-            args.num_data_workers, start.part, damaged=args.damaged)
-        forward, operators = script.prepared(start, args, model)
-        with script.folder(start, args) as directory:
-            log.info("data: %s training and %s validation images in %d classes, %dx%d pixels, %s, sha256 %s",
-                     f"{len(data.train):,}", f"{len(data.val):,}", labels, size, size, in_short(data),
-                     data.provenance["sha256"])
-            script.announce(start, args, batches.steps, count(start.net, (3, size, size)), table)
-            log.info("%s", rate_sentence(recipe.lr, batches.batch_size))
-            if recipe.label_smoothing or recipe.mixup_alpha:
-                log.info("training accuracy is counted against the hard labels%s",
-                         ", of mixed images the one with the larger share" if recipe.mixup_alpha else "")
-            if args.resume_epoch:
-                log.info("the schedule is entered at epoch %d, with fresh momentum", args.resume_epoch)
-            status, result = script.train(
-                start, args, directory, data, operators, forward=forward, update_all=update_operator(args.fused),
-                batches=batches, score_batches=score_batches, labels=labels, scored_on="validation", test_batches=None)
-            if result is not None:
-                last, best = result.last, result.best
-                log.info("imagenet: err-top1 %.4f, err-top5 %.4f after %s; best err-top1 %.4f (epoch %d); %s "
-                         "validation images, each once; data %s", 1 - last.accuracy, 1 - last.top5,
-                         counted(recipe.epochs, "epoch"), 1 - best.accuracy, best.epoch, f"{last.images:,}",
-                         in_short(data))
-                log.info("checkpoints, metrics and history.png are in %s", directory)
-            return status
+    return start.train(parser, args, experiment_of, gluon, model, DTYPES[args.recipe or "released"], report, remarks)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ import sys
 import time
 from itertools import cycle, islice
 
-from backend.gluon import inference, loop
+from backend.gluon import inference, loop, optimizer, placement
 from backend.gluon.fused import Fused, blocks_in, traced
-from engine.data import cifar
+from engine.data import cifar, cifar_files, in_memory
 from engine.recipe import Recipe
+from engine.steps import Meter
 from model import fuse, get_model
 from model.complexity import count
 from model.weights import set_params
@@ -34,7 +35,7 @@ def trainer_of(net, batch, fused="off", dtype="float32"):
     """The engine's trainer with what a benchmark trains with; fused is the flag --fused, for the update."""
     recipe = Recipe(epochs=1, batch_size=batch, lr=contender.LEARNING_RATE, momentum=contender.MOMENTUM,
                     wd=contender.WEIGHT_DECAY)
-    return loop.make_trainer(net, recipe, dtype=dtype, update_all=update_operator(fused))
+    return optimizer.make_trainer(net, recipe, dtype=dtype, update_all=update_operator(fused))
 
 
 class PlainNet(Contender):
@@ -45,7 +46,7 @@ class PlainNet(Contender):
 
     def __init__(self, folder, model, arguments, batch, size, training, onnx):
         net = get_model(model, **arguments)
-        loop.initialize(net, 0, CPU)
+        placement.initialize(net, 0, CPU)
         images, labels = noise(max(batch, CHECK_IMAGES), size, arguments.get("classes", 10))
         _unsettle(net, images[:CHECK_IMAGES])
         logits = net(mx.nd.array(images[:CHECK_IMAGES])).asnumpy()
@@ -125,7 +126,7 @@ def training_losses(net, forward, trainer, images, labels):
     """Mean losses of CHECK_STEPS steps on one batch."""
     losses = []
     for _ in range(CHECK_STEPS):
-        meter = loop.Meter()
+        meter = Meter()
         train(net, forward, trainer, [(images, labels)], meter)
         losses.append(meter.loss)
     return losses
@@ -145,7 +146,7 @@ def compiled(net, fused):
         forward, sentence = Fused(net, traced, own_statistics=False), "fused C++ operators for the units alone"
     else:
         forward, sentence = fuse(net, fused)
-    loop.set_mode(forward, "hybrid")
+    placement.set_mode(forward, "hybrid")
     return forward, sentence
 
 
@@ -166,7 +167,7 @@ class TrainStep(Contender):
             training_losses(self.net, self.forward, self.trainer, *self.batch))
 
     def work(self, count):
-        train(self.net, self.forward, self.trainer, islice(cycle([self.batch]), count), loop.Meter())
+        train(self.net, self.forward, self.trainer, islice(cycle([self.batch]), count), Meter())
 
     def describe(self):
         return {"path": self.sentence, "losses_differ_by": self.losses_differ_by}
@@ -181,9 +182,9 @@ class AuthorsLoader:
         from gluoncv.data.transforms import RandomCrop  # what the authors pad and crop with
 
         transforms = gluon.data.vision.transforms
-        steps = [transforms.ToTensor(), transforms.Normalize(cifar.MEAN, cifar.STD)]
+        steps = [transforms.ToTensor(), transforms.Normalize(in_memory.MEAN, in_memory.STD)]
         if augment:
-            steps[:0] = [RandomCrop(cifar.SIDE, pad=cifar.PAD), transforms.RandomFlipLeftRight()]
+            steps[:0] = [RandomCrop(cifar_files.SIDE, pad=in_memory.PAD), transforms.RandomFlipLeftRight()]
         # As Gluon's own CIFAR10 holds them: height, width, channels.
         images = mx.nd.array(np.ascontiguousarray(split.images.transpose(0, 2, 3, 1)), dtype="uint8")
         data = gluon.data.ArrayDataset(images, split.labels).transform_first(transforms.Compose(steps))
@@ -280,7 +281,7 @@ def load_data(data_dir):
 
 def part_of(split, images):
     """The first images of a split; all with None."""
-    return split if images is None else cifar.Split(split.images[:images], split.labels[:images])
+    return split if images is None else in_memory.Split(split.images[:images], split.labels[:images])
 
 
 class OurEpoch(Contender):
@@ -292,9 +293,9 @@ class OurEpoch(Contender):
     def __init__(self, folder, data_dir, steps, evaluated, fused="auto"):
         reference = Reference(folder)
         data, batch = load_data(data_dir), reference.about["batch"]
-        batches = cifar.TrainBatches(data.train, batch, seed=0)
+        batches = in_memory.TrainBatches(data.train, batch, seed=0)
         self.rounds = Rounds(batches)
-        self.score_batches = cifar.EvalBatches(part_of(data.test, evaluated), loop.evaluation_batch(CPU))
+        self.score_batches = in_memory.EvalBatches(part_of(data.test, evaluated), in_memory.CPU_BATCH)
         self.steps = steps or batches.steps
         self.images = self.steps * batch
         self.macs = reference.macs * (TRAINING_MACS * self.images + len(self.score_batches.split))
@@ -304,7 +305,7 @@ class OurEpoch(Contender):
 
     def work(self, count):
         for _ in range(count):
-            train(self.net, self.forward, self.trainer, self.rounds.take(self.steps), loop.Meter())
+            train(self.net, self.forward, self.trainer, self.rounds.take(self.steps), Meter())
             loop.evaluate(self.net, self.score_batches, CPU, 10, self.forward)
 
     def describe(self):
@@ -350,7 +351,7 @@ class OurPipeline(_OneCore):
 
     def __init__(self, data_dir, batch):
         super().__init__(batch)
-        batches = cifar.TrainBatches(load_data(data_dir).train, batch, seed=0)
+        batches = in_memory.TrainBatches(load_data(data_dir).train, batch, seed=0)
         self.stream = (made for epoch in range(10**9) for made in batches.epoch(epoch))
 
     def work(self, count):

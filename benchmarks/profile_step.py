@@ -46,16 +46,16 @@ class Step:
     """A net in training on noise, as train_cifar.py would run it. gpus: numbers, none for the CPU."""
 
     def __init__(self, model, arguments, batch, size, gpus=(), fused="auto", dtype="float32", mode="hybrid"):
-        from backend.gluon import loop
+        from backend.gluon import loop, placement
         from model import get_model
 
         from . import mxnet_contenders as ours
 
         self.loop = loop
-        self.contexts, self.device = loop.devices(gpus)
-        dtype, self.remark = loop.training_type(dtype, self.contexts)
+        self.contexts, self.device = placement.devices(gpus)
+        dtype, self.remark = placement.training_type(dtype, self.contexts)
         self.net = get_model(model, **arguments)
-        loop.initialize(self.net, 0, self.contexts)
+        placement.initialize(self.net, 0, self.contexts)
         if self.contexts[0].device_type != "cpu":
             fused = "off"
         self.forward, self.path = self.net, "run operator by operator"

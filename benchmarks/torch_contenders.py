@@ -8,7 +8,7 @@ import contextlib
 import torch
 from torch.nn import functional
 
-from engine.data import cifar
+from engine.data import cifar, in_memory
 
 from . import contender
 from .contender import CHECK_STEPS, Contender, Reference, Rounds
@@ -106,10 +106,10 @@ class Epoch(Contender):
     def __init__(self, folder, data_dir, steps, evaluated, compiled=False, bfloat16=False):
         reference = Reference(folder)
         data, batch = cifar.load("cifar10", data_dir), reference.about["batch"]
-        scored = cifar.Split(data.test.images[:evaluated], data.test.labels[:evaluated])
-        batches = cifar.TrainBatches(data.train, batch, seed=0)
+        scored = in_memory.Split(data.test.images[:evaluated], data.test.labels[:evaluated])
+        batches = in_memory.TrainBatches(data.train, batch, seed=0)
         self.rounds = Rounds(batches)
-        self.score_batches = cifar.EvalBatches(scored, EVAL_BATCH)
+        self.score_batches = in_memory.EvalBatches(scored, EVAL_BATCH)
         self.steps = steps or batches.steps
         self.images = self.steps * batch
         self.macs = reference.macs * (TRAINING_MACS * self.images + len(scored))

@@ -13,7 +13,7 @@ from support.json_files import COUNT, FLAG, LINES, NOTHING, NUMBER, OBJECT, POSI
 from .recipe import Recipe
 
 FORMAT = 2  # of both values
-DATASETS = ("cifar10", "cifar100", "imagenet")
+DATASETS = ("cifar10", "cifar100", "imagenet", "folder")
 LABEL_MODES = ("coarse", "fine")  # of CIFAR-100
 DTYPES = ("float32", "float16")
 CHOSEN_ON = ("test", "held-out", "validation")

@@ -44,16 +44,17 @@ def write_text(path, text):
         raise InputError(f"{path} cannot be written: {error.strerror}; free space or choose another folder") from error
 
 
-def environment(contexts):
-    """Versions, hardware and revision that a result depends on, as a JSON-able dict. contexts: the devices used."""
-    import mxnet
+def environment(computed=None):
+    """Versions, hardware and revision that a result depends on, as a JSON-able dict.
+
+    computed : what the backend adds (Program.environment): its version, `contexts` and `gpus`.
+    """
     import numpy
 
     return {
-        "python": platform.python_version(), "mxnet": mxnet.__version__, "numpy": numpy.__version__,
-        "processor": processor(), "threads": os.environ.get("OMP_NUM_THREADS"), "git_revision": git_revision(),
-        "process_settings": runtime.settings(), "contexts": str(contexts),
-        "gpus": gpu_names() if contexts[0].device_type == "gpu" else [],
+        "python": platform.python_version(), "numpy": numpy.__version__, "processor": processor(),
+        "threads": os.environ.get("OMP_NUM_THREADS"), "git_revision": git_revision(),
+        "process_settings": runtime.settings(), **(computed or {}),
     }
 
 

@@ -15,7 +15,9 @@ import_hook.install()
 _MODULES = {
     "model.activation": ("ATAC", "ELU", "GELU", "SELU", "Gated", "LeakyReLU", "NiN", "PReLU", "ReLU", "SEActivation",
                          "Sine", "Swish", "XUnit"),
+    "model.array_names": (),
     "model.cifar_resnet": ("CIFARResNetV2", "replace_sites", "replace_stages", "sites"),
+    "model.complexity": (),
     "model.imagenet_resnet": ("ResNet50", "activated_stages"),
     "model.refine": ("SE", "GETheta", "GEThetaMinus", "GEThetaPlus", "LocalSE"),
     "model.registry": ("complete_arguments", "image_size", "list_models"),

@@ -92,7 +92,7 @@ def parse(argv=None):
 
 def run(args):
     """Train an exhibit's runs and print its tables; the exit status is 1 when one of them failed."""
-    from backend.gluon import loop
+    from backend import gluon
     from engine import runlog
 
     from . import grid, ledger, report, runner
@@ -104,8 +104,8 @@ def run(args):
     if args.gpus is None:
         gpus, jobs = runner.default_devices()
     else:
-        contexts, _ = loop.devices(args.gpus)
-        gpus = args.gpus if contexts[0].device_type == "gpu" else ()
+        devices, _ = gluon.devices(args.gpus)
+        gpus = args.gpus if gluon.kind(devices) == "gpu" else ()
         jobs = max(1, len(gpus))
     options = runner.Options(
         gpus=gpus, jobs=args.jobs or jobs, data_dir=args.data_dir, mirror=args.mirror, workers=args.num_data_workers,

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import evaluate
 from engine import checkpoint, runlog
 from engine.data import cifar
-from model import get_model, load_params, weights
+from model import weights
 from support import ROOT, json_files
 from support.errors import InputError
 from support.files import expanded
@@ -135,11 +135,9 @@ def _without(name, file, replace):
 
 def _candidate(record, last, file):
     """Write a run's last weights to file, for publication; returns file."""
-    run = record.experiment
-    net = load_params(get_model(run.model, **run.net), last)
-    # Without what is for a run that goes on, or about this machine; the record has the command.
-    saved = dataclasses.replace(checkpoint.read(last), experiment=run, state=None, command="")
-    checkpoint.save(file, net, saved)  # without the optimizer's state: half the size, nobody trains on from here
+    # Without what is for a resumed run, or about this machine; the record has the command.
+    saved = dataclasses.replace(checkpoint.read(last), experiment=record.experiment, state=None, command="")
+    checkpoint.save(file, checkpoint.weights(last), saved)  # half the size: nobody trains on from here
     return file
 
 

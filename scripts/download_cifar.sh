@@ -10,4 +10,4 @@ if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
     dataset=$1
     shift
 fi
-run_module engine.data.cifar --download --dataset "$dataset" "$@"
+run_module engine.data --download --dataset "$dataset" "$@"

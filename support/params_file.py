@@ -152,7 +152,7 @@ def _read_archive(reader):
 
 
 def write(path, arrays, attachments):
-    """Write a dict of MXNet arrays and a dict of archive member to bytes, atomically: path is whole or untouched.
+    """Write a dict of NumPy arrays and a dict of archive member to bytes, atomically: path is whole or untouched.
 
     The bytes before the archive are those of mx.nd.save, which takes no path that is not UTF-8 and does not notice that
     its last bytes found no room.
@@ -177,7 +177,7 @@ def _parts(arrays):
     """MXNet's part of a file, piece by piece."""
     yield struct.pack("<QQQ", LIST_MAGIC, 0, len(arrays))
     for array in arrays.values():
-        values = np.ascontiguousarray(array.asnumpy())
+        values = np.ascontiguousarray(array)
         yield struct.pack(f"<Iii{values.ndim}q", ARRAY_MAGICS[0], 0, values.ndim, *values.shape)
         yield struct.pack("<iii", 1, 0, CODES[values.dtype.type])  # on the CPU
         yield values.data.cast("B")

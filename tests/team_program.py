@@ -9,9 +9,10 @@ import mxnet as mx
 import numpy as np
 import tiny
 
-from backend.gluon import distributed, loop
+from backend.gluon import distributed, loop, optimizer
 from engine.cli import flags
 from engine.cli.program import run_script
+from engine.steps import Meter
 
 BATCH, STEPS = 12, 5  # of all workers together
 
@@ -23,11 +24,11 @@ def batch(step):
 
 def train(team, seed, contexts=tiny.CPU):
     """A few steps on this worker's share of every batch; returns the net and the meter."""
-    net, meter = tiny.ready(tiny.net(False, units=16), seed, contexts), loop.Meter()
+    net, meter = tiny.ready(tiny.net(False, units=16), seed, contexts), Meter()
     for context in contexts:  # inference leaves weights in oneDNN's layout, which the servers do not take
         net(mx.nd.zeros((1, 3, 32, 32), context)).wait_to_read()
     team.broadcast(net)
-    trainer = loop.make_trainer(net, tiny.recipe(), team=team)
+    trainer = optimizer.make_trainer(net, tiny.recipe(), team=team)
     share = slice(team.rank * BATCH // team.size, (team.rank + 1) * BATCH // team.size)
     batches = ((.1, *(part[share] for part in batch(step))) for step in range(STEPS))
     for _ in loop.train_steps(net, trainer, batches, contexts, meter):
@@ -52,7 +53,7 @@ def task_work(team, folder):
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     net = tiny.ready(tiny.net(False))
     team.broadcast(net)
-    trainer = loop.make_trainer(net, tiny.recipe(), team=team)
+    trainer = optimizer.make_trainer(net, tiny.recipe(), team=team)
     print("at work")
 
     def batches():
@@ -60,7 +61,7 @@ def task_work(team, folder):
             time.sleep(.02)
             yield (.1, *batch(0))
 
-    for _ in loop.train_steps(net, trainer, batches(), tiny.CPU, loop.Meter()):
+    for _ in loop.train_steps(net, trainer, batches(), tiny.CPU, Meter()):
         pass
     if team.rank == 0:
         time.sleep(1)

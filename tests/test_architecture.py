@@ -11,7 +11,7 @@ from model.registry import CIFAR, IMAGENET, MODELS
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("model", "engine", "backend", "ops", "support", "reproduce")
 NOBODY = {"scripts", "tests", "benchmarks", "tools"}
-# What each part may import of the repository. The scripts at the top hand the net of model/ to engine/.
+# What each part may import of the repository. The programs at the top hand backend and model to engine/.
 ALLOWED = {
     "support": {"support"},
     "ops": {"ops", "support"},
@@ -104,6 +104,23 @@ def test_import_rule(path):
     local = {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"), package)} & OURS
     assert not local & NOBODY, f"{named(path)} imports {local & NOBODY}, which nobody does"
     assert local <= ALLOWED[part], f"{named(path)} imports {local - ALLOWED[part]}; {part} may import {ALLOWED[part]}"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if part_of(path) == "engine"], ids=named)
+def test_the_engine_knows_no_framework(path):
+    assert not {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"))} & {"mxnet", "torch"}
+
+
+def test_every_module_of_the_engine_is_imported_without_a_framework():
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in SOURCES if part_of(path) == "engine"]
+    code = (f"import importlib, sys\nfor name in {modules!r}:\n    importlib.import_module(name)\n"
+            "assert not {'mxnet', 'torch'} & set(sys.modules)")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_a_file_fits_the_eye(path):
+    assert path.read_text(encoding="utf-8").count("\n") <= 500
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if part_of(path) == "model"], ids=named)

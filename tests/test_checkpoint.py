@@ -11,8 +11,10 @@ import pytest
 import tiny
 
 import model
-from backend.gluon import loop
+from backend.gluon import loop, optimizer, state
+from backend.gluon.distributed import Team
 from engine import checkpoint
+from engine.steps import Diverged, Meter
 from support import params_file
 from support.errors import InputError
 
@@ -20,7 +22,7 @@ from support.errors import InputError
 def trained(contexts=tiny.CPU, steps=3, net=None, **recipe):
     """A net with a trainer after some steps on noise."""
     net = tiny.ready(net or tiny.net(), contexts=contexts)
-    trainer = loop.make_trainer(net, tiny.recipe(**recipe))
+    trainer = optimizer.make_trainer(net, tiny.recipe(**recipe))
     go_on(net, trainer, contexts, range(steps))
     return net, trainer
 
@@ -31,7 +33,7 @@ def go_on(net, trainer, contexts, seeds):
             generator = np.random.RandomState(seed)
             yield .1, generator.normal(0, 1, (8, 3, 32, 32)).astype("float32"), generator.randint(0, 10, 8)
 
-    for _ in loop.train_steps(net, trainer, batches(), contexts, loop.Meter()):
+    for _ in loop.train_steps(net, trainer, batches(), contexts, Meter()):
         pass
 
 
@@ -41,9 +43,9 @@ def everything(net, trainer, devices=1):
     for device in range(devices):
         for name, value in tiny.numbers_of(net, device).items():
             found[device, name] = value.tobytes()
-        for name, states in checkpoint._states(net, trainer, device).items():
-            for index, state in enumerate(states):
-                found[device, name, index] = state.asnumpy().tobytes()
+        for name, states in state._states(net, trainer, device).items():
+            for index, array in enumerate(states):
+                found[device, name, index] = array.asnumpy().tobytes()
     return found
 
 
@@ -53,8 +55,7 @@ def rewritten(path, change):
     attachments = dict(attachments)
     change(attachments)
     attachments.pop(params_file.DIGEST)
-    params_file.write(path, {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()},
-                      attachments)
+    params_file.write(path, arrays, attachments)
 
 
 def assert_refused(path, sentence, contexts=tiny.CPU, net=None, **recipe):
@@ -62,7 +63,7 @@ def assert_refused(path, sentence, contexts=tiny.CPU, net=None, **recipe):
     net, trainer = trained(contexts, 2, net, **recipe)
     before = everything(net, trainer, len(contexts))
     with pytest.raises(InputError, match=sentence) as caught:
-        checkpoint.restore(path, net, trainer)
+        tiny.restore(path, net, trainer)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert everything(net, trainer, len(contexts)) == before
 
@@ -70,7 +71,7 @@ def assert_refused(path, sentence, contexts=tiny.CPU, net=None, **recipe):
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "last.params"
-    checkpoint.save(path, *_first(trained(), tiny.saved(seed=7, class_names=["ünï"])))
+    tiny.save(path, *_first(trained(), tiny.saved(seed=7, class_names=["ünï"])))
     return path
 
 
@@ -84,13 +85,13 @@ def _first(pair, settings):
 @pytest.mark.parametrize("momentum", [.9, 0.])
 def test_a_restored_run_goes_on_to_the_bit(tmp_path, contexts, momentum):
     net, trainer = trained(contexts, momentum=momentum)
-    checkpoint.save(tmp_path / "x.params", net, tiny.saved(seed=7), trainer)
+    tiny.save(tmp_path / "x.params", net, tiny.saved(seed=7), trainer)
     kept = everything(net, trainer, len(contexts))
     go_on(net, trainer, contexts, range(10, 13))
 
     other = tiny.ready(tiny.net(), 5, contexts)
-    again = loop.make_trainer(other, tiny.recipe(momentum=momentum))
-    assert checkpoint.restore(tmp_path / "x.params", other, again) == tiny.saved(seed=7)
+    again = optimizer.make_trainer(other, tiny.recipe(momentum=momentum))
+    assert tiny.restore(tmp_path / "x.params", other, again) == tiny.saved(seed=7)
     assert everything(other, again, len(contexts)) == kept
     go_on(other, again, contexts, range(10, 13))
     assert everything(other, again, len(contexts)) == everything(net, trainer, len(contexts))
@@ -98,25 +99,25 @@ def test_a_restored_run_goes_on_to_the_bit(tmp_path, contexts, momentum):
 
 def test_a_net_that_has_been_trained_already_is_brought_back_too(tmp_path):
     net, trainer = trained(tiny.TWO)
-    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
+    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     kept = everything(net, trainer, 2)
     go_on(net, trainer, tiny.TWO, range(20, 22))
-    checkpoint.restore(tmp_path / "x.params", net, trainer)
+    tiny.restore(tmp_path / "x.params", net, trainer)
     assert everything(net, trainer, 2) == kept
 
 
 def test_a_run_that_has_made_no_step_can_be_saved(tmp_path):
     net = tiny.ready(tiny.net())
-    trainer = loop.make_trainer(net, tiny.recipe())
-    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
+    trainer = optimizer.make_trainer(net, tiny.recipe())
+    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     again = trained(steps=2)
-    checkpoint.restore(tmp_path / "x.params", *again)
+    tiny.restore(tmp_path / "x.params", *again)
     assert everything(*again) == everything(net, trainer)
 
 
 def test_devices_keep_their_own_statistics_and_the_file_holds_their_mean(tmp_path):
     net, trainer = trained(tiny.TWO)
-    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
+    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     arrays, attachments = params_file.read(tmp_path / "x.params")
     first, second = tiny.numbers_of(net, 0), tiny.numbers_of(net, 1)
     assert (first["1.running_mean"] != second["1.running_mean"]).all()
@@ -128,13 +129,13 @@ def test_devices_keep_their_own_statistics_and_the_file_holds_their_mean(tmp_pat
 def test_saving_changes_nothing(tmp_path):
     net, trainer = trained(tiny.TWO)
     before = everything(net, trainer, 2)
-    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
+    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     assert everything(net, trainer, 2) == before
 
 
 def test_equal_runs_make_equal_files(tmp_path):
     for name in ("a", "b"):
-        checkpoint.save(tmp_path / name, *_first(trained(), tiny.saved()))
+        tiny.save(tmp_path / name, *_first(trained(), tiny.saved()))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -144,10 +145,10 @@ def test_settings_come_back_as_they_were_written(saved):
 
 def test_load_weights_gives_all_devices_the_files_weights(tmp_path):
     net, trainer = trained(tiny.TWO)
-    loop.average_running_statistics(net)
-    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
+    state.average_running_statistics(net)
+    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     other = tiny.ready(tiny.net(), 5, tiny.TWO)
-    checkpoint.load_weights(tmp_path / "x.params", other)
+    tiny.load_weights(tmp_path / "x.params", other)
     for device in (0, 1):
         for name, value in tiny.numbers_of(net, device).items():
             assert (tiny.numbers_of(other, device)[name] == value).all(), name
@@ -162,8 +163,8 @@ STATE = {"epoch": 1, "step": 2, "meter": {"images": 8, "loss_sum": 1.5, "correct
 def test_a_state_is_known_by_its_form():
     best = {"epoch": 0, "accuracy": .5, "loss": 1., "top5": 1}
     scale = {"value": .5, "sound": 3, "left_out": 1}
-    for state in (None, STATE, {**STATE, "best": best, "loss_scale": scale}):
-        saved = dataclasses.replace(tiny.saved(), state=state)
+    for stood in (None, STATE, {**STATE, "best": best, "loss_scale": scale}):
+        saved = dataclasses.replace(tiny.saved(), state=stood)
         assert checkpoint.Saved.from_json(json.loads(json.dumps(saved.as_json()))) == saved
 
 
@@ -186,7 +187,7 @@ def test_settings_that_are_nested_without_end_are_refused():
 
 # Of several workers. `Worker` is one of two, which holds the other's running statistics ready.
 
-class Worker(loop.Team):
+class Worker(Team):
     size = 2
 
     def __init__(self, rank, other):
@@ -209,19 +210,19 @@ def test_one_file_of_two_workers_holds_the_statistics_of_both_and_each_gets_back
     others = np.zeros((2, 2, 1, 8))
     others[0, 1, 0], others[1, 0, 0] = own[1], own[0]
     teams = [Worker(rank, others[rank]) for rank in (0, 1)]
-    checkpoint.save(tmp_path / "x.params", *pairs[1][:1], tiny.saved(), pairs[1][1], teams[1])
+    tiny.save(tmp_path / "x.params", *pairs[1][:1], tiny.saved(), pairs[1][1], teams[1])
     assert not (tmp_path / "x.params").exists()  # the first one writes
-    checkpoint.save(tmp_path / "x.params", *pairs[0][:1], tiny.saved(), pairs[0][1], teams[0])
+    tiny.save(tmp_path / "x.params", *pairs[0][:1], tiny.saved(), pairs[0][1], teams[0])
     arrays, attachments = params_file.read(tmp_path / "x.params")
     np.testing.assert_allclose(np.concatenate([arrays[name] for name in names]), (own[0] + own[1]) / 2, rtol=1e-6)
     assert {name for name in attachments if name.startswith("running")} == {
         f"running/{worker}/{name}.npy" for worker in (0, 1) for name in names}
     for rank in (0, 1):
         net, trainer = trained(steps=1)
-        checkpoint.restore(tmp_path / "x.params", net, trainer, teams[rank])
+        tiny.restore(tmp_path / "x.params", net, trainer, teams[rank])
         assert (np.concatenate([tiny.numbers_of(net)[name] for name in names]) == own[rank]).all()
     with pytest.raises(InputError, match="was written by a run on 2 device.s., this one has 1; resume with as many"):
-        checkpoint.restore(tmp_path / "x.params", *trained(steps=1))
+        tiny.restore(tmp_path / "x.params", *trained(steps=1))
 
 
 # Who else can read them.
@@ -236,7 +237,7 @@ def test_gluon_loads_the_file_as_it_stands(saved):
 
 def test_model_load_params_reads_it(tmp_path):
     net, trainer = trained(net=model.get_model("atac_resnet20_v2", blocks=1), steps=1)
-    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
+    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     other = model.load_params(model.get_model("atac_resnet20_v2", blocks=1), tmp_path / "x.params")
     assert all((tiny.numbers_of(other)[name] == value).all() for name, value in tiny.numbers_of(net).items())
 
@@ -256,7 +257,7 @@ def test_the_archive_is_a_plain_zip_without_a_pickle(saved):
 
 def mixed(dtype, contexts=tiny.CPU, steps=3, seed=0, momentum=.9):
     net = tiny.ready(tiny.net(), seed, contexts)
-    trainer = loop.make_trainer(net, tiny.recipe(momentum=momentum), dtype=dtype)
+    trainer = optimizer.make_trainer(net, tiny.recipe(momentum=momentum), dtype=dtype)
     step_in(net, trainer, range(steps))
     return net, trainer
 
@@ -284,16 +285,16 @@ def fresh(monkeypatch):
 def test_a_float16_run_goes_on_to_the_bit(tmp_path, fresh, contexts, momentum):
     def bits(net, trainer):
         masters = [value.asnumpy().tobytes() for device in range(len(contexts))
-                   for value in checkpoint._masters(net, trainer, device).values()]
+                   for value in state._masters(net, trainer, device).values()]
         return everything(net, trainer, len(contexts)), masters
 
     net, trainer = mixed("float16", contexts, momentum=momentum)
-    checkpoint.save(tmp_path / "x.params", net, tiny.saved(), trainer)
+    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
     kept = bits(net, trainer)
     step_in(net, trainer, range(10, 12))
     assert bits(net, trainer) != kept
     again = mixed("float16", contexts, 1, 5, momentum)
-    checkpoint.restore(tmp_path / "x.params", *again)
+    tiny.restore(tmp_path / "x.params", *again)
     assert bits(*again) == kept
     step_in(*again, range(10, 12))
     assert bits(*again) == bits(net, trainer)
@@ -302,10 +303,10 @@ def test_a_float16_run_goes_on_to_the_bit(tmp_path, fresh, contexts, momentum):
 def test_a_float16_runs_file_is_float32_with_its_master_weights_and_goes_both_ways(tmp_path, fresh):
     half, whole = mixed("float16"), mixed("float32")
     for name, pair in (("half", half), ("whole", whole)):
-        checkpoint.save(tmp_path / name, pair[0], tiny.saved(), pair[1])
+        tiny.save(tmp_path / name, pair[0], tiny.saved(), pair[1])
     files = {name: params_file.read(tmp_path / name) for name in ("half", "whole")}
     assert set(files["half"][1]) == set(files["whole"][1])  # the same members
-    masters = {name: value.asnumpy() for name, value in checkpoint._masters(*half).items()}
+    masters = {name: value.asnumpy() for name, value in state._masters(*half).items()}
     assert set(masters) == {"0.weight", "0.bias", "5.weight", "5.bias"}
     for name, array in files["half"][0].items():
         assert array.dtype == np.float32
@@ -315,20 +316,20 @@ def test_a_float16_runs_file_is_float32_with_its_master_weights_and_goes_both_wa
     assert (masters["0.weight"] != masters["0.weight"].astype("float16")).any()
 
     other = mixed("float32", steps=0, seed=3)
-    checkpoint.restore(tmp_path / "half", *other)
+    tiny.restore(tmp_path / "half", *other)
     assert (tiny.numbers_of(other[0])["0.weight"] == masters["0.weight"]).all()
     other = mixed("float16", steps=0, seed=3)
-    checkpoint.restore(tmp_path / "whole", *other)
+    tiny.restore(tmp_path / "whole", *other)
     whole_weight = tiny.numbers_of(whole[0])["0.weight"]
-    assert (checkpoint._masters(*other)["0.weight"].asnumpy() == whole_weight).all()
+    assert (state._masters(*other)["0.weight"].asnumpy() == whole_weight).all()
     assert (tiny.numbers_of(other[0])["0.weight"] == whole_weight.astype("float16")).all()
-    checkpoint.load_weights(tmp_path / "half", other[0])
+    tiny.load_weights(tmp_path / "half", other[0])
     assert (tiny.numbers_of(other[0])["0.weight"] == masters["0.weight"].astype("float16")).all()
 
 
 def test_float16_weights_without_a_trainer_are_saved_as_float32(tmp_path):
     net = mixed("float16", steps=0)[0]
-    checkpoint.save(tmp_path / "x.params", net, tiny.saved())
+    tiny.save(tmp_path / "x.params", net, tiny.saved())
     arrays = params_file.read(tmp_path / "x.params")[0]
     assert {array.dtype for array in arrays.values()} == {np.dtype("float32")}
     assert (arrays["0.weight"] == tiny.numbers_of(net)["0.weight"]).all()
@@ -344,7 +345,7 @@ def test_every_truncation_is_refused(saved, tmp_path):
     for end in [0, 1, *range(0, len(content), 97), len(content) - 1]:
         damaged.write_bytes(content[:end])
         try:
-            checkpoint.restore(damaged, net, trainer)
+            tiny.restore(damaged, net, trainer)
             pytest.fail(f"cut to {end} of {len(content)} bytes, it was taken")
         except InputError as error:
             assert str(damaged) in str(error)
@@ -359,7 +360,7 @@ def test_a_flipped_bit_anywhere_is_refused(saved, tmp_path):
     for place in range(5, len(content), 61):
         damaged.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1:])
         try:
-            checkpoint.restore(damaged, net, trainer)
+            tiny.restore(damaged, net, trainer)
         except InputError as error:
             assert str(damaged) in str(error)
         else:  # a bit that says nothing: a ZIP header's attributes
@@ -377,12 +378,12 @@ def test_another_net_is_refused(saved):
 
 def test_another_number_of_devices_is_refused(saved, tmp_path):
     assert_refused(saved, r"was written by a run on 1 device\(s\), this one has 2; resume with as many$", tiny.TWO)
-    checkpoint.save(tmp_path / "two.params", *_first(trained(tiny.TWO), tiny.saved()))
+    tiny.save(tmp_path / "two.params", *_first(trained(tiny.TWO), tiny.saved()))
     assert_refused(tmp_path / "two.params", r"was written by a run on 2 device\(s\), this one has 1")
 
 
 def test_another_optimizer_is_refused(tmp_path):
-    checkpoint.save(tmp_path / "x.params", *_first(trained(momentum=0.), tiny.saved()))
+    tiny.save(tmp_path / "x.params", *_first(trained(momentum=0.), tiny.saved()))
     assert_refused(tmp_path / "x.params", r"holds no optimizer/0.weight.0.npy: it is not a checkpoint to go on from")
 
 
@@ -397,7 +398,7 @@ def test_weights_without_settings_are_refused_where_settings_are_needed(tmp_path
 
 def test_a_file_saved_without_an_optimizer_has_settings_but_is_not_gone_on_from(tmp_path):
     net, _ = trained()
-    checkpoint.save(tmp_path / "x.params", net, tiny.saved(seed=1))
+    tiny.save(tmp_path / "x.params", net, tiny.saved(seed=1))
     assert checkpoint.read(tmp_path / "x.params").experiment.seed == 1
     assert_refused(tmp_path / "x.params", "holds no optimizer/")
 
@@ -441,7 +442,7 @@ def huge():
 def test_a_crafted_member_is_refused_and_runs_nothing(tmp_path, member, devices):
     contexts = tiny.TWO[:devices]
     path = tmp_path / "x.params"
-    checkpoint.save(path, *_first(trained(contexts), tiny.saved()))
+    tiny.save(path, *_first(trained(contexts), tiny.saved()))
     name = "optimizer/1.gamma.0.npy" if devices == 1 else "running/1/1.running_var.npy"
     rewritten(path, lambda attachments: attachments.update({name: member}))
     assert_refused(path, "use another checkpoint", contexts)
@@ -452,7 +453,7 @@ def test_weights_and_variances_that_cannot_be_are_refused(saved, tmp_path):
     attachments = {name: member for name, member in attachments.items() if name != params_file.DIGEST}
     for name, value in (("0.weight", np.nan), ("1.gamma", np.inf), ("1.running_mean", -np.inf), ("1.running_var", -1)):
         wrong = {**arrays, name: np.full_like(arrays[name], value)}
-        params_file.write(tmp_path / "x.params", {key: mx.nd.array(array) for key, array in wrong.items()}, attachments)
+        params_file.write(tmp_path / "x.params", wrong, attachments)
         assert_refused(tmp_path / "x.params", f"holds impossible numbers in {name} ")
 
 
@@ -466,8 +467,8 @@ def test_weights_that_are_no_numbers_are_not_written(saved):
         kept = parameter.data().asnumpy()
         for value in (np.nan, np.inf):
             parameter.set_data(mx.nd.array(np.where(np.arange(kept.size).reshape(kept.shape) == 1, value, kept)))
-            with pytest.raises(loop.Diverged, match=f"^{name} is no longer finite$"):
-                checkpoint.save(saved, net, tiny.saved(), trainer)
+            with pytest.raises(Diverged, match=f"^{name} is no longer finite$"):
+                tiny.save(saved, net, tiny.saved(), trainer)
         parameter.set_data(mx.nd.array(kept))
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]
@@ -482,6 +483,6 @@ def test_a_write_that_breaks_off_leaves_the_old_file(saved, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     net, trainer = trained()
     with pytest.raises(InputError, match="cannot be written: .*No space left on device"):
-        checkpoint.save(saved, net, tiny.saved(), trainer)
+        tiny.save(saved, net, tiny.saved(), trainer)
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]

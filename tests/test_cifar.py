@@ -18,7 +18,9 @@ import http_files
 import numpy as np
 import pytest
 
-from engine.data import cifar
+from engine.data import __main__ as command_line
+from engine.data import cifar, in_memory
+from engine.data import cifar_files as official
 from support.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -35,7 +37,7 @@ def refusal(call, *args, **kwargs):
 
 def random_split(count, seed=0, classes=10):
     labels = np.random.RandomState(seed).randint(0, classes, count).astype(np.int32)
-    return cifar.Split(cifar_files.random_images(count, seed), labels)
+    return in_memory.Split(cifar_files.random_images(count, seed), labels)
 
 
 # --- Loading: where and in which form ---
@@ -240,8 +242,9 @@ def test_wrong_label_modes(tmp_path):
 
 
 def test_class_names():
-    assert len(set(cifar.CIFAR100_CLASSES)) == 100 and list(cifar.CIFAR100_CLASSES) == sorted(cifar.CIFAR100_CLASSES)
-    assert len(set(cifar.CIFAR100_SUPERCLASSES)) == 20
+    assert list(official.CIFAR100_CLASSES) == sorted(set(official.CIFAR100_CLASSES))
+    assert len(official.CIFAR100_CLASSES) == 100
+    assert len(set(official.CIFAR100_SUPERCLASSES)) == 20
 
 
 @pytest.mark.skipif(not (SHARED / "cifar100-sample").is_dir(), reason="the shared CIFAR-100 sample is not here")
@@ -265,7 +268,7 @@ def test_real_cifar100_names():
 
 def make_official(monkeypatch, folder):
     """Let the files in `folder` count as the official CIFAR-10."""
-    dataset = cifar.DATASETS["cifar10"]
+    dataset = official.SETS["cifar10"]
     form = dataset.forms["binary"]
     files = []
     for file in form.files:
@@ -273,7 +276,7 @@ def make_official(monkeypatch, folder):
         digest = hashlib.sha1(path.read_bytes()).hexdigest() if path.exists() else file.digest
         files.append(dataclasses.replace(file, digest=digest))
     forms = {**dataset.forms, "binary": dataclasses.replace(form, files=tuple(files))}
-    monkeypatch.setitem(cifar.DATASETS, "cifar10", dataclasses.replace(dataset, forms=forms))
+    monkeypatch.setitem(official.SETS, "cifar10", dataclasses.replace(dataset, forms=forms))
 
 
 def test_official_files(tmp_path, monkeypatch, caplog):
@@ -289,17 +292,17 @@ def test_official_files(tmp_path, monkeypatch, caplog):
     assert data.variant == "absent: data_batch_4.bin" and data.provenance["official"] is False
 
 
-@pytest.mark.parametrize("official", [True, False])
-def test_the_official_archive_is_official_whatever_its_files_digests(tmp_path, monkeypatch, official):
+@pytest.mark.parametrize("same", [True, False])
+def test_the_official_archive_is_official_whatever_its_files_digests(tmp_path, monkeypatch, same):
     cifar_files.cifar10_folder(tmp_path / "files", train=(4, 5, 6, 7, 8), test=3)
     members = {path.name: path.read_bytes() for path in (tmp_path / "files").iterdir()}
     archive = cifar_files.archive(tmp_path / "cifar-10-binary.tar.gz", members)
-    dataset = cifar.DATASETS["cifar10"]
-    md5 = hashlib.md5(archive.read_bytes()).hexdigest() if official else "0" * 32
+    dataset = official.SETS["cifar10"]
+    md5 = hashlib.md5(archive.read_bytes()).hexdigest() if same else "0" * 32
     forms = {**dataset.forms, "binary": dataclasses.replace(dataset.forms["binary"], archive_md5=md5)}
-    monkeypatch.setitem(cifar.DATASETS, "cifar10", dataclasses.replace(dataset, forms=forms))
+    monkeypatch.setitem(official.SETS, "cifar10", dataclasses.replace(dataset, forms=forms))
     data = cifar.load("cifar10", tmp_path)
-    assert data.provenance["official"] is official and (data.variant == "official") is official
+    assert data.provenance["official"] is same and (data.variant == "official") is same
 
 
 def test_variant_names_what_is_not_official(tmp_path, monkeypatch, caplog):
@@ -531,10 +534,10 @@ def test_archive_bombs(tmp_path):
 def official_archive(monkeypatch, folder):
     """A small archive that counts as the official binary one."""
     path, _ = small_archive(folder)
-    dataset = cifar.DATASETS["cifar10"]
+    dataset = official.SETS["cifar10"]
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     forms = {**dataset.forms, "binary": dataclasses.replace(dataset.forms["binary"], archive_md5=md5)}
-    monkeypatch.setitem(cifar.DATASETS, "cifar10", dataclasses.replace(dataset, forms=forms))
+    monkeypatch.setitem(official.SETS, "cifar10", dataclasses.replace(dataset, forms=forms))
     return path
 
 
@@ -564,7 +567,7 @@ def test_download_of_an_unknown_form(tmp_path):
 
 def test_hold_out_is_a_seeded_stratified_partition():
     split = random_split(1000)
-    train, held = cifar.hold_out(split, 103, seed=7)
+    train, held = in_memory.hold_out(split, 103, seed=7)
     assert (len(train), len(held)) == (897, 103)
     position = {image.tobytes(): index for index, image in enumerate(split.images)}
     where = [[position[image.tobytes()] for image in part.images] for part in (train, held)]
@@ -575,19 +578,19 @@ def test_hold_out_is_a_seeded_stratified_partition():
         assert not part.images.flags.writeable
     shares = np.bincount(split.labels) * 103 / 1000
     assert (np.abs(np.bincount(held.labels) - shares) < 1).all()
-    again, other = cifar.hold_out(split, 103, seed=7)[1], cifar.hold_out(split, 103, seed=8)[1]
+    again, other = in_memory.hold_out(split, 103, seed=7)[1], in_memory.hold_out(split, 103, seed=8)[1]
     np.testing.assert_array_equal(held.images, again.images)
     assert not np.array_equal(held.images, other.images)
 
 
 def test_hold_out_of_equal_classes_is_equal():
-    split = cifar.Split(cifar_files.random_images(200), np.arange(200, dtype=np.int32) % 10)
-    assert np.bincount(cifar.hold_out(split, 50, 0)[1].labels).tolist() == [5] * 10
+    split = in_memory.Split(cifar_files.random_images(200), np.arange(200, dtype=np.int32) % 10)
+    assert np.bincount(in_memory.hold_out(split, 50, 0)[1].labels).tolist() == [5] * 10
 
 
 @pytest.mark.parametrize("count", [-1, 0, 20, 21])
 def test_hold_out_needs_both_sides(count):
-    assert "from 1 to 19" in refusal(cifar.hold_out, random_split(20), count, 0)
+    assert "from 1 to 19" in refusal(in_memory.hold_out, random_split(20), count, 0)
 
 
 # --- Batches for training ---
@@ -595,8 +598,8 @@ def test_hold_out_needs_both_sides(count):
 
 def test_normalise():
     images = cifar_files.random_images(4)
-    mean, std = np.array(cifar.MEAN).reshape(3, 1, 1), np.array(cifar.STD).reshape(3, 1, 1)
-    out = cifar.normalise(images)
+    mean, std = np.array(in_memory.MEAN).reshape(3, 1, 1), np.array(in_memory.STD).reshape(3, 1, 1)
+    out = in_memory.normalise(images)
     assert out.dtype == np.float32
     np.testing.assert_allclose(out, (images / 255 - mean) / std, rtol=0, atol=1e-6)
 
@@ -610,7 +613,7 @@ def slow_augment(image, y, x, mirrored):
         for row in range(32):
             for column in range(32):
                 pixel = padded[channel, y + row, x + (31 - column if mirrored else column)]
-                out[channel, row, column] = (pixel / 255 - cifar.MEAN[channel]) / cifar.STD[channel]
+                out[channel, row, column] = (pixel / 255 - in_memory.MEAN[channel]) / in_memory.STD[channel]
     return out
 
 
@@ -622,7 +625,7 @@ def find_augmentation(image, out):
             for x in range(9):
                 crop = padded[:, y : y + 32, x : x + 32]
                 crop = crop[:, :, ::-1] if mirrored else crop
-                if np.abs(cifar.normalise(crop) - out).max() < 1e-4:
+                if np.abs(in_memory.normalise(crop) - out).max() < 1e-4:
                     return y, x, mirrored
     raise AssertionError("no crop of the image")
 
@@ -630,7 +633,7 @@ def find_augmentation(image, out):
 def test_augmentation_against_a_slow_statement():
     split = random_split(60)
     seen = set()
-    for images, labels in cifar.TrainBatches(split, 20, seed=3).epoch(0):
+    for images, labels in in_memory.TrainBatches(split, 20, seed=3).epoch(0):
         assert images.dtype == np.float32 and images.shape == (20, 3, 32, 32)
         for out, label in zip(images, labels):
             # The image itself is found by trying: its label narrows the search.
@@ -653,7 +656,7 @@ def test_augmentation_against_a_slow_statement():
 def test_offsets_and_mirroring_are_uniform():
     """All 81 crops and both orientations of one asymmetric image occur with their frequency."""
     image = cifar_files.random_images(1)
-    split = cifar.Split(np.repeat(image, 512, axis=0), np.zeros(512, np.int32))
+    split = in_memory.Split(np.repeat(image, 512, axis=0), np.zeros(512, np.int32))
     counts = {}
     # Four pixels in a corner that every crop contains identify the crop.
     crops = {
@@ -662,14 +665,14 @@ def test_offsets_and_mirroring_are_uniform():
         for x in range(9)
         for mirrored in (False, True)
         for out in [
-            cifar.normalise(
+            in_memory.normalise(
                 np.pad(image[0], ((0, 0), (4, 4), (4, 4)))[:, y : y + 32, x : x + 32][:, :, :: -1 if mirrored else 1]
             )
         ]
     }
     assert len(crops) == 162
     epochs = 20
-    batches = cifar.TrainBatches(split, 512, seed=0)
+    batches = in_memory.TrainBatches(split, 512, seed=0)
     for epoch in range(epochs):
         for out in next(batches.epoch(epoch))[0]:
             key = crops[out[:, 10:12, 10:12].tobytes()]
@@ -681,11 +684,11 @@ def test_offsets_and_mirroring_are_uniform():
 
 def test_without_augmentation():
     split = random_split(64)
-    for images, labels in cifar.TrainBatches(split, 64, seed=1, augment=False).epoch(5):
+    for images, labels in in_memory.TrainBatches(split, 64, seed=1, augment=False).epoch(5):
         order = [
             int(np.flatnonzero((split.images == image).all((1, 2, 3)))[0])
             for image in np.rint(
-                (images * np.array(cifar.STD).reshape(3, 1, 1) + np.array(cifar.MEAN).reshape(3, 1, 1)) * 255
+                (images * np.array(in_memory.STD).reshape(3, 1, 1) + np.array(in_memory.MEAN).reshape(3, 1, 1)) * 255
             )
         ]
         assert sorted(order) == list(range(64)) and order != list(range(64))
@@ -701,23 +704,23 @@ def same(one, other):
 
 def test_batches_depend_on_seed_epoch_and_step_alone():
     split = random_split(200)
-    batches = cifar.TrainBatches(split, 32, seed=5)
+    batches = in_memory.TrainBatches(split, 32, seed=5)
     assert batches.steps == 6
     whole = list(batches.epoch(2))
     assert len(whole) == 6
-    fresh = cifar.TrainBatches(split, 32, seed=5)
+    fresh = in_memory.TrainBatches(split, 32, seed=5)
     list(fresh.epoch(0))
     assert same(fresh.epoch(2), whole)
     for start in (0, 1, 4, 6):
-        assert same(cifar.TrainBatches(split, 32, seed=5).epoch(2, start), whole[start:])
+        assert same(in_memory.TrainBatches(split, 32, seed=5).epoch(2, start), whole[start:])
     assert not same(batches.epoch(3), whole)
-    assert not same(cifar.TrainBatches(split, 32, seed=6).epoch(2), whole)
+    assert not same(in_memory.TrainBatches(split, 32, seed=6).epoch(2), whole)
 
 
 def test_order_differs_between_epochs_and_crops_between_steps():
     labels = np.arange(96, dtype=np.int32)
-    one_image = cifar.Split(np.repeat(cifar_files.random_images(1), 96, axis=0), labels)
-    batches = cifar.TrainBatches(one_image, 32, seed=0)
+    one_image = in_memory.Split(np.repeat(cifar_files.random_images(1), 96, axis=0), labels)
+    batches = in_memory.TrainBatches(one_image, 32, seed=0)
     epochs = [list(batches.epoch(index)) for index in (0, 1)]
     assert not np.array_equal(*(np.concatenate([labels for _, labels in epoch]) for epoch in epochs))
     assert len({images.tobytes() for epoch in epochs for images, _ in epoch}) == 6
@@ -725,33 +728,34 @@ def test_order_differs_between_epochs_and_crops_between_steps():
 
 @pytest.mark.parametrize("workers", [1, 2, 64])
 def test_workers_give_the_same_bits(workers):
-    batches = cifar.TrainBatches(random_split(200), 16, seed=5)
+    batches = in_memory.TrainBatches(random_split(200), 16, seed=5)
     assert same(batches.epoch(1, workers=workers), batches.epoch(1))
     assert same(batches.epoch(1, 7, workers=workers), batches.epoch(1, 7))
 
 
 def test_batches_are_fresh_arrays():
     split = random_split(64)
-    first, second = cifar.TrainBatches(split, 32, seed=0).epoch(0)
+    first, second = in_memory.TrainBatches(split, 32, seed=0).epoch(0)
     assert not np.shares_memory(first[0], second[0])
     assert all(array.flags.writeable for array in (*first, *second))
 
 
 def test_last_batch():
     split = random_split(70)
-    assert [len(labels) for _, labels in cifar.TrainBatches(split, 32, 0).epoch(0)] == [32, 32]
-    assert [len(labels) for _, labels in cifar.TrainBatches(split, 32, 0, last_batch="keep").epoch(0)] == [32, 32, 6]
-    labels = np.concatenate([labels for _, labels in cifar.TrainBatches(split, 32, 0, last_batch="keep").epoch(0)])
+    assert [len(labels) for _, labels in in_memory.TrainBatches(split, 32, 0).epoch(0)] == [32, 32]
+    kept = in_memory.TrainBatches(split, 32, 0, last_batch="keep")
+    assert [len(labels) for _, labels in kept.epoch(0)] == [32, 32, 6]
+    labels = np.concatenate([labels for _, labels in kept.epoch(0)])
     assert sorted(labels) == sorted(split.labels)
 
 
 def test_wrong_batches():
     split = random_split(20)
-    assert "from 1 to 20" in refusal(cifar.TrainBatches, split, 21, 0)
-    assert "from 1 to 20" in refusal(cifar.TrainBatches, split, 0, 0)
-    assert "negative" in refusal(cifar.TrainBatches, split, 4, -1)
-    assert "discard or keep" in refusal(cifar.TrainBatches, split, 4, 0, last_batch="rollover")
-    assert "5 steps" in refusal(cifar.TrainBatches(split, 4, 0).epoch, 0, 6)
+    assert "from 1 to 20" in refusal(in_memory.TrainBatches, split, 21, 0)
+    assert "from 1 to 20" in refusal(in_memory.TrainBatches, split, 0, 0)
+    assert "negative" in refusal(in_memory.TrainBatches, split, 4, -1)
+    assert "discard or keep" in refusal(in_memory.TrainBatches, split, 4, 0, last_batch="rollover")
+    assert "5 steps" in refusal(in_memory.TrainBatches(split, 4, 0).epoch, 0, 6)
 
 
 # --- Batches for evaluation ---
@@ -760,14 +764,14 @@ def test_wrong_batches():
 @pytest.mark.parametrize("count, size", [(64, 32), (70, 32), (7, 32), (70, 1)])
 def test_evaluation_shows_every_image_once(count, size):
     split = random_split(count)
-    batches = cifar.EvalBatches(split, size)
+    batches = in_memory.EvalBatches(split, size)
     shown, labels = [], []
     for images, batch_labels, real in batches:
         assert images.shape == (size, 3, 32, 32) and batch_labels.shape == (size,)
         shown.append(images[:real])
         labels.append(batch_labels[:real])
     assert len(shown) == len(batches)
-    np.testing.assert_array_equal(np.concatenate(shown), cifar.normalise(split.images))
+    np.testing.assert_array_equal(np.concatenate(shown), in_memory.normalise(split.images))
     np.testing.assert_array_equal(np.concatenate(labels), split.labels)
     assert len(list(batches)) == len(batches)  # a second pass starts again
 
@@ -776,7 +780,7 @@ def test_evaluation_shows_every_image_once(count, size):
 
 
 def test_an_epoch_stopped_early_leaves_no_thread():
-    epoch = cifar.TrainBatches(random_split(64), 4, 0).epoch(0, workers=2)
+    epoch = in_memory.TrainBatches(random_split(64), 4, 0).epoch(0, workers=2)
     next(epoch)
     assert [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
     epoch.close()
@@ -788,8 +792,7 @@ def test_an_epoch_stopped_early_leaves_no_thread():
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "engine.data.cifar", *map(str, arguments)], cwd=REPOSITORY, text=True,
-        capture_output=True,
+        [sys.executable, "-m", "engine.data", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True
     )
 
 
@@ -801,23 +804,23 @@ def test_command_shows_the_data(tmp_path):
     assert "200 training and 20 test images, 10 classes" in done.stdout
     assert " images/s (batch 128, 0 workers)" in done.stdout
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("  ")]
-    assert [row[0] for row in rows] == list(cifar.CIFAR10_CLASSES)
+    assert [row[0] for row in rows] == list(official.CIFAR10_CLASSES)
     assert (sum(int(row[1]) for row in rows), sum(int(row[2]) for row in rows)) == (200, 20)
 
 
-def test_command_faults(tmp_path, capsys):
-    assert cifar.main(["--data-dir", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith("python -m engine.data.cifar: there is no CIFAR-10 in ")
+def test_command_faults(tmp_path):
+    done = command("--data-dir", tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("python -m engine.data: there is no CIFAR-10 in ")
     for flags in (["--dataset", "mnist"], ["--label-mode", "fine"], ["--mirror", "https://x"], ["--attempts", "0"]):
         with pytest.raises(SystemExit) as caught:
-            cifar.main(flags)
+            command_line.main(flags)
         assert caught.value.code == 2
 
 
 def test_command_downloads(tmp_path, monkeypatch, capsys):
     source = official_archive(monkeypatch, tmp_path)
     arguments = ["--download", "--mirror", tmp_path.as_uri(), "--data-dir", str(tmp_path / "got")]
-    assert cifar.main(arguments) == 0
+    command_line.main(arguments)
     assert f"cifar10: the official archive is {tmp_path}/got/{source.name}" in capsys.readouterr().out
 
 
@@ -841,4 +844,4 @@ def test_no_mxnet_is_imported():
 
 def test_speed_is_far_above_what_a_network_takes():
     """A loose floor: a busy machine passes it, a loop over single images would not (some 10,000 images/s)."""
-    assert cifar.measure_pipeline(random_split(2000), seconds=0.5, repeats=5) > 30_000
+    assert command_line.measure(in_memory.TrainBatches(random_split(2000), 128, 0), seconds=0.5) > 30_000

@@ -13,6 +13,7 @@ import tiny
 from mxnet import gluon
 
 from backend.gluon import distributed, loop
+from engine.steps import Meter
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +51,7 @@ def test_its_trainer_is_gluons():
     trainers = [distributed.Team("local").trainer(nets[0].collect_params(), mx.optimizer.NAG(momentum=.9)),
                 gluon.Trainer(nets[1].collect_params(), "nag", {"momentum": .9}, kvstore="local")]
     for net, trainer in zip(nets, trainers):
-        for _ in loop.train_steps(net, trainer, [(.1, images, labels)] * 2, tiny.TWO, loop.Meter()):
+        for _ in loop.train_steps(net, trainer, [(.1, images, labels)] * 2, tiny.TWO, Meter()):
             pass
     expected = tiny.numbers_of(nets[1])
     assert all((value == expected[name]).all() for name, value in tiny.numbers_of(nets[0]).items())

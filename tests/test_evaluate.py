@@ -21,12 +21,12 @@ from PIL import Image, ImageFile
 import evaluate
 import model
 from backend.gluon import loop
-from engine import checkpoint, figures
-from engine.data import cifar, images
+from engine import evaluation, figures
+from engine.data import cifar, cifar_files, images, in_memory
 from model.array_names import to_authors
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = cifar.CIFAR10_CLASSES
+NAMES = cifar_files.CIFAR10_CLASSES
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -44,7 +44,7 @@ def files(tmp_path_factory):
     """A folder with the same ATAC net in a file of ours, of MXNet and of the authors, and some others."""
     folder = tmp_path_factory.mktemp("files")
     net = a_net()
-    checkpoint.save(folder / "own.params", net, settings())
+    tiny.save(folder / "own.params", net, settings())
     net.save_parameters(str(folder / "plain.params"))
     mx.nd.save(str(folder / "authors.params"), {
         to_authors(name): parameter.data() for name, parameter in net._collect_params_with_prefix().items()})
@@ -56,7 +56,7 @@ def files(tmp_path_factory):
                                       for parameter in net.collect_params().values()})
     a_net("resnet20_v2", classes=100).save_parameters(str(folder / "hundred.params"))
     a_net("resnet20_v2", classes=20).save_parameters(str(folder / "twenty.params"))
-    checkpoint.save(folder / "coarse.params", a_net("resnet20_v2", classes=100),
+    tiny.save(folder / "coarse.params", a_net("resnet20_v2", classes=100),
                     settings("resnet20_v2", dataset="cifar100", label_mode="coarse", classes=100))
     (folder / "cut.params").write_bytes((folder / "own.params").read_bytes()[:-100])
     (folder / "text.params").write_text("no weights\n" * 9)
@@ -110,10 +110,10 @@ def test_one_net_has_one_score_however_its_file_was_written(files, data, argumen
     found, _ = record_of(files, "--data-dir", data, *arguments)
     test = cifar.load("cifar10", data).test
     net = a_net()
-    logits = net(mx.nd.array(cifar.normalise(test.images))).asnumpy()
+    logits = net(mx.nd.array(in_memory.normalise(test.images))).asnumpy()
     answers = logits.argmax(1)
     assert found["images"] == 40 and found["top1"] == (answers == test.labels).mean()
-    expected = loop.evaluate(net, cifar.EvalBatches(test, 40), tiny.CPU, 10)
+    expected = loop.evaluate(net, in_memory.EvalBatches(test, 40), tiny.CPU, 10)
     assert found["top5"] == expected.top5 and found["loss"] == pytest.approx(expected.loss, rel=1e-5)
     assert found["classes"] == [
         {"class": name, "images": 4, "right": int(((answers == label) & (test.labels == label)).sum())}
@@ -167,9 +167,9 @@ def test_of_a_runs_folder_best_params_are_evaluated(files, data, tmp_path):
 
 
 def test_a_report_names_what_a_class_is_mostly_taken_for():
-    rows = evaluate.rows_of(np.array([[3, 2, 0, 0], [0, 0, 1, 4], [0, 0, 0, 0]]), ("cat", "doggy", "eel"))
+    rows = evaluation.rows_of(np.array([[3, 2, 0, 0], [0, 0, 1, 4], [0, 0, 0, 0]]), ("cat", "doggy", "eel"))
     assert rows == [("cat", 5, 3, "doggy", 2), ("doggy", 5, 0, "output 3", 4), ("eel", 0, 0, "", 0)]
-    assert evaluate.table_of(rows).splitlines() == [
+    assert evaluation.table_of(rows).splitlines() == [
         "class  images  right  accuracy  most often taken for",
         "cat         5      3    0.6000  doggy (2)",
         "doggy       5      0    0.0000  output 3 (4)",
@@ -181,9 +181,9 @@ def test_of_many_classes_the_worst_are_shown_and_those_without_images_left_out()
     confusion = 9 * np.eye(120, dtype=int)
     confusion[[3, 50, 119], 7] = 1, 4, 9  # three classes with mistakes
     confusion[99] = 0
-    rows = evaluate.rows_of(confusion, [f"class {label}" for label in range(120)])
+    rows = evaluation.rows_of(confusion, [f"class {label}" for label in range(120)])
     assert len(rows) == 119 and "class 99" not in {row[0] for row in rows}
-    title, heading, *lines = evaluate.table_of(rows).splitlines()
+    title, heading, *lines = evaluation.table_of(rows).splitlines()
     assert title == "the 10 worst of 119 classes (--by-class FILE writes them all):" and len(lines) == 10
     assert [line[:9] for line in lines[:3]] == ["class 119", "class 50 ", "class 3  "]
     assert lines[0].split()[2:] == ["18", "9", "0.5000", "class", "7", "(9)"]
@@ -219,7 +219,7 @@ def test_the_table_of_all_classes_goes_to_a_file(files, data, tmp_path):
     (["--params", "own.params", "--use-rec"], 2, ["--use-rec is for imagenet, not for cifar10; leave it out"]),
     (["--params", "own.params", "--count-padding", "--dataset", "cifar10"], 2, ["--count-padding is for imagenet"]),
     (["--params", "own.params", "--input-size", "64", "--dataset", "cifar100"], 2, ["--input-size is for imagenet"]),
-    (["--params", "own.params", "-j", "4"], 2, ["-j is for imagenet, not for cifar10"]),
+    (["--params", "own.params", "-j", "4"], 2, ["-j is for imagenet and folder, not for cifar10"]),
     (["--params", "plain.params", "--model", "x", "--dataset", "cifar10"], 2, ["unknown model 'x'; the models are"]),
     (["--params", "plain.params", "--model", "nin", "--alpha", "1", "--dataset", "cifar10"], 2, ["argument 'alpha'"]),
     (["--params", "plain.params", "--model", "atac", "--r", "3", "--dataset", "cifar10"], 2, ["does not divide"]),
@@ -282,7 +282,7 @@ def test_settings_of_a_file_that_cannot_be_are_one_sentence(files, data, changes
     net = tiny.ready(model.get_model("atac_resnet20_v2", blocks=1), 3, mode="imperative")
     whole = settings().as_json()
     odd = {**whole, "experiment": {**whole["experiment"], **changes}}
-    checkpoint.save(files / "odd.params", net, SimpleNamespace(as_json=lambda: odd))
+    tiny.save(files / "odd.params", net, SimpleNamespace(as_json=lambda: odd))
     refused(run(files, "--params", "odd.params", "--data-dir", data), 1, said)
 
 
@@ -321,7 +321,7 @@ def test_the_confusion_matrix_is_a_png(files, data, tmp_path, params):
 def test_a_hundred_classes_and_an_empty_row_can_be_drawn(tmp_path):
     confusion = np.eye(100, 120, dtype=int)
     confusion[3] = 0
-    evaluate.draw_confusion(confusion, [f"class {label}" for label in range(100)], tmp_path / "x.png", "title")
+    evaluation.draw_confusion(confusion, [f"class {label}" for label in range(100)], tmp_path / "x.png", "title")
     assert (tmp_path / "x.png").read_bytes().startswith(PNG)
 
 
@@ -331,7 +331,7 @@ def test_the_extension_decides_the_format_and_any_name_can_be_drawn(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of a sign that a font lacks, say
         for name in starts:
-            evaluate.draw_confusion(np.eye(6, dtype=int), names, tmp_path / name, "title")
+            evaluation.draw_confusion(np.eye(6, dtype=int), names, tmp_path / name, "title")
     for name, start in starts.items():
         assert (tmp_path / name).read_bytes().startswith(start)
     with figures.words(*names) as drawn:
@@ -365,7 +365,7 @@ def test_a_picture_of_the_nets_own_size_is_classified_as_the_image_it_is(files, 
     pixels = noise(32, 32)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     result = run(files, "--params", "own.params", "--json", "-", "--images", tmp_path / "a.png")
-    logits = a_net()(mx.nd.array(cifar.normalise(pixels.transpose(2, 0, 1)[None]))).asnumpy()[0]
+    logits = a_net()(mx.nd.array(in_memory.normalise(pixels.transpose(2, 0, 1)[None]))).asnumpy()[0]
     chances = np.exp(logits) / np.exp(logits).sum()
     best = np.argsort(-chances)[:5]
     found, = answers(result)
@@ -464,8 +464,8 @@ def test_every_cut_of_a_picture_is_read_or_one_sentence(tmp_path):
         for end in range(0, len(whole), max(1, len(whole) // 40)):
             (tmp_path / "cut").write_bytes(whole[:end])
             try:
-                evaluate.classify(lambda x: mx.nd.zeros((1, 10)), [tmp_path / "cut"], NAMES, mx.cpu(),
-                                  lambda picture: np.zeros((1, 3, *picture.shape[:2])))
+                evaluation.classify(SimpleNamespace(logits=lambda x: np.zeros((1, 10))), [tmp_path / "cut"], NAMES,
+                                    lambda picture: np.zeros((1, 3, *picture.shape[:2])))
             except evaluate.InputError as error:
                 assert re.match(f"{tmp_path / 'cut'}: (it is not an image|it cannot be decoded|it has more|the )",
                                 str(error)), (kind, end, error)

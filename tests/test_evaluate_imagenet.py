@@ -2,6 +2,7 @@
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import imagenet_files
 import mxnet as mx
@@ -12,8 +13,7 @@ from PIL import Image
 
 import evaluate
 import model
-from engine import checkpoint
-from engine.data import imagenet, tasks
+from engine.data import dataset, image_batches, imagenet
 from model import weights
 from model.array_names import to_authors
 
@@ -60,10 +60,10 @@ def files(tmp_path_factory):
     mx.nd.save(str(folder / "authors.params"), authors)
     a_net("resnet50_v1b").save_parameters(str(folder / "gluoncv.params"))
     own = a_net("resnet50_v1b", classes=4)
-    checkpoint.save(folder / "own.params", own, settings())
-    checkpoint.save(folder / "backwards.params", own, settings(class_names=list(reversed(CLASSES))))
-    checkpoint.save(folder / "other.params", own, settings(class_names=["n01440764", *CLASSES[1:]]))
-    checkpoint.save(folder / "unnamed.params", own, settings(class_names=[f"class {label}" for label in range(4)]))
+    tiny.save(folder / "own.params", own, settings())
+    tiny.save(folder / "backwards.params", own, settings(class_names=list(reversed(CLASSES))))
+    tiny.save(folder / "other.params", own, settings(class_names=["n01440764", *CLASSES[1:]]))
+    tiny.save(folder / "unnamed.params", own, settings(class_names=[f"class {label}" for label in range(4)]))
     return folder
 
 
@@ -96,7 +96,7 @@ def expected(files, data):
     """What the authors' net answers, and the labels that the images have."""
     net = model.load_params(model.get_model("atac_resnet50_v1b"), files / "authors.params")
     source = imagenet.folders(data / "val", imagenet.SYNSETS)
-    (images, labels, count), = imagenet.EvalBatches(source, len(source), SIZE)
+    (images, labels, count), = image_batches.EvalBatches(source, len(source), SIZE)
     assert count == 14 and labels.tolist() == np.repeat(LABELS, (4, 3, 5, 2)).tolist()
     logits = net(mx.nd.array(images)).asnumpy()
     assert 0 < (logits.argmax(1) == labels).mean() < 1
@@ -140,11 +140,11 @@ def test_the_padding_is_counted_as_the_authors_did(files, data, expected):
     found = record_of(result)
     # 14 images in batches of 4 after 155 passes: batches 543 to 545 of an endless row of passes
     places = np.arange(543 * 4, 546 * 4) % 14
-    assert found["images"] == 12 and found["counting"] == tasks.PADDING
+    assert found["images"] == 12 and found["counting"] == imagenet.PADDING
     assert found["top1"] == (logits.argmax(1) == labels)[places].mean()
     counted = np.bincount(labels[places], minlength=1000)[LABELS]
     assert [row["images"] for row in found["classes"]] == [count for count in counted if count]
-    assert f"counted: {tasks.PADDING}\n" in result.err
+    assert f"counted: {imagenet.PADDING}\n" in result.err
 
 
 def test_gluoncvs_names_load(files, data):
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_ours_says_itself_what_it_is(files, data):
     net = model.load_params(model.get_model("resnet50_v1b", classes=4), files / "own.params")
     source = imagenet.folders(data / "val", CLASSES)
     for record, labels in ((found, source.labels), (backwards, 3 - source.labels)):
-        (images, _, _), = imagenet.EvalBatches(source, 14, SIZE, .8)
+        (images, _, _), = image_batches.EvalBatches(source, 14, SIZE, .8)
         assert record["top1"] == (net(mx.nd.array(images)).asnumpy().argmax(1) == labels).mean()
     larger = record_of(run(files, data, "--params", "own.params", "--input-size", 64, "--crop-ratio", 1))
     assert (larger["input_size"], larger["crop_ratio"]) == (64, 1)
@@ -208,7 +208,7 @@ def test_damaged_images_are_refused_or_left_out_and_named(files, data, tmp_path)
 
 
 def test_an_evaluation_that_lost_an_image_is_an_error():
-    images = tasks.Images([], 14, "", "", "")
+    images = dataset.Images(None, SimpleNamespace(skipped=()), 14, "")
     images.check(14)
     with pytest.raises(evaluate.InputError, match="evaluated 13 of 14 images"):
         images.check(13)
@@ -266,7 +266,8 @@ def test_a_picture_goes_the_way_of_a_validation_image(files, data, tmp_path, exp
     chances /= chances.sum()
     best = np.argsort(-chances, kind="stable")[:5]
     assert found["probabilities"] == pytest.approx(chances[best], rel=1e-3)
-    assert found["classes"] == [f"{imagenet.SYNSETS[label]} {tasks.NAMES[imagenet.SYNSETS[label]]}" for label in best]
+    synsets = [imagenet.SYNSETS[label] for label in best]
+    assert found["classes"] == [f"{synset} {imagenet.NAMES[synset]}" for synset in synsets]
 
 
 def test_a_large_or_grey_picture_is_scaled_and_cropped(files, data, tmp_path):
@@ -282,9 +283,9 @@ def test_a_large_or_grey_picture_is_scaled_and_cropped(files, data, tmp_path):
 # The names of the classes.
 
 def test_every_official_class_has_a_name():
-    assert len(tasks.NAMES) == 1000 and tuple(tasks.NAMES) == imagenet.SYNSETS
-    assert all(name and name == name.strip() for name in tasks.NAMES.values())
-    assert (tasks.NAMES["n01440764"], tasks.NAMES["n02123045"], tasks.NAMES["n15075141"]) \
+    assert len(imagenet.NAMES) == 1000 and tuple(imagenet.NAMES) == imagenet.SYNSETS
+    assert all(name and name == name.strip() for name in imagenet.NAMES.values())
+    assert (imagenet.NAMES["n01440764"], imagenet.NAMES["n02123045"], imagenet.NAMES["n15075141"]) \
         == ("tench", "tabby", "toilet tissue")
 
 

@@ -12,9 +12,9 @@ from fused_nets import STATIC
 from mxnet import autograd
 from mxnet.gluon import HybridBlock, nn
 
-from backend.gluon import fused, loop
-from engine import checkpoint
-from engine.data import cifar
+from backend.gluon import fused, loop, optimizer, placement
+from engine.data import cifar, in_memory
+from engine.steps import Meter
 from model import activation, get_model, refine
 from model.cifar_resnet import CIFARResNetV2, replace_sites
 from ops import build, loader, nag
@@ -415,7 +415,7 @@ def trained(fused_operators, tmp_path_factory):
     return {wanted: train(folder / f"{wanted}.params", wanted) for wanted in ("on", "off")}
 
 
-class Losses(loop.Meter):
+class Losses(Meter):
     """Keeps the loss of each step."""
 
     def __init__(self):
@@ -431,16 +431,16 @@ def train(path, wanted):
     """Returns the losses of the steps and the evaluation after them, by the same way; leaves a checkpoint at path."""
     data = cifar.load("cifar10", fused_nets.ROOT / "data" / "cifar10-sample")
     net = get_model("atac_resnet20_v2", blocks=1)
-    loop.initialize(net, 0, tiny.CPU)
+    placement.initialize(net, 0, tiny.CPU)
     forward, _ = fused.fuse(net, wanted)
-    loop.set_mode(forward, "hybrid")
-    batches = ((.05, *batch) for batch in cifar.TrainBatches(data.train, 16, seed=0).epoch(0))
-    trainer = loop.make_trainer(net, tiny.recipe(wd=1e-4), update_all=nag.update_operator(wanted))
+    placement.set_mode(forward, "hybrid")
+    batches = ((.05, *batch) for batch in in_memory.TrainBatches(data.train, 16, seed=0).epoch(0))
+    trainer = optimizer.make_trainer(net, tiny.recipe(wd=1e-4), update_all=nag.update_operator(wanted))
     losses = Losses()
     for _ in loop.train_steps(net, trainer, itertools.islice(batches, 200), tiny.CPU, losses, forward):
         pass
-    checkpoint.save(path, net, tiny.saved(), trainer)
-    test = cifar.EvalBatches(data.test, 250)
+    tiny.save(path, net, tiny.saved(), trainer)
+    test = in_memory.EvalBatches(data.test, 250)
     return net, losses.steps, loop.evaluate(net, test, tiny.CPU, 10, forward), trainer
 
 
@@ -464,7 +464,7 @@ def test_after_200_steps_both_answer_alike(trained):
 @pytest.mark.parametrize("wanted", ["on", "off"])
 def test_trained_nets_evaluate_the_same_both_ways(trained, wanted):
     net = trained[wanted][0]
-    test = cifar.EvalBatches(cifar.load("cifar10", fused_nets.ROOT / "data" / "cifar10-sample").test, 250)
+    test = in_memory.EvalBatches(cifar.load("cifar10", fused_nets.ROOT / "data" / "cifar10-sample").test, 250)
     ours, plain = (loop.evaluate(net, test, tiny.CPU, 10, fused.fuse(net, way)[0]) for way in ("on", "off"))
     assert (ours.confusion == plain.confusion).all() and ours.top5 == plain.top5
     assert ours.loss == pytest.approx(plain.loss, rel=1e-5)
@@ -474,11 +474,11 @@ def test_trained_nets_evaluate_the_same_both_ways(trained, wanted):
 def test_a_checkpoint_of_one_way_goes_on_in_the_other(trained, wanted, tmp_path):
     net, path = trained[wanted][0], tmp_path / "copy.params"
     other = get_model("atac_resnet20_v2", blocks=1)
-    trainer_of = lambda net: loop.make_trainer(net, tiny.recipe(wd=1e-4))  # noqa: E731
-    checkpoint.save(path, net, tiny.saved(), trained[wanted][3])
+    trainer_of = lambda net: optimizer.make_trainer(net, tiny.recipe(wd=1e-4))  # noqa: E731
+    tiny.save(path, net, tiny.saved(), trained[wanted][3])
     other.initialize()
     trainer = trainer_of(other)
-    checkpoint.restore(path, other, trainer)
+    tiny.restore(path, other, trainer)
     expected, found = net._collect_params_with_prefix(), other._collect_params_with_prefix()
     assert list(expected) == list(found)
     assert all(found[name].data().asnumpy().tobytes() == expected[name].data().asnumpy().tobytes() for name in found)
@@ -487,7 +487,7 @@ def test_a_checkpoint_of_one_way_goes_on_in_the_other(trained, wanted, tmp_path)
     forward, _ = fused.fuse(other, "off" if wanted == "on" else "on")
     x = mx.nd.array(inputs(4, 32, 10)[0])
     assert fused_nets.distance(forward(x).asnumpy(), plain(x).asnumpy()) < 1e-5
-    meter = loop.Meter()
+    meter = Meter()
     for _ in loop.train_steps(other, trainer, [(.01, inputs(8, 32, 10)[0], np.arange(8))], tiny.CPU, meter, forward):
         pass
     assert np.isfinite(meter.loss)

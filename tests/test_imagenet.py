@@ -12,7 +12,9 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from engine.data import imagenet, images
+from engine.data import __main__ as command_line
+from engine.data import image_batches, imagenet, images
+from engine.seeds import random_stream
 from support.errors import InputError
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "imagenet-sample"
@@ -45,11 +47,11 @@ def as_records(source, path, **how):
 
 
 def train(source, batch_size=4, seed=3, **how):
-    return imagenet.TrainBatches(source, batch_size, seed, **{"input_size": SIDE, **how})
+    return image_batches.TrainBatches(source, batch_size, seed, **{"input_size": SIDE, **how})
 
 
 def evaluate(source, batch_size=5, **how):
-    return imagenet.EvalBatches(source, batch_size, **{"input_size": SIDE, **how})
+    return image_batches.EvalBatches(source, batch_size, **{"input_size": SIDE, **how})
 
 
 def equal(first, second):
@@ -351,8 +353,8 @@ def test_a_batch_is_a_function_of_seed_epoch_and_step(source):
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_workers_do_not_change_a_batch(source, workers, monkeypatch):
-    monkeypatch.setattr(imagenet.runtime, "usable_cores", lambda: 8)
-    monkeypatch.setattr(imagenet, "CHUNK", 3)
+    monkeypatch.setattr(image_batches, "usable_cores", lambda: 8)
+    monkeypatch.setattr(image_batches, "CHUNK", 3)
     equal(train(source).epoch(1), train(source).epoch(1, workers=workers))
     equal(evaluate(source), evaluate(source, workers=workers))
 
@@ -385,7 +387,7 @@ def test_without_jitter_and_lighting_a_batch_is_a_crop(tmp_path):
     images.require()
     (folder / "a.png").write_bytes(images.cv2.imencode(".png", flat)[1].tobytes())
     source = imagenet.folders(tmp_path / "images")
-    low, high = ((value - np.array(imagenet.MEAN)) / imagenet.STD for value in (64, 128))
+    low, high = ((value - np.array(image_batches.MEAN)) / image_batches.STD for value in (64, 128))
     plain = np.concatenate([next(train(source, 1, jitter=0, lighting=0).epoch(epoch))[0] for epoch in range(30)])
     for channel in range(3):
         values = plain[:, channel]
@@ -403,8 +405,8 @@ def test_colour_noise_has_the_deviation_of_the_principal_components(source):
     batches = train(source, 12, jitter=0)
     plain = train(source, 12, jitter=0, lighting=0)
     noise = np.concatenate([(next(batches.epoch(epoch))[0] - next(plain.epoch(epoch))[0])[:, :, 0, 0]
-                            for epoch in range(60)]) * imagenet.STD
-    vectors, values = np.array(imagenet.EIGENVECTORS), .1 * np.array(imagenet.EIGENVALUES)
+                            for epoch in range(60)]) * image_batches.STD
+    vectors, values = np.array(image_batches.EIGENVECTORS), .1 * np.array(image_batches.EIGENVALUES)
     np.testing.assert_allclose(np.sqrt((noise ** 2).mean(axis=0)), np.sqrt(((vectors * values) ** 2).sum(axis=1)),
                                rtol=.12)
 
@@ -412,7 +414,7 @@ def test_colour_noise_has_the_deviation_of_the_principal_components(source):
 def test_random_boxes_have_the_area_the_shape_and_the_place_they_should():
     stream = np.random.default_rng(0)
     height, width = 300, 400
-    boxes = np.array([imagenet.random_box(stream.random(22), .08, height, width) for _ in range(4000)])
+    boxes = np.array([image_batches.random_box(stream.random(22), .08, height, width) for _ in range(4000)])
     y, x, h, w = boxes.T
     assert (y >= 0).all() and (x >= 0).all() and (y + h <= height).all() and (x + w <= width).all()
     area, ratio = h * w / (height * width), w / h
@@ -425,9 +427,9 @@ def test_random_boxes_have_the_area_the_shape_and_the_place_they_should():
 
 def test_where_no_box_fits_it_is_the_largest_central_one():
     even = np.random.default_rng(0).random(22)
-    assert imagenet.random_box(even, .9, 100, 1000) == (0, 433, 100, 133)
-    assert imagenet.random_box(even, .9, 1000, 100) == (433, 0, 133, 100)
-    assert imagenet.random_box(even, .08, 1, 1) == (0, 0, 1, 1)
+    assert image_batches.random_box(even, .9, 100, 1000) == (0, 433, 100, 133)
+    assert image_batches.random_box(even, .9, 1000, 100) == (433, 0, 133, 100)
+    assert image_batches.random_box(even, .08, 1, 1) == (0, 0, 1, 1)
 
 
 @pytest.mark.parametrize("how, words", [
@@ -470,7 +472,7 @@ def test_parts_share_the_images_out(source):
 
 
 def iterator(rec, batch_size, side, resize):
-    values = {f"{name}_{channel}": value for name, numbers in (("mean", imagenet.MEAN), ("std", imagenet.STD))
+    values = {f"{name}_{channel}": value for name, numbers in (("mean", image_batches.MEAN), ("std", image_batches.STD))
               for channel, value in zip("rgb", numbers)}
     return mx.io.ImageRecordIter(
         path_imgrec=str(rec), path_imgidx=str(rec.with_suffix(".idx")), preprocess_threads=1, shuffle=False,
@@ -550,7 +552,7 @@ def test_a_batch_of_damaged_images_alone_counts_none(source):
 
 
 def test_in_training_the_next_sound_image_takes_the_place(source):
-    order = imagenet.random_stream(3, 0, 1).permutation(12)
+    order = random_stream(3, 0, 1).permutation(12)
     sound = dict(enumerate(itertools.chain.from_iterable(pixels for pixels, _ in train(source).epoch(1))))
     names = sorted(damage(source, order[place]) for place in (4, 5, 11))
     for workers in (0, 3):
@@ -648,10 +650,10 @@ def test_real_images_are_the_same_in_both_sources_and_in_the_authors_iterator(tm
     assert by_folder.val.labels.tolist() == list(range(0, 1000, 25))
 
     theirs = next(iterator(tmp_path / "rec" / "val.rec", 40, 224, 256))
-    recorded, labels, count = next(iter(imagenet.EvalBatches(by_record.val, 40)))
+    recorded, labels, count = next(iter(image_batches.EvalBatches(by_record.val, 40)))
     assert count == 40 and labels.tolist() == theirs.label[0].asnumpy().tolist()
     np.testing.assert_allclose(recorded, theirs.data[0].asnumpy(), atol=1e-5)
-    pixels, truth, _ = next(iter(imagenet.EvalBatches(by_folder.val, 40)))
+    pixels, truth, _ = next(iter(image_batches.EvalBatches(by_folder.val, 40)))
     order = np.argsort(labels)
     np.testing.assert_array_equal(pixels, recorded[order])
     np.testing.assert_array_equal(truth, labels[order])
@@ -659,9 +661,10 @@ def test_real_images_are_the_same_in_both_sources_and_in_the_authors_iterator(tm
 
 def test_the_command_shows_what_is_there(tmp_path, capsys):
     official_layout(tmp_path)
-    assert imagenet.main(["--data-dir", str(tmp_path), "--seconds", ".05", "--input-size", "16"]) == 0
+    command = ["--dataset", "imagenet", "--data-dir"]
+    command_line.main([*command, str(tmp_path), "--seconds", ".05", "--input-size", "16"])
     shown = capsys.readouterr().out
     for words in ("train: 9 images of 3 classes", "val: 6 images", "images/s", "officially 1,281,167"):
         assert words in shown
-    assert imagenet.main(["--data-dir", str(tmp_path / "absent")]) == 1
-    assert capsys.readouterr().err.startswith("python -m engine.data.imagenet: there is no folder")
+    with pytest.raises(InputError, match="^there is no folder"):
+        command_line.main([*command, str(tmp_path / "absent")])

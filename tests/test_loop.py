@@ -10,9 +10,10 @@ from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
 import model
-from backend.gluon import loop
-from engine import checkpoint
-from engine.data import cifar
+from backend.gluon import loop, optimizer, placement, state
+from backend.gluon.distributed import Team
+from engine.data import in_memory
+from engine.steps import DataFault, Diverged, LossScale, Meter
 from support.errors import InputError
 
 RANDOM = np.random.RandomState(3)
@@ -25,8 +26,8 @@ def batch(count=16, seed=1):
 
 def trained(net, batches, contexts=tiny.CPU, trainer=None, lr=.1, **recipe):
     """Train on a list of batches; returns the meter."""
-    meter = loop.Meter()
-    trainer = trainer or loop.make_trainer(net, tiny.recipe(**recipe))
+    meter = Meter()
+    trainer = trainer or optimizer.make_trainer(net, tiny.recipe(**recipe))
     for _ in loop.train_steps(net, trainer, ((lr, *pair) for pair in batches), contexts, meter):
         pass
     return meter
@@ -51,13 +52,13 @@ def assert_close(found, expected, tolerance=1e-6):
 # The meter.
 
 def test_an_empty_meter_has_no_rates():
-    assert np.isnan(loop.Meter().loss) and np.isnan(loop.Meter().accuracy)
+    assert np.isnan(Meter().loss) and np.isnan(Meter().accuracy)
 
 
 def test_a_meter_adds_up_in_double_precision():
-    meter = loop.Meter()
-    meter.update(np.full(3, 1e8, np.float32), 1)
-    meter.update(np.array([.5], np.float32), np.float32(1))
+    meter = Meter()
+    meter.add(3, np.float32(3e8), 1)
+    meter.add(1, np.float32(.5), np.float32(1))
     assert (meter.images, meter.loss_sum, meter.correct) == (4, 3e8 + .5, 2)
     assert (meter.loss, meter.accuracy) == ((3e8 + .5) / 4, .5)
     json.dumps(vars(meter))  # it travels in a checkpoint
@@ -67,24 +68,24 @@ def test_a_meter_adds_up_in_double_precision():
 
 def test_without_a_gpu_as_many_cpu_contexts_take_their_place(monkeypatch):
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
-    assert loop.devices(()) == ([mx.cpu()], "running on the CPU, as asked")
-    assert loop.devices((0,)) == ([mx.cpu(0)], "no GPU is present: running on the CPU")
-    assert loop.devices((4, 7)) == ([mx.cpu(0), mx.cpu(1)],
+    assert placement.devices(()) == ([mx.cpu()], "running on the CPU, as asked")
+    assert placement.devices((0,)) == ([mx.cpu(0)], "no GPU is present: running on the CPU")
+    assert placement.devices((4, 7)) == ([mx.cpu(0), mx.cpu(1)],
                                     "no GPU is present: running on 2 CPU contexts in the place of 2 GPUs")
 
 
 def test_with_gpus_the_numbers_are_theirs(monkeypatch):
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 2)
-    assert loop.devices(()) == ([mx.cpu()], "running on the CPU, as asked")
-    assert loop.devices((1, 0)) == ([mx.gpu(1), mx.gpu(0)], "running on GPU 1, 0")
+    assert placement.devices(()) == ([mx.cpu()], "running on the CPU, as asked")
+    assert placement.devices((1, 0)) == ([mx.gpu(1), mx.gpu(0)], "running on GPU 1, 0")
     with pytest.raises(InputError, match=r"^--gpus 0,2: this machine has 2 GPU\(s\), numbered from 0 to 1$"):
-        loop.devices((0, 2))
+        placement.devices((0, 2))
 
 
 @pytest.mark.parametrize("numbers", [(0, 0), (-1,)])
 def test_gpu_numbers_are_different_and_not_negative(numbers):
     with pytest.raises(InputError, match="^--gpus takes different numbers of at least 0, got "):
-        loop.devices(numbers)
+        placement.devices(numbers)
 
 
 # Initialization.
@@ -140,8 +141,8 @@ def test_steps_are_nag_with_weight_decay_on_everything_or_on_weights_alone(momen
         momenta = momenta or dict.fromkeys(gradients, 0)
         nag(weights, gradients, momenta, lr, momentum, decays)
 
-    trainer = loop.make_trainer(net, tiny.recipe(wd=wd, no_wd=no_wd, momentum=momentum))
-    for _ in loop.train_steps(net, trainer, ((lr, *pair) for lr, pair in zip(rates, batches)), tiny.CPU, loop.Meter()):
+    trainer = optimizer.make_trainer(net, tiny.recipe(wd=wd, no_wd=no_wd, momentum=momentum))
+    for _ in loop.train_steps(net, trainer, ((lr, *pair) for lr, pair in zip(rates, batches)), tiny.CPU, Meter()):
         pass
     found = tiny.numbers_of(net)
     assert_close({name: found[name] for name in momenta}, {name: weights[name] for name in momenta}, 2e-6)
@@ -149,7 +150,7 @@ def test_steps_are_nag_with_weight_decay_on_everything_or_on_weights_alone(momen
 
 def test_no_wd_names_every_gamma_beta_and_bias_of_a_real_net_and_nothing_else():
     net = tiny.ready(model.get_model("senet_resnet20_v2", blocks=1))
-    loop.make_trainer(net, tiny.recipe(no_wd=True))
+    optimizer.make_trainer(net, tiny.recipe(no_wd=True))
     for name, parameter in net._collect_params_with_prefix().items():
         if parameter.grad_req != "null":
             assert parameter.wd_mult == (0 if name.rpartition(".")[2] in ("gamma", "beta", "bias") else 1), name
@@ -160,7 +161,7 @@ def test_two_devices_are_one_on_the_joined_batch(kvstore):
     batches = [batch(12, seed) for seed in range(3)]
     one, two = tiny.ready(tiny.net(False)), tiny.ready(tiny.net(False), contexts=tiny.TWO)
     meter = trained(one, batches)
-    trainer = loop.make_trainer(two, tiny.recipe(), kvstore)
+    trainer = optimizer.make_trainer(two, tiny.recipe(), kvstore)
     again = trained(two, batches, tiny.TWO, trainer)
     assert_close(tiny.numbers_of(two), tiny.numbers_of(one))
     assert (again.images, again.correct) == (meter.images, meter.correct) == (36, meter.correct)
@@ -221,18 +222,18 @@ def test_the_host_reads_two_numbers_a_step_and_device_and_waits_for_nothing_else
     monkeypatch.setattr(mx.nd.NDArray, "wait_to_read", lambda array: waited.append(array))
     monkeypatch.setattr(mx.nd, "waitall", lambda: waited.append("the end") or waitall())
     net = tiny.ready(tiny.net(), contexts=contexts)
-    trainer = loop.make_trainer(net, tiny.recipe())
+    trainer = optimizer.make_trainer(net, tiny.recipe())
     read.clear()
     batches = ((.1, *batch(12, seed)) for seed in range(6))
-    reads = [len(read) for _ in loop.train_steps(net, trainer, batches, contexts, loop.Meter())]
+    reads = [len(read) for _ in loop.train_steps(net, trainer, batches, contexts, Meter())]
     assert reads == [len(contexts) * max(0, step - loop.LAG) for step in range(1, 7)]
     assert read == [2] * 6 * len(contexts) and waited == ["the end"]
 
 
 def test_the_meter_is_complete_when_the_steps_end_early():
     net = tiny.ready(tiny.net())
-    meter = loop.Meter()
-    steps = loop.train_steps(net, loop.make_trainer(net, tiny.recipe()),
+    meter = Meter()
+    steps = loop.train_steps(net, optimizer.make_trainer(net, tiny.recipe()),
                              ((.1, *batch(8, seed)) for seed in range(9)), tiny.CPU, meter)
     for done in steps:
         if done == 4:
@@ -248,9 +249,9 @@ def test_an_error_of_the_data_passes_through():
         raise InputError("no more")
 
     net = tiny.ready(tiny.net())
-    meter = loop.Meter()
+    meter = Meter()
     with pytest.raises(InputError, match="no more"):
-        list(loop.train_steps(net, loop.make_trainer(net, tiny.recipe()), broken(), tiny.CPU, meter))
+        list(loop.train_steps(net, optimizer.make_trainer(net, tiny.recipe()), broken(), tiny.CPU, meter))
     assert meter.images == 8
 
 
@@ -266,9 +267,9 @@ def test_a_loss_that_is_no_number_stops_within_the_lag(lag, monkeypatch):
             yield np.inf if step == 2 else .1, images, labels
 
     net = tiny.ready(tiny.net())
-    meter = loop.Meter()
-    with pytest.raises(loop.Diverged, match="^the loss is no longer a finite number$"):
-        list(loop.train_steps(net, loop.make_trainer(net, tiny.recipe()), batches(), tiny.CPU, meter))
+    meter = Meter()
+    with pytest.raises(Diverged, match="^the loss is no longer a finite number$"):
+        list(loop.train_steps(net, optimizer.make_trainer(net, tiny.recipe()), batches(), tiny.CPU, meter))
     assert meter.images == 24 and fed[-1] == 3 + lag
 
 
@@ -330,13 +331,13 @@ def test_evaluation_within_training_is_that_of_the_saved_file(tmp_path):
     trained(net, [batch(12, seed) for seed in range(3)], tiny.TWO)
     apart = [tiny.numbers_of(net, device)["1.running_mean"] for device in (0, 1)]
     assert (apart[0] != apart[1]).all()
-    loop.average_running_statistics(net)
+    state.average_running_statistics(net)
     for device in (0, 1):
         np.testing.assert_allclose(tiny.numbers_of(net, device)["1.running_mean"], (apart[0] + apart[1]) / 2,
                                    rtol=1e-6)
-    test = cifar.EvalBatches(tiny.split(30), 7)
+    test = in_memory.EvalBatches(tiny.split(30), 7)
     within = loop.evaluate(net, test, tiny.TWO, 10)
-    checkpoint.save(tmp_path / "x.params", net, tiny.saved())
+    tiny.save(tmp_path / "x.params", net, tiny.saved())
     reloaded = tiny.ready(tiny.net(), seed=1)
     reloaded.load_parameters(str(tmp_path / "x.params"))
     again = loop.evaluate(reloaded, test, tiny.CPU, 10)
@@ -347,7 +348,7 @@ def test_one_devices_statistics_stay_as_they_are():
     net = tiny.ready(tiny.net())
     trained(net, [batch()])
     before = tiny.numbers_of(net)
-    loop.average_running_statistics(net)
+    state.average_running_statistics(net)
     assert all((before[name] == value).all() for name, value in tiny.numbers_of(net).items())
 
 
@@ -369,14 +370,14 @@ def test_another_forward_pass_computes_and_the_net_is_trained():
     net, other = tiny.ready(tiny.net()), tiny.ready(tiny.net())
     trained(other, batches)
     twin = Twin(net)
-    meter = loop.Meter()
-    for _ in loop.train_steps(net, loop.make_trainer(net, tiny.recipe()), ((.1, *pair) for pair in batches), tiny.CPU,
-                              meter, twin):
+    meter = Meter()
+    trainer = optimizer.make_trainer(net, tiny.recipe())
+    for _ in loop.train_steps(net, trainer, ((.1, *pair) for pair in batches), tiny.CPU, meter, twin):
         pass
     assert twin.calls == 3
     expected = tiny.numbers_of(other)
     assert all((value == expected[name]).all() for name, value in tiny.numbers_of(net).items())
-    test = cifar.EvalBatches(tiny.split(30), 10)
+    test = in_memory.EvalBatches(tiny.split(30), 10)
     assert loop.evaluate(net, test, tiny.CPU, 10, twin).loss == loop.evaluate(other, test, tiny.CPU, 10).loss
     assert twin.calls == 6
 
@@ -392,7 +393,7 @@ def test_the_inputs_gradient_is_asked_for_unless_the_forward_pass_moves_statisti
             return super().__call__(x)
 
     twin = Watching(net, own)
-    for _ in loop.train_steps(net, loop.make_trainer(net, tiny.recipe()), [(.1, *batch(8))], tiny.CPU, loop.Meter(),
+    for _ in loop.train_steps(net, optimizer.make_trainer(net, tiny.recipe()), [(.1, *batch(8))], tiny.CPU, Meter(),
                               twin):
         pass
     assert asked == [not own]
@@ -402,15 +403,11 @@ def test_the_inputs_gradient_is_asked_for_unless_the_forward_pass_moves_statisti
 # GPUs, as far as a machine without one can show it.
 
 def test_float16_is_for_gpus():
-    assert loop.training_type("float32", tiny.CPU) == loop.training_type("float32", [mx.gpu(0)]) == ("float32", None)
-    dtype, sentence = loop.training_type("float16", tiny.CPU)
+    for contexts in (tiny.CPU, [mx.gpu(0)]):
+        assert placement.training_type("float32", contexts) == ("float32", None)
+    dtype, sentence = placement.training_type("float16", tiny.CPU)
     assert dtype == "float32" and sentence.endswith(": float32 is used") and "\n" not in sentence
-    assert loop.training_type("float16", [mx.gpu(0)])[0] == "float16"
-
-
-def test_evaluation_takes_larger_batches_on_a_gpu():
-    sizes = [loop.evaluation_batch(contexts) for contexts in (tiny.CPU, [mx.gpu(0)])]
-    assert sizes[0] < sizes[1] and all(10_000 % size == 0 for size in sizes)
+    assert placement.training_type("float16", [mx.gpu(0)])[0] == "float16"
 
 
 class Scaled(nn.HybridBlock):
@@ -429,16 +426,16 @@ class Scaled(nn.HybridBlock):
 def test_float16_keeps_master_weights_of_full_precision():
     net = tiny.ready(tiny.net(), contexts=tiny.TWO)
     before = tiny.numbers_of(net)
-    trainer = loop.make_trainer(net, tiny.recipe(), dtype="float16")
+    trainer = optimizer.make_trainer(net, tiny.recipe(), dtype="float16")
     for name, parameter in net._collect_params_with_prefix().items():
         assert np.dtype(parameter.dtype) == ("float32" if name.startswith("1.") else "float16"), name
         if not name.startswith("1."):
             for device in (0, 1):
-                momentum, master = loop.optimizer_state(trainer, parameter, device)
+                momentum, master = optimizer.optimizer_state(trainer, parameter, device)
                 assert (master.asnumpy() == before[name]).all() and not momentum.asnumpy().any()
                 assert (parameter.list_data()[device].asnumpy() == before[name].astype("float16")).all()
     assert (before["0.weight"] != before["0.weight"].astype("float16")).any()  # else nothing could be lost
-    assert loop.input_type(net) == "float16" and loop.input_type(tiny.ready(tiny.net())) == "float32"
+    assert placement.input_type(net) == "float16" and placement.input_type(tiny.ready(tiny.net())) == "float32"
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "imperative"])
@@ -450,11 +447,11 @@ def test_steps_in_float16_follow_those_in_float32(mode):
     for dtype in ("float32", "float16"):
         net = tiny.ready(Scaled(), mode=mode)
         net.weight.set_data(mx.nd.array([[.3, .4, .5]]))
-        trainer = loop.make_trainer(net, tiny.recipe(), dtype=dtype)
+        trainer = optimizer.make_trainer(net, tiny.recipe(), dtype=dtype)
         seen = []
         net.norm.register_forward_pre_hook(lambda block, inputs, seen=seen: seen.append(inputs[0].dtype)
                                            if isinstance(inputs[0], mx.nd.NDArray) else None)
-        meter = loop.Meter()
+        meter = Meter()
         for _ in loop.train_steps(net, trainer, [(.1, images, labels)] * 20, tiny.CPU, meter):
             pass
         if mode == "imperative":
@@ -462,7 +459,7 @@ def test_steps_in_float16_follow_those_in_float32(mode):
         evaluation = loop.evaluate(net, [(images, labels, 64)], tiny.CPU, 3)
         losses.append((meter.loss, evaluation.loss))
         nets.append(tiny.numbers_of(net))
-        state = loop.optimizer_state(trainer, net.weight)
+        state = optimizer.optimizer_state(trainer, net.weight)
         master = state[1] if dtype == "float16" else net.weight.data()
         nets[-1]["master"] = master.asnumpy()
     assert losses[1] == pytest.approx(losses[0], rel=2e-3) and losses[0][1] < losses[0][0]
@@ -473,14 +470,15 @@ def test_steps_in_float16_follow_those_in_float32(mode):
 
 def gpu_stand_ins(monkeypatch):
     """Has the loop take its path for GPUs on CPU contexts; returns the threads that filled host memory."""
-    threads, array = [], loop._array
+    threads, array = [], placement.array
 
     def filled(values, context, dtype="float32"):
         threads.append(threading.current_thread().name)
         return array(values, context, dtype)
 
-    monkeypatch.setattr(loop, "_array", filled)
-    monkeypatch.setattr(loop, "_on_gpus", lambda contexts: True)
+    for module in (placement, loop):
+        monkeypatch.setattr(module, "array", filled)
+    monkeypatch.setattr(placement, "on_gpus", lambda contexts: True)
     monkeypatch.setattr(mx, "cpu_pinned", lambda number: mx.cpu(number))
     return threads
 
@@ -488,7 +486,7 @@ def gpu_stand_ins(monkeypatch):
 @pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
 def test_a_thread_stages_batches_for_gpus_and_changes_no_bit(contexts, monkeypatch):
     batches = [batch(12, seed) for seed in range(4)]
-    test = cifar.EvalBatches(tiny.split(30), 7)
+    test = in_memory.EvalBatches(tiny.split(30), 7)
     found = []
     for gpus in (False, True):
         if gpus:
@@ -515,7 +513,7 @@ def test_staging_ends_with_the_steps_and_passes_errors_on(monkeypatch):
             closed.append(True)
 
     net = tiny.ready(tiny.net())
-    trainer, meter = loop.make_trainer(net, tiny.recipe()), loop.Meter()
+    trainer, meter = optimizer.make_trainer(net, tiny.recipe()), Meter()
     steps = loop.train_steps(net, trainer, batches(), tiny.CPU, meter)
     assert [next(steps), next(steps)] == [1, 2]
     steps.close()
@@ -529,7 +527,7 @@ def test_staging_ends_with_the_steps_and_passes_errors_on(monkeypatch):
 def test_a_batch_is_shared_out_in_order_and_the_last_device_takes_the_rest():
     images, labels = batch(7)
     for contexts, sizes in ((tiny.CPU, [7]), (tiny.TWO, [3, 4]), ([mx.cpu(index) for index in range(9)], [1] * 7)):
-        shares = loop._shares(images, labels, contexts, "float16")
+        shares = placement.shares(images, labels, contexts, "float16")
         assert [context for context, _, _ in shares] == contexts[:len(sizes)]
         assert [len(x) for _, x, _ in shares] == sizes
         assert all(x.dtype == np.float16 and y.dtype == np.float32 for _, x, y in shares)
@@ -540,8 +538,8 @@ def test_a_batch_is_shared_out_in_order_and_the_last_device_takes_the_rest():
 def test_host_memory_for_a_gpu_is_page_locked(monkeypatch):
     asked = []
     monkeypatch.setattr(mx, "cpu_pinned", lambda number: asked.append(number) or mx.cpu())
-    loop._array(np.zeros(3, np.float32), mx.gpu(2))
-    loop._array(np.zeros(3, np.float32), mx.cpu(1))
+    placement.array(np.zeros(3, np.float32), mx.gpu(2))
+    placement.array(np.zeros(3, np.float32), mx.cpu(1))
     assert asked == [2]
 
 
@@ -606,7 +604,7 @@ def test_logits_beyond_the_reach_of_exp_are_scored():
 def test_answers_that_are_no_numbers_are_divergence(value):
     logits = np.zeros((4, 3), np.float32)
     logits[3, 1] = value
-    with pytest.raises(loop.Diverged, match="not finite"):
+    with pytest.raises(Diverged, match="not finite"):
         loop.evaluate(Given(3), batches_of(logits, np.zeros(4, int), 3), tiny.CPU, 3)
 
 
@@ -618,8 +616,8 @@ def test_nothing_to_evaluate_is_refused():
 def test_training_is_repeatable_to_the_bit_after_an_evaluation():
     def run():
         net = tiny.ready(model.get_model("atac_resnet20_v2", blocks=1))
-        trainer = loop.make_trainer(net, tiny.recipe())
-        test = cifar.EvalBatches(tiny.split(20), 20)
+        trainer = optimizer.make_trainer(net, tiny.recipe())
+        test = in_memory.EvalBatches(tiny.split(20), 20)
         scores = []
         for epoch in range(2):
             trained(net, [batch(8, 10 * epoch + seed) for seed in range(3)], trainer=trainer)
@@ -666,8 +664,8 @@ def test_mixed_images_train_on_mixtures_and_count_the_label_with_the_larger_shar
     net = tiny.ready(tiny.net(batch_norm=False))
     logits = net(mx.nd.array(mixed)).asnumpy()
     targets = .9 * (share * np.eye(10)[labels] + (1 - share) * np.eye(10)[labels[::-1]]) + .01
-    meter = loop.Meter()
-    trainer = loop.make_trainer(net, tiny.recipe())
+    meter = Meter()
+    trainer = optimizer.make_trainer(net, tiny.recipe())
     list(loop.train_steps(net, trainer, [(.1, images, labels, share)], tiny.CPU, meter, None, loop.Method(.1)))
     assert meter.loss == pytest.approx(soft_cross_entropy(logits, targets).mean(), rel=1e-5)
     assert meter.correct == (logits.argmax(axis=1) == (labels if share > .5 else labels[::-1])).sum()
@@ -681,8 +679,8 @@ def test_a_batch_in_parts_is_the_whole_batch_where_there_is_no_batchnorm(context
     batches = [batch(16, seed) for seed in range(4)]
     nets, meters = [], []
     for accumulate in (1, 4):
-        net, meter = tiny.ready(tiny.net(batch_norm=False), contexts=contexts, mode=mode), loop.Meter()
-        trainer = loop.make_trainer(net, tiny.recipe(accumulate=accumulate))
+        net, meter = tiny.ready(tiny.net(batch_norm=False), contexts=contexts, mode=mode), Meter()
+        trainer = optimizer.make_trainer(net, tiny.recipe(accumulate=accumulate))
         list(loop.train_steps(net, trainer, ((.1, *pair) for pair in batches), contexts, meter, None,
                               loop.Method(accumulate=accumulate)))
         nets.append(tiny.numbers_of(net))
@@ -697,8 +695,8 @@ def test_each_part_of_a_batch_has_its_own_batchnorm_statistics():
     net, reference = tiny.ready(tiny.net()), tiny.ready(tiny.net())
     parts = [gradients_of(reference, images[start:start + 4], labels[start:start + 4]) for start in range(0, 16, 4)]
     before = tiny.numbers_of(net)
-    trainer = loop.make_trainer(net, tiny.recipe(momentum=0, wd=0, accumulate=4))
-    list(loop.train_steps(net, trainer, [(.1, images, labels)], tiny.CPU, loop.Meter(), None,
+    trainer = optimizer.make_trainer(net, tiny.recipe(momentum=0, wd=0, accumulate=4))
+    list(loop.train_steps(net, trainer, [(.1, images, labels)], tiny.CPU, Meter(), None,
                           loop.Method(accumulate=4)))
     after = tiny.numbers_of(net)
     for name in parts[0]:
@@ -712,7 +710,7 @@ def test_each_part_of_a_batch_has_its_own_batchnorm_statistics():
 # Loss scaling. What it follows is plain arithmetic; the steps are float32 ones, which a CPU can do.
 
 def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_a_while():
-    scale = loop.LossScale()
+    scale = LossScale()
     assert scale.value == 1
     for _ in range(3):
         scale.follow(False)
@@ -725,26 +723,26 @@ def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_a_while():
     scale.follow(True)
     scale.follow(False)
     assert (scale.value, scale.sound, scale.left_out) == (1 / 8, 0, 4)
-    assert loop.LossScale(**scale.as_dict()).as_dict() == scale.as_dict() == json.loads(json.dumps(scale.as_dict()))
+    assert LossScale(**scale.as_dict()).as_dict() == scale.as_dict() == json.loads(json.dumps(scale.as_dict()))
 
 
 def test_the_loss_scale_has_bounds():
-    scale = loop.LossScale(loop.LossScale.MOST, loop.LossScale.PATIENCE - 1)
+    scale = LossScale(LossScale.MOST, LossScale.PATIENCE - 1)
     scale.follow(True)
-    assert scale.value == loop.LossScale.MOST
-    with pytest.raises(loop.Diverged, match="^the gradients overflow float16 at every loss scale$"):
+    assert scale.value == LossScale.MOST
+    with pytest.raises(Diverged, match="^the gradients overflow float16 at every loss scale$"):
         for _ in range(100):
             scale.follow(False)
-    assert scale.value < loop.LossScale.LEAST
+    assert scale.value < LossScale.LEAST
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
 def test_a_scaled_loss_makes_the_same_steps(contexts, accumulate):
     nets, meters = [], []
-    for scale in (None, loop.LossScale(2.0 ** 10)):
-        net, meter = tiny.ready(tiny.net(), contexts=contexts), loop.Meter()
-        trainer = loop.make_trainer(net, tiny.recipe(accumulate=accumulate))
+    for scale in (None, LossScale(2.0 ** 10)):
+        net, meter = tiny.ready(tiny.net(), contexts=contexts), Meter()
+        trainer = optimizer.make_trainer(net, tiny.recipe(accumulate=accumulate))
         list(loop.train_steps(net, trainer, ((.1, *batch(16, seed)) for seed in range(3)), contexts, meter, None,
                               loop.Method(accumulate=accumulate, scale=scale)))
         nets.append(tiny.numbers_of(net))
@@ -755,17 +753,17 @@ def test_a_scaled_loss_makes_the_same_steps(contexts, accumulate):
 
 def test_a_step_whose_gradients_overflow_is_left_out_and_the_next_is_not():
     net = tiny.ready(tiny.net(batch_norm=False))
-    trainer = loop.make_trainer(net, tiny.recipe())
-    scale = loop.LossScale(2.0 ** 110)
+    trainer = optimizer.make_trainer(net, tiny.recipe())
+    scale = LossScale(2.0 ** 110)
     before, seen = tiny.numbers_of(net), []
     images, labels = batch(16)
-    for _ in loop.train_steps(net, trainer, 40 * [(1e-12, 1e8 * images, labels)], tiny.CPU, loop.Meter(), None,
+    for _ in loop.train_steps(net, trainer, 40 * [(1e-12, 1e8 * images, labels)], tiny.CPU, Meter(), None,
                               loop.Method(scale=scale)):
         seen.append((scale.left_out, all((tiny.numbers_of(net)[name] == value).all() for name, value in
                                          before.items())))
     assert seen[0] == (1, True) and scale.left_out < 40
     assert [left_out == step + 1 for step, (left_out, _) in enumerate(seen)] == [same for _, same in seen]
-    loop.check_weights(net)
+    state.check_weights(net)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -793,8 +791,8 @@ def test_gradients_of_both_types_are_looked_through(dtype):
 def test_steps_that_settle_are_complete_and_change_no_bit():
     nets, images = [], []
     for settle in (None, lambda done: done % 3 == 0):
-        net, meter, seen = tiny.ready(tiny.net()), loop.Meter(), []
-        trainer = loop.make_trainer(net, tiny.recipe())
+        net, meter, seen = tiny.ready(tiny.net()), Meter(), []
+        trainer = optimizer.make_trainer(net, tiny.recipe())
         for _ in loop.train_steps(net, trainer, ((.1, *batch(8, seed)) for seed in range(7)), tiny.CPU, meter, None,
                                   None, settle):
             seen.append(meter.images)
@@ -812,12 +810,12 @@ def test_any_error_of_a_data_thread_becomes_one_sentence():
         raise error
 
     net = tiny.ready(tiny.net())
-    trainer = loop.make_trainer(net, tiny.recipe())
+    trainer = optimizer.make_trainer(net, tiny.recipe())
     for error, said in ((OSError(5, "Input/output error"), "^a batch cannot be read .OSError: .* Input/output error.$"),
                         (KeyError("x"), "^a batch cannot be read .KeyError: 'x'.$"),
                         (InputError("x.JPEG is damaged"), "^x.JPEG is damaged$")):
-        meter = loop.Meter()
-        with pytest.raises(loop.DataFault, match=said):
+        meter = Meter()
+        with pytest.raises(DataFault, match=said):
             list(loop.train_steps(net, trainer, broken(error), tiny.CPU, meter))
         assert meter.images == 8
 
@@ -825,13 +823,13 @@ def test_any_error_of_a_data_thread_becomes_one_sentence():
         yield (*batch(8), 8)
         raise OSError("gone")
 
-    with pytest.raises(loop.DataFault, match="^a batch cannot be read .OSError: gone.$"):
+    with pytest.raises(DataFault, match="^a batch cannot be read .OSError: gone.$"):
         loop.evaluate(net, unreadable(), tiny.CPU, 10)
 
 
 # Several workers, as far as one process can play them: `Two` is a team that holds the other worker's numbers ready.
 
-class Two(loop.Team):
+class Two(Team):
     size = 2
 
     def __init__(self, rank, other):
@@ -854,13 +852,13 @@ def test_running_statistics_are_those_of_every_device_of_every_worker():
         other = np.zeros((2, 2, 8))
         other[1 - rank] = own[1 - rank]
         team = Two(rank, other)
-        found = loop.running_statistics(nets[rank], team)
+        found = state.running_statistics(nets[rank], team)
         assert sorted(found) == names
         for name in names:
             assert [array.asnumpy().tobytes() for array in found[name]] == [value.tobytes() for value in expected[name]]
         if rank == 0:
             kept = tiny.numbers_of(nets[0])
-        loop.average_running_statistics(nets[rank], Two(rank, other))
+        state.average_running_statistics(nets[rank], Two(rank, other))
         for name in names:
             mean = np.mean([values[:4] if "mean" in name else values[4:] for pair in own for values in pair], axis=0)
             for device in (0, 1):
@@ -875,8 +873,8 @@ def test_an_evaluation_by_two_workers_is_that_of_all_images():
               for part in (slice(0, 12), slice(12, 20))]
 
     def sums(half):
-        return np.concatenate([[half.images, half.loss * half.images, round(half.top1 * half.images),
-                                round(half.top5 * half.images)], half.confusion.ravel()])
+        return np.concatenate([[half.images, half.loss * half.images, round(half.top5 * half.images)],
+                               half.confusion.ravel()])
 
     for rank, part in enumerate((slice(0, 12), slice(12, 20))):
         team = Two(rank, sums(halves[1 - rank]))

@@ -10,7 +10,7 @@ import tiny
 from mxnet import autograd
 from mxnet.gluon import HybridBlock
 
-from backend.gluon import fused, loop
+from backend.gluon import fused, optimizer
 from model import activation
 from model.cifar_resnet import CIFARResNetV2
 from ops import build, nag
@@ -116,7 +116,7 @@ def test_an_update_after_inference_reaches_every_weight():
     found = []
     for update_all in (nag.update_all, None):
         net = tiny.ready(CIFARResNetV2(1, 10, activation.ATAC))
-        trainer = loop.make_trainer(net, tiny.recipe(), update_all=update_all)
+        trainer = optimizer.make_trainer(net, tiny.recipe(), update_all=update_all)
         x = mx.nd.array(np.random.RandomState(0).normal(0, 1, (4, 3, 16, 16)))
         net(x).wait_to_read()
         with autograd.record():

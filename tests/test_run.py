@@ -21,10 +21,12 @@ import numpy as np
 import pytest
 import tiny
 
-from backend.gluon import loop
-from engine import checkpoint, run, runlog
-from engine.data import cifar
+from backend.gluon import loop, program
+from backend.gluon.distributed import Team
+from engine import checkpoint, folders, run, runlog, steps
+from engine.data import in_memory
 from engine.experiment import Result
+from engine.steps import LossScale
 from support.errors import InputError, OutOfMemory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,13 +40,13 @@ def no_plot(monkeypatch):
 
 def stopped_at(place, number=signal.SIGTERM, devices=1):
     """Batches that have the process send itself a signal before step place[1] of epoch place[0]."""
-    batches = cifar.TrainBatches(tiny.split(128 * devices), 16 * devices, 0)
+    batches = in_memory.TrainBatches(tiny.split(128 * devices), 16 * devices, 0)
     return tiny.Hooked(batches, *place, lambda: os.kill(os.getpid(), number))
 
 
 def assert_same_run(folder, other):
     """Two finished runs are equal: checkpoints to the bit, metrics but for times, results."""
-    for name in (run.LAST, run.BEST):
+    for name in (folders.LAST, folders.BEST):
         assert tiny.state_of(folder / name) == tiny.state_of(other / name), name
     assert tiny.metrics_of(folder) == tiny.metrics_of(other)
     results = [json.loads((path / "result.json").read_text()) for path in (folder, other)]
@@ -100,15 +102,15 @@ def test_the_files_hold_the_epochs_they_are_named_for(tmp_path):
 def test_of_equal_epochs_the_first_is_the_best(tmp_path):
     result = run.train(tiny.job(tmp_path, batch_norm=False, lr=0., epochs=3))  # a net that stands still
     assert result.best.epoch == 0 and result.best.accuracy == result.last.accuracy
-    assert checkpoint.read(tmp_path / run.BEST).state["epoch"] == 1
+    assert checkpoint.read(tmp_path / folders.BEST).state["epoch"] == 1
 
 
 def test_a_checkpoints_score_is_that_of_its_weights(tmp_path):
     job = tiny.job(tmp_path, tiny.TWO)
     run.train(job)
-    for name in (run.LAST, run.BEST):
+    for name in (folders.LAST, folders.BEST):
         net = tiny.ready(tiny.net(), 5)
-        checkpoint.load_weights(tmp_path / name, net)
+        tiny.load_weights(tmp_path / name, net)
         found = loop.evaluate(net, job.score_batches, tiny.CPU, 10)
         assert checkpoint.read(tmp_path / name).score == {
             "images": 25, "accuracy": found.top1, "top5": found.top5, "loss": found.loss}
@@ -116,10 +118,10 @@ def test_a_checkpoints_score_is_that_of_its_weights(tmp_path):
 
 def test_the_rates_of_the_schedule_reach_the_optimizer(tmp_path, monkeypatch):
     rates = []
-    steps = loop.train_steps
+    train_steps = loop.train_steps
 
     def spied(net, trainer, batches, *others):
-        for done in steps(net, trainer, batches, *others):
+        for done in train_steps(net, trainer, batches, *others):
             rates.append(trainer.learning_rate)
             yield done
 
@@ -133,14 +135,14 @@ def test_a_held_out_split_chooses_and_the_test_images_are_scored_once(tmp_path, 
     evaluate = loop.evaluate
     monkeypatch.setattr(loop, "evaluate", lambda net, batches, *others:
                         scored.append(batches) or evaluate(net, batches, *others))
-    held_out = cifar.EvalBatches(tiny.split(30, 4), 10)
+    held_out = in_memory.EvalBatches(tiny.split(30, 4), 10)
     job = tiny.job(tmp_path, held_out=held_out, epochs=3)
     result = run.train(job)
     assert scored == [held_out] * 3 + [job.test_batches] * 2
     assert result.chosen_on == "held-out" and result.held_out["last"].images == 30
-    for name, score in ((run.LAST, result.last), (run.BEST, result.best)):
+    for name, score in ((folders.LAST, result.last), (folders.BEST, result.best)):
         net = tiny.ready(tiny.net())
-        checkpoint.load_weights(tmp_path / name, net)
+        tiny.load_weights(tmp_path / name, net)
         found = evaluate(net, job.test_batches, tiny.CPU, 10)
         assert (score.accuracy, score.top5, score.loss, score.images) == (found.top1, found.top5, found.loss, 25)
 
@@ -160,7 +162,7 @@ def test_another_seed_is_another_run(tmp_path):
 
 def test_another_forward_pass_and_another_update_reach_every_step_and_score(tmp_path):
     plain = run.train(tiny.job(tmp_path / "plain"))
-    job, calls, updates = tiny.job(tmp_path / "other"), [], []
+    calls, updates = [], []
 
     def update_all(weights, grads, momenta, lr, momentum, wds, rescale_grad):
         updates.append(lr)
@@ -168,7 +170,9 @@ def test_another_forward_pass_and_another_update_reach_every_step_and_score(tmp_
             mx.nd.nag_mom_update(weight, grad, state, out=weight, lr=lr, wd=wd, momentum=momentum,
                                  rescale_grad=rescale_grad)
 
-    job.forward, job.update_all = lambda x: calls.append(len(x)) or job.net(x), update_all
+    made = tiny.ready(tiny.net())
+    job = tiny.job(tmp_path / "other", made=made, update_all=update_all,
+                   forward=lambda x: calls.append(len(x)) or made(x))
     assert run.train(job).last == plain.last
     assert_same_run(tmp_path / "plain", tmp_path / "other")
     assert calls == 2 * (8 * [16] + 3 * [10]) and updates == pytest.approx(8 * [.1] + 8 * [.01])
@@ -176,11 +180,11 @@ def test_another_forward_pass_and_another_update_reach_every_step_and_score(tmp_
 
 def test_a_runs_type_reaches_its_trainer(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(loop, "make_trainer", lambda *arguments: asked.append(arguments) or 1 / 0)
-    job = tiny.job(tmp_path, dtype="float16")
+    monkeypatch.setattr(program, "make_trainer", lambda net, recipe, *others: asked.append(others) or 1 / 0)
+    team = Team("device")
     with pytest.raises(ZeroDivisionError):
-        run.train(job)
-    assert asked == [(job.net, job.recipe, "device", "float16", None, job.team)]
+        tiny.job(tmp_path, dtype="float16", team=team)
+    assert asked == [("device", "float16", None, team)]
 
 
 # Stopped and gone on with.
@@ -190,7 +194,7 @@ def test_n_epochs_and_n_more_are_2n(tmp_path, contexts):
     run.train(tiny.job(tmp_path / "whole", contexts, epochs=4, lr_decay_epochs=(1, 3)))
     run.train(tiny.job(tmp_path / "halves", contexts, epochs=2, lr_decay_epochs=(1, 3)))
     run.train(tiny.job(tmp_path / "halves", contexts, epochs=4, lr_decay_epochs=(1, 3)),
-              tmp_path / "halves" / run.LAST)
+              tmp_path / "halves" / folders.LAST)
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
 
 
@@ -208,11 +212,11 @@ def test_a_stop_within_an_epoch_and_the_rest_are_the_whole(tmp_path, place, numb
     assert str(caught.value) == (
         f"stopped by {number.name} in epoch {place[0]} after step {place[1] + 1} of 8; everything is saved in "
         f"{folder / 'last.params'}: give the same command with --resume {folder} to go on")
-    state = checkpoint.read(folder / run.LAST).state
+    state = checkpoint.read(folder / folders.LAST).state
     assert (state["epoch"], state["step"]) == (place[0], place[1] + 1)
     assert state["meter"]["images"] == (place[1] + 1) * 16 * devices
     assert len(tiny.metrics_of(folder)) == place[0]
-    run.train(tiny.job(folder, contexts, **how), folder / run.LAST)
+    run.train(tiny.job(folder, contexts, **how), folder / folders.LAST)
     assert_same_run(tmp_path / "whole", folder)
 
 
@@ -221,7 +225,7 @@ def test_a_stop_in_the_last_step_of_an_epoch_scores_it_first(tmp_path):
     with pytest.raises(run.Stopped, match="^stopped by SIGTERM before epoch 1; everything is saved in "):
         run.train(tiny.job(tmp_path / "parts", batches=stopped_at((0, 7))))
     assert len(tiny.metrics_of(tmp_path / "parts")) == 1
-    run.train(tiny.job(tmp_path / "parts"), tmp_path / "parts" / run.LAST)
+    run.train(tiny.job(tmp_path / "parts"), tmp_path / "parts" / folders.LAST)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -237,8 +241,8 @@ def test_two_stops_one_after_the_other(tmp_path):
     with pytest.raises(run.Stopped):
         run.train(tiny.job(folder, batches=stopped_at((0, 2))))
     with pytest.raises(run.Stopped, match="in epoch 0 after step 6 of 8"):
-        run.train(tiny.job(folder, batches=stopped_at((0, 5))), folder / run.LAST)
-    run.train(tiny.job(folder), folder / run.LAST)
+        run.train(tiny.job(folder, batches=stopped_at((0, 5))), folder / folders.LAST)
+    run.train(tiny.job(folder), folder / folders.LAST)
     assert_same_run(tmp_path / "whole", folder)
 
 
@@ -283,16 +287,16 @@ def test_a_run_goes_on_from_an_earlier_epoch_and_its_metrics_with_it(tmp_path):
 def test_a_finished_run_that_goes_on_writes_its_result_again(tmp_path):
     first = run.train(tiny.job(tmp_path))
     (tmp_path / "result.json").unlink()
-    again = run.train(tiny.job(tmp_path), tmp_path / run.LAST)
+    again = run.train(tiny.job(tmp_path), tmp_path / folders.LAST)
     assert again == dataclasses.replace(first, environment=again.environment, resumed=1)
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(InputError, match="^all 2 epochs are done, but .*metrics.jsonl does not have them"):
-        run.train(tiny.job(tmp_path), tmp_path / run.LAST)
+        run.train(tiny.job(tmp_path), tmp_path / folders.LAST)
 
 
 # Checkpoints within an epoch.
 
-def copies_of(job, name=run.LAST):
+def copies_of(job, name=folders.LAST):
     """Every state that a run writes to a file of this name, in order: list of (epoch, step, whole content)."""
     seen, path = [], job.directory / name
 
@@ -322,11 +326,11 @@ def test_checkpoints_within_an_epoch_change_no_bit_and_each_goes_on_to_the_same_
     for epoch, step, content in seen:
         folder = tmp_path / f"{epoch}-{step}"
         folder.mkdir()
-        (folder / run.LAST).write_bytes(content)
-        (folder / run.BEST).write_bytes((tmp_path / "whole" / run.BEST).read_bytes())  # where epoch 0 was the best
+        (folder / folders.LAST).write_bytes(content)
+        (folder / folders.BEST).write_bytes((tmp_path / "whole" / folders.BEST).read_bytes())  # epoch 0 was the best
         lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines(keepends=True)
         (folder / "metrics.jsonl").write_text("".join(lines[:epoch]))
-        run.train(tiny.job(folder, save_interval=3, **how), folder / run.LAST)
+        run.train(tiny.job(folder, save_interval=3, **how), folder / folders.LAST)
         assert_same_run(tmp_path / "whole", folder)
 
 
@@ -335,7 +339,7 @@ def test_no_checkpoint_is_written_within_an_epoch_unless_asked(tmp_path, monkeyp
     written = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda path, *others: places.append(path.name) or written(path, *others))
     run.train(tiny.job(tmp_path, epochs=1))
-    assert places == [run.BEST, run.LAST]
+    assert places == [folders.BEST, folders.LAST]
 
 
 @pytest.mark.parametrize("changes", [{"mixup_alpha": .3}, {"label_smoothing": .1}, {"accumulate": 4}])
@@ -344,7 +348,7 @@ def test_every_way_of_training_goes_on_to_the_bit(tmp_path, changes):
     run.train(tiny.job(tmp_path / "whole", **changes))
     with pytest.raises(run.Stopped):
         run.train(tiny.job(tmp_path / "parts", batches=stopped_at((1, 4)), **changes))
-    run.train(tiny.job(tmp_path / "parts", **changes), tmp_path / "parts" / run.LAST)
+    run.train(tiny.job(tmp_path / "parts", **changes), tmp_path / "parts" / folders.LAST)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     assert tiny.metrics_of(tmp_path / "plain") != tiny.metrics_of(tmp_path / "whole")  # it does something
 
@@ -357,19 +361,19 @@ def test_the_last_epochs_are_not_mixed(tmp_path):
 
 
 def test_the_loss_scale_of_a_float16_run_goes_on(tmp_path, monkeypatch):
-    make, built = loop.make_trainer, []
-    monkeypatch.setattr(loop, "make_trainer", lambda net, recipe, kvstore, dtype, *others: make(
+    make, built = program.make_trainer, []
+    monkeypatch.setattr(program, "make_trainer", lambda net, recipe, kvstore, dtype, *others: make(
         net, recipe, kvstore, "float32", *others))  # a CPU has no float16; the scale is the same
-    follow = loop.LossScale.follow
-    monkeypatch.setattr(loop.LossScale, "follow", lambda scale, finite: built.append(scale) or follow(scale, finite))
+    follow = LossScale.follow
+    monkeypatch.setattr(LossScale, "follow", lambda scale, finite: built.append(scale) or follow(scale, finite))
     job = tiny.job(tmp_path, epochs=1, dtype="float16")
     monkeypatch.setattr(loop, "finite_gradients", lambda *_: len(built) != 2)  # the third step overflows
     run.train(job)
-    state = checkpoint.read(tmp_path / run.LAST).state
+    state = checkpoint.read(tmp_path / folders.LAST).state
     assert state["loss_scale"] == {"value": .5, "sound": 5, "left_out": 1}
     job = tiny.job(tmp_path, epochs=2, dtype="float16")
-    run.train(job, tmp_path / run.LAST)
-    state = checkpoint.read(tmp_path / run.LAST).state
+    run.train(job, tmp_path / folders.LAST)
+    state = checkpoint.read(tmp_path / folders.LAST).state
     assert state["loss_scale"] == {"value": .5, "sound": 13, "left_out": 1}
 
 
@@ -382,20 +386,20 @@ def test_a_run_from_foreign_weights_enters_its_schedule_late(tmp_path):
 
 def test_a_run_that_entered_late_goes_on_with_its_history(tmp_path, caplog):
     run.train(tiny.job(tmp_path, epochs=2, first_epoch=1))
-    run.train(tiny.job(tmp_path, epochs=3, first_epoch=1), tmp_path / run.LAST)
+    run.train(tiny.job(tmp_path, epochs=3, first_epoch=1), tmp_path / folders.LAST)
     assert [record["epoch"] for record in tiny.metrics_of(tmp_path)] == [1, 2]
     assert "the history will lack" not in caplog.text
     (tmp_path / "metrics.jsonl").unlink()
-    run.train(tiny.job(tmp_path, epochs=4, first_epoch=1), tmp_path / run.LAST)
+    run.train(tiny.job(tmp_path, epochs=4, first_epoch=1), tmp_path / folders.LAST)
     assert "has only 0 of the 2 epochs before the checkpoint" in caplog.text
 
 
 def test_a_step_that_an_epoch_does_not_have_is_refused(tmp_path):
     with pytest.raises(run.Stopped):
-        run.train(tiny.job(tmp_path, batches=tiny.Hooked(cifar.TrainBatches(tiny.split(128), 16, 0), 0, 6,
+        run.train(tiny.job(tmp_path, batches=tiny.Hooked(in_memory.TrainBatches(tiny.split(128), 16, 0), 0, 6,
                                                          lambda: os.kill(os.getpid(), signal.SIGTERM))))
     with pytest.raises(InputError, match="is at step [67] of an epoch, which has 4 here: it is not a checkpoint of"):
-        run.train(tiny.job(tmp_path, batches=cifar.TrainBatches(tiny.split(64), 16, 0)), tmp_path / run.LAST)
+        run.train(tiny.job(tmp_path, batches=in_memory.TrainBatches(tiny.split(64), 16, 0)), tmp_path / folders.LAST)
 
 
 # Data that cannot be read.
@@ -403,7 +407,7 @@ def test_a_step_that_an_epoch_does_not_have_is_refused(tmp_path):
 def broken_at(place, error):
     def fail():
         raise error
-    return tiny.Hooked(cifar.TrainBatches(tiny.split(128), 16, 0), *place, fail)
+    return tiny.Hooked(in_memory.TrainBatches(tiny.split(128), 16, 0), *place, fail)
 
 
 @pytest.mark.parametrize("error, said", [(OSError(5, "Input/output error"), "a batch cannot be read (OSError: "),
@@ -414,16 +418,16 @@ def test_a_batch_that_cannot_be_read_ends_in_a_sentence_and_the_steps_before_it_
     with pytest.raises(InputError) as caught:
         run.train(tiny.job(folder, batches=broken_at((1, 5), error)))
     assert str(caught.value).startswith(f"epoch 1, step 5: {said}") and "\n" not in str(caught.value)
-    assert str(caught.value).endswith(f"; the last good checkpoint is {folder / run.LAST}")
-    assert checkpoint.read(folder / run.LAST).state["step"] == 5
-    run.train(tiny.job(folder), folder / run.LAST)
+    assert str(caught.value).endswith(f"; the last good checkpoint is {folder / folders.LAST}")
+    assert checkpoint.read(folder / folders.LAST).state["step"] == 5
+    run.train(tiny.job(folder), folder / folders.LAST)
     assert_same_run(tmp_path / "whole", folder)
 
 
 def test_a_very_first_batch_that_cannot_be_read_leaves_no_checkpoint(tmp_path):
     with pytest.raises(InputError, match="^epoch 0, step 0: .*gone.*there is no checkpoint yet$"):
         run.train(tiny.job(tmp_path, batches=broken_at((0, 0), OSError("gone"))))
-    assert not (tmp_path / run.LAST).exists()
+    assert not (tmp_path / folders.LAST).exists()
 
 
 def test_a_lack_of_memory_keeps_the_last_checkpoint_and_does_not_wait_for_the_device(tmp_path, monkeypatch):
@@ -433,19 +437,19 @@ def test_a_lack_of_memory_keeps_the_last_checkpoint_and_does_not_wait_for_the_de
         monkeypatch.setattr(mx.nd, "waitall", lambda: waits.append(1))  # the real one would not come back
         raise mx.MXNetError("MXNetError: Failed to allocate CPU Memory")
 
-    batches = tiny.Hooked(cifar.TrainBatches(tiny.split(128), 16, 0), 1, 3, refused)
+    batches = tiny.Hooked(in_memory.TrainBatches(tiny.split(128), 16, 0), 1, 3, refused)
     with pytest.raises(OutOfMemory, match=r"^there is not enough memory \(MXNetError: Failed to allocate CPU Memory\): "
                        r".*; the last good checkpoint is .*last\.params$"):
         run.train(tiny.job(tmp_path, batches=batches))
-    assert not waits and checkpoint.read(tmp_path / run.LAST).state["epoch"] == 1
+    assert not waits and checkpoint.read(tmp_path / folders.LAST).state["epoch"] == 1
 
 
 STUCK = """
 import ctypes, sys
-from engine import run
+from engine import signals
 
 libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
-with run._StopSignal(float(sys.argv[1])):
+with signals.StopSignal(float(sys.argv[1])):
     print("ready", flush=True)
     for _ in range(2):
         libc.pthread_mutex_lock(lock)  # the second time for ever, and no signal ends that
@@ -506,8 +510,9 @@ import tiny
 from pathlib import Path
 from engine import run, runlog
 from engine.data import cifar
+from engine.data import in_memory
 runlog.start_logging()
-batches = tiny.Hooked(cifar.TrainBatches(tiny.split(128), 16, 0), 1, 3, lambda: (print("WAITING", flush=True),
+batches = tiny.Hooked(in_memory.TrainBatches(tiny.split(128), 16, 0), 1, 3, lambda: (print("WAITING", flush=True),
                                                                               time.sleep(3)))
 try:
     run.train(tiny.job(Path({folder!r}), batches=batches, log_interval=1))
@@ -529,7 +534,7 @@ def test_a_terminal_that_is_closed_leaves_the_run_saved(tmp_path):
     os.close(terminal)
     _, status = os.waitpid(child, 0)
     assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 128 + signal.SIGHUP
-    state = checkpoint.read(tmp_path / run.LAST).state
+    state = checkpoint.read(tmp_path / folders.LAST).state
     assert (state["epoch"], state["step"]) == (1, 4)
 
 
@@ -542,28 +547,28 @@ def test_divergence_within_an_epoch_keeps_the_last_good_checkpoint(tmp_path):
     assert str(caught.value) == (
         "the training diverged in epoch 1: the loss is no longer a finite number; the last good checkpoint is "
         f"{tmp_path / 'last.params'}. Try a smaller --lr, or a warmup (--warmup-epochs)")
-    assert checkpoint.read(tmp_path / run.LAST).state["epoch"] == 1
+    assert checkpoint.read(tmp_path / folders.LAST).state["epoch"] == 1
     assert len(tiny.metrics_of(tmp_path)) == 1 and not (tmp_path / "result.json").exists()
-    run.train(tiny.job(tmp_path, epochs=3), tmp_path / run.LAST)  # whole enough to go on from
-    for value in tiny.numbers_of(job.net).values():
+    run.train(tiny.job(tmp_path, epochs=3), tmp_path / folders.LAST)  # whole enough to go on from
+    for value in tiny.numbers_of(job.program.net).values():
         assert value.dtype == np.float32
 
 
 def test_divergence_before_the_first_checkpoint_says_so(tmp_path):
     with pytest.raises(InputError, match="^the training diverged in epoch 0: .*; there is no checkpoint yet. Try "):
         run.train(tiny.job(tmp_path, lr=1e30))
-    assert not (tmp_path / run.LAST).exists()
+    assert not (tmp_path / folders.LAST).exists()
 
 
 @pytest.mark.parametrize("step", [3, 7])
 def test_weights_that_break_are_neither_scored_nor_saved(tmp_path, monkeypatch, step):
-    rates = run.learning_rate
-    monkeypatch.setattr(run, "learning_rate", lambda recipe, *place:
+    rates = steps.learning_rate
+    monkeypatch.setattr(steps, "learning_rate", lambda recipe, *place:
                         math.inf if place == (1, step, 8) else rates(recipe, *place))
-    monkeypatch.setattr(loop, "_read", lambda results, meter: meter.update(np.ones(16), 1))  # no loss shows it
+    monkeypatch.setattr(loop, "_read", lambda results, meter: meter.add(16, 16., 1))  # no loss shows it
     with pytest.raises(InputError, match="^the training diverged in epoch 1: .* is no longer finite; the last good "):
         run.train(tiny.job(tmp_path))
-    assert checkpoint.read(tmp_path / run.LAST).state["epoch"] == 1
+    assert checkpoint.read(tmp_path / folders.LAST).state["epoch"] == 1
     assert len(tiny.metrics_of(tmp_path)) == 1
 
 
@@ -571,61 +576,61 @@ def test_weights_that_break_are_neither_scored_nor_saved(tmp_path, monkeypatch, 
 
 def test_a_folder_without_a_name_gets_a_free_number(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = [run.new_directory(None, "x") for _ in range(3)]
+    made = [folders.new_directory(None, "x") for _ in range(3)]
     assert [str(path) for path in made] == ["runs/x", "runs/x-2", "runs/x-3"] and made[2].is_dir()
 
 
 @pytest.mark.parametrize("file", ["last.params", "best.params", "metrics.jsonl"])
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path, file):
-    assert run.new_directory(tmp_path, "x") == tmp_path  # a folder that exists, without a run
+    assert folders.new_directory(tmp_path, "x") == tmp_path  # a folder that exists, without a run
     (tmp_path / file).write_text("1")
-    advice = "go on with it by --resume" if file == run.LAST else \
+    advice = "go on with it by --resume" if file == folders.LAST else \
         "its last.params is gone: go on from another of its checkpoints with --resume FILE"
     with pytest.raises(InputError, match=f"holds a run already: {advice}, or give another --save-dir"):
-        run.new_directory(tmp_path, "x")
+        folders.new_directory(tmp_path, "x")
 
 
 def test_a_run_that_was_killed_before_it_saved_anything_does_not_block_its_folder(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     (tmp_path / "train.log").write_text("going")
-    assert run.new_directory(tmp_path, "x") == tmp_path
+    assert folders.new_directory(tmp_path, "x") == tmp_path
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     for place, reason in (("file", "File exists"), ("file/sub", "Not a directory")):
         with pytest.raises(InputError, match=f"{place} cannot be made: {reason}; give another --save-dir"):
-            run.new_directory(tmp_path / place, "x")
+            folders.new_directory(tmp_path / place, "x")
 
 
 def test_the_newest_run_is_the_last_numbered_one_with_a_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run.newest_directory("x") is None
-    first, second, _ = (run.new_directory(None, "x") for _ in range(3))
-    assert run.newest_directory("x") is None
-    (first / run.LAST).touch()
-    assert run.newest_directory("x") == first
-    (second / run.LAST).touch()
-    assert run.newest_directory("x") == second  # and not the third, which has saved nothing
+    assert folders.newest_directory("x") is None
+    first, second, _ = (folders.new_directory(None, "x") for _ in range(3))
+    assert folders.newest_directory("x") is None
+    (first / folders.LAST).touch()
+    assert folders.newest_directory("x") == first
+    (second / folders.LAST).touch()
+    assert folders.newest_directory("x") == second  # and not the third, which has saved nothing
 
 
 def test_folders_of_nobody_are_one_sentence():
-    for call in (lambda: run.new_directory("~nobody-of-this-name/x", "x"),
-                 lambda: run.checkpoint_to_resume("~nobody-of-this-name/x"),
-                 lambda: run.checkpoint_to_resume("x" * 5000)):
+    for call in (lambda: folders.new_directory("~nobody-of-this-name/x", "x"),
+                 lambda: folders.checkpoint_to_resume("~nobody-of-this-name/x"),
+                 lambda: folders.checkpoint_to_resume("x" * 5000)):
         with pytest.raises(InputError, match="write the path in full|File name too long"):
             call()
 
 
 def test_what_resume_names(tmp_path):
     with pytest.raises(InputError, match="^--resume: there is no checkpoint .*last.params; name a run's folder"):
-        run.checkpoint_to_resume(tmp_path)
+        folders.checkpoint_to_resume(tmp_path)
     with pytest.raises(InputError, match="^--resume: there is no checkpoint .*none"):
-        run.checkpoint_to_resume(tmp_path / "none")
+        folders.checkpoint_to_resume(tmp_path / "none")
     for name in ("last.params", "epoch-0002.params"):
         (tmp_path / name).touch()
-    assert run.checkpoint_to_resume(str(tmp_path)) == tmp_path / "last.params"
-    assert run.checkpoint_to_resume(tmp_path / "epoch-0002.params") == tmp_path / "epoch-0002.params"
+    assert folders.checkpoint_to_resume(str(tmp_path)) == tmp_path / "last.params"
+    assert folders.checkpoint_to_resume(tmp_path / "epoch-0002.params") == tmp_path / "epoch-0002.params"
 
 
 # A folder in which a run has ended before its first checkpoint.
@@ -634,13 +639,13 @@ def test_what_resume_names(tmp_path):
                                                  (2, True, True), (0, True, True)])
 def test_a_run_that_ended_within_its_first_epoch_is_begun_anew_by_resume(tmp_path, epochs, best, taken):
     fields = dict.fromkeys(runlog.METRICS, 0)
-    (tmp_path / run.METRICS).write_text("".join(json.dumps({**fields, "epoch": epoch}) + "\n"
+    (tmp_path / folders.METRICS).write_text("".join(json.dumps({**fields, "epoch": epoch}) + "\n"
                                                 for epoch in range(epochs)))
     if best:
         (tmp_path / "best.params").write_bytes(b"x")
     for resumed in (True, False):
         if taken or (not resumed and (epochs or best)):
             with pytest.raises(InputError, match="holds a run already: its last.params is gone"):
-                run.new_directory(tmp_path, "x", resumed)
+                folders.new_directory(tmp_path, "x", resumed)
         else:
-            assert run.new_directory(tmp_path, "x", resumed) == tmp_path
+            assert folders.new_directory(tmp_path, "x", resumed) == tmp_path

@@ -9,8 +9,8 @@ import sys
 import warnings
 
 import matplotlib.image
-import mxnet
 import pytest
+import tiny
 
 from engine import runlog
 from support.errors import InputError
@@ -62,10 +62,10 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
 
 # Where a result comes from.
 
-def test_the_environment_names_versions_machine_and_revision(monkeypatch):
+def test_the_environment_names_versions_machine_and_revision(monkeypatch, tmp_path):
     monkeypatch.setattr(runlog, "git_revision", lambda: "abc")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = json.loads(json.dumps(runlog.environment([mxnet.cpu()])))
+    found = json.loads(json.dumps(runlog.environment(tiny.job(tmp_path).program.environment())))
     assert set(found) == {"python", "mxnet", "numpy", "processor", "threads", "contexts", "gpus", "git_revision",
                           "process_settings"}
     assert (found["contexts"], found["gpus"]) == ("[cpu(0)]", [])

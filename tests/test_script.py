@@ -5,14 +5,14 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-import mxnet as mx
 import pytest
 import tiny
 
-import model
 import train_cifar
-from engine import checkpoint, run
-from engine.cli import script
+from backend import gluon
+from engine import checkpoint, folders, run
+from engine.cli import start as starting
+from engine.data.dataset import Origin, Training
 from engine.recipe import CIFAR_PAPER
 from support import params_file
 from support.errors import InputError
@@ -35,8 +35,7 @@ def as_written_before(path):
                 "started_from": None, "data": new["data"], "operators": new["operators"], "command": new["command"],
                 "scored_on": new["scored_on"], "state": state}
     del attachments[params_file.DIGEST]
-    params_file.write(path, {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()},
-                      {**attachments, checkpoint.SETTINGS: json.dumps(settings).encode()})
+    params_file.write(path, arrays, {**attachments, checkpoint.SETTINGS: json.dumps(settings).encode()})
 
 
 def test_an_older_run_goes_on_to_the_bit_and_its_files_are_evaluated(tmp_path):
@@ -46,7 +45,7 @@ def test_an_older_run_goes_on_to_the_bit_and_its_files_are_evaluated(tmp_path):
         (tmp_path / name).mkdir()
     assert tiny.call(train_cifar.main, *how, folder=tmp_path / "whole").status == 0
     assert tiny.call(train_cifar.main, *how, "--num-epochs", "1", folder=tmp_path / "parts").status == 0
-    for name in (run.LAST, run.BEST):
+    for name in (folders.LAST, folders.BEST):
         as_written_before(tmp_path / "parts" / "run" / name)
     result = tiny.call(train_cifar.main, *how, "--resume", folder=tmp_path / "parts")
     assert result.status == 0, result.err
@@ -63,14 +62,14 @@ def test_an_older_run_goes_on_to_the_bit_and_its_files_are_evaluated(tmp_path):
     ({"arguments": {"blocks": 2}}, "blocks=2 but"), ({"val_split": 5}, "val_split=5 but")])
 def test_only_the_number_of_epochs_may_change(changes, said):
     with pytest.raises(InputError, match=f"^the command asks for {said}.*only --num-epochs may change"):
-        script.refuse_another_run(tiny.experiment(**changes), tiny.experiment(), {"epoch": 3, "step": 0})
+        starting.refuse_another_run(tiny.experiment(**changes), tiny.experiment(), {"epoch": 3, "step": 0})
 
 
 def test_the_epochs_that_have_begun_stay():
     for (epoch, step), least in (((3, 0), 3), ((3, 1), 4), ((0, 0), 1)):
         def ask(epochs, state):
             recipe = dataclasses.replace(CIFAR_PAPER, epochs=epochs)
-            script.refuse_another_run(tiny.experiment(recipe=recipe), tiny.experiment(), state)
+            starting.refuse_another_run(tiny.experiment(recipe=recipe), tiny.experiment(), state)
 
         state = {"epoch": epoch, "step": step}
         for epochs in (least, least + 1):
@@ -85,14 +84,11 @@ def test_the_epochs_that_have_begun_stay():
     ("fused C++ operators for 3 units (why)", "fused C++ operators for the whole net", True),
     ("fused C++ operators for 3 units (why)", "fused C++ operators for 3 units (other words)", False),
     ("plain Gluon operators, as asked", "plain Gluon operators: they are not built", False), (None, "anything", False)])
-def test_a_run_that_is_computed_in_another_way_from_now_on_says_so(caplog, monkeypatch, before, now, said):
-    monkeypatch.setattr(model, "fuse", lambda net, wanted: (net, now))
-    flags = SimpleNamespace(resume_params=None, fused="auto", mode="hybrid")
-    net = model.get_model("resnet20_v2", blocks=1)
+def test_a_run_that_is_computed_in_another_way_from_now_on_says_so(caplog, before, now, said):
     saved = dataclasses.replace(tiny.saved(), operators=before or "")
-    start = script.Start(tiny.experiment(), net, tiny.CPU, script.distributed.Team("device"), None, saved, "")
+    start = starting.Start(tiny.experiment(), None, tiny.CPU, None, None, saved, "")
     with caplog.at_level("INFO"):
-        script.prepared(start, flags, model)
+        starting.tell_operators(start, SimpleNamespace(operators=now))
     assert (f"--resume: the run so far was computed with {(before or '').partition(',')[0].partition(' (')[0]}; with "
             in caplog.text) == said
 
@@ -103,12 +99,12 @@ def test_the_checkpoint_to_go_on_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def found(resume, save_dir=None):
-        return script._checkpoint_of(SimpleNamespace(resume=resume, save_dir=save_dir), SimpleNamespace(name="name"))
+        return starting._checkpoint_of(SimpleNamespace(resume=resume, save_dir=save_dir), SimpleNamespace(name="name"))
 
     assert found(None) is found("") is found("", "a") is None
     for folder in ("a", "runs/name", "runs/name-2"):
         Path(folder).mkdir(parents=True)
-        (Path(folder) / run.LAST).touch()
+        (Path(folder) / folders.LAST).touch()
     assert found("") == Path("runs/name-2/last.params") and found("", "a") == Path("a/last.params")
     assert found("a") == found("a", "a") == found("a/last.params", str(tmp_path / "a")) == Path("a/last.params")
     with pytest.raises(InputError, match="^--resume goes on in a; leave --save-dir out$"):
@@ -134,7 +130,7 @@ def test_cifar_saves_within_an_epoch_where_it_is_asked_to(tmp_path, monkeypatch)
 
     def spied(path, *others):
         written(path, *others)
-        if path.name == run.LAST:
+        if path.name == folders.LAST:
             state = checkpoint.read(path).state
             places.append((state["epoch"], state["step"]))
 
@@ -161,12 +157,12 @@ def test_a_folder_in_use_is_left_alone_and_is_free_again_after_the_run(tmp_path,
         assert tiny.call(train_cifar.main, *how, "--save-dir", folder, folder=tmp_path).status == 0
     folder.mkdir(exist_ok=True)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with locked(folder / script.LOCK):
+    with locked(folder / starting.LOCK):
         result = tiny.call(train_cifar.main, *how, *arguments, folder=tmp_path)
         tiny.one_sentence(result, 1, f"{{run}} is in use by another run, process {os.getpid()}; wait for its end")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert tiny.call(train_cifar.main, *how, *arguments, folder=tmp_path).status == 0
-    assert not (folder / script.LOCK).exists()
+    assert not (folder / starting.LOCK).exists()
 
 
 # The end of a run.
@@ -179,14 +175,14 @@ def test_the_log_keeps_the_sentence_of_an_end_and_not_the_error_with_all_that_ha
 
     monkeypatch.setattr(run, "train", end)
     flags = SimpleNamespace(num_data_workers=0, save_period=0, save_interval=0, log_interval=1)
-    start = script.Start(tiny.experiment(), None, tiny.CPU, script.distributed.Team("device"), None, None, "")
-    data = SimpleNamespace(variant="official", provenance={"sha256": "0" * 64, "official": True}, class_names=("a",))
-    how = {"batches": None, "score_batches": None, "labels": 1, "scored_on": "test", "test_batches": None}
+    start = starting.Start(tiny.experiment(), None, tiny.CPU, gluon.distributed.Team("device"), None, None, "")
+    training = Training(Origin(("a",), "official", {"sha256": "0" * 64, "official": True}), None, None, "test")
+    program = SimpleNamespace(operators="", writes=True, environment=dict)
     if status == 1:
         with caplog.at_level("DEBUG", "engine"), pytest.raises(InputError, match="^a fault$") as caught:
-            script.train(start, flags, tmp_path, data, "", **how)
+            starting.run_in(tmp_path, start, flags, training, program)
         assert caught.value is not raised and caught.value.__context__ is None
     else:
-        assert script.train(start, flags, tmp_path, data, "", **how) == (143, None)
+        assert starting.run_in(tmp_path, start, flags, training, program) == (143, None)
     assert str(raised) in caplog.text
     assert all(isinstance(argument, str) for record in caplog.records for argument in record.args)

@@ -16,7 +16,7 @@ import tiny
 
 import model
 import train_cifar
-from backend.gluon import loop
+from backend import gluon
 from engine import checkpoint, run
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER
@@ -212,7 +212,7 @@ def test_a_resumed_run_keeps_its_type_unless_told_otherwise(two_epochs, cifar10,
 
     monkeypatch.setattr(checkpoint, "read", as_float16)
     asked = []
-    monkeypatch.setattr(loop, "training_type", lambda wanted, contexts: asked.append(wanted) or ("float32", None))
+    monkeypatch.setattr(gluon, "training_type", lambda wanted, contexts: asked.append(wanted) or ("float32", None))
     for flags in ([], ["--dtype", "float32"]):
         result = train(tmp_path, cifar10, "--resume", "run", *flags)
         assert result.status == 0, result.err
@@ -308,7 +308,7 @@ def test_a_run_starts_from_the_weights_of_a_file(tmp_path, cifar10, whose):
     net = tiny.ready(model.get_model("atac_resnet20_v2", blocks=1), 77)
     path = tmp_path / "start.params"
     if whose == "ours":
-        checkpoint.save(path, net, tiny.saved(model="atac_resnet20_v2"))
+        tiny.save(path, net, tiny.saved(model="atac_resnet20_v2"))
     elif whose == "mxnet's":
         net.save_parameters(str(path))
     else:
@@ -457,7 +457,7 @@ def test_resume_refuses_a_file_without_a_runs_settings_and_leaves_its_folder_alo
     net = model.load_params(model.get_model("resnet20_v2", blocks=1), two_epochs / "run" / "last.params")
     settings = checkpoint.read(two_epochs / "run" / "last.params").as_json()
     del settings[missing]
-    checkpoint.save(tmp_path / "published.params", net, SimpleNamespace(as_json=lambda: settings))
+    tiny.save(tmp_path / "published.params", net, SimpleNamespace(as_json=lambda: settings))
     tiny.one_sentence(train(tmp_path, cifar10, "--resume", "published.params"), 1, said)
     assert os.listdir(tmp_path) == ["published.params"]
 

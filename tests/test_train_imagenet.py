@@ -20,7 +20,7 @@ import model
 import train_imagenet
 from backend.gluon import distributed, loop
 from engine import checkpoint
-from engine.data import imagenet
+from engine.data import image_batches, imagenet
 from engine.experiment import Experiment
 from engine.recipe import IMAGENET_PAPER, IMAGENET_RELEASED
 from model import imagenet_resnet
@@ -360,7 +360,7 @@ def test_resume_refuses_other_images_and_a_run_of_the_other_script(one_epoch, tm
     net = tiny.ready(model.get_model("resnet20_v2", blocks=1))
     state = {"epoch": 0, "step": 0, "meter": {"images": 0, "loss_sum": 0., "correct": 0}, "best": None, "resumed": 0,
              "loss_scale": None}
-    checkpoint.save(tmp_path / "cifar.params", net, dataclasses.replace(tiny.saved(), state=state))
+    tiny.save(tmp_path / "cifar.params", net, dataclasses.replace(tiny.saved(), state=state))
     tiny.one_sentence(train(tmp_path, data, "--resume", "cifar.params", "--model", "atac"), 1,
                       "model=atac_resnet50_v1b but the checkpoint has model=resnet20_v2")
     tiny.one_sentence(train(tmp_path, data, "--resume", "cifar.params"), 1, "resnet20_v2 is a net for CIFAR's images")
@@ -386,7 +386,7 @@ def test_evaluation_scores_exactly_what_is_saved(tmp_path, data, narrow, monkeyp
     folder = trained(tmp_path, data, "--gpus", "0,1,2", "--batch-size", "2", "--lr", ".1")
     net = model.load_params(model.get_model("atac_resnet50_v1b", classes=5), folder / "last.params")
     source = imagenet.load(data).val
-    found = loop.evaluate(net, imagenet.EvalBatches(source, 6, 32), tiny.CPU, 3)
+    found = loop.evaluate(net, image_batches.EvalBatches(source, 6, 32), tiny.CPU, 3)
     last = tiny.metrics_of(folder)[-1]
     assert found.top1 == last["val_accuracy"] and found.loss == pytest.approx(last["val_loss"], rel=1e-5)
 

@@ -12,10 +12,11 @@ import numpy as np
 from cifar_files import binary, random_images
 from mxnet.gluon import nn
 
-from backend.gluon import loop
+from backend.gluon import distributed, placement, state
+from backend.gluon.program import Program
 from engine import checkpoint, run, runlog
 from engine.cli.program import run_script
-from engine.data import cifar
+from engine.data import in_memory
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER, Recipe
 from model import zoo
@@ -30,7 +31,7 @@ TINY_NET = ["--model", "resnet20_v2", "--blocks", "1"]
 
 def split(count, seed=0, classes=10):
     """Noise in place of images, every class as often as the others."""
-    return cifar.Split(random_images(count, seed), (np.arange(count) % classes).astype(np.int32))
+    return in_memory.Split(random_images(count, seed), (np.arange(count) % classes).astype(np.int32))
 
 
 def cifar10(folder, train=64, test=40):
@@ -65,8 +66,8 @@ def net(batch_norm=True, classes=10, units=4):
 
 def ready(made, seed=0, contexts=CPU, mode="hybrid"):
     """The net, initialized as a run does it."""
-    loop.initialize(made, seed, contexts)
-    loop.set_mode(made, mode)
+    placement.initialize(made, seed, contexts)
+    placement.set_mode(made, mode)
     return made
 
 
@@ -79,13 +80,13 @@ def numbers_of(made, device=0):
 def state_of(path):
     """Everything in a checkpoint of which bits are promised: weights, optimizer, statistics, position and sums."""
     arrays, attachments = params_file.read(path)
-    state = {name: array.tobytes() for name, array in arrays.items()}
-    state.update({name: content for name, content in attachments.items()
+    found = {name: array.tobytes() for name, array in arrays.items()}
+    found.update({name: content for name, content in attachments.items()
                   if name not in (checkpoint.SETTINGS, params_file.DIGEST)})
     position = json.loads(attachments[checkpoint.SETTINGS])["state"]
     del position["resumed"]  # how often it was interrupted
-    state["position"] = position
-    return state
+    found["position"] = position
+    return found
 
 
 def metrics_of(folder):
@@ -113,20 +114,44 @@ def saved(class_names=tuple("abcdefghij"), **changes):
                                                     "class_names": class_names and list(class_names)})
 
 
-def job(folder, contexts=CPU, images=128, seed=0, batches=None, held_out=None, batch_norm=True, **changes):
-    """A run of the tiny net on noise; changes are the recipe's and, by their names, the Job's."""
+def save(path, net, saved, trainer=None, team=None):
+    """Write a checkpoint of a net and, with a trainer, of its training; all workers of a team call it."""
+    arrays = state.arrays_of(net, trainer, team)
+    if team is None or not team.rank:
+        checkpoint.save(path, arrays, saved)
+
+
+def restore(path, net, trainer, team=None):
+    """Bring a net and its trainer back to a checkpoint; returns its Saved."""
+    arrays, stored = checkpoint.load(path, state.forms_of(net, trainer, team))
+    state.restore(arrays, net, trainer, team)
+    return stored
+
+
+def load_weights(path, net):
+    """Give a net the weights of a checkpoint."""
+    for name, array in checkpoint.weights(path).items():
+        parameter = net._collect_params_with_prefix()[name]
+        parameter.set_data(mx.nd.array(array, dtype=parameter.dtype))
+
+
+def job(folder, contexts=CPU, images=128, seed=0, batches=None, held_out=None, batch_norm=True, team=None, made=None,
+        forward=None, update_all=None, **changes):
+    """A run of the tiny net (or of one made already) on noise; changes are the recipe's and the Job's."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("workers", "team", "save_period", "save_interval", "log_interval")
+    names = ("workers", "save_period", "save_interval", "log_interval")
     own = {name: changes.pop(name) for name in names if name in changes}
     decides = {name: changes.pop(name) for name in ("first_epoch", "dtype") if name in changes}
-    made = recipe(**changes)
-    test = cifar.EvalBatches(split(25, 9), 10)
+    chosen, team = recipe(**changes), team or distributed.Team("device")
+    stored = saved(recipe=chosen, seed=seed, devices=len(contexts) * team.size, **decides)
+    test = in_memory.EvalBatches(split(25, 9), 10)
     return run.Job(
-        net=ready(net(batch_norm), seed, contexts), saved=saved(recipe=made, seed=seed, **decides),
-        provenance={"sha256": "0" * 64, "official": True, "train_images": images, "test_images": 25},
-        batches=batches or cifar.TrainBatches(split(images), made.batch_size * len(contexts), seed),
+        Program(made or ready(net(batch_norm), seed, contexts), contexts, stored.experiment, team, forward,
+                update_all=update_all),
+        saved=stored, provenance={"sha256": "0" * 64, "official": True, "train_images": images, "test_images": 25},
+        batches=batches or in_memory.TrainBatches(split(images), chosen.batch_size * len(contexts), seed),
         score_batches=held_out or test, labels=10, scored_on="held-out" if held_out else "test",
-        test_batches=test if held_out else None, contexts=contexts, directory=folder, **own)
+        test_batches=test if held_out else None, directory=folder, **own)
 
 
 class Hooked:

@@ -2,3 +2,9 @@
 from support import import_hook
 
 import_hook.install()
+
+from .distributed import join
+from .placement import devices, kind, training_type
+from .program import prepare, scorer
+
+__all__ = ["devices", "join", "kind", "prepare", "scorer", "training_type"]

@@ -15,6 +15,8 @@ from mxnet import gluon
 
 from support.errors import InputError
 
+from .state import restore_layout
+
 ALONE = ("device", "local", "nccl")
 SERVED = ("dist_sync_device", "dist_device_sync", "dist_sync")
 NAMES = (*ALONE, *SERVED, "horovod")
@@ -112,8 +114,6 @@ class _Many(Team):
         for parameter, value in zip(parameters, values):
             first, flat = flat[:value.size], flat[value.size:]
             parameter.set_data(mx.nd.array(first.reshape(value.shape), dtype=parameter.dtype))
-        from .loop import restore_layout  # which imports this module
-
         restore_layout(net)  # the server takes no array in oneDNN's layout, as inference leaves the weights
 
     def agreed(self, value):

@@ -114,12 +114,13 @@ class Refused(argparse.Action):
         parser.error(f"{option_string}: {self.why}")
 
 
-def add_data_flags(parser, dataset_help, datasets=("cifar10", "cifar100")):
+def add_data_flags(parser, dataset_help, datasets=("cifar10", "cifar100", "folder")):
     """The data: which set, where, with which labels."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", choices=datasets, help=dataset_help)
     group.add_argument("--data-dir", type=words, metavar="DIR", help="default ~/.mxnet/datasets/DATASET; "
-                       "CIFAR's official archive is downloaded to it when there is none")
+                       "CIFAR's official archive is downloaded to it when there is none; of --dataset folder the "
+                       "folder with train/ and val/, each with a folder of images for each class")
     group.add_argument("--mirror", type=words, metavar="URL", help="folder to download the archive from")
     group.add_argument("--label-mode", choices=("fine", "coarse"),
                        help="CIFAR-100: 100 classes, or the 20 superclasses that the authors trained on (default)")

@@ -8,6 +8,8 @@ import threading
 
 from support.errors import InputError, OutOfMemory, out_of_memory
 
+from .flags import program
+
 
 def _discard_output():
     """Let Python flush what is left of standard output into nothing, without a word, when it ends."""
@@ -69,6 +71,8 @@ def run_script(main):
     process at once, with the status 130 in a shell, until main takes care of it (clean_up_at_interrupt).
     """
     name = sys.argv[0].rpartition("/")[2]
+    if name == "__main__.py":  # of a package
+        name = program(f"python -m {sys.modules['__main__'].__spec__.parent}")
     _open_streams()
     if hasattr(sys.stdout, "reconfigure"):  # a path need not be text that can be printed
         sys.stdout.reconfigure(errors="backslashreplace")

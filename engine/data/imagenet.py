@@ -1,65 +1,39 @@
-"""ImageNet's 2012 classification images from record files or class folders: found, checked, made into batches.
-
-    python -m engine.data.imagenet --data-dir DIR              # what is there, and images/s of the pipeline alone
-    python -m engine.data.imagenet --data-dir DIR --use-rec
+"""ImageNet's 2012 classification images from record files or class folders: found and checked.
 
 The images stay on disk and are read at random, by as many threads as there are workers. engine.data.prepare_imagenet
 makes the record files. Nothing here needs MXNet.
 """
-import contextlib
-import functools
 import hashlib
-import itertools
 import logging
-import math
 import os
-import statistics
-import sys
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Optional, Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
-from engine.cli import flags
-from engine.cli.program import run_script
 from engine.data import class_folders, images
+from engine.data.cifar_files import SIDE
 from engine.data.class_folders import PREPARE, SPLITS, class_order
 from engine.data.class_names import NAMES_FILE, SYNSETS
+from engine.data.dataset import EVERY_IMAGE, Dataset, Images, Origin, Training, Translated, translate, unnamed
+from engine.data.image_batches import EvalBatches, TrainBatches, normalise_centre, shorter_side
 from engine.data.image_sources import Folders, Records, Source
-from engine.data.prefetch import ahead
-from engine.data.records import Damaged
-from engine.seeds import check_seed, random_stream
-from support import runtime
 from support.errors import InputError
 from support.files import expanded
+from support.threads import usable_cores
 
 log = logging.getLogger(__name__)
 
-# Red, green, blue on the scale 0..255, as the authors' script hands them to MXNet's iterator.
-MEAN = (123.68, 116.779, 103.939)
-STD = (58.393, 57.12, 57.375)
+NAMES = dict(zip(SYNSETS, (Path(__file__).parent / "imagenet_names.txt").read_text("ascii").splitlines()))
 
-# Eigenvalues and eigenvectors (in columns) of the colours (red, green, blue) of ImageNet: Krizhevsky et al., 2012, as
-# MXNet has them.
-EIGENVALUES = (55.46, 4.794, 1.148)
-EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-
-RATIO = (3 / 4, 4 / 3)  # of width to height of a random crop
-ATTEMPTS = 10  # random crops tried before the largest central one is taken
+INPUT_SIZE, CROP_RATIO = 224, .875  # of the authors' script
+HALVINGS = 32  # a ResNet-50 halves the side of its images five times
+BATCH = {"cpu": 32, "gpu": 128}  # to score at once: every image needs megabytes in a ResNet-50
+AUTHORS_BATCH = 256  # two GPUs with 128 each; how much of the padding is counted depends on it
+PADDING = "full batches of the authors' record iterator, its padding included"
 
 OFFICIAL_COUNTS = {"train": 1_281_167, "val": 50_000}
-
-DAMAGED = ("refuse", "skip")
-CHUNK = 8  # images that a thread makes at a time
-
-# The evaluation of epoch 155 gave the error in the released file's name; the iterator had made this many before.
-RELEASED_PASSES = 155
-
-
-# --- Loading ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -78,6 +52,10 @@ class Data:
     variant: str
     provenance: dict
 
+    @property
+    def origin(self):
+        return Origin(self.class_names, self.variant, self.provenance)
+
 
 def default_root() -> Path:
     """Where the data set lies if nobody says otherwise: ~/.mxnet/datasets/imagenet, as GluonCV has it."""
@@ -85,27 +63,28 @@ def default_root() -> Path:
 
 
 def load(data_dir=None, use_rec: bool = False, rec_train=None, rec_train_idx=None, rec_val=None, rec_val_idx=None,
-         need: Sequence[str] = SPLITS, class_names: Optional[Sequence[str]] = None) -> Data:
+         need: Sequence[str] = SPLITS, class_names: Optional[Sequence[str]] = None, variant_of=None) -> Data:
     """Find the splits in `need` ('train', 'val'): in data_dir/SPLIT, a folder for each class, or in record files.
 
     data_dir : default `default_root()`. use_rec : record files, those named or data_dir/rec/SPLIT.rec or
     data_dir/SPLIT.rec; they are also taken where one is named or where data_dir has record files and no folders. A
     data_dir that itself holds the class folders serves as either split.
     class_names : the order of a folder's labels (default `class_order`). With SYNSETS the folders of some of the 1,000
-    classes keep the labels of the official order.
+    classes keep the labels of the official order. variant_of : says what is not official, of (sources by split,
+    class names, root); by default by ImageNet's counts, which is a warning too.
 
     Raises InputError if nothing is found, if something is malformed, or if both splits would be the same files.
     """
     root = expanded(data_dir) if data_dir is not None else default_root()
     named = {"train": (rec_train, rec_train_idx), "val": (rec_val, rec_val_idx)}
     try:
-        return _load(root, use_rec, {split: named[split] for split in need}, class_names)
+        return _load(root, use_rec, {split: named[split] for split in need}, class_names, variant_of or _variant)
     except OSError as error:  # a folder that may not be searched, say
         raise InputError(f"{error.filename or root} cannot be read: {error.strerror}; give another --data-dir"
                          ) from None
 
 
-def _load(root, use_rec, named, class_names):
+def _load(root, use_rec, named, class_names, variant_of):
     if use_rec or any(rec for rec, _ in named.values()) or _only_records(root, named):
         kind = "records"
         sources = {split: _find_records(root, split, *paths, class_names) for split, paths in named.items()}
@@ -113,8 +92,7 @@ def _load(root, use_rec, named, class_names):
         if len(known) > 1:
             raise InputError(f"{' and '.join(source.description for source in sources.values())} have different "
                              f"classes in the {NAMES_FILE} beside them: give record files that were prepared together")
-        names = known.pop() if known else tuple(
-            f"class {label}" for label in range(1 + max(int(source.labels.max()) for source in sources.values())))
+        names = known.pop() if known else unnamed(1 + max(int(source.labels.max()) for source in sources.values()))
     else:
         kind = "folders"
         sources = _find_folders(root, tuple(named), class_names)
@@ -123,9 +101,7 @@ def _load(root, use_rec, named, class_names):
     if shared is not None:
         raise InputError(f"{shared} is to be trained on and validated on, so that no score would mean anything: give "
                          "other images for one of them")
-    variant = _variant(sources, names, root)
-    if variant != "official counts":
-        log.warning("ImageNet: %s", variant)
+    variant = variant_of(sources, names, root)
     provenance = {
         "sha256": hashlib.sha256("".join(source.sha256 for source in sources.values()).encode()).hexdigest(),
         "official": variant == "official counts",
@@ -208,314 +184,103 @@ def _variant(sources, names, root):
         absent = len(names) - len(np.unique(source.labels[source.labels >= 0]))
         if absent:
             parts.append(f"{absent:,} of {len(names):,} classes without an image in {split}")
+    if parts:
+        log.warning("ImageNet: %s", "; ".join(parts))
     return "; ".join(parts) or "official counts"
 
 
-# --- Batches ------------------------------------------------------------------------------------------------
+class ImageNetSet(Dataset):
+    """ImageNet, its images read as they are needed, from record files or from a folder for each class.
 
-# One stream of random numbers per purpose, so that none depends on how much another has drawn.
-_ORDER, _AUGMENT = range(2)
+    options : data_dir, use_rec, rec_train, rec_train_idx, rec_val, rec_val_idx, damaged, num_data_workers,
+    count_padding, input_size, crop_ratio; what is absent is off. A label means a class by its name, a WordNet id: if
+    the data have only some of a net's classes, or have them in another order, an evaluation translates their labels.
+    """
 
-_SCALE = 1 / np.array(STD)
-_SHIFT = -np.array(MEAN) / np.array(STD)
+    outputs = (len(SYNSETS),)
 
+    def __init__(self, name, options, known=None):
+        super().__init__(name, options)
+        self.classes_of_run = known and known.class_names
+        self.size = self.option("input_size") or (known and known.input_size)
+        self.crop_ratio = self.option("crop_ratio") or (known and known.crop_ratio) or CROP_RATIO
 
-class _Batches:
-    """What both kinds of batches share: a source, its damaged images, and threads that make images in chunks."""
-
-    def __init__(self, source, input_size, damaged):
-        if damaged not in DAMAGED:
-            raise InputError(f"unknown choice {damaged!r} for damaged images: choose {' or '.join(DAMAGED)}")
-        if input_size < 1:
-            raise InputError(f"images of {input_size} pixels cannot be made: give an input size of 1 or more")
-        images.require()
-        source.check(damaged)
-        self.source, self.input_size, self.damaged = source, input_size, damaged
-        self._lock = threading.Lock()
-        self._skipped = {}
+    def option(self, name):
+        return getattr(self.options, name, None)
 
     @property
-    def skipped(self):
-        """Names of the damaged images that were left out so far, in the order of the source."""
-        with self._lock:
-            return [name for _, name in sorted(self._skipped.items())]
+    def record(self):
+        return {"input_size": self.size, "crop_ratio": self.crop_ratio}
 
-    def _leave_out(self, index, reason):
-        name = self.source.name(index)
-        if self.damaged == "refuse":
-            raise InputError(f"{name}: {reason}; replace this image, or leave damaged ones out with --damaged skip")
-        with self._lock:
-            new = index not in self._skipped
-            self._skipped[index] = name
-        if new:
-            log.warning("left out %s: %s", name, reason)
+    @property
+    def workers(self):
+        """Threads that read images."""
+        given = self.option("num_data_workers")
+        return usable_cores() if given is None else given
 
-    def _made(self, plans, size, workers):
-        """(images, labels, sound, plan) of each plan; self._fill(plan, row, image out) -> label or None makes a row."""
-        def chunk(plan, out, labels, sound, rows):
-            for row in rows:
-                label = self._fill(plan, row, out[row])
-                labels[row], sound[row] = (0, False) if label is None else (label, True)
-            return (out, labels, sound, plan) if rows.stop == size else None
+    @property
+    def damaged(self):
+        return self.option("damaged") or "refuse"
 
-        def calls():
-            for plan in plans:
-                out = np.empty((size, 3, self.input_size, self.input_size), np.float32)
-                labels, sound = np.empty(size, np.int32), np.empty(size, bool)
-                for start in range(0, size, CHUNK):
-                    rows = range(start, min(start + CHUNK, size))
-                    yield functools.partial(chunk, plan, out, labels, sound, rows)
+    def class_names(self, classes):
+        return tuple(f"{name} {NAMES[name]}" if name in NAMES else name for name in self._names(classes))
 
-        if workers < 1:
-            yield from filter(None, (call() for call in calls()))
-            return
-        # Results come in order, so that with its last chunk a batch is whole. Ahead is one batch, and work for all.
-        workers = min(workers, runtime.usable_cores())
-        with contextlib.closing(ahead(calls(), workers, depth=2 * workers + -(-size // CHUNK))) as results:
-            yield from filter(None, results)
+    def _names(self, classes):
+        """The names as the data have them; 'class 0' and so on if nobody knows."""
+        if self.classes_of_run:
+            return tuple(self.classes_of_run)
+        return SYNSETS if classes == len(SYNSETS) else unnamed(classes)
 
+    def complete(self, model, arguments, size):
+        if size == SIDE:
+            raise InputError(f"{model} is for CIFAR's images: name a ResNet-50 of model.list_models()")
+        return self.sized(arguments)
 
-class TrainBatches(_Batches):
-    """Shuffled, augmented batches; each is a function of (seed, epoch, step) alone.
+    def sized(self, arguments):
+        """The arguments of a net, and self.size settled."""
+        own = "input_size" in arguments
+        if own and self.option("input_size"):  # of a net that was made for one size
+            arguments = {**arguments, "input_size": self.option("input_size")}
+        self.size = (arguments["input_size"] if own else self.size) or INPUT_SIZE
+        if not isinstance(self.size, int) or self.size % HALVINGS or not isinstance(self.crop_ratio, (int, float)):
+            raise InputError(f"--input-size is a multiple of {HALVINGS} and --crop-ratio a number, got {self.size!r} "
+                             f"and {self.crop_ratio!r}")
+        return arguments
 
-    An epoch resumed at any step therefore gives the bits of an uninterrupted one, with any number of workers, and the
-    parts of several machines together are the batch of one. What does not fill a batch is left out of an epoch.
+    def load(self, need):
+        """The Data with the splits in `need`."""
+        named = {name: self.option(name) for name in ("rec_train", "rec_train_idx", "rec_val", "rec_val_idx")}
+        return load(self.options.data_dir, bool(self.option("use_rec")), need=need, **named)
 
-    Augmentation (the authors' log): a random crop of min_area to 1 of the image's area and 3/4 to 4/3 in shape,
-    resized to input_size; a mirror image half of the time; brightness, contrast and saturation changed by up to
-    `jitter` each, in random order; noise along the principal components of colour, of deviation `lighting`. The
-    authors' iterator decodes at full size and resizes bilinearly. So do we, but where the crop has twice the pixels
-    that are wanted, or more, the JPEG is decoded at 1/2, 1/4 or 1/8 (`images.crop`). Areas and the logarithms of
-    shapes are drawn evenly, as there; the colour noise is not cut to 0..255, as it is there.
+    def training(self, experiment, batch_size, kind, part=(0, 1)):
+        data, size, recipe = self.load(SPLITS), experiment.input_size, experiment.recipe
+        batches = TrainBatches(data.train, batch_size, experiment.seed, size, part=part, damaged=self.damaged)
+        score_batches = EvalBatches(data.val, min(recipe.batch_size // recipe.accumulate, len(data.val)), size,
+                                    experiment.crop_ratio, self.workers, part, damaged=self.damaged)
+        return Training(data.origin, batches, score_batches, "validation", None, (
+            f"data: {len(data.train):,} training and {len(data.val):,} validation images in {len(data.class_names)} "
+            f"classes, {size}x{size} pixels, {data.origin.in_short}, sha256 {data.provenance['sha256']}",))
 
-    batch_size : of all parts together. part : (rank, parts): the rank-th share of every batch.
-    damaged : 'refuse' raises InputError with the image's name; 'skip' takes the next sound image of the epoch's order
-    in its place and names it in `skipped`. Raises InputError for arguments that do not fit the source.
-    """
+    def images(self, classes, kind, batch_size=None):
+        names, data, padding = self._names(classes), self.load(("val",)), bool(self.option("count_padding"))
+        batch_size = batch_size or (AUTHORS_BATCH if padding else BATCH[kind])
+        if not padding:
+            batch_size = min(batch_size, len(data.val))
+        batches = EvalBatches(data.val, batch_size, self.size, self.crop_ratio, self.workers, count_padding=padding,
+                              damaged=self.damaged)
+        text = (f"{self.title}: {len(data.val):,} validation images of {data.val.description}, data "
+                f"{data.origin.in_short}; the middle {self.size} x {self.size} after the shorter side was made "
+                f"{batches.shorter}")
+        expected = len(batches) * batch_size if padding else len(data.val)
+        translation = translate(data.val, data.class_names, names)
+        if translation is not None:
+            batches = Translated(batches, translation)
+            text += "; its classes are in another order than the net's, and told by their names"
+        return Images(data.origin, batches, expected, text, PADDING if padding else EVERY_IMAGE)
 
-    def __init__(self, source: Source, batch_size: int, seed: int, input_size: int = 224, jitter: float = .4,
-                 lighting: float = .1, min_area: float = .08, part: Tuple[int, int] = (0, 1), damaged: str = "refuse"):
-        super().__init__(source, input_size, damaged)
-        if not 1 <= batch_size <= len(source):
-            raise InputError(f"a batch of {batch_size} does not fit {len(source)} training images: give a batch size "
-                             f"from 1 to {len(source)}")
-        _check_part(part)
-        if batch_size % part[1]:
-            raise InputError(f"a batch of {batch_size} cannot be shared by {part[1]} workers: give a multiple")
-        if not 0 <= jitter < 1 or not lighting >= 0 or not 0 < min_area <= 1:
-            raise InputError(f"jitter {jitter} is to be from 0 to below 1, lighting {lighting} 0 or more, the smallest "
-                             f"area {min_area} above 0 and up to 1")
-        check_seed(seed)
-        self.batch_size, self.seed, self.part = batch_size, seed, part
-        self.jitter, self.lighting, self.min_area = jitter, lighting, min_area
-        self.steps = len(source) // batch_size  # per epoch
-
-    def epoch(self, index: int, start: int = 0, workers: int = 0) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
-        """This part of the batches of epoch `index` from step `start` on: new (float32 (b, 3, S, S), int32 (b,)).
-
-        workers: threads that compute ahead (no more than there are cores), 0 for none.
-        """
-        if index < 0 or not 0 <= start <= self.steps:
-            raise InputError(f"there is no step {start} in epoch {index}: an epoch has {self.steps} steps, from 0")
-        return self._epoch(index, start, workers)
-
-    def _epoch(self, index, start, workers):
-        order = random_stream(self.seed, _ORDER, index).permutation(len(self.source))
-        share = self.batch_size // self.part[1]
-        first = share * self.part[0]
-        plans = (self._plan(order, index, step, slice(first, first + share)) for step in range(start, self.steps))
-        for pixels, labels, _, _ in self._made(plans, share, workers):
-            yield pixels, labels
-
-    def _plan(self, order, epoch, step, rows):
-        # Drawn for the whole batch and for all of an image at once: neither parts nor an image's size move the rest.
-        stream = random_stream(self.seed, _AUGMENT, epoch, step)
-        even = stream.random((self.batch_size, 2 * ATTEMPTS + 7))
-        normal = stream.standard_normal((self.batch_size, 3))
-        return order, step * self.batch_size + rows.start, even[rows], normal[rows]
-
-    def _fill(self, plan, row, out):
-        order, first, even, normal = plan
-        for ahead_by in range(len(order)):
-            index = int(order[(first + row + ahead_by) % len(order)])
-            if index in self._skipped:
-                continue
-            try:
-                self._augment(self.source.read(index), even[row], normal[row], out)
-                return self.source.labels[index]
-            except Damaged as reason:
-                self._leave_out(index, reason)
-        raise InputError(f"{self.source.description} has no image that is not damaged")
-
-    def _augment(self, data, even, normal, out):
-        crops, (mirrored, order), changes = np.split(even, [2 * ATTEMPTS + 2, 2 * ATTEMPTS + 4])
-        side = self.input_size
-        pixels, _ = images.crop(data, functools.partial(random_box, crops, self.min_area), side)
-        pixels = images.resize(pixels, side, side)
-        if mirrored < .5:
-            pixels = images.mirror(pixels)
-        if self.jitter:
-            pixels = images.jitter(pixels, 1 + self.jitter * (2 * changes - 1), images.ORDERS[int(6 * order)])
-        light = np.array(EIGENVECTORS) @ (self.lighting * normal * EIGENVALUES)
-        images.planes(pixels, _SCALE, _SHIFT + light * _SCALE, out)
-
-
-def random_box(even: np.ndarray, min_area: float, height: int, width: int) -> images.Box:
-    """A random part of an image, from 2 x ATTEMPTS + 2 numbers of [0, 1): (y, x, height, width).
-
-    Its share of the area is even from min_area to 1, the logarithm of its width/height even within RATIO. After
-    ATTEMPTS that do not fit it is the largest central part with a shape within RATIO.
-    """
-    low, high = math.log(RATIO[0]), math.log(RATIO[1])
-    areas, ratios = even[:2 * ATTEMPTS].reshape(2, ATTEMPTS)
-    for area, ratio in zip(height * width * (min_area + (1 - min_area) * areas), np.exp(low + (high - low) * ratios)):
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return int(even[-2] * (height - h + 1)), int(even[-1] * (width - w + 1)), h, w
-    w, h = min(width, max(1, round(height * RATIO[1]))), min(height, max(1, round(width / RATIO[0])))
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-def shorter_side(input_size: int, crop_ratio: float) -> int:
-    """Pixels that the shorter side of an image gets, before the middle of input_size is taken."""
-    return max(input_size, math.ceil(round(input_size / crop_ratio, 6)))
-
-
-def normalise_centre(pixels: np.ndarray, shorter: int, out: np.ndarray) -> None:
-    """An image as a net evaluates it, into out: float32 (3, S, S); pixels: uint8 (height, width, 3), blue first."""
-    images.planes(images.centre(pixels, shorter, out.shape[-1]), _SCALE, _SHIFT, out)
-
-
-class EvalBatches(_Batches):
-    """Every image once, in order: (float32 (B, 3, S, S), int32 (B,), count) with B always the batch size.
-
-    Only the first `count` images of a batch are real. The shorter side becomes input_size / crop_ratio pixels,
-    rounded up (256 for 224 and .875), bilinearly, and the middle is taken: the authors' iterator, to the bit.
-
-    part : (rank, parts): the rank-th stretch of the images, each image in one part.
-    damaged : 'refuse' raises InputError with the image's name; 'skip' leaves it out of the counts and names it in
-    `skipped`.
-    count_padding : True counts as the authors' iterator does. It gives full batches only: what the last one lacks
-    comes from the first images, which are counted again, and the next pass begins behind them. `passes` is the number
-    of passes before this one. The default, of the released file's evaluation, gives 195 batches of 256, which are
-    49,920 of 50,000 images; the very first pass gives 50,176.
-    """
-
-    def __init__(self, source: Source, batch_size: int, input_size: int = 224, crop_ratio: float = .875,
-                 workers: int = 0, part: Tuple[int, int] = (0, 1), count_padding: bool = False,
-                 damaged: str = "refuse", passes: int = RELEASED_PASSES):
-        super().__init__(source, input_size, damaged)
-        if batch_size < 1:
-            raise InputError(f"a batch of {batch_size} images cannot be evaluated: give 1 or more")
-        if not 0 < crop_ratio <= 1:
-            raise InputError(f"a crop ratio of {crop_ratio} is not above 0 and up to 1")
-        _check_part(part)
-        if count_padding and part[1] > 1:
-            raise InputError("several workers cannot count the record iterator's padding: evaluate with one")
-        self.batch_size, self.workers = batch_size, workers
-        self.shorter = shorter_side(input_size, crop_ratio)
-        rank, parts = part
-        first, last = (len(source) * edge // parts for edge in (rank, rank + 1))
-        if first == last:
-            raise InputError(f"{len(source)} images cannot be shared by {parts} workers: use fewer")
-        if count_padding:
-            first, last = (batch_size * -(-len(source) * edge // batch_size) for edge in (passes, passes + 1))
-            if first == last:
-                raise InputError(f"after {passes} passes in batches of {batch_size} the record iterator has nothing "
-                                 f"left of {len(source)} images: use a smaller batch")
-        self._range = range(first, last)
-        self.steps = -(-len(self._range) // batch_size)
-
-    def __len__(self):
-        return self.steps
-
-    def __iter__(self):
-        starts = range(self._range.start, self._range.stop, self.batch_size)
-        for pixels, labels, sound, _ in self._made(starts, self.batch_size, self.workers):
-            count = int(sound.sum())
-            if count < len(sound):
-                rows = np.flatnonzero(sound)
-                rows = np.resize(rows, len(sound)) if count else np.zeros(len(sound), int)
-                pixels, labels = pixels[rows], labels[rows]
-            yield pixels, labels, count
-
-    def _fill(self, start, row, out):
-        if start + row < self._range.stop:
-            index = (start + row) % len(self.source)
-            try:
-                normalise_centre(images.decode(self.source.read(index)), self.shorter, out)
-                return self.source.labels[index]
-            except Damaged as reason:
-                self._leave_out(index, reason)
-        out[:] = 0
-        return None
-
-
-def _check_part(part):
-    rank, parts = part
-    if not 0 <= rank < parts:
-        raise InputError(f"there is no worker {rank} of {parts}: the ranks go from 0 to {parts - 1}")
-
-
-# --- Command ------------------------------------------------------------------------------------------------
-
-
-def measure_pipeline(batches, workers: int = 0, seconds: float = 3.0, repeats: int = 5) -> float:
-    """Images/s of training batches alone: the median of `repeats`, over `seconds` in all."""
-    stream = itertools.chain.from_iterable(batches.epoch(index, workers=workers) for index in itertools.count())
-    next(stream)
-    speeds = []
-    for _ in range(repeats):
-        count, began = 0, time.perf_counter()
-        while time.perf_counter() - began < seconds / repeats or not count:
-            count += len(next(stream)[1])
-        speeds.append(count / (time.perf_counter() - began))
-    return statistics.median(speeds)
-
-
-def _parser():
-    parser = flags.Parser(prog="python -m engine.data.imagenet",
-                          description="Show what ImageNet data there is and how fast it becomes batches.")
-    parser.add_argument("--data-dir", type=flags.words, help="folder of the data (default: ~/.mxnet/datasets/imagenet)")
-    parser.add_argument("--use-rec", action="store_true", help="read the record files, not the class folders")
-    parser.add_argument("--split", choices=SPLITS, help="only this one")
-    parser.add_argument("--seconds", type=flags.number(float, 0, 86400), default=3.0,
-                        help="how long to measure (default: 3; 0: not at all)")
-    parser.add_argument("--batch-size", type=flags.number(int, 1, 100_000), default=64)
-    parser.add_argument("--input-size", type=flags.number(int, 1, 10_000), default=224)
-    parser.add_argument("--workers", type=flags.number(int, 0, 1024), default=0,
-                        help="threads that make images ahead (default: 0)")
-    parser.add_argument("--damaged", choices=DAMAGED, default="refuse")
-    return parser
-
-
-def main(argv=None) -> int:
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    try:
-        need = (arguments.split,) if arguments.split else SPLITS
-        data = load(arguments.data_dir, arguments.use_rec, need=need)
-        print(f"ImageNet: {data.variant}")
-        print(f"sha256 {data.provenance['sha256']} (of the lists of images)")
-        for split in need:
-            source = getattr(data, split)
-            source.check(arguments.damaged)
-            print(f"{split}: {len(source):,} images of {len(data.class_names):,} classes in {source.description}")
-        if arguments.seconds > 0:
-            source = data.train or data.val
-            batch = min(arguments.batch_size, len(source))
-            for jitter in (.4, 0):
-                made = TrainBatches(source, batch, 0, arguments.input_size, jitter, damaged=arguments.damaged)
-                speed = measure_pipeline(made, arguments.workers, arguments.seconds)
-                print(f"pipeline alone, {'with' if jitter else 'without'} colour jitter: {speed:,.0f} images/s (batch "
-                      f"{batch}, {arguments.workers} workers)")
-    except InputError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    run_script(main)
+    def pixels(self, picture):
+        """As a validation image: the middle of it, at the run's size."""
+        images.require()
+        batch = np.empty((1, 3, self.size, self.size), np.float32)
+        normalise_centre(picture, shorter_side(self.size, self.crop_ratio), batch[0])
+        return batch

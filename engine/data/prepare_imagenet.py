@@ -33,7 +33,7 @@ from types import SimpleNamespace
 
 from engine.cli.flags import Parser, number
 from engine.cli.program import clean_up_at_interrupt, run_script
-from engine.data import imagenet, images
+from engine.data import image_batches, imagenet, images
 from engine.data.class_folders import classes, listing
 from engine.data.class_names import NAMES_FILE, read_names, write_names
 from engine.data.prefetch import ahead
@@ -509,7 +509,7 @@ def _parser():
                         help="of the JPEGs with --resize (default 95)")
     parser.add_argument("--threads", type=number(int, 1, 1024), default=runtime.usable_cores(), metavar="N",
                         help="images read or compressed at once (default: the cores, %(default)s)")
-    parser.add_argument("--damaged", choices=imagenet.DAMAGED, default="refuse",
+    parser.add_argument("--damaged", choices=image_batches.DAMAGED, default="refuse",
                         help="stop at a damaged image, or leave it out and name it (default %(default)s)")
     return parser
 

@@ -276,11 +276,10 @@ def prepared(folder):
     import tiny
 
     import model
-    from engine import checkpoint
 
     net = tiny.ready(model.get_model("resnet20_v2", blocks=1), 3, mode="imperative")
     params = folder / "net.params"
-    checkpoint.save(params, net, tiny.saved())
+    tiny.save(params, net, tiny.saved())
     return {"data": tiny.cifar10(folder / "data", 32, 20), "params": str(params), "out": str(folder / "out")}
 
 

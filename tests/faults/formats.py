@@ -21,9 +21,10 @@ from PIL import Image
 import evaluate
 import model
 import train_cifar
-from backend.gluon import loop
+from backend.gluon import loop, optimizer
 from engine import checkpoint, runlog
-from engine.data import cifar, imagenet, images
+from engine.data import cifar, image_batches, imagenet, images
+from engine.steps import Meter
 from model.array_names import to_authors
 from model.weights import pretrained_file
 from reproduce import ledger, publish, report, weights
@@ -383,7 +384,7 @@ class OwnParams(Format):
 
     def sound(self, folder):
         folder.mkdir(exist_ok=True)
-        checkpoint.save(folder / self.target, self.net, tiny.saved(model="atac_resnet20_v2"))
+        tiny.save(folder / self.target, self.net, tiny.saved(model="atac_resnet20_v2"))
 
     def craft(self, rng, content):
         part, members = taken_apart(content)
@@ -419,9 +420,9 @@ class Checkpoint(Format):
 
     def __init__(self):
         self.net = tiny.ready(tiny.net())
-        self.trainer, self.content = loop.make_trainer(self.net, tiny.recipe()), None
+        self.trainer, self.content = optimizer.make_trainer(self.net, tiny.recipe()), None
         batches = [(.1, np.random.RandomState(0).normal(0, 1, (8, 3, 32, 32)).astype("float32"), np.arange(8))]
-        for _ in loop.train_steps(self.net, self.trainer, batches, tiny.CPU, loop.Meter()):
+        for _ in loop.train_steps(self.net, self.trainer, batches, tiny.CPU, Meter()):
             pass
 
     def sound(self, folder):
@@ -429,7 +430,7 @@ class Checkpoint(Format):
         if self.content is None:  # once: what is accepted by mistake changes the net
             state = {"epoch": 1, "step": 0, "meter": {"images": 0, "loss_sum": 0.0, "correct": 0}, "best": None,
                      "resumed": 0, "loss_scale": None}
-            checkpoint.save(folder / self.target, self.net, dataclasses.replace(tiny.saved(), state=state),
+            tiny.save(folder / self.target, self.net, dataclasses.replace(tiny.saved(), state=state),
                             self.trainer)
             self.content = (folder / self.target).read_bytes()
         (folder / self.target).write_bytes(self.content)
@@ -470,7 +471,7 @@ class Checkpoint(Format):
     def read(self, folder):
         before = self.everything()
         try:
-            checkpoint.restore(folder / self.target, self.net, self.trainer)
+            tiny.restore(folder / self.target, self.net, self.trainer)
         except InputError:
             assert self.everything() == before, "a refused checkpoint changed the run"
             raise
@@ -480,7 +481,8 @@ class Checkpoint(Format):
         state = {name: value.tobytes() for name, value in tiny.numbers_of(self.net).items()}
         for parameter in self.net.collect_params().values():
             if parameter.grad_req != "null":
-                state[f"state of {parameter.name}"] = loop.optimizer_state(self.trainer, parameter).asnumpy().tobytes()
+                momentum = optimizer.optimizer_state(self.trainer, parameter)
+                state[f"state of {parameter.name}"] = momentum.asnumpy().tobytes()
         return state
 
 
@@ -563,7 +565,7 @@ class EvaluatedFile(CraftedSettings):
     def sound(self, folder):
         folder.mkdir(exist_ok=True)
         tiny.cifar10(folder / "data", 12, 6)
-        checkpoint.save(folder / self.target, self.net, tiny.saved())
+        tiny.save(folder / self.target, self.net, tiny.saved())
 
     def read(self, folder):
         return answered(tiny.call(evaluate.main, "--gpus", "", "--mode", "imperative", "--fused", "off", "--data-dir",
@@ -780,7 +782,7 @@ class Pictures(Format):
 
     def sound(self, folder):
         folder.mkdir(exist_ok=True)
-        checkpoint.save(folder / "net.params", self.net, tiny.saved())
+        tiny.save(folder / "net.params", self.net, tiny.saved())
         kind = self.KINDS[self.turn % len(self.KINDS)]
         self.turn += 1
         noise = cifar_files.random_images(1)[0].transpose(1, 2, 0)
@@ -826,9 +828,9 @@ class ImageRecords(Format):
                     warnings.simplefilter("ignore")
                     source = self.source(folder)
                     source.check()
-                    batches = imagenet.EvalBatches(source, 4, input_size=32, damaged=damaged)
+                    batches = image_batches.EvalBatches(source, 4, input_size=32, damaged=damaged)
                     seen = [(images[:count].copy(), labels[:count].copy()) for images, labels, count in batches]
-                    steps = imagenet.TrainBatches(source, 2, 0, input_size=32, damaged=damaged)
+                    steps = image_batches.TrainBatches(source, 2, 0, input_size=32, damaged=damaged)
                     for images, labels in steps.epoch(0):
                         assert np.isfinite(images).all() and images.shape == (2, 3, 32, 32) and len(labels) == 2
             except InputError as error:

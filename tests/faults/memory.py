@@ -23,7 +23,8 @@ from .suite import FAULT, ROOT, Case, Round, Theme
 import tiny  # isort: skip - found by this package
 from backend.gluon import loop  # isort: skip
 from engine import run  # isort: skip
-from engine.data import cifar  # isort: skip
+from engine.data import in_memory
+
 from support.errors import InputError  # isort: skip
 
 TRAINED, SCORED, RESTARTED, REFUSED = ("a long training", "many evaluations",
@@ -62,7 +63,7 @@ class Watched:
 def training(folder, answer, steps, leak):
     """In a process of its own: a training of `steps` steps that keeps `leak` bytes of each."""
     kept, seen = [], {}
-    batches = cifar.TrainBatches(tiny.split(320), 16, 0)  # 20 steps an epoch
+    batches = in_memory.TrainBatches(tiny.split(320), 16, 0)  # 20 steps an epoch
     epochs = steps // batches.steps
 
     def call(done):
@@ -82,7 +83,7 @@ def training(folder, answer, steps, leak):
 def evaluations(folder, answer, rounds, leak):
     """In a process of its own: `rounds` evaluations that keep `leak` bytes of each."""
     kept, seen = [], {}
-    net, batches = tiny.ready(tiny.net()), cifar.EvalBatches(tiny.split(600, 9), 50)
+    net, batches = tiny.ready(tiny.net()), in_memory.EvalBatches(tiny.split(600, 9), 50)
     loop.evaluate(net, batches, tiny.CPU, 10)
     before = held()
     for number in range(rounds):
@@ -106,7 +107,7 @@ def restarts(folder, answer, rounds, leak):
 
         call = broken if number % 10 == 9 else lambda: os.kill(os.getpid(), signal.SIGTERM)
         job = tiny.job(place, epochs=5, workers=WORKERS,
-                       batches=tiny.Hooked(cifar.TrainBatches(tiny.split(128), 16, 0), number % 5, 4, call))
+                       batches=tiny.Hooked(in_memory.TrainBatches(tiny.split(128), 16, 0), number % 5, 4, call))
         with contextlib.suppress(run.Stopped, InputError):
             run.train(job, resume)
         if leak:

@@ -10,7 +10,7 @@ import sys
 from . import ROOT
 
 import tiny  # isort: skip - found by this package
-from engine import checkpoint, run  # isort: skip
+from engine import checkpoint, folders, run  # isort: skip
 from support.errors import InputError  # isort: skip
 
 PART = re.compile(r"\.\d+\.part$")
@@ -69,7 +69,7 @@ def position(folder):
     """(epoch, step) of the checkpoint that --resume would go on from; None where there is none. InputError: damaged."""
     if not (folder / run.LAST).exists():
         return None
-    path = run.checkpoint_to_resume(folder)
+    path = folders.checkpoint_to_resume(folder)
     state = checkpoint.read(path).state
     return state["epoch"], state["step"]
 

@@ -7,9 +7,9 @@ import cifar_files
 import numpy as np
 import tiny
 
-from backend.gluon import loop
 from engine import run, runlog
-from engine.data import cifar
+from engine.data import cifar, in_memory
+from engine.steps import Diverged
 from support import params_file
 from support.errors import InputError
 
@@ -54,7 +54,7 @@ def rates(rng, folder):
 def poison(rng, folder):
     value = rng.choice((np.nan, np.inf, -np.inf, 3e38))
     step, epoch = rng.randrange(2), rng.randrange(2)
-    batches = cifar.TrainBatches(tiny.split(32), 16, 0)
+    batches = in_memory.TrainBatches(tiny.split(32), 16, 0)
 
     class Poisoned:
         steps, batch_size = batches.steps, batches.batch_size
@@ -73,9 +73,9 @@ def poison(rng, folder):
 def sizes(rng, folder):
     images, batch = rng.choice((1, 2, 15, 16, 17, 33)), rng.choice((1, 2, 15, 16, 17, 34, 1000))
     tests, at_once = rng.choice((1, 2, 10, 11)), rng.choice((1, 3, 10, 11, 50))
-    test = cifar.EvalBatches(tiny.split(tests, 5), at_once)
+    test = in_memory.EvalBatches(tiny.split(tests, 5), at_once)
     assert sum(count for _, _, count in test) == tests
-    batches = cifar.TrainBatches(tiny.split(images), batch, 0)
+    batches = in_memory.TrainBatches(tiny.split(images), batch, 0)
     assert batches.steps == images // batch
     assert sum(len(labels) for _, labels in batches.epoch(0)) == images // batch * batch
     job = tiny.job(folder, batches=batches, batch_size=batch, images=images)
@@ -86,7 +86,7 @@ def sizes(rng, folder):
 
 
 def workers(rng, folder):
-    batches = cifar.TrainBatches(tiny.split(64), 16, 0)
+    batches = in_memory.TrainBatches(tiny.split(64), 16, 0)
     make, place = batches._batch, (rng.randrange(2), rng.randrange(4))
 
     def breaking(order, epoch, step):
@@ -132,7 +132,7 @@ def one(case, rng, folder):
         return MAKERS[case](rng, folder)
     except InputError as error:
         return ("refused", str(error)) if "\n" not in str(error) else (FAULT, f"not one sentence: {error!r}")
-    except (Exception, loop.Diverged) as error:
+    except (Exception, Diverged) as error:
         return FAULT, f"{type(error).__name__}: {str(error)[:200]}"
     finally:
         runlog.plot_history = kept

@@ -1,6 +1,7 @@
 """What the training programs share, in the order of a run: flags and a checkpoint to a Start, to a folder, to a Result.
 
-A program brings what is its own: its experiment, its data and, since the engine knows no networks, the package `model`.
+A program hands over what is its own: its flags, its experiment and, since the engine knows neither networks nor a
+framework, the package `model` and a backend.
 """
 import contextlib
 import dataclasses
@@ -11,14 +12,15 @@ import sys
 from pathlib import Path
 from typing import Any, Optional
 
-from backend.gluon import distributed, loop
 from support import runtime
 from support.errors import InputError
 from support.files import expanded
 from support.lock import locked
 from support.words import counted
 
-from .. import checkpoint, run, runlog
+from .. import checkpoint, folders, run, runlog
+from ..data import sets
+from ..data.dataset import Known
 from ..experiment import Experiment
 from . import flags, net_flags
 
@@ -31,22 +33,17 @@ LOCK = ".lock"  # in a run's folder while a run is in it
 class Start:
     """What the flags, the machine and a checkpoint decide.
 
-    net : not yet initialized. contexts : this worker's devices. team : the workers (backend.gluon.distributed).
+    net : not yet initialized. devices : this worker's. team : the workers (backend.base).
     resume, saved : the checkpoint to resume and its Saved; None for a new run. command : the command line.
     """
 
     experiment: Experiment
     net: Any
-    contexts: list
-    team: distributed.Team
+    devices: list
+    team: Any
     resume: Optional[Path]
     saved: Optional[checkpoint.Saved]
     command: str
-
-    @property
-    def part(self):
-        """Which share of every batch is this worker's: (rank, workers)."""
-        return self.team.rank, self.team.size
 
     @property
     def batch_size(self):
@@ -54,27 +51,52 @@ class Start:
         return self.experiment.recipe.batch_size * self.experiment.devices
 
 
-@contextlib.contextmanager
-def started(parser, args, experiment_of, model, dtype):
-    """The Start of a run as a context. Ends the process for flags that cannot be used.
+def train(parser, args, experiment_of, backend, model, dtype, report, remarks=lambda start: ()):
+    """Train what the command line asks for; returns the exit status. Raises InputError if it cannot be done.
 
     experiment_of(args, stored) : the Experiment of the command line; what that leaves open comes from the Experiment of
         a checkpoint, or from the defaults (stored is None). It raises InputError or TypeError for what cannot be.
-    model : the package, whose complete_arguments and get_model make the net.
-    dtype : to train in where neither the flags nor a checkpoint say it.
+    backend, model : the module that computes (backend.base), and the package that has the networks.
+    dtype : to train in if neither the flags nor a checkpoint say it.
+    report(args, start, training, result, directory) : called with the Result of a run that ended.
+    remarks(start) : more sentences for the log.
     """
+    runlog.start_logging()
+    with started(parser, args, experiment_of, backend, model, dtype) as start:
+        experiment = start.experiment
+        data = sets.of(experiment.dataset, args, Known.of(experiment))
+        kind = backend.kind(start.devices)
+        training = data.training(experiment, start.batch_size, kind, (start.team.rank, start.team.size))
+        check_data(start, training.origin)
+        program = backend.prepare(start.net, experiment, start.devices, start.team, args.fused, args.mode,
+                                  args.resume_params, args.ignore_output)
+        tell_operators(start, program)
+        with folder(start, args) as directory:
+            announce(start, args, training, model)
+            for remark in remarks(start):
+                log.info("%s", remark)
+            status, result = run_in(directory, start, args, training, program)
+            if result is not None:
+                report(args, start, training, result, directory)
+                log.info("checkpoints, metrics and history.png are in %s", directory)
+            return status
+
+
+@contextlib.contextmanager
+def started(parser, args, experiment_of, backend, model, dtype):
+    """The Start of a run as a context; arguments as `train`. Ends the process for flags that cannot be used."""
     if args.resume_params:
-        args.resume_params = run.weights_file(args.resume_params)
+        args.resume_params = folders.weights_file(args.resume_params)
     experiment = None
     if not (args.resume or args.resume is not None and args.save_dir):  # else a checkpoint may have what is missing
         experiment = _or_exit(parser, experiment_of, args, None)
-    contexts, sentence = _or_exit(parser, _devices, args)
-    with distributed.join(args.kvstore) as team:
+    devices, sentence = _or_exit(parser, _devices, args, backend)
+    with backend.join(args.kvstore) as team:
         if team.rank:  # what all of them would say, the first worker says
             for name in (None, "engine"):
                 logging.getLogger(name).setLevel(logging.WARNING)
         if team.local_rank:
-            contexts, sentence = loop.devices([number + team.local_rank * len(args.gpus) for number in args.gpus])
+            devices, sentence = backend.devices([number + team.local_rank * len(args.gpus) for number in args.gpus])
         resume = team.agreed(_text(_checkpoint_of(args, experiment)) if team.rank == 0 else None)
         saved = None
         if resume is None:
@@ -91,16 +113,16 @@ def started(parser, args, experiment_of, model, dtype):
                 net = _built(experiment, model)
             except (InputError, TypeError) as error:
                 raise InputError(f"--resume: {error}") from error
-        dtype, remark = loop.training_type(args.dtype or (saved.experiment.dtype if saved else dtype), contexts)
-        experiment = dataclasses.replace(experiment, dtype=dtype, devices=len(contexts) * team.size)
+        dtype, remark = backend.training_type(args.dtype or (saved.experiment.dtype if saved else dtype), devices)
+        experiment = dataclasses.replace(experiment, dtype=dtype, devices=len(devices) * team.size)
         command = " ".join(map(shlex.quote, ["python", *sys.argv]))
-        threads = contexts[0].device_type == "cpu" and os.environ.get("OMP_NUM_THREADS")
+        threads = backend.kind(devices) == "cpu" and os.environ.get("OMP_NUM_THREADS")
         log.info("%s", command)
         log.info("%s%s", sentence, f", threads: {threads}" if threads else "")
         log.debug("%s", runtime.settings_sentence())  # a long one, for the file
         if remark:
             log.info("%s", remark)
-        yield Start(experiment, net, contexts, team, resume, saved, command)
+        yield Start(experiment, net, devices, team, resume, saved, command)
 
 
 def _built(experiment, model):
@@ -115,11 +137,11 @@ def _or_exit(parser, function, *arguments):
         parser.error(str(error))
 
 
-def _devices(args):
-    contexts, sentence = loop.devices(args.gpus)
-    if args.kvstore == "nccl" and contexts[0].device_type != "gpu":
+def _devices(args, backend):
+    devices, sentence = backend.devices(args.gpus)
+    if args.kvstore == "nccl" and backend.kind(devices) != "gpu":
         raise InputError("--kvstore nccl is for GPUs; leave it out here")
-    return contexts, sentence
+    return devices, sentence
 
 
 def _checkpoint_of(args, experiment):
@@ -130,13 +152,13 @@ def _checkpoint_of(args, experiment):
     if args.resume is None:
         return None
     if args.resume:
-        path = run.checkpoint_to_resume(args.resume)
+        path = folders.checkpoint_to_resume(args.resume)
         if args.save_dir and expanded(args.save_dir).resolve() != path.parent.resolve():
             raise InputError(f"--resume goes on in {path.parent}; leave --save-dir out")
         return path
-    place = expanded(args.save_dir) if args.save_dir else run.newest_directory(experiment.name)
-    if place and (place / run.LAST).exists():
-        return run.checkpoint_to_resume(place)
+    place = expanded(args.save_dir) if args.save_dir else folders.newest_directory(experiment.name)
+    if place and (place / folders.LAST).exists():
+        return folders.checkpoint_to_resume(place)
     log.warning("--resume: there is no checkpoint in %s yet; starting a new run", place or f"runs/{experiment.name}")
     return None
 
@@ -150,7 +172,7 @@ def _saved_at(path, team):
     if saved.state is None:
         raise InputError(f"{path} is not a checkpoint of a run: it holds no state to resume; start a new run from its "
                          "weights with --resume-params")
-    run.refuse_rewinding(path, saved.state)
+    folders.refuse_rewinding(path, saved.state)
     return saved
 
 
@@ -174,33 +196,23 @@ def refuse_another_run(experiment, stored, state, named=None):
         raise InputError(f"the checkpoint is in epoch {begun} already, so --num-epochs {epochs} is too few")
 
 
-def require_data(start, data):
-    """InputError unless the data are those of the checkpoint."""
-    if start.saved is not None and start.saved.data["sha256"] != data.provenance["sha256"]:
+def check_data(start, origin):
+    """InputError unless the data are those of the checkpoint and the net has an output for each of their classes."""
+    if start.experiment.classes < len(origin.class_names):
+        raise InputError(f"--classes {start.experiment.classes} is too few for the {len(origin.class_names)} classes "
+                         "of the data")
+    if start.saved is not None and start.saved.data["sha256"] != origin.provenance["sha256"]:
         raise InputError("--resume: the data are not those of the checkpoint "
-                         f"(now {data.variant}; then {start.saved.data['variant']}); give the same --data-dir")
+                         f"(now {origin.variant}; then {start.saved.data['variant']}); give the same --data-dir")
 
 
-def prepared(start, args, model):
-    """Initialize start.net, load the weights to start from, and find the fastest way to compute it.
-
-    Returns (forward, operators): what computes the logits, and a sentence about it.
-    """
-    net = start.net
-    loop.initialize(net, start.experiment.seed, start.contexts)
-    if args.resume_params:
-        model.load_params(net, args.resume_params, start.contexts, args.ignore_output, log.info)
-    if start.experiment.recipe.accumulate > 1:  # which the fused operators cannot
-        forward, operators = net, "plain Gluon operators, which can add up gradients"
-    else:
-        forward, operators = model.fuse(net, args.fused)
-    log.info("%s", operators)
+def tell_operators(start, program):
+    """Say in the log what computes the net, and if a resumed run was computed in another way until now."""
+    log.info("%s", program.operators)
     before = start.saved.operators if start.saved else ""
-    if before and _way(before) != _way(operators):
+    if before and _way(before) != _way(program.operators):
         log.warning("--resume: the run so far was computed with %s; with %s its numbers stay the same up to "
-                    "rounding, but not to the bit", _way(before), _way(operators))
-    loop.set_mode(forward, args.mode)
-    return forward, operators
+                    "rounding, but not to the bit", _way(before), _way(program.operators))
 
 
 def _way(operators):
@@ -215,7 +227,7 @@ def folder(start, args):
     Nothing is written before, so that a start that fails leaves no folder behind.
     """
     def new():
-        return run.new_directory(args.save_dir, start.experiment.name, resumed=args.resume is not None)
+        return folders.new_directory(args.save_dir, start.experiment.name, resumed=args.resume is not None)
 
     with contextlib.ExitStack() as held:
         directory = None
@@ -228,7 +240,7 @@ def folder(start, args):
                 "process {owner}; wait for its end, or give another --save-dir"))
             if args.save_dir and not start.resume:
                 new()  # another run may have come and gone in between
-                (directory / run.BEST).unlink(missing_ok=True)  # of a first epoch that starts again
+                (directory / folders.BEST).unlink(missing_ok=True)  # of a first epoch that starts again
             if not args.logging_file:
                 runlog.log_to_file(directory / "train.log")
         yield Path(start.team.agreed(_text(directory)))
@@ -238,49 +250,52 @@ def _text(path):
     return None if path is None else str(path)
 
 
-def announce(start, args, steps, complexity, table):
-    """Say in the log what will be trained and how.
-
-    steps: of an epoch. complexity: of the net (model.complexity). table: makes the text of --summary of it.
-    """
+def announce(start, args, training, model):
+    """Say in the log what will be trained and how."""
     experiment, recipe, team = start.experiment, start.experiment.recipe, start.team
+    for remark in (*getattr(args, "remarks", ()), *training.remarks):
+        log.info("%s", remark)
     log.info("recipe: %s", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(recipe).items()))
     log.info("global batch %d (%d on each of %d%s%s), %s an epoch, seed %d", start.batch_size,
              recipe.batch_size, experiment.devices,
-             f", {len(start.contexts)} in each of {team.size} workers" if team.size > 1 else "",
-             f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else "", counted(steps, "step"),
-             experiment.seed)
+             f", {len(start.devices)} in each of {team.size} workers" if team.size > 1 else "",
+             f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else "",
+             counted(training.batches.steps, "step"), experiment.seed)
     for remark in flags.recipe_remarks(args.changes, recipe):
         log.info("%s", remark)
     late = [epoch for epoch in recipe.lr_decay_epochs if epoch >= recipe.epochs]
     if late and recipe.lr_mode == "step" and not recipe.lr_decay_period:
         log.warning("the decays at %s lie behind the end of the run, which has %s; --recipe scaled moves them in "
                     "proportion", ", ".join(map(str, late)), counted(recipe.epochs, "epoch"))
+    size = experiment.input_size
+    complexity = model.complexity.count(start.net, (3, size, size))
     log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds",
              net_flags.net_text(experiment.model, experiment.net), f"{complexity.total:,}",
              f"{complexity.trainable:,}", complexity.macs / 1e6)
+    if recipe.label_smoothing or recipe.mixup_alpha:
+        log.info("training accuracy is counted against the hard labels%s",
+                 ", of mixed images the one with the larger share" if recipe.mixup_alpha else "")
+    if experiment.first_epoch and not start.resume:
+        log.info("the schedule is entered at epoch %d, with fresh momentum", experiment.first_epoch)
     if args.summary and team.rank == 0:
         with contextlib.suppress(BrokenPipeError):  # the reader may have seen enough
-            print(table(complexity), flush=True)
+            print(model.complexity.table(complexity), flush=True)
 
 
-def train(start, args, directory, data, operators, **own):
-    """Run it in its folder. Returns the exit status, and the Result or None: where the run was stopped, and in a worker
-    that is not the first. Raises InputError where the run fails.
-
-    data: as loaded. operators: what computes the net, in words. own: what else a run.Job needs.
-    """
-    provenance = data.provenance
+def run_in(directory, start, args, training, program):
+    """Run it in its folder. Returns the exit status, and the Result; None if the run was stopped, and in a worker other
+    than worker 0. Raises InputError if the run fails."""
+    origin = training.origin
     saved = checkpoint.Saved(
-        start.experiment, {"variant": data.variant, "sha256": provenance["sha256"], "official": provenance["official"],
-                           "class_names": list(data.class_names)},
-        operators=operators, command=start.command, workers=start.team.size)
-    if start.team.rank == 0:
-        runlog.write_json(directory / "args.json", {**saved.as_json(), "provenance": provenance,
-                                                    "environment": runlog.environment(start.contexts)})
-    job = run.Job(net=start.net, saved=saved, contexts=start.contexts, directory=directory, provenance=provenance,
-                  team=start.team, workers=args.num_data_workers, save_period=args.save_period,
-                  save_interval=args.save_interval, log_interval=args.log_interval, **own)
+        start.experiment, {"variant": origin.variant, "sha256": origin.provenance["sha256"],
+                           "official": origin.provenance["official"], "class_names": list(origin.class_names)},
+        operators=program.operators, command=start.command, workers=start.team.size)
+    if program.writes:
+        runlog.write_json(directory / "args.json", {**saved.as_json(), "provenance": origin.provenance,
+                                                    "environment": runlog.environment(program.environment())})
+    job = run.Job(program, saved, training.batches, training.score_batches, len(origin.class_names),
+                  training.scored_on, training.test_batches, directory, origin.provenance, args.num_data_workers,
+                  args.save_period, args.save_interval, args.log_interval)
     try:
         return 0, run.train(job, start.resume)
     except run.Stopped as stop:

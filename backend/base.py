@@ -1,0 +1,76 @@
+"""The interface between a run and what computes it. engine/ sees nothing of a framework but this.
+
+A backend is a module, a folder of backend/, with these functions:
+
+    devices(wanted)             the devices for GPU numbers, and a sentence about the choice
+    kind(devices)               'cpu' or 'gpu'
+    training_type(dtype, devices)   the type to train in on them, and a sentence about it or None
+    join(kvstore)               this worker's Team, a context
+    prepare(net, experiment, devices, team, ...)    a Program
+    scorer(net, devices, example, mode, fused)      a Scorer, and a sentence about the form of its net
+"""
+import abc
+
+
+class Scorer(abc.ABC):
+    """A net on its devices, for inference. kind: of the devices, 'cpu' or 'gpu'."""
+
+    kind = "cpu"
+
+    @abc.abstractmethod
+    def score(self, batches, labels):
+        """The Scores (engine.steps) on batches of (images, labels, count); labels: classes of the data."""
+
+    @abc.abstractmethod
+    def logits(self, images):
+        """The answers, float64 (N, outputs), to float32 images (N, 3, S, S)."""
+
+
+class Program(Scorer):
+    """A net on its devices, for training: one update a step, and its whole state as NumPy arrays.
+
+    operators : what computes the net, in words. rank, size : this worker and how many there are; worker 0 writes the
+    run's files. scale : the LossScale of a float16 training, else None.
+    """
+
+    operators, rank, size, scale = "", 0, 1, None
+
+    @property
+    def writes(self):
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+    @abc.abstractmethod
+    def steps(self, steps, meter, settle=None):
+        """Train on Steps (engine.steps); yields the number of steps done after each. meter: sums of this worker.
+
+        settle : called after each step with the steps done; if it returns True, meter and device are up to date first.
+        """
+
+    @abc.abstractmethod
+    def check(self):
+        """Raise Diverged if a weight is not finite."""
+
+    @abc.abstractmethod
+    def arrays(self):
+        """All numbers of the state by name (backend.gluon.state says how they are called). Raises Diverged."""
+
+    @abc.abstractmethod
+    def forms(self):
+        """{name: (shape, type)} of `arrays`."""
+
+    @abc.abstractmethod
+    def restore(self, arrays):
+        """Take on a state: all of `arrays`, or the weights alone."""
+
+    @abc.abstractmethod
+    def total(self, values):
+        """The sum over the workers of a float64 array, exact for counts."""
+
+    @abc.abstractmethod
+    def any(self, flag):
+        """Whether flag is true on any worker."""
+
+    @abc.abstractmethod
+    def environment(self):
+        """Versions and devices that a result depends on, for JSON: `contexts`, `gpus` and what else there is."""

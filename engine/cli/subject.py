@@ -1,0 +1,104 @@
+"""What evaluate.py evaluates: a parameter file and the flags about it, held against each other."""
+from typing import Any, NamedTuple
+
+from support import params_file
+from support.errors import InputError
+from support.json_files import SOME
+
+from .. import checkpoint, folders
+from ..data import sets
+from ..data.dataset import Dataset, Known
+from .data_flags import refuse_flags_of_others
+
+
+class Subject(NamedTuple):
+    """A parameter file ready to be evaluated: its net, with weights on its devices, and the data set that it is for.
+
+    recognised: a line that says what kind of file it is.
+    """
+
+    file: str
+    recognised: str
+    model: str
+    arguments: dict
+    net: Any
+    data: Dataset
+    class_names: tuple
+    devices: list
+    device_sentence: str
+
+
+def subject_of(parser, args, model, backend):
+    """The Subject of a command line. InputError, or the process's end, if the file and the flags do not fit.
+
+    model, backend : the package that has the networks, and the module that computes (backend.base).
+    """
+    entry = None
+    if args.pretrained:
+        entry = model.weights.pretrained_entry(args.pretrained)
+        args.params = str(model.weights.pretrained_file(args.pretrained))
+    args.params = folders.weights_file(args.params)
+    arrays, attachments = params_file.read(args.params)
+    saved = checkpoint.saved_in(args.params, attachments, required=False)
+    known = None
+    if saved:
+        known = Known.of(saved.experiment, saved.data.get("class_names") or ())
+    elif entry:
+        known = Known.of_entry(entry, args.params)
+    name, arguments, data = _described(args, known, arrays, model)
+    refuse_flags_of_others(parser, args, data.name)
+    if not SOME.holds(arguments["classes"]):
+        raise InputError(f"{args.params} has classes={arguments['classes']!r} among its settings, not {SOME.words}; "
+                         "use another one")
+    names = data.class_names(arguments["classes"])
+    if arguments["classes"] < len(names):
+        raise InputError(f"{args.params} has {arguments['classes']} classes, too few for the {len(names)} labels of "
+                         f"{data.title}")
+    try:
+        arguments = model.complete_arguments(name, arguments)
+        arguments = data.complete(name, arguments, model.image_size(name, arguments))
+        net = model.get_model(name, **arguments)
+    except (InputError, TypeError) as error:
+        parser.error(str(error))
+    devices, sentence = backend.devices(args.gpus)
+    recognised = []
+    model.load_params(net, args.params, devices, say=recognised.append)
+    return Subject(args.params, recognised[0], name, arguments, net, data, names, devices, sentence)
+
+
+def _described(args, known, arrays, model):
+    """What to build and what to evaluate on: (name, arguments, Dataset).
+
+    A file of ours, or the manifest's entry of a file that is not, says it itself, and flags that contradict it are
+    refused; for other files (known is None) the flags say it, and the last bias says the number of classes.
+    """
+    if known is not None:
+        for flag, given, own in (("--model", args.net_name, known.model), ("--dataset", args.dataset, known.dataset),
+                                 ("--label-mode", args.label_mode, known.label_mode)):
+            if given is not None and own is None:
+                raise InputError(f"{args.params} was trained on {known.dataset}, which has no label mode; "
+                                 f"leave {flag} out")
+            if given is not None and given != own:
+                raise InputError(f"{args.params} was trained with {flag} {own}, not {given}; leave {flag} out")
+        try:
+            own = model.complete_arguments(known.model, known.arguments)
+        except TypeError as error:
+            raise InputError(f"{args.params}: {error}; use another one") from error
+        for name, value in {**args.net_arguments, **({"classes": args.classes} if args.classes else {})}.items():
+            if name == "inner_relu" and name in own and value != own[name]:
+                raise InputError(f"{args.params} holds a net with ReLU inside its units: add --useReLU")
+            if name not in own or value != own[name]:
+                has = f"{name}={own[name]}" if name in own else f"no {name}"
+                raise InputError(f"{args.params} holds a net with {has}, not {value}; leave that flag out")
+        return known.model, own, sets.of(known.dataset, args, known)
+
+    for flag, given in (("net with --model", args.net_name), ("--dataset", args.dataset)):
+        if given is None:
+            raise InputError(f"{args.params} holds weights only: name its {flag}")
+    data = sets.of(args.dataset, args, None)
+    usual = data.outputs or (len(data.class_names(None)),)
+    classes = model.array_names.classes_of(arrays) or args.classes or usual[0]
+    if args.classes is None and classes not in usual:
+        raise InputError(f"{args.params} has {classes} classes, {args.dataset} nets have {usual[0]}: "
+                         f"is it another --dataset? (--classes {classes} evaluates it all the same)")
+    return args.net_name, {**args.net_arguments, "classes": args.classes or classes}, data

@@ -1,0 +1,156 @@
+"""CIFAR's files as they lie on a disk: found, unpacked in memory, parsed; what is malformed is refused."""
+import gzip
+import lzma
+import posixpath
+import tarfile
+import zlib
+from typing import List, Tuple
+
+import numpy as np
+
+from engine.data import pickled_batch
+from support.errors import InputError
+
+
+def refuse(where, offset, reason):
+    raise InputError(f"{where}, byte {offset}: {reason}; fetch the file again or remove it")
+
+
+def find(dataset, root):
+    """The first form present, the archive it is in or None, and an iterator of (File, name for errors, content).
+
+    None where there is no form.
+    """
+    for folder in (root, root / dataset.name):
+        for form in dataset.forms.values():
+            if (folder / form.archive).is_file():
+                return form, folder / form.archive, _archive_contents(folder / form.archive, form)
+        for form in dataset.forms.values():
+            for place in (folder, folder / form.folder):
+                spelled = ((file, path) for file in form.files for path in _spellings(place, file))
+                paths = {file: path for file, path in spelled if path.is_file()}
+                if paths:
+                    return form, None, ((file, str(path), _read(path, file, form)) for file, path in paths.items())
+    return None
+
+
+def _spellings(place, file):
+    # The last one that exists is taken: a plain file before a compressed one.
+    plain = place / file.name
+    return [place / f"{file.name}.xz", plain] if plain.suffix == ".bin" else [plain]
+
+
+def _read(path, file, form) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    return _unxz(content, path, file.images * form.max_bytes) if path.suffix == ".xz" else content
+
+
+def _unxz(packed, path, limit) -> bytes:
+    # 256 MiB is four times what the strongest preset needs; without a limit a file asks for what it likes.
+    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 28)
+    try:
+        content = stream.decompress(packed, max_length=limit + 1)
+    except lzma.LZMAError as error:
+        raise InputError(f"{path} is no readable xz file ({error}); fetch the file again or remove it") from None
+    if len(content) > limit:
+        refuse(path, limit, f"it unpacks to more than the official {limit:,} bytes")
+    if not stream.eof:
+        refuse(path, len(packed), f"the xz stream ends too early, after {len(content):,} unpacked bytes")
+    if stream.unused_data:
+        refuse(path, len(packed) - len(stream.unused_data), "there are bytes after the end of the xz stream")
+    return content
+
+
+class _Bounded:
+    """Reads of a stream up to a number of bytes that no honest archive reaches."""
+
+    def __init__(self, stream, limit, where):
+        self.stream, self.left, self.limit, self.where = stream, limit, limit, where
+
+    def read(self, size):
+        chunk = self.stream.read(min(size, self.left + 1))
+        self.left -= len(chunk)
+        if self.left < 0:
+            refuse(self.where, self.limit, "unpacked, the archive is larger than the official one can be")
+        return chunk
+
+
+def _archive_contents(path, form):
+    """The wanted members of a tar.gz, read in memory in one pass; nothing is written, no link is followed.
+
+    Byte offsets in errors are those of the unpacked archive.
+    """
+    # Gluon's own mirror has the files at the top of the archive, without the folder.
+    wanted = {name: file for file in form.files for name in (file.name, f"{form.folder}/{file.name}")}
+    limit = form.unpacked
+    try:
+        with gzip.open(path) as unpacked:
+            stream = _Bounded(unpacked, limit, path)
+            with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as archive:
+                for member in archive:
+                    file = wanted.get(posixpath.normpath(member.name))
+                    if file is not None:
+                        where = f"{path} ({member.name})"
+                        yield file, where, _member(archive, member, file.images * form.max_bytes, where)
+                    if archive.offset > limit:  # where the next one is to be; tarfile would read on for hours
+                        where = f"{path} ({ascii(member.name)[:80]})"
+                        refuse(where, member.offset, "unpacked, the archive is larger than the official one can be")
+            while stream.read(1 << 20):  # to the end, where gzip compares its checksum
+                pass
+    except InputError:
+        raise
+    # ValueError: tarfile lets it through for some broken headers
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+        raise InputError(f"{path} is no whole tar.gz archive ({error}); fetch it again or remove it") from None
+
+
+def _member(archive, member, limit, where) -> bytes:
+    if not member.isreg():
+        refuse(where, member.offset, "the archive has a link or a folder in place of this file")
+    if member.size > limit:
+        refuse(where, member.offset, f"{member.size:,} bytes are more than this file can have")
+    content = archive.extractfile(member).read()
+    if len(content) != member.size:
+        missing = member.size - len(content)
+        refuse(where, member.offset_data + len(content), f"the archive ends {missing:,} bytes early")
+    return content
+
+
+def parse_binary(content, where, dataset) -> Tuple[np.ndarray, List[np.ndarray]]:
+    """A binary file as uint8 (N, 3072) pixels and one uint8 (N,) array per label."""
+    if not content:
+        refuse(where, 0, "the file is empty")
+    count, rest = divmod(len(content), dataset.record)
+    if rest:
+        missing = f"{dataset.record - rest:,} of its {dataset.record:,} bytes are missing"
+        refuse(where, count * dataset.record, f"the record of image {count} is cut, {missing}")
+    records = np.frombuffer(content, np.uint8).reshape(count, dataset.record)
+    first = len(dataset.labels)
+    labels = [records[:, column] for column in range(first)]
+    offsets = np.arange(count) * dataset.record
+    for column, values in enumerate(labels):
+        _check_labels(values, offsets + column, where, *dataset.labels[column])
+    return records[:, first:], labels
+
+
+def parse_pickled(content, where, dataset):
+    if not content:
+        refuse(where, 0, "the file is empty")
+    images, labels = pickled_batch.read_batch(content, where, tuple(key for key, _ in dataset.labels))
+    for key, names in dataset.labels:
+        _check_labels(*labels[key], where, key, names)
+    return images, [labels[key].values for key, _ in dataset.labels]
+
+
+def _check_labels(values, offsets, where, key, names):
+    wrong = np.flatnonzero((values < 0) | (values >= len(names)))
+    if wrong.size:
+        image = wrong[0]
+        refuse(
+            where,
+            offsets[image],
+            f"image {image} has {values[image]} among its {key}, which go from 0 to {len(names) - 1}",
+        )

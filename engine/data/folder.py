@@ -1,0 +1,116 @@
+"""A data set of a user's own: DIR/train and DIR/val, each with a folder of images for each class."""
+import functools
+import logging
+
+import numpy as np
+
+from engine.data import class_folders, images
+from engine.data.class_folders import SPLITS
+from engine.data.dataset import OWN, Images, Origin, Translated, translate
+from engine.data.imagenet import ImageNetSet, load
+from engine.data.in_memory import CPU_BATCH, SIDE, EvalBatches, Split, digest, normalise, small, training_of
+from engine.data.prefetch import ahead
+from engine.data.records import Damaged
+from support.errors import InputError
+from support.files import expanded
+
+log = logging.getLogger(__name__)
+
+HOW = "--dataset folder takes --data-dir DIR with DIR/train and DIR/val, each with a folder of images for each class"
+
+
+class FolderSet(ImageNetSet):
+    """Images in a folder for each class, for nets of 32 pixels and for ResNet-50 alike; options as ImageNetSet's.
+
+    A net of 32 pixels gets the middle square of every image, scaled, and CIFAR's means and augmentation; it is held in
+    memory. A ResNet-50 gets what ImageNet's images get.
+    """
+
+    outputs = ()
+
+    def root(self, need=SPLITS):
+        """The folder. Raises InputError if it lacks a split."""
+        if self.options.data_dir is None:
+            raise InputError(HOW)
+        root = expanded(self.options.data_dir)
+        for split in need:
+            if not (root / split).is_dir():
+                raise InputError(f"there is no folder {root / split}: {HOW}")
+        return root
+
+    def _names(self, classes):
+        if self.classes_of_run:
+            return tuple(self.classes_of_run)
+        root = self.root(("val",))
+        return tuple(class_folders.classes(root / ("train" if (root / "train").is_dir() else "val")))
+
+    def class_names(self, classes=None):
+        return self._names(classes)
+
+    def complete(self, model, arguments, size):
+        if size != SIDE:
+            return self.sized(arguments)
+        self.size = SIDE
+        return arguments
+
+    def load(self, need):
+        return load(self.root(need), need=need, variant_of=own_variant)
+
+    def training(self, experiment, batch_size, kind, part=(0, 1)):
+        if experiment.input_size != SIDE:
+            return super().training(experiment, batch_size, kind, part)
+        data = self.load(SPLITS)
+        train, val = self.read(data.train), self.read(data.val)
+        origin = Origin(data.class_names, data.variant, {**data.provenance, "sha256": digest(train, val)})
+        return training_of(origin, train, val, experiment, batch_size, kind, "validation", (
+            f"data: {len(train):,} training and {len(val):,} validation images in {len(data.class_names)} classes, "
+            f"{SIDE}x{SIDE} pixels, {data.variant}, sha256 {origin.provenance['sha256']}",))
+
+    def images(self, classes, kind, batch_size=None):
+        if self.size != SIDE:
+            return super().images(classes, kind, batch_size)
+        data, names = self.load(("val",)), self._names(classes)
+        split = self.read(data.val)
+        batches = EvalBatches(split, min(batch_size or CPU_BATCH, len(split)))
+        translation = translate(data.val, data.class_names, names)
+        if translation is not None:
+            batches = Translated(batches, translation)
+        return Images(data.origin, batches, len(split), f"{self.title}: {len(split):,} validation images of "
+                      f"{data.val.description}; their middle square, {SIDE} x {SIDE}")
+
+    def read(self, source):
+        """All images of a source in memory, as a Split; damaged ones as --damaged says."""
+        images.require()
+        source.check(self.damaged)
+        pixels, labels = [], []
+        calls = (functools.partial(self._small, source, index) for index in range(len(source)))
+        for index, made in enumerate(ahead(calls, max(1, self.workers), depth=64)):
+            if isinstance(made, Damaged):
+                name = source.name(index)
+                if self.damaged == "refuse":
+                    raise InputError(f"{name}: {made}; replace this image, or leave damaged ones out with --damaged "
+                                     "skip")
+                log.warning("left out %s: %s", name, made)
+            else:
+                pixels.append(made)
+                labels.append(source.labels[index])
+        if not pixels:
+            raise InputError(f"{source.description} has no image that is not damaged")
+        return Split(np.ascontiguousarray(np.stack(pixels)), np.array(labels, np.int32))
+
+    @staticmethod
+    def _small(source, index):
+        try:
+            return small(images.decode(source.read(index)))
+        except Damaged as reason:
+            return reason
+
+    def pixels(self, picture):
+        return normalise(small(picture)[None]) if self.size == SIDE else super().pixels(picture)
+
+
+def own_variant(sources, names, root):
+    """What stands beside every result: these are nobody's official data."""
+    counts = " and ".join(f"{len(source):,} {'training' if split == 'train' else 'validation'} images"
+                          for split, source in sources.items())
+    return f"{OWN}: {counts} in {len(names):,} classes"

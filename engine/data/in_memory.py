@@ -1,0 +1,204 @@
+"""Images in memory, and batches of them: shuffled and augmented to train on, in order to score."""
+import functools
+import hashlib
+from dataclasses import dataclass
+from typing import Iterator, NamedTuple, Optional, Tuple
+
+import numpy as np
+from PIL import Image
+
+from engine.data.dataset import Training
+from engine.data.prefetch import ahead
+from engine.seeds import check_seed, random_stream
+from support.errors import InputError
+from support.threads import usable_cores
+
+# Of pixel values scaled to 0..1, as the authors' code has them for both CIFAR sets. The deviations are the mean of each
+# image's own; over all CIFAR-10 training pixels they are .247, .243, .262.
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2023, 0.1994, 0.2010)
+
+# Images to score at once: on a GPU enough to fill it. Both divide CIFAR's 10,000, so that nothing is padded.
+CPU_BATCH, GPU_BATCH = 250, 1000
+
+PAD = 4  # zero pixels on each side before the random crop, the authors' transforms.RandomCrop(32, pad=4)
+SIDE = 32
+
+# One stream of random numbers per purpose, so that none depends on how much another has drawn.
+_HOLD_OUT, _ORDER, _AUGMENT = range(3)
+
+SCALE = (1 / (255 * np.array(STD))).astype(np.float32).reshape(3, 1, 1)
+SHIFT = (-np.array(MEAN) / np.array(STD)).astype(np.float32).reshape(3, 1, 1)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 (N, 3, 32, 32), contiguous and read-only, and their labels int32 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self):
+        self.images.flags.writeable = False
+        self.labels.flags.writeable = False
+
+    def __len__(self):
+        return len(self.labels)
+
+
+def digest(*splits: Split) -> str:
+    """SHA-256 of the images and labels (as little-endian int32) of some splits."""
+    found = hashlib.sha256()
+    for split in splits:
+        found.update(split.images)
+        found.update(split.labels.astype("<i4"))
+    return found.hexdigest()
+
+
+def hold_out(split: Split, count: int, seed: int) -> Tuple[Split, Split]:
+    """Set `count` images aside, drawn from the seed, every class by its share; both parts keep the order.
+
+    Returns (training part, held-out part). Raises InputError if either would be empty.
+    """
+    if not 0 < count < len(split):
+        raise InputError(f"cannot hold out {count} of {len(split)} images: give a number from 1 to {len(split) - 1}")
+    check_seed(seed)
+    sizes = np.bincount(split.labels)
+    shares = sizes * count / len(split)
+    taken = np.floor(shares).astype(int)
+    # What rounding down left over goes to the largest remainders, on a tie to the lower label.
+    taken[np.argsort(taken - shares, kind="stable")[: count - taken.sum()]] += 1
+
+    generator = random_stream(seed, _HOLD_OUT)
+    held = np.zeros(len(split), bool)
+    for label, number in enumerate(taken):
+        held[generator.permutation(np.flatnonzero(split.labels == label))[:number]] = True
+    return tuple(Split(split.images[part], split.labels[part]) for part in (~held, held))
+
+
+def normalise(images: np.ndarray) -> np.ndarray:
+    """(pixel / 255 - MEAN) / STD per channel: uint8 (..., 3, H, W) -> new float32 array of the same shape."""
+    out = np.multiply(images, SCALE, dtype=np.float32)
+    out += SHIFT
+    return out
+
+
+class Draws(NamedTuple):
+    """The random choices of a step: images by their index, the corner (y, x) of each crop in the padded image, and
+    which are mirrored; None without augmentation."""
+
+    chosen: np.ndarray
+    y: Optional[np.ndarray] = None
+    x: Optional[np.ndarray] = None
+    mirrored: Optional[np.ndarray] = None
+
+
+class TrainBatches:
+    """Shuffled, augmented batches; each is a function of (seed, epoch, step) alone.
+
+    An epoch resumed at any step therefore gives the bits of an uninterrupted one, with any number of workers.
+    Augmentation: PAD zero pixels around each image, a random 32x32 crop, a mirror image half of the time.
+    last_batch: 'discard' leaves out what does not fill a batch (the authors' setting), 'keep' makes it a
+    smaller one. Raises InputError for a batch that is larger than the split, or a wrong argument.
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int, augment: bool = True, last_batch: str = "discard"):
+        if last_batch not in ("discard", "keep"):
+            raise InputError(f"unknown last_batch {last_batch!r}: choose discard or keep")
+        if not 1 <= batch_size <= len(split):
+            raise InputError(
+                f"a batch of {batch_size} does not fit {len(split)} training images: "
+                f"give a batch size from 1 to {len(split)}"
+            )
+        check_seed(seed)
+        self.split, self.batch_size, self.seed, self.augment = split, batch_size, seed, augment
+        self.steps = len(split) // batch_size  # per epoch
+        if last_batch == "keep" and len(split) % batch_size:
+            self.steps += 1
+        if augment:
+            # Padded once and kept: 240 MB for 50,000 images. crops[n, :, y, x] is then a view, not a copy.
+            border = ((0, 0), (0, 0), (PAD, PAD), (PAD, PAD))
+            padded = np.pad(split.images, border)
+            self._crops = np.lib.stride_tricks.sliding_window_view(padded, (SIDE, SIDE), axis=(2, 3))
+
+    def epoch(self, index: int, start: int = 0, workers: int = 0) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+        """The batches of epoch `index` from step `start` on: new (float32 (B, 3, 32, 32), int32 (B,)) each time.
+
+        workers: threads that compute ahead (no more than there are cores), 0 for none.
+        """
+        if index < 0 or not 0 <= start <= self.steps:
+            raise InputError(f"there is no step {start} in epoch {index}: an epoch has {self.steps} steps, from 0")
+        order = self._order(index)
+        calls = (functools.partial(self._batch, index, step, order) for step in range(start, self.steps))
+        if workers < 1:
+            return (call() for call in calls)
+        workers = min(workers, usable_cores())
+        return ahead(calls, workers, depth=2 * workers)
+
+    def draws(self, epoch: int, step: int, order=None) -> "Draws":
+        """What is drawn for a step, to make its images elsewhere, on a GPU say."""
+        order = self._order(epoch) if order is None else order
+        chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+        if not self.augment:
+            return Draws(chosen)
+        generator = random_stream(self.seed, _AUGMENT, epoch, step)
+        y, x = generator.integers(0, 2 * PAD + 1, (2, len(chosen)))
+        return Draws(chosen, y, x, generator.random(len(chosen)) < 0.5)
+
+    def _order(self, epoch):
+        return random_stream(self.seed, _ORDER, epoch).permutation(len(self.split))
+
+    def _batch(self, epoch, step, order):
+        chosen, y, x, mirrored = self.draws(epoch, step, order)
+        if not self.augment:
+            return normalise(self.split.images[chosen]), self.split.labels[chosen]
+        images = self._crops[chosen, :, y, x]
+        images[mirrored] = images[mirrored, :, :, ::-1]
+        return normalise(images), self.split.labels[chosen]
+
+
+class EvalBatches:
+    """Every image once, in order: (float32 (B, 3, 32, 32), int32 (B,), count) with B always the batch size.
+
+    Only the first `count` images of a batch are real: the last batch is filled up from the first image on.
+    """
+
+    skipped = ()  # nothing in memory is damaged
+
+    def __init__(self, split: Split, batch_size: int):
+        if batch_size < 1:
+            raise InputError(f"a batch of {batch_size} images cannot be evaluated: give 1 or more")
+        self.split, self.batch_size = split, batch_size
+        self.steps = -(-len(split) // batch_size)
+
+    def __len__(self):
+        return self.steps
+
+    def __iter__(self):
+        for start in range(0, len(self.split), self.batch_size):
+            chosen = np.arange(start, start + self.batch_size) % len(self.split)
+            count = min(self.batch_size, len(self.split) - start)
+            yield normalise(self.split.images[chosen]), self.split.labels[chosen], count
+
+
+def small(picture: np.ndarray) -> np.ndarray:
+    """The middle square of a picture, uint8 (height, width, 3), blue first, scaled: uint8 (3, 32, 32), red first."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    made = Image.frombuffer("RGB", (width, height), np.ascontiguousarray(picture), "raw", "BGR", 0, 1)
+    made = made.resize((SIDE, SIDE), Image.BICUBIC, box=(left, top, left + side, top + side))
+    return np.asarray(made).transpose(2, 0, 1)
+
+
+def training_of(origin, train, test, experiment, batch_size, kind, tested, remarks):
+    """The Training on two Splits, experiment.val_split images of `train` held out. tested: what `test` is called."""
+    held_out = None
+    if experiment.val_split:
+        train, held_out = hold_out(train, experiment.val_split, experiment.seed)
+
+    def scored(split):
+        return EvalBatches(split, min(GPU_BATCH if kind == "gpu" else CPU_BATCH, len(split)))
+
+    return Training(origin, TrainBatches(train, batch_size, experiment.seed), scored(held_out or test),
+                    "held-out" if held_out else tested, scored(test) if held_out else None, tuple(remarks))

@@ -1,0 +1,108 @@
+"""What an evaluation shows: a table by class, the confusion matrix, and the likeliest classes of single pictures."""
+import csv
+
+import numpy as np
+
+from support.errors import InputError
+from support.files import replacing
+
+from . import figures
+from .data.images import decode, read
+from .data.records import Damaged
+
+LONG, WORST = 100, 10  # a table of more classes than LONG shows the WORST ones
+
+
+def rows_of(confusion, class_names):
+    """By class: its name, its images, how many were right, what it is mostly taken for and how often.
+
+    Of more than LONG classes those without images are left out.
+    """
+    rows = []
+    for label, name in enumerate(class_names):
+        mistaken = confusion[label].copy()
+        mistaken[label] = 0
+        other = int(mistaken.argmax())
+        taken = class_names[other] if other < len(class_names) else f"output {other}"
+        rows.append((name, int(confusion[label].sum()), int(confusion[label, label]),
+                     taken if mistaken[other] else "", int(mistaken[other])))
+    return rows if len(rows) <= LONG else [row for row in rows if row[1]]
+
+
+def table_of(rows):
+    """The rows as text; of more than LONG classes only the WORST ones, the worst first."""
+    lines = []
+    if len(rows) > LONG:
+        lines.append(f"the {WORST} worst of {len(rows):,} classes (--by-class FILE writes them all):")
+        rows = sorted(rows, key=lambda row: row[2] / row[1])[:WORST]
+    width = max(len(row[0]) for row in rows)
+    lines.append(f"{'class'.ljust(width)}  images  right  accuracy  most often taken for")
+    for name, images, right, taken, times in rows:
+        accuracy = f"{right / images:.4f}" if images else "-"
+        mistake = f"{taken} ({times})" if times else ""
+        lines.append(f"{name.ljust(width)}  {images:6,}  {right:5,}  {accuracy:>8}  {mistake}".rstrip())
+    return "\n".join(lines)
+
+
+def write_rows(rows, path):
+    """Write the rows as CSV; the file is whole or untouched. Raises InputError where the disk refuses."""
+    try:
+        with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("class", "images", "right", "most_often_taken_for", "times"))
+            writer.writerows(rows)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def draw_confusion(confusion, class_names, path, title):
+    """Draw the rows (true classes) in shares of their images, with the counts where there is room."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    count = len(class_names)
+    shares = confusion[:, :count] / confusion.sum(axis=1, keepdims=True).clip(1)
+    side = 14 if count > LONG else max(5.5, 0.24 * count + 2) if count > 10 else 6.5
+    font = 9 if count <= 20 else 5
+    with figures.words(*class_names) as class_names:
+        figure, axes = pyplot.subplots(figsize=(side + 0.8, side), constrained_layout=True)
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        if count <= LONG:  # names of more could not be read
+            axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
+            axes.set_yticks(range(count), class_names, fontsize=font)
+        axes.set(xlabel="answer of the net", ylabel="class of the image", title=title)
+        if count <= 20:
+            for row in range(count):
+                for column in range(count):
+                    if confusion[row, column]:
+                        axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7,
+                                  color="white" if shares[row, column] > .5 else "black")
+        figure.colorbar(image, ax=axes, shrink=.8, label="share of the class's images")
+        figures.save(figure, path, bbox_inches="tight")  # however long the names are
+
+
+def classify(scorer, paths, class_names, pixels, say=print):
+    """Say the five likeliest classes of each picture; returns their records.
+
+    scorer : of backend.base. pixels(picture) gives what the net takes (engine.data.dataset). Raises InputError for a
+    picture that cannot be read.
+    """
+    records = []
+    for path in paths:
+        try:
+            picture = pixels(decode(read(path)))
+        except Damaged as reason:
+            raise InputError(f"{path}: {reason}") from None
+        except MemoryError:
+            raise InputError(f"{path}: there is not enough memory for its pixels; make it smaller") from None
+        logits = scorer.logits(picture)[0]
+        if not np.isfinite(logits).all():
+            raise InputError(f"the net answers {path} with numbers that are not finite; use another checkpoint")
+        chances = np.exp(logits - logits.max())
+        chances /= chances.sum()
+        best = np.argsort(-chances, kind="stable")[:5]
+        names = [class_names[label] if label < len(class_names) else f"output {label}" for label in best]
+        say(f"{path}: " + ", ".join(f"{name} {chances[label]:.3f}" for name, label in zip(names, best)))
+        records.append({"image": str(path), "classes": names, "probabilities": [float(chances[i]) for i in best]})
+    return records

@@ -20,12 +20,15 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from engine.cli import flags
+from engine.cli import flags, net_flags
 from engine.cli.data_flags import refuse_flags_of_others
+from engine.cli.program import run_script
+from model import registry
 from support import runtime
 from support.errors import InputError
 from support.files import sha256, write_whole
 
+HOSTS = (registry.CIFAR, registry.IMAGENET)
 STDOUT = "-"  # where --json writes without a file
 
 
@@ -35,11 +38,9 @@ def parse(argv=None):
                         "best.params")
     parser.add_argument("--pretrained", type=flags.words, metavar="NAME",
                         help="weights of this repository instead, by their name in params/manifest.json")
-    flags.add_net_flags(parser)
+    net_flags.add_net_flags(parser, *HOSTS, without=registry.IMAGENET.start)
     flags.add_data_flags(parser, "default: what the file was trained on",
                          ("cifar10", "cifar100", "imagenet", "folder"))
-    parser.add_argument("--stem", choices=("attention", "conv"), help="first layers of fa_resnet50 (default attention)")
-    parser.set_defaults(last_gamma=None)  # says how a training starts
     group = parser.add_argument_group("data of ImageNet")
     group.add_argument("--use-rec", action="store_true", default=None,
                        help="read a record file, not a folder of images for each class")
@@ -90,10 +91,8 @@ def parse(argv=None):
         refuse_flags_of_others(parser, args, args.dataset)
     try:
         if args.dataset == "imagenet":
-            args.model, _ = flags.imagenet_net_arguments(args)  # its short names
-        args.net_name, args.net_arguments, args.remarks = flags.net_arguments(args)
-        if args.stem:
-            args.net_arguments["stem"] = args.stem
+            args.model = net_flags.full_name(args.model, registry.IMAGENET)
+        args.net_name, args.net_arguments, args.remarks = net_flags.net_arguments(args, *HOSTS)
     except InputError as error:
         parser.error(str(error))
     return parser, args
@@ -187,7 +186,7 @@ def main():
         return 0
 
     images = images_of(subject, args)
-    say(f"{flags.net_text(subject.model, subject.arguments)}: {subject.recognised}")
+    say(f"{net_flags.net_text(subject.model, subject.arguments)}: {subject.recognised}")
     say(f"{images.text}; {subject.device_sentence}")
     record, rows, confusion, form = evaluate(subject, images, args)
     say(evaluation.table_of(rows))
@@ -212,4 +211,4 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(main)

@@ -20,9 +20,11 @@ import dataclasses
 import logging
 import shutil
 
-from engine.cli import flags
+from engine.cli import flags, net_flags
+from engine.cli.program import run_script
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER
+from model import registry
 from support import runtime
 from support.errors import InputError
 from support.files import expanded
@@ -37,7 +39,7 @@ DEFAULT = Experiment("atac_resnet20_v2", {"classes": 10}, "cifar10", CIFAR_PAPER
 
 def parse(argv=None):
     parser = flags.Parser(prog="train_cifar.py", description=__doc__)
-    flags.add_net_flags(parser)
+    net_flags.add_net_flags(parser, registry.CIFAR)
     flags.add_data_flags(parser, "default cifar10")
     parser.add_argument("--val-split", type=flags.number(int, 0), metavar="N",
                         help="hold N training images back and choose the best epoch on them; the test images are "
@@ -49,7 +51,7 @@ def parse(argv=None):
     group.add_argument("--save-plot-dir", type=flags.words, metavar="DIR", help="put a copy of history.png there")
     args = parser.parse_args(argv)
     try:
-        args.net_name, args.net_arguments, args.remarks = flags.net_arguments(args)
+        args.net_name, args.net_arguments, args.remarks = net_flags.net_arguments(args, registry.CIFAR)
         flags.settle_recipe(args, PRESETS, CIFAR_PAPER)
         if args.save_plot_dir:
             args.save_plot_dir = expanded(args.save_plot_dir)
@@ -114,4 +116,4 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(main)

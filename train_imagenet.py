@@ -36,9 +36,11 @@ of them reach; the first worker alone writes.
 import dataclasses
 import logging
 
-from engine.cli import flags
+from engine.cli import flags, net_flags
+from engine.cli.program import run_script
 from engine.experiment import Experiment
 from engine.recipe import CROP_RATIO, IMAGENET_PAPER, IMAGENET_RELEASED, INPUT_SIZE
+from model import registry
 from support import runtime
 from support.errors import InputError
 from support.words import counted
@@ -49,7 +51,7 @@ PRESETS = {"paper": IMAGENET_PAPER, "released": IMAGENET_RELEASED}
 LAST_GAMMA = {"paper": False, "released": True, "scaled": True}
 DTYPES = {"paper": "float32", "released": "float16", "scaled": "float16"}
 TOTAL_BATCH = 256  # that the recipes' learning rate is for
-DEFAULT = Experiment(flags.IMAGENET_MODEL, {"classes": 1000, "last_gamma": LAST_GAMMA["released"]}, "imagenet",
+DEFAULT = Experiment("atac_resnet50_v1b", {"classes": 1000, "last_gamma": LAST_GAMMA["released"]}, "imagenet",
                      IMAGENET_RELEASED, input_size=INPUT_SIZE, crop_ratio=CROP_RATIO)
 KVSTORES = ("device", "local", "nccl", "dist_sync_device", "dist_device_sync", "dist_sync", "horovod")
 REFUSED = {
@@ -63,7 +65,7 @@ REFUSED = {
 
 def parse(argv=None):
     parser = flags.Parser(prog="train_imagenet.py", description=__doc__)
-    flags.add_imagenet_net_flags(parser)
+    net_flags.add_net_flags(parser, registry.IMAGENET, default=DEFAULT.model)
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", choices=("imagenet", "folder"), help="imagenet (default), or folder: your own "
                        "images in --data-dir, with train/ and val/ and a folder for each class in both")
@@ -91,7 +93,7 @@ def parse(argv=None):
         group.add_argument(flag, action=flags.Refused, why=why)
     args = parser.parse_args(argv)
     try:
-        args.net_name, args.net_arguments = flags.imagenet_net_arguments(args)
+        args.net_name, args.net_arguments, _ = net_flags.net_arguments(args, registry.IMAGENET)
         flags.settle_recipe(args, PRESETS, IMAGENET_RELEASED)
         if args.resume_epoch and not args.resume_params:
             raise InputError("--resume-epoch needs --resume-params; --resume goes on with a run of this script")
@@ -172,4 +174,4 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(main)

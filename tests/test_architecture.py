@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from model.registry import CIFAR, IMAGENET, MODELS
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("model", "engine", "backend", "ops", "support", "reproduce")
 NOBODY = {"scripts", "tests", "benchmarks", "tools"}
@@ -140,3 +142,21 @@ def test_nothing_runs_code_out_of_data(path):
 @pytest.mark.parametrize("path", SOURCES, ids=named)
 def test_every_module_says_what_it_is_for(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_the_registry_is_read_without_mxnet():
+    code = ("import sys, model\nfrom model import registry\nassert 'get_model' in dir(model)\n"
+            "registry.complete_arguments('ge_resnet50_v1b', {})\n"
+            "print([name for name in ('mxnet', 'numpy', 'model.zoo') if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if named(path) != "reproduce/grid.py"], ids=named)
+def test_the_registry_alone_lists_names_of_units_and_nets(path):
+    """grid.py says which of them the paper's exhibits show."""
+    names = {*CIFAR.parts, *IMAGENET.parts, *MODELS}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        listed = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
+        found = [item.value for item in listed if isinstance(item, ast.Constant) and item.value in names]
+        assert len(found) < 3, f"{named(path)}:{node.lineno} lists {found}: read model/registry.py"

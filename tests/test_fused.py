@@ -70,7 +70,7 @@ def everything(net, forward, x, dy):
 
 
 @NET
-@pytest.mark.parametrize("unit", [unit for unit in fused.KINDS if unit not in (refine.LocalSE, refine.NiN)])
+@pytest.mark.parametrize("unit", [unit for unit in fused.KINDS if unit not in (refine.LocalSE, activation.NiN)])
 def test_every_unit(unit):
     assert_parity(lambda: CIFARResNetV2(1, 7, unit), 5, 32)
 
@@ -79,7 +79,7 @@ def test_every_unit(unit):
 def test_nin():
     # Its gammas change next to nothing before another normalization: their gradients are small differences. And it has
     # three ReLUs a site, one of which is the likelier to be within rounding of 0 the more numbers there are.
-    assert_parity(lambda: CIFARResNetV2(1, 7, refine.NiN), 2, 16, tolerance=5e-5)
+    assert_parity(lambda: CIFARResNetV2(1, 7, activation.NiN), 2, 16, tolerance=5e-5)
 
 
 @NET
@@ -97,7 +97,7 @@ def test_other_sizes_and_batches(size, images):
 @NET
 @pytest.mark.parametrize("unit, rest, count", [
     (activation.ATAC, activation.ReLU, 3), (activation.SEActivation, activation.ATAC, 4),
-    (activation.PReLU, activation.GELU, 2), (refine.NiN, activation.ReLU, 5)])
+    (activation.PReLU, activation.GELU, 2), (activation.NiN, activation.ReLU, 5)])
 def test_different_units_at_different_sites(unit, rest, count):
     assert_parity(lambda: CIFARResNetV2(1, 7, replace_sites(1, unit, count, "last", rest)), 4, 16)
 

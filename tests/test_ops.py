@@ -105,11 +105,11 @@ def test_gates_agree_with_float64(channels, reduction, unit, inner_relu, norm):
 @pytest.mark.parametrize("channels, reduction", WIDTHS)
 def test_nin_agrees_with_float64(channels, reduction, norm):
     for images, size in ((3, (7, 7)), (33, (3, 5))):
-        assert_parity(lambda: Normed(refine.NiN, channels, norm, reduction=reduction), (images, channels, *size),
+        assert_parity(lambda: Normed(activation.NiN, channels, norm, reduction=reduction), (images, channels, *size),
                       seed=images)
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.LocalSE, refine.NiN])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.LocalSE, activation.NiN])
 @pytest.mark.parametrize("images", [1, 3, 33])
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 7), (32, 32), (1, 37)])
 def test_any_batch_and_any_size(unit, images, size):
@@ -121,7 +121,7 @@ def test_any_batch_and_any_size(unit, images, size):
                       tolerance=TOLERANCE if numbers > 3 else 2 * TOLERANCE)
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.NiN])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.NiN])
 def test_many_channels(unit):
     assert_parity(lambda: Normed(unit, 256, True, reduction=2), (4, 256, 7, 7))
 
@@ -133,13 +133,13 @@ def test_scalar_activations_agree_with_float64(unit, channels, size):
         assert_parity(lambda: Normed(unit, channels, norm), (5, channels, *size))  # noqa: B023
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, refine.NiN])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, activation.NiN])
 @pytest.mark.parametrize("mean", [30, -300])
 def test_means_far_above_the_deviation(unit, mean):
     assert_parity(lambda: Normed(unit, 16, True), (9, 16, 7, 7), mean)
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, refine.NiN])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, activation.NiN])
 def test_channels_that_are_constant(unit):
     assert_parity(lambda: Normed(unit, 16, True), (9, 16, 7, 7), constant=5)
 
@@ -370,7 +370,7 @@ def test_inference_has_no_gradient():
 # NaN and infinity.
 
 @pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.NiN] + SCALARS)
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.NiN] + SCALARS)
 def test_nan_stays_nan(unit, norm):
     block = Normed(unit, 24, norm)
     block.initialize()
@@ -410,7 +410,7 @@ def digest():
     from ops import loader
     loader.load()
     found = hashlib.sha256()
-    for unit in (activation.ATAC, activation.SEActivation, activation.PReLU, refine.NiN):
+    for unit in (activation.ATAC, activation.SEActivation, activation.PReLU, activation.NiN):
         mx.random.seed(0)
         block = Normed(unit, 32, True)
         block.initialize(mx.init.Normal(.3))
@@ -499,7 +499,7 @@ print(test_ops.seconds_of_a_step())
 
 
 def narrow():
-    for unit in (activation.ATAC, activation.SEActivation, refine.NiN, *SCALARS):
+    for unit in (activation.ATAC, activation.SEActivation, activation.NiN, *SCALARS):
         assert_parity(lambda: Normed(unit, 24, True), (5, 24, 7, 7))  # noqa: B023
     test_convolutions(32, (7, 9))
 
@@ -549,15 +549,16 @@ print("finished")
 
 def exercise():
     """A training step and inference of everything, on small arrays of awkward sizes, and errors between them."""
-    units = (activation.ATAC, activation.SEActivation, refine.NiN, *SCALARS)
+    units = (activation.ATAC, activation.SEActivation, activation.NiN, *SCALARS)
     for unit, norm in itertools.product(units, (False, True)):
         for channels, size in ((5, (3, 5)), (24, (1, 1)), (32, (7, 7))):
             block = Normed(unit, channels, norm, **({} if unit in SCALARS else {"reduction": 1}))
             block.initialize()
             x = np.random.RandomState(0).normal(0, 1, (3, channels, *size)).astype("float32")
             everything(block, Operator(block), x, x)
-    for unit, blocks, size, images in ((activation.ATAC, 2, 12, 3), (activation.SEActivation, 1, 13, 2),
-                                       (activation.PReLU, 1, 9, 33), (activation.ATAC, 1, 1, 2), (refine.NiN, 1, 7, 3)):
+    for unit, blocks, size, images in (
+            (activation.ATAC, 2, 12, 3), (activation.SEActivation, 1, 13, 2), (activation.PReLU, 1, 9, 33),
+            (activation.ATAC, 1, 1, 2), (activation.NiN, 1, 7, 3)):
         net = CIFARResNetV2(blocks, 7, unit)
         net.initialize()
         forward, _ = fused.fuse(net, "on")

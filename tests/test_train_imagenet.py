@@ -398,9 +398,9 @@ from model import imagenet_resnet
 imagenet_resnet.BLOCKS, imagenet_resnet.WIDTHS = (1, 1, 1, 1), (8, 8, 16, 16)
 import train_imagenet
 from engine import runlog
-from engine.cli import flags
+from engine.cli.program import run_script
 runlog.plot_history = lambda records, path, *_: path.touch()
-flags.run_script(train_imagenet.main)
+run_script(train_imagenet.main)
 """
 
 

@@ -22,7 +22,7 @@ from .. import checkpoint, folders, run, runlog
 from ..data import sets
 from ..data.dataset import Known
 from ..experiment import Experiment
-from . import flags
+from . import flags, net_flags
 
 log = logging.getLogger(__name__)
 
@@ -269,8 +269,9 @@ def announce(start, args, training, model):
                     "proportion", ", ".join(map(str, late)), counted(recipe.epochs, "epoch"))
     size = experiment.input_size
     complexity = model.complexity.count(start.net, (3, size, size))
-    log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds", flags.net_text(experiment.model, experiment.net),
-             f"{complexity.total:,}", f"{complexity.trainable:,}", complexity.macs / 1e6)
+    log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds",
+             net_flags.net_text(experiment.model, experiment.net), f"{complexity.total:,}",
+             f"{complexity.trainable:,}", complexity.macs / 1e6)
     if recipe.label_smoothing or recipe.mixup_alpha:
         log.info("training accuracy is counted against the hard labels%s",
                  ", of mixed images the one with the larger share" if recipe.mixup_alpha else "")

@@ -15,7 +15,8 @@ import argparse
 import os
 import sys
 
-from engine.cli.flags import Parser, clean_up_at_interrupt, number, run_script
+from engine.cli.flags import Parser, number
+from engine.cli.program import clean_up_at_interrupt, run_script
 from support.errors import InputError
 from support.files import expanded
 from support.lock import locked

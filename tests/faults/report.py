@@ -3,6 +3,7 @@ import sys
 
 from . import suite  # isort: skip - finds the project
 from engine.cli import flags
+from engine.cli.program import run_script
 from support.files import write_whole
 from support.tables import fill_tables
 
@@ -50,4 +51,4 @@ def main():
 
 if __name__ == "__main__":
     sys.argv[0] = "faults"
-    flags.run_script(main)
+    run_script(main)

@@ -202,14 +202,14 @@ def _child(parent, call, arguments, folder, output, tty, file_size):
 
 
 def _as_script(module, main, arguments):
-    from engine.cli import flags
+    from engine.cli.program import run_script
 
     def started():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD)
         return main()
 
     sys.argv = [f"{module}.py", *arguments]
-    return flags.run_script(started)
+    return run_script(started)
 
 
 if __name__ == "__main__":

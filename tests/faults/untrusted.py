@@ -38,7 +38,7 @@ OPENED = {
     "engine/data/cifar_archives.py": {"path": CHECKED},
     "engine/data/class_names.py": {'Path(__file__).parent / "imagenet_synsets.txt"': OWN},
     "engine/data/download.py": {"self.part": MADE},
-    "engine/cli/flags.py": {"number": "a standard stream"},
+    "engine/cli/program.py": {"number": "a standard stream"},
     "backend/launch/member.py": {"self.process.stderr.fileno()": "a pipe of its own",
                                  "self.process.stdout.fileno()": "a pipe of its own"},
     "engine/data/pack_records.py": {"settings": MADE},

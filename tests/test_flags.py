@@ -3,7 +3,7 @@ import dataclasses
 
 import pytest
 
-from engine.cli import flags, net_flags
+from engine.cli import data_flags, flags, net_flags
 from engine.recipe import CIFAR_PAPER, Recipe
 from model.registry import CIFAR
 from support.errors import InputError
@@ -12,8 +12,8 @@ from support.errors import InputError
 def parser():
     made = flags.Parser(prog="script.py", description="100 % of it")
     net_flags.add_net_flags(made, CIFAR)
-    flags.add_data_flags(made, "default cifar10")
-    flags.add_recipe_flags(made)
+    data_flags.add_data_flags(made, "default cifar10")
+    flags.add_recipe_flags(made, "train_cifar.py", "in the paper")
     flags.add_device_flags(made)
     return made
 

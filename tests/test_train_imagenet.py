@@ -19,7 +19,7 @@ import tiny
 import model
 import train_imagenet
 from backend.gluon import distributed, loop
-from engine import checkpoint
+from engine import checkpoint, presets
 from engine.data import image_batches, imagenet
 from engine.experiment import Experiment
 from engine.recipe import IMAGENET_PAPER, IMAGENET_RELEASED
@@ -91,7 +91,8 @@ def test_the_authors_command_line_is_the_released_recipe_and_both_are_the_defaul
     assert (found.input_size, found.crop_ratio, found.seed) == (224, .875, 0)
     assert (args.gpus, args.mode, args.num_data_workers, args.use_rec, args.dtype) \
         == ((0, 1), "hybrid", 48, True, "float16")
-    assert train_imagenet.DTYPES == {"paper": "float32", "released": "float16", "scaled": "float16"}
+    for name, dtype in (("paper", "float32"), ("released", "float16"), ("scaled", "float16")):
+        assert presets.named("train_imagenet.py", name).dtype == dtype
 
 
 def test_the_papers_recipe_and_single_flags_over_it():

@@ -6,7 +6,8 @@ import os
 from support import threads
 from support.errors import InputError
 
-from ..recipe import CIFAR_PAPER, Recipe
+from .. import presets
+from ..recipe import Recipe
 
 SMOOTHING, MIXUP_ALPHA = 0.1, 0.2  # GluonCV's, for --label-smoothing and --mixup without a number
 MOST, MOST_FLOAT = 2**31 - 1, 3e38  # of C's int and float, which is what MXNet makes of them
@@ -114,18 +115,6 @@ class Refused(argparse.Action):
         parser.error(f"{option_string}: {self.why}")
 
 
-def add_data_flags(parser, dataset_help, datasets=("cifar10", "cifar100", "folder")):
-    """The data: which set, where, with which labels."""
-    group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=datasets, help=dataset_help)
-    group.add_argument("--data-dir", type=words, metavar="DIR", help="default ~/.mxnet/datasets/DATASET; "
-                       "CIFAR's official archive is downloaded to it when there is none; of --dataset folder the "
-                       "folder with train/ and val/, each with a folder of images for each class")
-    group.add_argument("--mirror", type=words, metavar="URL", help="folder to download the archive from")
-    group.add_argument("--label-mode", choices=("fine", "coarse"),
-                       help="CIFAR-100: 100 classes, or the 20 superclasses that the authors trained on (default)")
-
-
 def _first_gpus(text):
     return tuple(range(number(int, 0, MOST_GPUS)(text)))
 
@@ -146,9 +135,19 @@ def add_device_flags(parser):
                         help="leave the environment alone: no thread count and no settings of the memory allocator")
 
 
-def add_recipe_flags(parser, named=CIFAR_PAPER, where="in the paper"):
-    """Every number of a recipe; a flag that is not given takes the recipe's value. The help quotes those of `named`."""
+def add_recipe_flags(parser, program, where):
+    """--recipe, with a program's presets, and every number of a recipe; the help quotes the default preset's.
+
+    A flag that is not given takes the recipe's value.
+    """
+    default, *others = presets.of(program).values()
+    named = default.recipe
+    parser.epilog = presets.shown(program)
     group = parser.add_argument_group("recipe")
+    group.add_argument("--recipe", choices=(default.name, *(preset.name for preset in others), "scaled"),
+                       help=f"{default.name} (default), {', '.join(preset.name for preset in others)}, all explained "
+                       f"below, or scaled: {default.name} with its decays and warmup moved in proportion to "
+                       "--num-epochs")
     group.add_argument("--num-epochs", dest="epochs", type=number(int, 1), metavar="N", help=f"{named.epochs} {where}")
     group.add_argument("--batch-size", type=number(int, 1), metavar="N", help=f"per device; {named.batch_size} {where}")
     group.add_argument("--accumulate", type=number(int, 1), metavar="N",
@@ -239,22 +238,21 @@ def add_run_flags(parser, kvstores, save_interval, workers=1):
     return group
 
 
-def settle_recipe(args, presets, default):
-    """Set args.changes, the recipe fields that single flags give, and args.preset, the recipe that --recipe names.
+def settle_recipe(args, program):
+    """Set args.changes, the recipe fields that single flags give, and args.preset, the Preset that --recipe names.
 
-    args.recipe is a name in presets, 'scaled' (default in --num-epochs, its decays moved in proportion) or None: the
-    default, or a checkpoint's. Raises InputError for nonsense, before MXNet loads.
+    Without --recipe it is None: the recipe is the default, or a checkpoint's. Raises InputError for nonsense, before
+    MXNet loads.
     """
     args.changes = recipe_changes(args, Recipe)
     if args.resume is not None and args.resume_params:
         raise InputError("--resume and --resume-params exclude each other")
     if args.ignore_output and not args.resume_params:
         raise InputError("--ignore-output needs --resume-params")
-    args.preset = presets.get(args.recipe)
-    if args.recipe == "scaled":
-        args.preset = default.scaled(args.changes.get("epochs", default.epochs))
+    args.preset = presets.named(program, args.recipe, args.changes.get("epochs"))
     if args.preset or args.resume is None:  # without both, the numbers belong to a checkpoint's recipe
-        recipe = dataclasses.replace(args.preset or default, **args.changes)
+        default, *_ = presets.of(program).values()
+        recipe = dataclasses.replace((args.preset or default).recipe, **args.changes)
         if recipe.accumulate > 1 and args.fused == "on":
             raise InputError("--fused on and --accumulate exclude each other: the fused operators cannot add up "
                              "gradients")

@@ -1,5 +1,6 @@
 """The import rule and the habits that a reader would otherwise have to keep in mind, held by reading the sources."""
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -160,3 +161,21 @@ def test_the_registry_alone_lists_names_of_units_and_nets(path):
         listed = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
         found = [item.value for item in listed if isinstance(item, ast.Constant) and item.value in names]
         assert len(found) < 3, f"{named(path)}:{node.lineno} lists {found}: read model/registry.py"
+
+
+def test_the_page_on_the_architecture_names_what_there_is():
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    tree = page.split("```")[1]
+    folder, named_there = "", set()
+    for line in tree.splitlines():
+        words = line.split("   ")[0].split() if not line.startswith(" ") else line.strip().split("  ")[0].split()
+        if words and words[0].endswith("/") and not line.startswith(" "):
+            folder = words[0]
+            named_there |= {word for word in words if word.endswith("/")}
+        elif words:
+            named_there |= {f"{folder if line.startswith(' ') else ''}{word}" for word in words}
+    for name in {*named_there, *re.findall(r"`((?:model|engine|backend|tests|ops|docs)/[\w/.]+)`", page)}:
+        assert (ROOT / name).exists() or list(ROOT.glob(name)), name
+    missing = {path.parts[1] for path in (path.relative_to(ROOT) for path in SOURCES)
+               if len(path.parts) == 2 and path.parts[0] in ("model", "engine", "backend")} - set(tree.split())
+    assert missing <= {"__init__.py", "checked.py", "graph.py"}, missing

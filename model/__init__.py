@@ -39,7 +39,8 @@ __all__ = [
 
 # Loaded when they are asked for.
 _ELSEWHERE = {"array_names": "model.array_names", "complexity": "model.complexity", "weights": "model.weights",
-              "fuse": "backend.gluon.fused", "inference": "backend.gluon.inference"}
+              "fuse": "backend.gluon.fused", "inference": "backend.gluon.inference",
+              "to_torch": "backend.torch.convert", "from_torch": "backend.torch.convert"}
 
 
 def __getattr__(name):

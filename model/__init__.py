@@ -26,6 +26,7 @@ _MODULES = {
     "model.zoo": ("get_model",),
     "backend.gluon.fused": ("fuse",),
     "backend.gluon.inference": ("inference",),
+    "backend.torch.convert": ("from_torch", "to_torch"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOME)

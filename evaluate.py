@@ -43,13 +43,12 @@ class Score(NamedTuple):
 
 def evaluate(subject, images, args):
     """Evaluate a Subject on Images; returns a Score. args: mode and fused of a command line."""
-    from backend import gluon
     from engine import evaluation
     from engine.steps import Diverged
 
     data, names = subject.data, subject.class_names
     example = next(iter(images.batches))[0]
-    scorer, form = gluon.scorer(subject.net, subject.devices, example, args.mode, args.fused)
+    scorer, form = subject.backend.scorer(subject.net, subject.devices, example, args.mode, args.fused)
     started = time.perf_counter()
     try:
         scores = scorer.score(images.batches, len(names))
@@ -72,17 +71,15 @@ def evaluate(subject, images, args):
 def subject_of(parser, args):
     """The Subject (engine.cli.subject) of a command line."""
     import model
-    from backend import gluon
+    from backend import choose
     from engine.cli import subject
 
-    return subject.subject_of(parser, args, model, gluon)
+    return subject.subject_of(parser, args, model, *choose(args.backend, bool(args.gpus)))
 
 
 def images_of(subject, args):
     """The test images of a command line."""
-    from backend import gluon
-
-    return subject.data.images(subject.arguments["classes"], gluon.kind(subject.devices), args.batch_size)
+    return subject.data.images(subject.arguments["classes"], subject.backend.kind(subject.devices), args.batch_size)
 
 
 def record_of(*words):
@@ -105,7 +102,6 @@ def main():
     parser, args = parse()
     runtime.tune(args.tune)
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
-    from backend import gluon
     from engine import evaluation, runlog
 
     runlog.start_logging()
@@ -115,7 +111,7 @@ def main():
         say(remark)
     if args.images:
         print(subject.recognised, file=sys.stderr)  # standard output has a line for each picture
-        scorer, _ = gluon.scorer(subject.net, subject.devices, None, args.mode)
+        scorer, _ = subject.backend.scorer(subject.net, subject.devices, None, args.mode)
         write_json(evaluation.classify(scorer, args.images, subject.class_names, subject.data.pixels, say), args.json)
         return 0
 

@@ -105,10 +105,11 @@ def main():
     runtime.tune(args.tune)
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     import model
-    from backend import gluon
+    from backend import choose
     from engine.cli import start
 
-    return start.train(parser, args, experiment_of, gluon, model, "float32", report)
+    backend = choose(args.backend, bool(args.gpus))
+    return start.train(parser, args, experiment_of, backend, model, "float32", report)
 
 
 if __name__ == "__main__":

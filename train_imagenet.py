@@ -143,10 +143,11 @@ def main():
     runtime.tune(args.tune)
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     import model
-    from backend import gluon
+    from backend import choose
     from engine.cli import start
 
-    return start.train(parser, args, experiment_of, gluon, model, (args.preset or RELEASED).dtype, report, remarks)
+    backend, dtype = choose(args.backend, bool(args.gpus)), (args.preset or RELEASED).dtype
+    return start.train(parser, args, experiment_of, backend, model, dtype, report, remarks)
 
 
 if __name__ == "__main__":

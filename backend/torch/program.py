@@ -7,6 +7,7 @@ import torch
 from backend import base
 from engine import runlog
 from engine.steps import LossScale
+from support.errors import InputError
 
 from . import loop, placement, state
 from .optimizer import make_optimizer
@@ -98,7 +99,7 @@ def exact():
 def prepare(net, experiment, devices, team, fused="auto", mode="hybrid", weights=None, ignore_output=False):
     """The Program that trains a new net, a Gluon net, which MXNet initializes by the experiment's seed.
 
-    fused, mode : of the Gluon backend; they change nothing here. weights : a parameter file to start from, or None;
+    fused, mode : of the Gluon backend, which "on" asks for. weights : a parameter file to start from, or None;
     ignore_output: all of it except the last layer. Raises InputError for weights that do not fit.
     """
     import mxnet as mx
@@ -108,6 +109,8 @@ def prepare(net, experiment, devices, team, fused="auto", mode="hybrid", weights
 
     from .convert import to_torch
 
+    if fused == "on":
+        raise InputError("--fused on is for --backend gluon; leave it out with PyTorch")
     exact()
     initialize(net, experiment.seed, [mx.cpu()])
     if weights:

@@ -127,10 +127,14 @@ def add_device_flags(parser):
                       "(default 0)")
     which.add_argument("--num-gpus", dest="gpus", type=_first_gpus, metavar="N",
                       help="the first N GPUs; 0 for the CPU")
+    parser.add_argument("--backend", choices=("auto", "gluon", "torch"), default="auto",
+                        help="what computes: MXNet, or PyTorch on the same nets, files and random draws; auto: PyTorch "
+                        "on a GPU that this MXNet cannot use, else MXNet")
     parser.add_argument("--mode", choices=("hybrid", "imperative"), default="hybrid",
-                        help="compile the net, or run it operator by operator")
+                        help="of MXNet: compile the net, or run it operator by operator")
     parser.add_argument("--fused", choices=("auto", "on", "off"), default="auto",
-                        help="fused C++ operators on the CPU: auto uses them where they are built and fit the net")
+                        help="of MXNet: fused C++ operators on the CPU; auto uses them if they are built and fit the "
+                        "net")
     parser.add_argument("--no-tune", dest="tune", action="store_false",
                         help="leave the environment alone: no thread count and no settings of the memory allocator")
 

@@ -43,7 +43,7 @@ def parse(argv=None):
                         help="hold N training images back and choose the best epoch on them; the test images are "
                         "scored once, at the end (default 0: score the test images after every epoch, as the authors)")
     flags.add_recipe_flags(parser, PROGRAM, "in the paper")
-    group = flags.add_run_flags(parser, ("device", "local", "nccl"), save_interval=0)
+    group = flags.add_run_flags(parser, save_interval=0)
     group.add_argument("--save-plot-dir", type=flags.words, metavar="DIR", help="put a copy of history.png there")
     args = parser.parse_args(argv)
     try:

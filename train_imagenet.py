@@ -30,7 +30,7 @@ against the hard labels, under label smoothing and mixup too, on the augmented i
 
 A run leaves args.json, metrics.jsonl, train.log, result.json, history.png and the checkpoints last.params and
 best.params in its folder; --resume continues it to the bit, also from the middle of an epoch (--save-interval), after
-a stop by SIGTERM, SIGHUP or Ctrl-C. With several workers (scripts/launch.sh) that folder must lie on a disk that all
+a stop by SIGTERM, SIGHUP or Ctrl-C. With several workers (docs/DISTRIBUTED.md) that folder must lie on a disk that all
 of them reach; the first worker alone writes.
 """
 import dataclasses
@@ -53,7 +53,6 @@ RELEASED = presets.named(PROGRAM, "released")
 TOTAL_BATCH = 2 * RELEASED.recipe.batch_size  # on the authors' two GPUs; the recipes' learning rate is for it
 DEFAULT = Experiment("atac_resnet50_v1b", {"classes": 1000, **RELEASED.net}, "imagenet", RELEASED.recipe,
                      input_size=INPUT_SIZE, crop_ratio=CROP_RATIO)
-KVSTORES = ("device", "local", "nccl", "dist_sync_device", "dist_device_sync", "dist_sync", "horovod")
 REFUSED = {
     "--resume-states": "a trainer's states are a pickle, which runs whatever code is in it; the checkpoints of this "
                        "script hold the optimizer's state, go on from one with --resume",
@@ -68,7 +67,7 @@ def parse(argv=None):
     net_flags.add_net_flags(parser, registry.IMAGENET, default=DEFAULT.model)
     data_flags.add_imagenet_flags(parser)
     flags.add_recipe_flags(parser, PROGRAM, "by default")
-    group = flags.add_run_flags(parser, KVSTORES, save_interval=1000, workers=4)
+    group = flags.add_run_flags(parser, save_interval=1000, workers=4)
     group.add_argument("--resume-epoch", type=flags.number(int, 0), metavar="N",
                        help="with --resume-params: enter the schedule at epoch N, with fresh momentum")
     for flag, why in REFUSED.items():

@@ -1,4 +1,4 @@
-"""The ImageNet scripts from end to end on a sample: prepare, train, stop and resume, overfit, evaluate, two workers.
+"""The ImageNet scripts from end to end on a sample: prepare, train, stop and resume, overfit, evaluate.
 
 `python -m reproduce rehearse SAMPLE` runs the commands one after the other, SAMPLE being a folder with a folder of
 images for each class, and leaves rehearsal.json and the logs in results/imagenet-sample/, from which the tables in
@@ -24,7 +24,6 @@ from support.tables import fill_tables
 
 RESULTS = ROOT / "results" / "imagenet-sample"
 RECORD = RESULTS / "rehearsal.json"
-TEAM_LOG = ROOT / "docs" / "two-workers.log"
 PAGE = ROOT / "docs" / "IMAGENET.md"
 
 FEW = 32  # classes, and images, of the trainings
@@ -35,9 +34,6 @@ PART = ["train_imagenet.py", "--gpus", "", "--use-rec", "--data-dir", "data", "-
         "--warmup-epochs", "0", "--lr", "0.01", "--log-interval", "1", "--save-dir", "part"]
 OVERFIT = ["train_imagenet.py", *CPU, "--input-size", "64", "--batch-size", "16", "--num-epochs", "60",
            "--warmup-epochs", "5", "--lr", "0.02", "--save-dir", "overfit"]
-TEAM = ["scripts/launch.sh", "-n", "2", "--", "train_imagenet.py", "--kvstore", "dist_sync_device", *CPU,
-        "--input-size", "64", "--batch-size", "4", "--num-epochs", "2", "--warmup-epochs", "0", "--lr", "0.01",
-        "--log-interval", "1", "--save-dir", "team"]
 
 
 class Rehearsal:
@@ -130,8 +126,7 @@ def _rehearse(job):
     job.run("overfit them at 64 x 64", OVERFIT, RESULTS / "overfit.log")
     job.run("prepare them", [*prepare, "few"])
     scores += [job.score("overfit", 64, "few"), job.score("overfit", 64, "few", "--use-rec")]
-    job.run("two workers", TEAM, TEAM_LOG)
-    return {"steps": job.steps, "resume": resume, "scores": scores, "team": job.metrics("team"),
+    return {"steps": job.steps, "resume": resume, "scores": scores,
             "overfit": [{key: line[key] for key in ("epoch", "train_accuracy", "val_accuracy", "val_loss")}
                         for line in job.metrics("overfit")]}
 
@@ -159,8 +154,6 @@ def findings(record):
              f"- **It learns**: over {len(curve)} epochs of {FEW} images the accuracy on them, augmented, goes "
              f"{course('train_accuracy', 3)}, and as evaluation shows them {course('val_accuracy', 3)}, with a cross "
              f"entropy {course('val_loss', 2)}.",
-             f"- **Two workers** on 127.0.0.1 with a parameter server, {len(record['team'])} epochs: their log is "
-             "[two-workers.log](two-workers.log).",
              "- **Both sources agree**:", "",
              "| net | images | source | top-1 accuracy | top-5 accuracy | cross entropy |", "|---|---|---|---|---|---|"]
     lines += [f"| {score['params']}, {score['size']} x {score['size']} | {score['images']:,} | {score['source']} | "

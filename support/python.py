@@ -25,7 +25,7 @@ def check_role(environment=os.environ):
     role = environment.get("DMLC_ROLE")
     if role in ("server", "scheduler"):
         raise InputError(f"DMLC_ROLE={role} is set in the environment and would turn this program into MXNet's {role}: "
-                         "unset it (scripts/launch.sh starts servers and schedulers itself)")
+                         "unset it")
 
 
 def check_switches(optimize=sys.flags.optimize):

@@ -10,7 +10,7 @@ runtime.prepare()
 # What `bash scripts/test.sh` leaves to `--all`: whole modules, and single tests, that take long.
 SLOW = {
     "test_benchmarks", "test_evaluate_imagenet", "test_faults_command_lines", "test_faults_downloads",
-    "test_faults_files", "test_faults_processes", "test_faults_training", "test_garbage", "test_install", "test_launch",
+    "test_faults_files", "test_faults_processes", "test_faults_training", "test_garbage", "test_install",
     "test_ops_build", "test_ops_limits", "test_rehearsal", "test_runner", "test_train_imagenet",
     "test_another_head_is_kept_and_all_else_is_loaded", "test_narrower_registers", "test_the_sanitizers_find_nothing",
     "test_the_same_bits_twice_and_with_any_number_of_threads", "test_200_steps_make_the_same_curve",

@@ -1,4 +1,4 @@
-"""The team that trains together: alone, refused environments, Horovod. Over the server it is in test_launch.py."""
+"""The team that trains together in MXNet: alone, several, refused environments, Horovod."""
 import os
 import subprocess
 import sys
@@ -17,13 +17,6 @@ from engine.steps import Meter
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith("DMLC_") or name in (distributed.JOINED, distributed.LOCAL_RANK):
-            monkeypatch.delenv(name)
 
 
 # Alone.
@@ -72,7 +65,7 @@ def test_a_worker_that_fails_does_not_wait_for_the_others():
     assert left
 
 
-# Several workers in this process, with a sum of their own, so that what stands above it is seen without a server.
+# Several workers in this process, with a sum of their own, so that what stands above it is seen without Horovod.
 
 class Threads(distributed._Many):
     """A worker in a thread of this process; the sums are MXNet's own, of float32."""
@@ -163,35 +156,19 @@ def test_different_nets_are_refused_by_all():
 
 # Refusals.
 
-@pytest.mark.parametrize("name, part", [("dist_async", "as a pickle"), ("", "unknown"), ("Device", "unknown"),
-                                        ("dist_sync_devices", "unknown")])
-def test_other_names_are_refused_with_those_that_work(name, part):
-    with pytest.raises(InputError, match=f"^--kvstore {name}: .*{part}; the names are device, local, nccl, dist_"):
-        distributed.join(name)
-
-
 def test_nccl_without_gpus_is_refused(monkeypatch):
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
     with pytest.raises(InputError, match="^--kvstore nccl needs GPUs"):
         distributed.join("nccl")
 
 
-SERVER = {"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": "1", "DMLC_NUM_WORKER": "2",
-          "DMLC_NUM_SERVER": "1"}
-
-
-@pytest.mark.parametrize("change, part", [
-    (dict.fromkeys(SERVER, ""), "DMLC_PS_ROOT_URI, DMLC_PS_ROOT_PORT, DMLC_NUM_WORKER, DMLC_NUM_SERVER not set"),
-    ({"DMLC_NUM_SERVER": ""}, "DMLC_NUM_SERVER not set"), ({"DMLC_ROLE": "server"}, "DMLC_ROLE is 'server'"),
-    ({"DMLC_ROLE": ""}, "DMLC_ROLE is ''"), ({"DMLC_PS_ROOT_PORT": "http"}, "DMLC_PS_ROOT_PORT is 'http'"),
-    ({"DMLC_TASK_ID": "-1"}, "DMLC_TASK_ID is '-1'"),
-])
-@pytest.mark.parametrize("name", distributed.SERVED)
-def test_a_parameter_server_that_is_not_described_is_a_sentence(name, change, part, monkeypatch):
-    for variable, value in {**SERVER, **change}.items():
-        monkeypatch.setenv(variable, value)
-    with pytest.raises(InputError, match=f"^--kvstore {name}: .*{part}.*; start it with scripts/launch.sh$"):
-        distributed.join(name)
+def test_torchruns_workers_would_each_train_alone(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert distributed.join("device").size == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="^torchrun has started 2 workers.*--backend torch.*--kvstore horovod$"):
+        distributed.join("device")
 
 
 def test_horovod_that_is_not_there_is_a_sentence(monkeypatch):
@@ -202,6 +179,21 @@ def test_horovod_that_is_not_there_is_a_sentence(monkeypatch):
 
 
 # Horovod.
+
+def check_training(folder, size):
+    """All workers' results are equal, and those of one process on the joined batches."""
+    net, meter = team_program.train(distributed.Team("device"), seed=0)
+    results = [np.load(folder / f"{rank}.npz") for rank in range(size)]
+    for result in results:
+        for name, value in tiny.numbers_of(net).items():
+            assert (result[f"net.{name}"] == results[0][f"net.{name}"]).all()
+            np.testing.assert_allclose(result[f"net.{name}"], value, rtol=0, atol=1e-5, err_msg=name)
+        assert result["images"] == meter.images == team_program.BATCH * team_program.STEPS
+        assert result["loss_sum"] == pytest.approx(meter.loss_sum, rel=1e-6)
+        assert (result["total"] == [1e9 * size + size + sum(range(size)), 1e-300 * size, np.sum([-.1] * size)]).all()
+        assert (result["each"] == np.array([[rank, np.pi] for rank in range(size)], np.float32)).all()
+        assert result["agreed"] == "å0" and list(result["any"]) == [True, False]
+
 
 def horovodrun(*arguments):
     """Two workers under horovodrun on this machine."""
@@ -214,13 +206,11 @@ def horovodrun(*arguments):
 
 
 def test_two_horovod_workers_train_as_one_process_does(tmp_path):
-    import test_launch
-
-    result = horovodrun("train", tmp_path, "horovod")
+    result = horovodrun("train", tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    test_launch.check_training(tmp_path, 2)
+    check_training(tmp_path, 2)
 
 
 def test_a_horovod_workers_fault_ends_the_job(tmp_path):
-    result = horovodrun("fail", tmp_path, "horovod")
+    result = horovodrun("fail", tmp_path)
     assert result.returncode != 0 and "the second worker has a fault" in result.stdout + result.stderr

@@ -56,7 +56,7 @@ def test_the_repository_is_found(probe, shell, folder, name):
 
 
 @pytest.mark.parametrize("script, flag", [("table3.sh", "--only"), ("download_params.sh", "--mirror"),
-                                          ("launch.sh", "--workers"), ("prepare_imagenet.sh", "--val-labels"),
+                                          ("prepare_imagenet.sh", "--val-labels"),
                                           ("setup.sh", "--dry-run")])
 def test_the_scripts_themselves_work_by_a_link_in_sh_and_with_a_cdpath(tmp_path, script, flag):
     (tmp_path / "scripts").mkdir()

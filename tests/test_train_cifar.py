@@ -125,7 +125,7 @@ def test_the_name_of_a_run():
     (["--recipe", "best"], "--recipe: invalid choice"), (["--val-split", "-1"], "--val-split: -1 is below 0"),
     (["--seed", "-1"], "--seed: -1 is below 0"), (["--seed", "x"], "--seed: 'x' is not a whole number"),
     (["-j", "-1"], "-1 is below 0"), (["--kvstore", "dist"], "--kvstore: invalid choice"),
-    (["--kvstore", "dist_sync"], "--kvstore: dist_sync joins several machines, and CIFAR is trained on one; take one"),
+    (["--kvstore", "dist_sync"], "--kvstore: dist_sync needs MXNet's parameter server"),
     (["--save-dir", ""], "--save-dir: it is empty"), (["--save-period", "-1"], "-1 is below 0"),
     (["--log-interval", "0"], "--log-interval: 0 is below 1"), (["--logging-file", ""], "it is empty"),
     (["--save-plot-dir", ""], "it is empty"), (["--save-plot-dir", "~nobody-of-this-name/x"], "path in full"),

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import tiny
 
 import model
 import train_imagenet
-from backend.gluon import distributed, loop
+from backend.gluon import loop
 from engine import checkpoint, presets
 from engine.data import image_batches, imagenet
 from engine.experiment import Experiment
@@ -125,10 +124,6 @@ def test_every_net_of_table_4(given, name, arguments):
         assert found.net[key] == value
 
 
-def test_the_kvstores_are_those_there_are():
-    assert train_imagenet.KVSTORES == distributed.NAMES
-
-
 def test_the_name_of_a_run():
     assert asked().name == "imagenet_atac_resnet50_v1b_seed0"
     assert asked("--model", "se", "--input-size", "64", "--seed", "3").name \
@@ -170,7 +165,8 @@ def test_help_says_what_the_recipes_are_and_hides_what_is_refused(capsys):
     (["--resume-epoch", "160", "--resume-params", "x"], "--resume-epoch 160 leaves nothing of 160 epochs"),
     (["--resume", "x", "--resume-params", "y"], "--resume and --resume-params exclude each other"),
     (["--rec-train-idx", "x"], "--rec-train-idx needs --rec-train"), (["--damaged", "mend"], "invalid choice"),
-    (["--kvstore", "nccl"], "--kvstore nccl is for GPUs"), (["--kvstore", "dist_async"], "invalid choice"),
+    (["--kvstore", "nccl"], "--kvstore nccl is for GPUs"),
+    (["--kvstore", "dist_async"], "start --backend torch with torchrun, or give --kvstore horovod"),
     (["--num-gpus", "2", "--gpus", "1"], "not allowed with argument --num-gpus"),
     (["--save-interval", "-1"], "-1 is below 0"), (["--recipe", "best"], "invalid choice"),
     (["--dataset", "cifar10"], "unrecognized arguments"), (["--data-dir", ""], "it is empty")])
@@ -187,7 +183,6 @@ def test_a_wrong_command_line(tmp_path, arguments, said):
     (["--resume-params", "none"], "none cannot be read: No such file or directory"),
     (["--classes", "2"], "--classes 2 is too few for the 3 classes of the data"),
     (["--batch-size", "13"], "a batch of 13 does not fit 12 training images"),
-    (["--kvstore", "dist_sync_device"], "start it with scripts/launch.sh"),
     (["--kvstore", "horovod"], "Horovod is not installed")])
 def test_what_is_missing_or_does_not_fit(tmp_path, data, narrow, monkeypatch, arguments, said):
     monkeypatch.setitem(sys.modules, "horovod", None)
@@ -390,52 +385,3 @@ def test_evaluation_scores_exactly_what_is_saved(tmp_path, data, narrow, monkeyp
     found = loop.evaluate(net, image_batches.EvalBatches(source, 6, 32), tiny.CPU, 3)
     last = tiny.metrics_of(folder)[-1]
     assert found.top1 == last["val_accuracy"] and found.loss == pytest.approx(last["val_loss"], rel=1e-5)
-
-
-WORKER = """
-import sys
-sys.path.insert(0, {root!r})
-from model import imagenet_resnet
-imagenet_resnet.BLOCKS, imagenet_resnet.WIDTHS = (1, 1, 1, 1), (8, 8, 16, 16)
-import train_imagenet
-from engine import runlog
-from engine.cli.program import run_script
-runlog.plot_history = lambda records, path, *_: path.touch()
-run_script(train_imagenet.main)
-"""
-
-
-def launched(folder, data, workers, *arguments, status=0):
-    (folder / "worker.py").write_text(WORKER.format(root=str(ROOT)))
-    words = ["-n", str(workers), "--", str(folder / "worker.py"), "--kvstore", "dist_sync_device", "--gpus", "",
-             "--no-tune", *SHORT, "--data-dir", data, *arguments]
-    done = subprocess.run([sys.executable, "-m", "backend.launch", *words], cwd=folder, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=240)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def test_two_workers_are_two_devices_of_one_and_their_run_goes_on(tmp_path, narrow, monkeypatch):
-    """Each worker reads its share of every batch, and one of them writes: the files of one process with two devices."""
-    monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
-    for split, counts in (("train", (8, 8, 8)), ("val", (2, 2, 2))):
-        imagenet_files.folder(tmp_path / "data" / split, counts, seed=len(split))
-    data = str(tmp_path / "data")
-    how = ["--recipe", "paper", "--lr", ".001", "--input-size", "64", "--save-interval", "2"]
-    one = trained(tmp_path / "one", data, "--gpus", "0,1", *how)
-    two = tmp_path / "two"
-    two.mkdir()
-    said = launched(two, data, 2, *how, "--save-dir", "run", "--num-epochs", "1")
-    assert "global batch 8 (4 on each of 2, 1 in each of 2 workers), 3 steps an epoch" in said
-    assert said.count("global batch") == 1  # the first worker speaks for all
-    launched(two, data, 2, *how, "--resume", "run")
-    assert sorted(os.listdir(two / "run")) == sorted(RESULTS)
-    found, expected = (params_file.read(folder / "last.params")[0] for folder in (two / "run", one))
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
-    attachments = [params_file.read(folder / "last.params")[1] for folder in (two / "run", one)]
-    assert set(attachments[0]) == set(attachments[1]) and "running/1/bn1.running_mean.npy" in attachments[0]
-    for ours, theirs in zip(tiny.metrics_of(two / "run"), tiny.metrics_of(one)):
-        assert (ours["train_images"], ours["val_images"]) == (theirs["train_images"], theirs["val_images"]) == (24, 6)
-        for loss in ("train_loss", "val_loss"):
-            assert ours[loss] == pytest.approx(theirs[loss], rel=1e-4)

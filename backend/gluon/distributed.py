@@ -1,63 +1,30 @@
-"""The workers that train one net together: alone, over MXNet's parameter server, or over Horovod.
+"""The workers that train one net together in MXNet: alone, or over Horovod.
 
-`join` gives a Team, which knows this worker's number and does what the workers do together; a team of one does the
-same without any communication, so that a run has one path. scripts/launch.sh starts the workers, the servers and the
-scheduler of a parameter server (docs/DISTRIBUTED.md).
+`join` gives a Team, which knows this worker's number and does what the workers do together.
 """
-import ctypes
-import json
 import os
-import sys
 
 import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
+from backend import team
 from support.errors import InputError
 
 from .state import restore_layout
 
-ALONE = ("device", "local", "nccl")
-SERVED = ("dist_sync_device", "dist_device_sync", "dist_sync")
-NAMES = (*ALONE, *SERVED, "horovod")
 
-# What backend.launch tells its workers: the file descriptor that takes a line once the worker has joined, and the
-# worker's number among those of its machine.
-JOINED, LOCAL_RANK = "ATAC_JOINED", "ATAC_LOCAL_RANK"
-
-# The server keeps one array for every key ever used. Sums travel in blocks of few different lengths under these keys,
-# behind those of the Trainer, which counts from 0. MXNet multiplies keys by 9973 in 32 bits, which overflows above
-# 215,000.
-FIRST_KEY, SMALLEST_BLOCK, LARGEST_BLOCK = 100_000, 16, 1 << 19
-
-
-class Team:
-    """One worker or several with equal nets. Every method is called by all of them, in the same order.
-
-    rank : this worker's number, from 0; worker 0 writes logs and checkpoints.
-    size : number of workers.
-    local_rank : this worker's number among those on its machine, to choose a GPU by.
-    kvstore : name or KVStore for gluon.Trainer.
-    """
-
-    rank, size, local_rank = 0, 1, 0
+class Team(team.Team):
+    """One worker. kvstore : name for gluon.Trainer, by which several devices add their gradients."""
 
     def __init__(self, kvstore):
         self.kvstore = kvstore
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if kind is None:  # otherwise this worker leaves at once: the others may never come to the same point
-            self.leave()
 
     def trainer(self, parameters, optimizer):
         """The gluon.Trainer of this worker: step(n) takes the mean gradient over the whole team.
 
         n is the number of images of this worker's share, equal on all workers.
         """
-        optimizer.rescale_grad /= self.size  # the parameter server adds the workers' gradients up
         return gluon.Trainer(parameters, optimizer, kvstore=self.kvstore, update_on_kvstore=False)
 
     def broadcast(self, net):
@@ -66,38 +33,13 @@ class Team:
         Raises InputError when the workers' nets differ.
         """
 
-    def total(self, values):
-        """The sum over the workers of an array of equal shape, as a float64 NumPy array of that shape.
-
-        It is added in the order of the ranks, so that it is exact for counts and the same on every worker to the bit.
-        """
-        return self.each(np.array(values, np.float64)).sum(axis=0)
-
-    def each(self, values):
-        """The arrays of all workers, of equal shape and type (of 2 bytes or more), as (size, *shape), to the bit."""
-        return np.array(values)[None]
-
-    def agreed(self, value):
-        """Worker 0's value, of anything that JSON can hold; the others' is ignored."""
-        return json.loads(json.dumps(value))
-
-    def any(self, flag):
-        """Whether flag is true on any worker."""
-        return bool(flag)
-
-    def barrier(self):
-        """Wait until all workers are here."""
-
-    def leave(self):
-        """Wait for the others and part in good order; the last call. A worker that fails ends without it."""
-
 
 class _Many(Team):
     """A team of several, made of one operation: _add(values) sums float32 arrays (n,) over the workers."""
 
     def each(self, values):
-        values = np.ascontiguousarray(values)
-        # Halfwords are exact in float32, in which the servers add, whatever the type.
+        values = np.ascontiguousarray(values).reshape(np.shape(values))
+        # Halfwords are exact in float32, in which they are added, whatever the type.
         halfwords = values.reshape(-1).view(np.uint16)
         slots = np.zeros((self.size, halfwords.size), np.float32)
         slots[self.rank] = halfwords
@@ -114,66 +56,7 @@ class _Many(Team):
         for parameter, value in zip(parameters, values):
             first, flat = flat[:value.size], flat[value.size:]
             parameter.set_data(mx.nd.array(first.reshape(value.shape), dtype=parameter.dtype))
-        restore_layout(net)  # the server takes no array in oneDNN's layout, as inference leaves the weights
-
-    def agreed(self, value):
-        text = json.dumps(value).encode() if self.rank == 0 else b""
-        length = int(self.total([len(text)])[0])
-        content = np.zeros(length, np.float32)
-        if self.rank == 0:
-            content[:] = np.frombuffer(text, np.uint8)
-        return json.loads(self._add(content).astype(np.uint8).tobytes())
-
-    def any(self, flag):
-        return bool(self._add(np.array([bool(flag)], np.float32))[0])
-
-    def barrier(self):
-        self.any(False)
-
-
-class _Served(_Many):
-    """Workers with a parameter server. Only sums pass through it: every worker updates its own weights.
-
-    So the server needs no optimizer, which MXNet would send it as a pickle, and `serve` refuses one.
-    """
-
-    def __init__(self, name):
-        super().__init__(mx.kv.create(name))  # waits for all members
-        self.size = self.kvstore.num_workers
-        # MXNet numbers workers by address and port; the launcher's numbers are those that its user sees.
-        self.rank = int(os.environ.get("DMLC_TASK_ID", self.kvstore.rank))
-        self.local_rank = int(os.environ.get(LOCAL_RANK, 0))
-        self._keys = {}
-        self._wait_at_exit(False)
-        numbers = np.zeros(self.size, np.float32)
-        if self.rank < self.size:
-            numbers[self.rank] = 1
-        if (self._add(numbers) != 1).any():
-            raise InputError("DMLC_TASK_ID must number the workers from 0, or be absent for all of them")
-
-    def _add(self, values):
-        total = np.empty_like(values)
-        for start in range(0, len(values), LARGEST_BLOCK):
-            part = values[start:start + LARGEST_BLOCK]
-            length = max(SMALLEST_BLOCK, 1 << (len(part) - 1).bit_length())
-            if length not in self._keys:
-                self._keys[length] = FIRST_KEY + len(self._keys)
-                self.kvstore.init(self._keys[length], mx.nd.zeros(length))
-            padded = np.zeros(length, np.float32)
-            padded[:len(part)] = part
-            array = mx.nd.array(padded)  # a new one each time: pull writes into it too
-            self.kvstore.push(self._keys[length], array)
-            self.kvstore.pull(self._keys[length], out=array)
-            total[start:start + len(part)] = array.asnumpy()[:len(part)]
-        return total
-
-    def _wait_at_exit(self, wanted):
-        # A worker that fails must not wait for the others as it exits: it would never be noticed.
-        mx.base.check_call(mx.base._LIB.MXKVStoreSetBarrierBeforeExit(self.kvstore.handle, ctypes.c_int(wanted)))
-
-    def leave(self):
-        self.barrier()
-        self._wait_at_exit(True)  # and then worker 0 ends the servers
+        restore_layout(net)  # inference leaves the weights in oneDNN's, which others cannot read
 
 
 class _Horovod(_Many):
@@ -201,73 +84,27 @@ class _Horovod(_Many):
         self._horovod.shutdown()
 
 
-def join(name):
-    """The Team for --kvstore NAME, one of NAMES; it waits until all workers are there.
+def join(kvstore):
+    """The Team for --kvstore NAME, one of engine.cli.flags.KVSTORES; it waits until all workers are there.
 
-    device, local and nccl are a team of one. The dist_ names speak to MXNet's parameter server, with the DMLC_*
-    variables that scripts/launch.sh sets. Raises InputError for a name or an environment that cannot work.
+    device, local and nccl are a team of one. Raises InputError for an environment that cannot work.
     """
-    if name not in NAMES:
-        reason = "the server would need the optimizer, as a pickle" if "async" in name else "unknown"
-        raise InputError(f"--kvstore {name}: {reason}; the names are {', '.join(NAMES)}")
-    launched = JOINED in os.environ
-    several = launched and os.environ.get("DMLC_NUM_WORKER") != "1"
-    if name in SERVED:
-        _check_environment(name)
-        os.environ.pop("PORT", None)  # MXNet's parameter server would listen there
-        team = _Served(name)
-    elif name == "horovod":
-        team = _Horovod(_start_horovod(several))
-    else:
-        if several:
-            raise InputError(f"--kvstore {name} is for one worker; with scripts/launch.sh give --kvstore {SERVED[0]}")
-        if name == "nccl" and not (mx.runtime.Features().is_enabled("NCCL") and mx.context.num_gpus()):
-            raise InputError("--kvstore nccl needs GPUs and MXNet's GPU build; --kvstore device works everywhere")
-        team = Team(name)
-    if launched:
-        os.write(int(os.environ[JOINED]), b"joined\n")
-    return team
+    if kvstore == "horovod":
+        return _Horovod(_start_horovod())
+    workers = os.environ.get("WORLD_SIZE", "1")
+    if "RANK" in os.environ and workers != "1":
+        raise InputError(f"torchrun has started {workers} workers, and with MXNet each would train alone: give "
+                         "--backend torch, or start them with horovodrun and give --kvstore horovod")
+    if kvstore == "nccl" and not (mx.runtime.Features().is_enabled("NCCL") and mx.context.num_gpus()):
+        raise InputError("--kvstore nccl needs GPUs and MXNet's GPU build; --kvstore device works everywhere")
+    return Team(kvstore)
 
 
-def _check_environment(name):
-    start = "start it with scripts/launch.sh"
-    needed = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
-    missing = [variable for variable in needed if not os.environ.get(variable)]
-    if missing:
-        raise InputError(f"--kvstore {name}: {', '.join(missing)} not set; {start}")
-    for variable in (*needed[1:], "DMLC_TASK_ID", LOCAL_RANK):
-        if not os.environ.get(variable, "0").isdigit():
-            raise InputError(f"--kvstore {name}: {variable} is {os.environ[variable]!r}, not a number; {start}")
-    if os.environ.get("DMLC_ROLE") != "worker":
-        raise InputError(f"--kvstore {name}: DMLC_ROLE is {os.environ.get('DMLC_ROLE')!r}, not 'worker'; {start}")
-
-
-def _start_horovod(several):
+def _start_horovod():
     try:
         import horovod.mxnet as horovod
     except ImportError as error:
         raise InputError(f"--kvstore horovod: Horovod is not installed for MXNet ({error}); requirements-horovod.txt "
                          "says how to build it") from error
     horovod.init()
-    if several and horovod.size() == 1:
-        raise InputError("--kvstore horovod has a launcher of its own: start the workers with horovodrun -np N")
     return horovod
-
-
-def serve(role):
-    """Be the 'server' or the 'scheduler' that the DMLC_* variables describe, until the workers are done.
-
-    Importing MXNet with DMLC_ROLE set would start a server that unpickles, and so runs, what a worker sends it as an
-    optimizer. Here the role is named after the import, and an optimizer ends the server with a sentence.
-    """
-    os.environ["DMLC_ROLE"] = role
-    os.environ.pop("PORT", None)
-    store = mx.kv.create(SERVED[0])
-
-    def refuse(command, content, _):
-        print(f"{role}: refused command {command}, which would unpickle what a worker has sent", file=sys.stderr,
-              flush=True)
-        os._exit(1)  # an exception would be lost in MXNet, and without an optimizer the weights would be wrong
-
-    controller = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(refuse)
-    mx.base.check_call(mx.base._LIB.MXKVStoreRunServer(store.handle, controller, None))

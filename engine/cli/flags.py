@@ -14,6 +14,7 @@ MOST, MOST_FLOAT = 2**31 - 1, 3e38  # of C's int and float, which is what MXNet 
 MOST_GPUS, MOST_THREADS = 1024, threads.MOST
 LONGEST = 900  # letters of a message
 FIGURES = (".png", ".pdf", ".svg")
+KVSTORES = ("device", "local", "nccl", "horovod")
 
 
 def program(name):
@@ -92,16 +93,15 @@ def switch(text):
     return text == "on"
 
 
-def kvstore(choices):
-    """A type for argparse: one of the choices. CIFAR's have none that joins several machines, which is said."""
-    def parse(text):
-        if text in choices:
-            return text
-        if "horovod" not in choices and (text == "horovod" or text.startswith("dist_")):
-            raise argparse.ArgumentTypeError(f"{text} joins several machines, and CIFAR is trained on one; take one of "
-                                             f"{', '.join(choices)}")
-        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(choices)})")
-    return parse
+def kvstore(text):
+    """A type for argparse: one of KVSTORES. MXNet has more, which need its parameter server."""
+    if text.startswith("dist_"):
+        raise argparse.ArgumentTypeError(f"{text} needs MXNet's parameter server, which is not used here; for several "
+                                         "machines start --backend torch with torchrun, or give --kvstore horovod "
+                                         "(docs/DISTRIBUTED.md)")
+    if text not in KVSTORES:
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(KVSTORES)})")
+    return text
 
 
 class Refused(argparse.Action):
@@ -206,17 +206,17 @@ def recipe_remarks(changes, recipe):
             if name in changes]
 
 
-def add_run_flags(parser, kvstores, save_interval, workers=1):
+def add_run_flags(parser, save_interval, workers=1):
     """How a training runs, what it leaves behind and what it goes on from; returns the group.
 
-    kvstores : the choices of --kvstore. save_interval, workers : the defaults of --save-interval and -j.
+    save_interval, workers : the defaults of --save-interval and -j.
     """
     group = parser.add_argument_group("run")
     add_device_flags(group)
     group.add_argument("--dtype", choices=("float32", "float16"),
                        help="float16: on GPUs, with float32 master weights and float32 checkpoints")
-    group.add_argument("--kvstore", type=kvstore(kvstores), default="device", metavar="NAME",
-                       help=f"how several devices add their gradients: {', '.join(kvstores)} (default device)")
+    group.add_argument("--kvstore", type=kvstore, default="device", metavar="NAME",
+                       help=f"how MXNet adds several devices' gradients: {', '.join(KVSTORES)} (default device)")
     group.add_argument("-j", "--num-data-workers", "--num-workers", type=number(int, 0, MOST_THREADS),
                        default=workers, metavar="N", help="threads that prepare batches ahead, no more than there are "
                        f"cores; 0: none (default {workers})")

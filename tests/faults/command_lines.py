@@ -85,7 +85,6 @@ PROGRAMS = (
     Program("benchmarks.report", "benchmarks.report", ["-m", "benchmarks.report"]),
     Program("engine.data", "engine.data.__main__", ["-m", "engine.data"],
             ["--data-dir", "{data}", "--seconds", "0.1"]),
-    Program("backend.launch", "backend.launch.__main__", ["-m", "backend.launch"]),
     Program("engine.data.prepare_imagenet", "engine.data.prepare_imagenet", ["-m", "engine.data.prepare_imagenet"]),
     Program("ops.build", "ops.build", ["-m", "ops.build"]),
     Program("support.runtime", "support.runtime", ["-m", "support.runtime"]),

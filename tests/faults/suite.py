@@ -18,7 +18,7 @@ from . import ROOT
 RESULTS = ROOT / "results" / "faults"
 FAULT = "FAULT"  # the outcome that must not be
 MODULES = ("files", "untrusted", "downloads", "training", "command_lines", "killed", "signals", "disk", "at_once",
-           "memory", "workers")  # each has a THEME
+           "memory")  # each has a THEME
 
 
 class Round(NamedTuple):

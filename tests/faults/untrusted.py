@@ -39,8 +39,6 @@ OPENED = {
     "engine/data/class_names.py": {'Path(__file__).parent / "imagenet_synsets.txt"': OWN},
     "engine/data/download.py": {"self.part": MADE},
     "engine/cli/program.py": {"number": "a standard stream"},
-    "backend/launch/member.py": {"self.process.stderr.fileno()": "a pipe of its own",
-                                 "self.process.stdout.fileno()": "a pipe of its own"},
     "engine/data/pack_records.py": {"settings": MADE},
     "engine/data/imagenet.py": {'Path(__file__).parent / "imagenet_names.txt"': OWN},
     "ops/build.py": {"Path(path)": OWN, "path": OWN, "temporary": MADE},

@@ -34,7 +34,7 @@ class Job:
     score_batches, labels : images and number of their classes, scored after every epoch.
     scored_on : what those are, 'test', 'held-out' or 'validation'.
     provenance : of the data, as the data set has it; it goes into the Result.
-    test_batches : the test images, scored once at the end, if score_batches are others; else None. For one worker.
+    test_batches : the test images, scored once at the end, if score_batches are others; else None.
     save_interval : write last.params every so many steps and before scoring, not only after an epoch; 0: no.
     """
 
@@ -91,7 +91,7 @@ def train(job, resume=None):
         with StopSignal() as stop:
             while run.state.epoch < job.recipe.epochs:
                 run.epoch(stop)
-        return run.finish() if job.program.writes else None
+        return run.finish()
     except Diverged as error:
         raise InputError(run.divergence_sentence(error)) from error
     except Exception as error:
@@ -285,8 +285,14 @@ class _Run:
         return f"the last good checkpoint is {good}" if good.exists() else "there is no checkpoint yet"
 
     def finish(self):
-        """Score the test images where they were kept back, draw the history, write result.json."""
-        job, records = self.job, self.metrics.records
+        """Score the test images if they were kept back, draw the history, write result.json: the Result, or None."""
+        job, tested = self.job, None
+        if job.test_batches is not None:
+            tested = {"last": self.test_score("last", self.state.epoch - 1),
+                      "best": self.test_score("best", self.state.best["epoch"])}
+        if not self.program.writes:
+            return None
+        records = self.metrics.records
         if not records:
             raise InputError(f"all {self.state.epoch} epochs are done, but {self.metrics.path} does not have them; put "
                              "the run's own metrics.jsonl back")
@@ -295,8 +301,8 @@ class _Run:
                                 last["val_images"]),
                   "best": Score(best["epoch"], best["accuracy"], best["top5"], best["loss"], last["val_images"])}
         held_out = None
-        if job.test_batches is not None:
-            held_out, scores = scores, {which: self.test_score(which, score) for which, score in scores.items()}
+        if tested is not None:
+            held_out, scores = scores, tested
         result = Result(
             experiment=job.experiment, data={"variant": job.saved.data["variant"], **job.provenance}, **scores,
             chosen_on=job.scored_on, held_out=held_out, seconds=sum(record["seconds"] for record in records),
@@ -308,11 +314,12 @@ class _Run:
         json_files.write(job.directory / "result.json", result.as_json())
         return result
 
-    def test_score(self, which, chosen):
-        """The Score of the test images with the weights of an epoch, 'last' or 'best', that has another Score."""
+    def test_score(self, which, epoch):
+        """The Score of the test images with the weights of an epoch, 'last' or 'best'; all workers at once."""
         job = self.job
+        self.program.any(False)  # worker 0 has written them when it comes here
         self.program.restore(checkpoint.weights(job.directory / f"{which}.params"))
         test = self.program.score(job.test_batches, job.labels)
         log.info("test images with the weights of the %s epoch: err-top1=%f err-top5=%f", which, 1 - test.top1,
                  1 - test.top5)
-        return Score(chosen.epoch, test.top1, test.top5, test.loss, test.images)
+        return Score(epoch, test.top1, test.top5, test.loss, test.images)

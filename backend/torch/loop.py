@@ -32,13 +32,15 @@ def cross_entropy(logits, labels, smoothing=0.0, share=1.0):
 
 
 class Trainer:
-    """A net, the forward pass that computes it, its optimizer and the recipe of a step, on one device.
+    """A net, the forward pass that computes it, its optimizer and the recipe of a step, on one device a worker.
 
-    smoothing : of the labels. accumulate : equal parts of a batch, one after the other. scale : a LossScale, or None.
+    team : adds the gradients over its workers, which bring as many images each. smoothing : of the labels. accumulate :
+    equal parts of a batch, one after the other. scale : a LossScale, or None.
     """
 
-    def __init__(self, net, optimizer, device, smoothing=0.0, accumulate=1, scale=None, forward=None):
+    def __init__(self, net, optimizer, device, team, smoothing=0.0, accumulate=1, scale=None, forward=None):
         self.net, self.optimizer, self.device, self.forward = net, optimizer, device, forward or net
+        self.team = team
         self.smoothing, self.accumulate, self.scale = smoothing, accumulate, scale
 
     def step(self, rate, images, labels, share):
@@ -49,13 +51,17 @@ class Trainer:
                 for start, end in zip(edges, edges[1:])]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        gradients = [weight.grad for group in self.optimizer.param_groups for weight in group["params"]]
+        self.team.add(gradients)
+        images = len(labels) * self.team.size
         if self.scale is None:
-            self.optimizer.step(1 / len(labels))
+            self.optimizer.step(1 / images)
         else:
-            factor, finite = self.scale.value, self._finite()
+            # Waits for the gradients, which are the same on all workers.
+            factor, finite = self.scale.value, bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
             self.scale.follow(finite)
             if finite:
-                self.optimizer.step(1 / (len(labels) * factor))
+                self.optimizer.step(1 / (images * factor))
         return sums
 
     def _differentiate(self, images, labels, share):
@@ -76,11 +82,6 @@ class Trainer:
         if self.scale is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.float16)
-
-    def _finite(self):
-        """Whether all gradients are finite. Waits for them."""
-        gradients = [weight.grad for group in self.optimizer.param_groups for weight in group["params"]]
-        return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
 
 
 def train_steps(trainer, steps, meter, resident=None, settle=None):
@@ -127,8 +128,10 @@ def train_steps(trainer, steps, meter, resident=None, settle=None):
                 read(0)
 
 
-def evaluate(net, batches, device, labels, resident=None, casting=contextlib.nullcontext):
+def evaluate(net, batches, device, labels, resident=None, casting=contextlib.nullcontext, team=None):
     """The Scores of net on batches of (images, labels, count); only the first `count` of a batch are real.
+
+    A team's workers each bring their own batches, and all get the scores over those of all.
 
     labels : classes of the data; the net may have more outputs. resident : the Images of the batches on the device, if
     they lie there. casting : the context of a forward pass. Raises Diverged if the net answers with NaN or infinity.
@@ -156,4 +159,4 @@ def evaluate(net, batches, device, labels, resident=None, casting=contextlib.nul
             pending.append((Later(logits.float()), truth))
             read(LAG)
         read(0)
-    return counts.scores()
+    return counts.scores(team.total if team is not None and team.size > 1 else None)

@@ -16,7 +16,8 @@ def devices(gpus):
     if any(number < 0 for number in wanted):
         raise InputError(f"--gpus takes numbers of at least 0, got {','.join(map(str, wanted))}")
     if len(wanted) > 1:
-        raise InputError(f"--gpus {','.join(map(str, wanted))}: PyTorch runs one process a GPU; give one number")
+        raise InputError(f"--gpus {','.join(map(str, wanted))}: PyTorch runs one process a GPU; give one "
+                         f"number, and start {len(wanted)} with torchrun --nproc-per-node {len(wanted)}")
     present = torch.cuda.device_count()
     if not wanted:
         return [torch.device("cpu")], "running on the CPU, as asked"

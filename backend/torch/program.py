@@ -49,10 +49,11 @@ class Program(Scorer, base.Program):
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.num_batches_tracked = None  # one operation less a layer and step
+        team.broadcast(self.net)
         recipe = experiment.recipe
         self.optimizer = make_optimizer(self.net, recipe)
-        self.trainer = loop.Trainer(self.net, self.optimizer, self.device, recipe.label_smoothing, recipe.accumulate,
-                                    LossScale() if experiment.dtype == "float16" else None)
+        self.trainer = loop.Trainer(self.net, self.optimizer, self.device, team, recipe.label_smoothing,
+                                    recipe.accumulate, LossScale() if experiment.dtype == "float16" else None)
 
     @property
     def scale(self):
@@ -66,19 +67,22 @@ class Program(Scorer, base.Program):
         return loop.train_steps(self.trainer, steps, meter, self.residents.of(steps.batches), settle)
 
     def score(self, batches, labels):
-        return loop.evaluate(self.net, batches, self.device, labels, self.residents.of(batches), self.trainer.casting)
+        """As Scorer's, with the mean of all workers' BatchNorm statistics; each worker brings its own batches."""
+        state.average_running_statistics(self.net, self.team)
+        return loop.evaluate(self.net, batches, self.device, labels, self.residents.of(batches), self.trainer.casting,
+                             self.team)
 
     def check(self):
         state.check_weights(self.net)
 
     def arrays(self):
-        return state.arrays_of(self.net, self.optimizer)
+        return state.arrays_of(self.net, self.optimizer, self.team)
 
     def forms(self):
-        return state.forms_of(self.net, self.optimizer)
+        return state.forms_of(self.net, self.optimizer, self.team)
 
     def restore(self, arrays):
-        state.restore(arrays, self.net, self.optimizer)
+        state.restore(arrays, self.net, self.optimizer, self.team)
 
     def total(self, values):
         return self.team.total(values)

@@ -271,7 +271,8 @@ class CifarSet(Dataset):
         if self.label_mode == "coarse":
             remarks.append(f"labels: the 20 superclasses under an output of {experiment.classes}, as in the authors' "
                            "runs and the paper's table; --label-mode fine trains the 100 classes")
-        return training_of(data.origin, data.train, data.test, experiment, batch_size, kind, "test", remarks)
+        return training_of(data.origin, data.train, data.test, experiment, batch_size, kind, "test", remarks,
+                           part)
 
     def images(self, classes, kind, batch_size=None):
         data = self.load()

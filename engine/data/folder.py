@@ -64,7 +64,7 @@ class FolderSet(ImageNetSet):
         origin = Origin(data.class_names, data.variant, {**data.provenance, "sha256": digest(train, val)})
         return training_of(origin, train, val, experiment, batch_size, kind, "validation", (
             f"data: {len(train):,} training and {len(val):,} validation images in {len(data.class_names)} classes, "
-            f"{SIDE}x{SIDE} pixels, {data.variant}, sha256 {origin.provenance['sha256']}",))
+            f"{SIDE}x{SIDE} pixels, {data.variant}, sha256 {origin.provenance['sha256']}",), part)
 
     def images(self, classes, kind, batch_size=None):
         if self.size != SIDE:

@@ -93,16 +93,25 @@ class Draws(NamedTuple):
     mirrored: Optional[np.ndarray] = None
 
 
+def stretch(count: int, part: Tuple[int, int]) -> slice:
+    """The rank-th of `parts` stretches of `count` things; part: (rank, parts)."""
+    rank, parts = part
+    return slice(count * rank // parts, count * (rank + 1) // parts)
+
+
 class TrainBatches:
     """Shuffled, augmented batches; each is a function of (seed, epoch, step) alone.
 
-    An epoch resumed at any step therefore gives the bits of an uninterrupted one, with any number of workers.
+    An epoch resumed at any step therefore gives the bits of an uninterrupted one, with any number of workers, and the
+    parts of several processes together are the batch of one.
     Augmentation: PAD zero pixels around each image, a random 32x32 crop, a mirror image half of the time.
     last_batch: 'discard' leaves out what does not fill a batch (the authors' setting), 'keep' makes it a
-    smaller one. Raises InputError for a batch that is larger than the split, or a wrong argument.
+    smaller one. batch_size : of all parts together. part : (rank, parts): the rank-th share of every batch.
+    Raises InputError for a batch that is larger than the split, or a wrong argument.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, augment: bool = True, last_batch: str = "discard"):
+    def __init__(self, split: Split, batch_size: int, seed: int, augment: bool = True, last_batch: str = "discard",
+                 part: Tuple[int, int] = (0, 1)):
         if last_batch not in ("discard", "keep"):
             raise InputError(f"unknown last_batch {last_batch!r}: choose discard or keep")
         if not 1 <= batch_size <= len(split):
@@ -111,7 +120,7 @@ class TrainBatches:
                 f"give a batch size from 1 to {len(split)}"
             )
         check_seed(seed)
-        self.split, self.batch_size, self.seed, self.augment = split, batch_size, seed, augment
+        self.split, self.batch_size, self.seed, self.augment, self.part = split, batch_size, seed, augment, part
         self._kept = None, None  # an epoch and its order, which `draws` asks for at every step
         self.steps = len(split) // batch_size  # per epoch
         if last_batch == "keep" and len(split) % batch_size:
@@ -123,7 +132,7 @@ class TrainBatches:
             self._crops = np.lib.stride_tricks.sliding_window_view(padded, (SIDE, SIDE), axis=(2, 3))
 
     def epoch(self, index: int, start: int = 0, workers: int = 0) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
-        """The batches of epoch `index` from step `start` on: new (float32 (B, 3, 32, 32), int32 (B,)) each time.
+        """This part of the batches of epoch `index` from step `start` on: new (float32 (b, 3, 32, 32), int32 (b,)).
 
         workers: threads that compute ahead (no more than there are cores), 0 for none.
         """
@@ -137,14 +146,16 @@ class TrainBatches:
         return ahead(calls, workers, depth=2 * workers)
 
     def draws(self, epoch: int, step: int, order=None) -> "Draws":
-        """What is drawn for a step, to make its images elsewhere, on a GPU say."""
+        """What is drawn for this part of a step, to make its images elsewhere, on a GPU say."""
         order = self._order(epoch) if order is None else order
         chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+        rows = stretch(len(chosen), self.part)
         if not self.augment:
-            return Draws(chosen)
-        generator = random_stream(self.seed, _AUGMENT, epoch, step)
+            return Draws(chosen[rows])
+        generator = random_stream(self.seed, _AUGMENT, epoch, step)  # drawn for the whole batch, whatever the part
         y, x = generator.integers(0, 2 * PAD + 1, (2, len(chosen)))
-        return Draws(chosen, y, x, generator.random(len(chosen)) < 0.5)
+        mirrored = generator.random(len(chosen)) < 0.5
+        return Draws(chosen[rows], y[rows], x[rows], mirrored[rows])
 
     def _order(self, epoch):
         kept, order = self._kept
@@ -166,15 +177,20 @@ class EvalBatches:
     """Every image once, in order: (float32 (B, 3, 32, 32), int32 (B,), count) with B always the batch size.
 
     Only the first `count` images of a batch are real: the last batch is filled up from the first image on.
+    part : (rank, parts): the rank-th stretch of the images, each image in one part. Raises InputError for an empty one.
     """
 
     skipped = ()  # nothing in memory is damaged
 
-    def __init__(self, split: Split, batch_size: int):
+    def __init__(self, split: Split, batch_size: int, part: Tuple[int, int] = (0, 1)):
         if batch_size < 1:
             raise InputError(f"a batch of {batch_size} images cannot be evaluated: give 1 or more")
-        self.split, self.batch_size = split, batch_size
-        self.steps = -(-len(split) // batch_size)
+        rows = stretch(len(split), part)
+        if rows.start == rows.stop:
+            raise InputError(f"{len(split)} images cannot be shared by {part[1]} workers: use fewer")
+        self.split = split if part[1] == 1 else Split(split.images[rows], split.labels[rows])
+        self.batch_size = batch_size
+        self.steps = -(-len(self.split) // batch_size)
 
     def __len__(self):
         return self.steps
@@ -196,14 +212,17 @@ def small(picture: np.ndarray) -> np.ndarray:
     return np.asarray(made).transpose(2, 0, 1)
 
 
-def training_of(origin, train, test, experiment, batch_size, kind, tested, remarks):
-    """The Training on two Splits, experiment.val_split images of `train` held out. tested: what `test` is called."""
+def training_of(origin, train, test, experiment, batch_size, kind, tested, remarks, part=(0, 1)):
+    """The Training on two Splits, experiment.val_split images of `train` held out.
+
+    tested : what `test` is called. part : (rank, workers), as Dataset.training.
+    """
     held_out = None
     if experiment.val_split:
         train, held_out = hold_out(train, experiment.val_split, experiment.seed)
 
     def scored(split):
-        return EvalBatches(split, min(GPU_BATCH if kind == "gpu" else CPU_BATCH, len(split)))
+        return EvalBatches(split, min(GPU_BATCH if kind == "gpu" else CPU_BATCH, len(split)), part)
 
-    return Training(origin, TrainBatches(train, batch_size, experiment.seed), scored(held_out or test),
+    return Training(origin, TrainBatches(train, batch_size, experiment.seed, part=part), scored(held_out or test),
                     "held-out" if held_out else tested, scored(test) if held_out else None, tuple(remarks))

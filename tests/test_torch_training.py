@@ -207,6 +207,17 @@ def test_a_state_comes_back_to_the_bit():
     assert all((arrays[name] == kept[name]).all() for name in kept)  # a copy, which training does not change
 
 
+def test_momentum_is_the_other_backends_to_the_sign():
+    recipe = tiny.recipe(batch_size=64)
+    expected, found = (program_of(module, recipe) for module in (gluon, backend))
+    for program in (expected, found):
+        trained(program, recipe, 1, images=64)
+    arrays = found.arrays()
+    for name, value in expected.arrays().items():
+        if name.startswith("optimizer/"):
+            assert abs(arrays[name] - value).max() < 1e-2 * abs(value).max() + 1e-6, name
+
+
 @pytest.mark.parametrize("first, second", [(gluon, backend), (backend, gluon)], ids=["to_torch", "to_gluon"])
 def test_a_checkpoint_of_one_backend_resumes_in_the_other(first, second, tmp_path):
     recipe = tiny.recipe(lr=.02)

@@ -5,10 +5,10 @@ import torch
 class NAG(torch.optim.Optimizer):
     """MXNet's nag_mom_update (docs/FIDELITY.md, 4.5): weight w, gradient g, momentum m, rate lr, factor mu, decay wd:
 
-        w <- w - lr (g + wd w) - mu (mu m + lr (g + wd w)),  then  m <- mu m + lr (g + wd w)  with the new w.
+        w <- w - lr (g + wd w) + mu (mu m - lr (g + wd w)),  then  m <- mu m - lr (g + wd w)  with the new w.
 
-    The momentum holds the rate: what was gathered before a drop goes on at the old one. torch.optim.SGD(nesterov=True)
-    keeps it without, so that after a drop the two differ.
+    The momentum points downhill and holds the rate: what was gathered before a drop goes on at the old one.
+    torch.optim.SGD(nesterov=True) keeps it without, so that after a drop the two differ.
     """
 
     def __init__(self, parameters, lr, momentum=0., wd=0.):
@@ -28,11 +28,11 @@ class NAG(torch.optim.Optimizer):
             if not momentum:
                 continue
             momenta = [self.momentum(weight) for weight in weights]
-            torch._foreach_add_(weights, momenta, alpha=-momentum ** 2)
+            torch._foreach_add_(weights, momenta, alpha=momentum ** 2)
             torch._foreach_mul_(momenta, momentum)
-            torch._foreach_add_(momenta, gradients, alpha=rate)
+            torch._foreach_add_(momenta, gradients, alpha=-rate)
             if decay:
-                torch._foreach_add_(momenta, weights, alpha=rate * decay)
+                torch._foreach_add_(momenta, weights, alpha=-rate * decay)
 
     def momentum(self, weight):
         """The momentum of a weight; zeros before the first step."""

@@ -12,6 +12,7 @@ SLOW = {
     "test_benchmarks", "test_evaluate_imagenet", "test_faults_command_lines", "test_faults_downloads",
     "test_faults_files", "test_faults_processes", "test_faults_training", "test_garbage", "test_install",
     "test_ops_build", "test_ops_limits", "test_rehearsal", "test_runner", "test_train_imagenet",
+    "test_a_run_is_stopped_and_killed_and_comes_to_the_same_bits",
     "test_another_head_is_kept_and_all_else_is_loaded", "test_narrower_registers", "test_the_sanitizers_find_nothing",
     "test_the_same_bits_twice_and_with_any_number_of_threads", "test_200_steps_make_the_same_curve",
     "test_trained_nets_evaluate_the_same_both_ways", "test_a_checkpoint_of_one_way_goes_on_in_the_other",

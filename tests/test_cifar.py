@@ -740,6 +740,25 @@ def test_batches_are_fresh_arrays():
     assert all(array.flags.writeable for array in (*first, *second))
 
 
+@pytest.mark.parametrize("augment", [True, False])
+def test_the_parts_of_several_workers_are_the_batch_of_one(augment):
+    split = random_split(50)
+    whole = in_memory.TrainBatches(split, 12, 3, augment)
+    parts = [in_memory.TrainBatches(split, 12, 3, augment, part=(rank, 3)) for rank in range(3)]
+    for (images, labels), *shares in zip(whole.epoch(2, 1), *(part.epoch(2, 1, workers=2) for part in parts)):
+        assert [len(own) for _, own in shares] == [4, 4, 4]
+        assert np.concatenate([own for own, _ in shares]).tobytes() == images.tobytes()
+        assert np.concatenate([own for _, own in shares]).tolist() == labels.tolist()
+
+
+def test_each_image_is_scored_by_one_worker():
+    split = random_split(50)
+    found = [label for rank in range(3) for _, labels, count in in_memory.EvalBatches(split, 8, (rank, 3))
+             for label in labels[:count]]
+    assert found == split.labels.tolist()
+    assert "2 images cannot be shared by 3 workers" in refusal(in_memory.EvalBatches, random_split(2), 8, (0, 3))
+
+
 def test_last_batch():
     split = random_split(70)
     assert [len(labels) for _, labels in in_memory.TrainBatches(split, 32, 0).epoch(0)] == [32, 32]

@@ -1,10 +1,13 @@
 """Prepares the process before any test module imports MXNet, as the scripts do: equal threads here and in them."""
 import gc
+import os
 
 import pytest
 
 from support import garbage, runtime
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 runtime.prepare()
 
 # What `bash scripts/test.sh` leaves to `--all`: whole modules, and single tests, that take long.

@@ -226,8 +226,9 @@ def test_frozen_parameters(make):
 
 
 @NET
-def test_gradients_of_the_images_may_add_up():
-    net = started(lambda: CIFARResNetV2(1, 7, activation.ATAC))
+@pytest.mark.parametrize("make", [lambda: CIFARResNetV2(1, 7, activation.ATAC), UnitFirst])
+def test_gradients_of_the_images_may_add_up(make):
+    net = started(make)
     forward, _ = fused.fuse(net, "on")
     x, dy = (mx.nd.array(array) for array in inputs(4, 16, 7))
     found = []

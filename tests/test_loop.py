@@ -645,7 +645,7 @@ def test_the_loss_is_the_cross_entropy_against_smoothed_and_mixed_targets(smooth
     with autograd.record():
         losses = loop.Loss(smoothing)(x, mx.nd.array(labels), share)
     losses.backward()
-    np.testing.assert_allclose(losses.asnumpy(), soft_cross_entropy(logits, targets), rtol=1e-5, atol=1e-5)  # of logits to 10
+    np.testing.assert_allclose(losses.asnumpy(), soft_cross_entropy(logits, targets), rtol=1e-5, atol=1e-5)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(x.grad.asnumpy(), shifted / shifted.sum(axis=1, keepdims=True) - targets, atol=1e-5)
 

@@ -8,10 +8,8 @@ The paper's recipe is the default: NAG, learning rate 0.2, 400 epochs, x0.1 at 3
         --lr-decay 0.1 --lr-decay-epoch 300,350 --dataset cifar100 --model atac --act-type ChaATAC --useReLU \\
         --r 2 --blocks 3
 
-Published accuracy of that net (Table III): 0.936 on CIFAR-10, 0.812 on the 20 superclasses of CIFAR-100.
-A short run on a CPU (README.md has its result):
-
-    python train_cifar.py --model atac_resnet20_v2 --blocks 1 --recipe scaled --num-epochs 15 --gpus ''
+Published accuracy of that net (Table III): 0.936 on CIFAR-10, 0.812 on the 20 superclasses of CIFAR-100. --recipe
+quick is a short run on a CPU.
 
 A run leaves args.json, metrics.jsonl, train.log, result.json, history.png and the checkpoints last.params and
 best.params in its folder; --resume continues it to the bit, also after a stop by SIGTERM or Ctrl-C.
@@ -20,9 +18,11 @@ import dataclasses
 import logging
 import shutil
 
-from engine.cli import flags
+from engine.cli import data_flags, flags, net_flags
+from engine.cli.program import run_script
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER
+from model import registry
 from support import runtime
 from support.errors import InputError
 from support.files import expanded
@@ -30,27 +30,25 @@ from support.words import counted
 
 log = logging.getLogger("engine.train_cifar")
 
-PRESETS = {"paper": CIFAR_PAPER}
+PROGRAM = "train_cifar.py"
 CLASSES = {"cifar10": 10, "cifar100": 100}  # length of the output, in both label modes; of a folder its classes
 DEFAULT = Experiment("atac_resnet20_v2", {"classes": 10}, "cifar10", CIFAR_PAPER)
 
 
 def parse(argv=None):
-    parser = flags.Parser(prog="train_cifar.py", description=__doc__)
-    flags.add_net_flags(parser)
-    flags.add_data_flags(parser, "default cifar10")
+    parser = flags.Parser(prog=PROGRAM, description=__doc__)
+    net_flags.add_net_flags(parser, registry.CIFAR)
+    data_flags.add_data_flags(parser, "default cifar10")
     parser.add_argument("--val-split", type=flags.number(int, 0), metavar="N",
                         help="hold N training images back and choose the best epoch on them; the test images are "
                         "scored once, at the end (default 0: score the test images after every epoch, as the authors)")
-    parser.add_argument("--recipe", choices=(*PRESETS, "scaled"), help="paper (default), or scaled: the paper's with "
-                        "its decays moved in proportion to --num-epochs")
-    flags.add_recipe_flags(parser)
+    flags.add_recipe_flags(parser, PROGRAM, "in the paper")
     group = flags.add_run_flags(parser, ("device", "local", "nccl"), save_interval=0)
     group.add_argument("--save-plot-dir", type=flags.words, metavar="DIR", help="put a copy of history.png there")
     args = parser.parse_args(argv)
     try:
-        args.net_name, args.net_arguments, args.remarks = flags.net_arguments(args)
-        flags.settle_recipe(args, PRESETS, CIFAR_PAPER)
+        args.net_name, args.net_arguments, args.remarks = net_flags.net_arguments(args, registry.CIFAR)
+        flags.settle_recipe(args, PROGRAM)
         if args.save_plot_dir:
             args.save_plot_dir = expanded(args.save_plot_dir)
     except InputError as error:
@@ -77,7 +75,7 @@ def experiment_of(args, stored):
     cifar.check_size(name, size)
     return dataclasses.replace(
         base, model=name, arguments=arguments, dataset=dataset, label_mode=data.label_mode,
-        recipe=dataclasses.replace(args.preset or base.recipe, **args.changes),
+        recipe=dataclasses.replace(args.preset.recipe if args.preset else base.recipe, **args.changes),
         seed=base.seed if args.seed is None else args.seed,
         val_split=base.val_split if args.val_split is None else args.val_split,
         start=stored.start if stored else args.resume_params)
@@ -107,11 +105,12 @@ def main():
     runtime.tune(args.tune)
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     import model
-    from backend import gluon
+    from backend import choose
     from engine.cli import start
 
-    return start.train(parser, args, experiment_of, gluon, model, "float32", report)
+    backend = choose(args.backend, bool(args.gpus))
+    return start.train(parser, args, experiment_of, backend, model, "float32", report)
 
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(main)

@@ -36,21 +36,23 @@ of them reach; the first worker alone writes.
 import dataclasses
 import logging
 
-from engine.cli import flags
+from engine import presets
+from engine.cli import data_flags, flags, net_flags
+from engine.cli.program import run_script
 from engine.experiment import Experiment
-from engine.recipe import CROP_RATIO, IMAGENET_PAPER, IMAGENET_RELEASED, INPUT_SIZE
+from engine.recipe import CROP_RATIO, INPUT_SIZE
+from model import registry
 from support import runtime
 from support.errors import InputError
 from support.words import counted
 
 log = logging.getLogger("engine.train_imagenet")
 
-PRESETS = {"paper": IMAGENET_PAPER, "released": IMAGENET_RELEASED}
-LAST_GAMMA = {"paper": False, "released": True, "scaled": True}
-DTYPES = {"paper": "float32", "released": "float16", "scaled": "float16"}
-TOTAL_BATCH = 256  # that the recipes' learning rate is for
-DEFAULT = Experiment(flags.IMAGENET_MODEL, {"classes": 1000, "last_gamma": LAST_GAMMA["released"]}, "imagenet",
-                     IMAGENET_RELEASED, input_size=INPUT_SIZE, crop_ratio=CROP_RATIO)
+PROGRAM = "train_imagenet.py"
+RELEASED = presets.named(PROGRAM, "released")
+TOTAL_BATCH = 2 * RELEASED.recipe.batch_size  # on the authors' two GPUs; the recipes' learning rate is for it
+DEFAULT = Experiment("atac_resnet50_v1b", {"classes": 1000, **RELEASED.net}, "imagenet", RELEASED.recipe,
+                     input_size=INPUT_SIZE, crop_ratio=CROP_RATIO)
 KVSTORES = ("device", "local", "nccl", "dist_sync_device", "dist_device_sync", "dist_sync", "horovod")
 REFUSED = {
     "--resume-states": "a trainer's states are a pickle, which runs whatever code is in it; the checkpoints of this "
@@ -62,28 +64,10 @@ REFUSED = {
 
 
 def parse(argv=None):
-    parser = flags.Parser(prog="train_imagenet.py", description=__doc__)
-    flags.add_imagenet_net_flags(parser)
-    group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=("imagenet", "folder"), help="imagenet (default), or folder: your own "
-                       "images in --data-dir, with train/ and val/ and a folder for each class in both")
-    group.add_argument("--data-dir", type=flags.words, metavar="DIR", help="folder with train/ and val/, or with the "
-                       "record files (default ~/.mxnet/datasets/imagenet)")
-    group.add_argument("--use-rec", action="store_true", help="read record files: rec/train.rec and rec/val.rec in "
-                       "--data-dir, or those that the next four flags name")
-    for split in ("train", "val"):
-        group.add_argument(f"--rec-{split}", type=flags.words, metavar="FILE", help=f"record file of {split}")
-        group.add_argument(f"--rec-{split}-idx", type=flags.words, metavar="FILE", help="its index")
-    group.add_argument("--damaged", choices=("refuse", "skip"), default="refuse",
-                       help="end with the name of an image that cannot be read (default), or leave it out and say so")
-    group.add_argument("--input-size", type=flags.number(int, 32, 4096), metavar="S",
-                       help=f"side of the images, a multiple of 32 (default {INPUT_SIZE})")
-    group.add_argument("--crop-ratio", type=flags.number(float, 0.01, most=1), metavar="X", help="validation images: "
-                       f"share of the shorter side that the square in the middle keeps (default {CROP_RATIO})")
-    parser.add_argument("--recipe", choices=(*PRESETS, "scaled"),
-                        help="released (default: the published score is from it, and its log is public), paper, or "
-                        "scaled: released with its warmup in proportion to --num-epochs")
-    flags.add_recipe_flags(parser, IMAGENET_RELEASED, "by default")
+    parser = flags.Parser(prog=PROGRAM, description=__doc__)
+    net_flags.add_net_flags(parser, registry.IMAGENET, default=DEFAULT.model)
+    data_flags.add_imagenet_flags(parser)
+    flags.add_recipe_flags(parser, PROGRAM, "by default")
     group = flags.add_run_flags(parser, KVSTORES, save_interval=1000, workers=4)
     group.add_argument("--resume-epoch", type=flags.number(int, 0), metavar="N",
                        help="with --resume-params: enter the schedule at epoch N, with fresh momentum")
@@ -91,19 +75,14 @@ def parse(argv=None):
         group.add_argument(flag, action=flags.Refused, why=why)
     args = parser.parse_args(argv)
     try:
-        args.net_name, args.net_arguments = flags.imagenet_net_arguments(args)
-        flags.settle_recipe(args, PRESETS, IMAGENET_RELEASED)
+        args.net_name, args.net_arguments, _ = net_flags.net_arguments(args, registry.IMAGENET)
+        flags.settle_recipe(args, PROGRAM)
         if args.resume_epoch and not args.resume_params:
             raise InputError("--resume-epoch needs --resume-params; --resume goes on with a run of this script")
-        epochs = args.changes.get("epochs", (args.preset or IMAGENET_RELEASED).epochs)
+        epochs = args.changes.get("epochs", (args.preset or RELEASED).recipe.epochs)
         if args.resume_epoch is not None and args.resume_epoch >= epochs:
             raise InputError(f"--resume-epoch {args.resume_epoch} leaves nothing of {counted(epochs, 'epoch')}")
-        if args.input_size and args.input_size % 32:
-            raise InputError(f"--input-size must be a multiple of 32 (the nets halve it five times), not "
-                             f"{args.input_size}")
-        for split in ("train", "val"):
-            if getattr(args, f"rec_{split}_idx") and not getattr(args, f"rec_{split}"):
-                raise InputError(f"--rec-{split}-idx needs --rec-{split}")
+        data_flags.check_imagenet_flags(args)
     except InputError as error:
         parser.error(str(error))
     return parser, args
@@ -120,8 +99,7 @@ def experiment_of(args, stored):
         raise InputError(f"{name} is a net for CIFAR's images; train_cifar.py trains it")
     size = args.input_size or base.input_size
     arguments = {"last_gamma": base.net.get("last_gamma", False), **({} if args.net_name else base.net)}
-    if args.recipe:
-        arguments["last_gamma"] = LAST_GAMMA[args.recipe]
+    arguments.update(args.preset.net if args.preset else {})
     arguments.update(args.net_arguments)
     if "input_size" in complete_arguments(name, {}):  # of GE and AA
         arguments["input_size"] = size
@@ -130,7 +108,7 @@ def experiment_of(args, stored):
         DEFAULT.classes if dataset == DEFAULT.dataset else len(sets.of(dataset, args).class_names(None)))
     return dataclasses.replace(
         base, model=name, arguments=complete_arguments(name, arguments), dataset=dataset, input_size=size,
-        recipe=dataclasses.replace(args.preset or base.recipe, **args.changes),
+        recipe=dataclasses.replace(args.preset.recipe if args.preset else base.recipe, **args.changes),
         seed=base.seed if args.seed is None else args.seed,
         crop_ratio=base.crop_ratio if args.crop_ratio is None else args.crop_ratio,
         start=stored.start if stored else args.resume_params,
@@ -142,8 +120,8 @@ def rate_sentence(lr, batch):
     sentence = f"learning rate {lr:g} at a total batch of {batch}"
     if batch == TOTAL_BATCH:
         return f"{sentence}, the recipes'"
-    return (f"{sentence}; the recipes' {IMAGENET_RELEASED.lr:g} is for {TOTAL_BATCH}, in proportion that is --lr "
-            f"{IMAGENET_RELEASED.lr * batch / TOTAL_BATCH:g}")
+    return (f"{sentence}; the recipes' {RELEASED.recipe.lr:g} is for {TOTAL_BATCH}, in proportion that is --lr "
+            f"{RELEASED.recipe.lr * batch / TOTAL_BATCH:g}")
 
 
 def remarks(start):
@@ -165,11 +143,12 @@ def main():
     runtime.tune(args.tune)
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     import model
-    from backend import gluon
+    from backend import choose
     from engine.cli import start
 
-    return start.train(parser, args, experiment_of, gluon, model, DTYPES[args.recipe or "released"], report, remarks)
+    backend, dtype = choose(args.backend, bool(args.gpus)), (args.preset or RELEASED).dtype
+    return start.train(parser, args, experiment_of, backend, model, dtype, report, remarks)
 
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(main)

@@ -14,6 +14,7 @@ import sys
 import time
 
 from engine.cli import flags
+from engine.cli.program import clean_up_at_interrupt, run_script
 from support import ROOT, python
 from support.errors import InputError
 from support.threads import usable_cores
@@ -69,7 +70,7 @@ def main(argv=None):
     out = args.out or (None if args.quick else DEFAULT_OUT)
     if out is not None:
         harness.read_records(out)  # a wrong file is noticed before the work
-    flags.clean_up_at_interrupt()
+    clean_up_at_interrupt()
     began = time.monotonic()
     for name, record in harness.run(chosen, plan, out):
         print(f"{name} ({record['took_seconds']:.0f} s)\n{harness.as_text(record)}".rstrip(), flush=True)
@@ -80,4 +81,4 @@ def main(argv=None):
 
 if __name__ == "__main__":
     sys.argv[0] = "benchmarks"
-    flags.run_script(main)
+    run_script(main)

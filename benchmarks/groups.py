@@ -2,14 +2,12 @@
 import dataclasses
 from typing import Optional
 
+from model.registry import CIFAR
+
 from .harness import ROOT, Group, Net, Variant
 
-UNITS = {  # of Table III and Figures 7 and 8, beside ATAC
-    "relu": "resnet20_v2", "prelu": "prelu_resnet20_v2", "selu": "selu_resnet20_v2", "gelu": "gelu_resnet20_v2",
-    "swish": "swish_resnet20_v2", "xunit": "xunit_resnet20_v2", "seactivation": "seactivation_resnet20_v2",
-    "nin": "nin_resnet20_v2", "localsenet": "localsenet_resnet20_v2", "senet": "senet_resnet20_v2",
-    "genet": "genet_resnet20_v2",
-}
+UNITS = {name: CIFAR.model(name) for name, part in CIFAR.parts.items()  # of Table III and Figures 7 and 8
+         if part.color and name != "atac"}
 OURS, PLAIN = "ours", "plain Gluon composition"
 UNITS_ALONE = "fused units in the plain layout"
 AUTHORS, AUTHORS_BARE = "authors' loop", "authors' loop, default process settings"

@@ -17,8 +17,10 @@ import tempfile
 import time
 from itertools import repeat
 
-from engine.cli import flags
+from engine.cli import flags, net_flags
+from engine.cli.program import run_script
 from engine.steps import Meter
+from model import registry
 from support import runtime
 from support.errors import InputError
 
@@ -168,7 +170,7 @@ def as_text(profile):
 
 def parse(argv=None):
     parser = flags.Parser(prog="python -m benchmarks.profile_step", description=__doc__)
-    flags.add_net_flags(parser)
+    net_flags.add_net_flags(parser, registry.CIFAR)
     flags.add_device_flags(parser.add_argument_group("device"))
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="float16: on GPUs")
     parser.add_argument("--batch-size", type=flags.number(int, 1), default=128, metavar="N", help="per device")
@@ -176,7 +178,7 @@ def parse(argv=None):
     parser.add_argument("--primitives-of", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     try:
-        args.net_name, args.net_arguments, _ = flags.net_arguments(args)
+        args.net_name, args.net_arguments, _ = net_flags.net_arguments(args, registry.CIFAR)
     except InputError as error:
         parser.error(str(error))
     return args
@@ -200,4 +202,4 @@ def main():
 
 if __name__ == "__main__":
     sys.argv[0] = "profile_step"
-    flags.run_script(main)
+    run_script(main)

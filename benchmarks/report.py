@@ -3,6 +3,7 @@ import functools
 import sys
 
 from engine.cli import flags
+from engine.cli.program import run_script
 from support.errors import InputError
 from support.files import write_whole
 from support.tables import fill_tables
@@ -286,4 +287,4 @@ def main(argv=None):
 
 if __name__ == "__main__":
     sys.argv[0] = "report"
-    flags.run_script(main)
+    run_script(main)

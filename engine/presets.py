@@ -2,7 +2,7 @@
 import dataclasses
 import functools
 import json
-from typing import Optional
+from typing import Any, Mapping, Optional
 
 from support import ROOT
 from support.words import counted
@@ -16,9 +16,10 @@ QUICK_EPOCHS = 15
 class Preset:
     """One choice of --recipe.
 
-    recipe : its numbers. meaning : where they are from. flags : a whole command, without the program. published : what
-    the paper has for that command, as (table, row, column) of results/paper.json, and how to say it; None for nothing.
-    record : the folder in results/runs of a run by that command; None if this project has not run it.
+    recipe : its numbers. meaning : where they are from. flags : a whole command, without the program. dtype, net : the
+    type that it trains in, and arguments of the net that it decides, if no flag says otherwise.
+    published : what the paper has for that command, (table, row, column) of results/paper.json and how to say it; None
+    for nothing. record : the folder in results/runs of a run by that command; None if this project has not run it.
     """
 
     name: str
@@ -26,6 +27,8 @@ class Preset:
     recipe: Recipe
     meaning: str
     flags: str
+    dtype: str = "float32"
+    net: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     published: Optional[tuple] = None
     record: Optional[str] = None
 
@@ -58,19 +61,28 @@ def _read(*names):
 PRESETS = (
     Preset("paper", "train_cifar.py", CIFAR_PAPER, "Section IV-A: 400 epochs",
            "--model atac_resnet20_v2 --blocks 3 --dataset cifar10",
-           ("table3", "cifar10", "ATAC", 2, "accuracy {:.3f} (best epoch)")),
+           published=("table3", "cifar10", "ATAC", 2, "accuracy {:.3f} (best epoch)")),
     Preset("quick", "train_cifar.py", CIFAR_PAPER.scaled(QUICK_EPOCHS), f"paper, scaled to {QUICK_EPOCHS} epochs",
            "--model atac_resnet20_v2 --blocks 1 --gpus ''", record="cifar10-b1-atac_e15_s0_2ec32175"),
     Preset("released", "train_imagenet.py", IMAGENET_RELEASED, "the command and the log of the released checkpoint",
-           "--use-rec --data-dir DIR --num-gpus 2",
+           "--use-rec --data-dir DIR --num-gpus 2", "float16", {"last_gamma": True},
            ("table4", "ATAC-ResNet-50", 2, "top-1 error {:.2f}% (best of 160 epochs)")),
-    Preset("paper", "train_imagenet.py", IMAGENET_PAPER, "Section IV-A", "--use-rec --data-dir DIR --num-gpus 2"),
+    Preset("paper", "train_imagenet.py", IMAGENET_PAPER, "Section IV-A", "--use-rec --data-dir DIR --num-gpus 2",
+           net={"last_gamma": False}),
 )
 
 
 def of(program):
-    """{name: Preset} of a program."""
+    """{name: Preset} of a program, its default first."""
     return {preset.name: preset for preset in PRESETS if preset.program == program}
+
+
+def named(program, name, epochs=None):
+    """The Preset that --recipe NAME means, None for None. 'scaled' is the default in so many epochs."""
+    if name != "scaled":
+        return of(program)[name] if name else None
+    default, *_ = of(program).values()
+    return dataclasses.replace(default, recipe=default.recipe.scaled(epochs or default.recipe.epochs))
 
 
 def shown(program):

@@ -90,6 +90,7 @@ CIFAR_PAPER = Recipe(epochs=400, batch_size=128, lr=0.2, momentum=0.9, wd=1e-4, 
 
 # Side of ImageNet's images and share of the shorter side that a validation image keeps, in the authors' script.
 INPUT_SIZE, CROP_RATIO = 224, .875
+HALVINGS = 32  # a ResNet-50 halves the side of its images five times
 
 # Section IV-A: "no weight decay", 256 images on two GPUs; momentum from the authors' code.
 IMAGENET_PAPER = Recipe(epochs=160, batch_size=128, lr=0.075, momentum=0.9, wd=0.0, lr_decay=0.1,

@@ -2,48 +2,44 @@
 
     from model import get_model
     net = get_model("atac_resnet20_v2", blocks=3, classes=10)
+
+A name is loaded, and MXNet with it, once somebody asks for it: the programs read model.registry for their flags first.
 """
 import importlib
 
-from support import runtime
+import ops  # noqa: F401 - what it sets must stand before MXNet finds its first gradient
+from support import import_hook
 
-runtime.prepare()  # before anything here imports MXNet
+import_hook.install()
 
-from .activation import (
-    ATAC,
-    ELU,
-    GELU,
-    SELU,
-    Gated,
-    LeakyReLU,
-    PReLU,
-    ReLU,
-    SEActivation,
-    Sine,
-    Swish,
-    XUnit,
-)
-from .cifar_resnet import CIFARResNetV2, replace_sites, replace_stages, sites
-from .imagenet_resnet import ResNet50, activated_stages
-from .refine import SE, GETheta, GEThetaMinus, GEThetaPlus, LocalSE, NiN
-from .self_attention import AugmentedConv, LocalAttention, StemAttention
-from .weights import load_params
-from .zoo import complete_arguments, get_model, image_size, list_models
-
-__all__ = [
-    "ATAC", "AugmentedConv", "CIFARResNetV2", "ELU", "GELU", "GETheta", "GEThetaMinus", "GEThetaPlus", "Gated",
-    "LeakyReLU", "LocalAttention", "LocalSE", "NiN", "PReLU", "ReLU", "ResNet50", "SE", "SEActivation", "SELU", "Sine",
-    "StemAttention", "Swish", "XUnit", "activated_stages", "complete_arguments", "fuse", "get_model", "image_size",
-    "list_models", "load_params", "replace_sites", "replace_stages", "sites",
-]
-
-# Loaded when they are asked for.
-_ELSEWHERE = {"array_names": "model.array_names", "complexity": "model.complexity", "weights": "model.weights",
-              "fuse": "backend.gluon.fused", "inference": "backend.gluon.inference"}
+_MODULES = {
+    "model.activation": ("ATAC", "ELU", "GELU", "SELU", "Gated", "LeakyReLU", "NiN", "PReLU", "ReLU", "SEActivation",
+                         "Sine", "Swish", "XUnit"),
+    "model.array_names": (),
+    "model.cifar_resnet": ("CIFARResNetV2", "replace_sites", "replace_stages", "sites"),
+    "model.complexity": (),
+    "model.imagenet_resnet": ("ResNet50", "activated_stages"),
+    "model.refine": ("SE", "GETheta", "GEThetaMinus", "GEThetaPlus", "LocalSE"),
+    "model.registry": ("complete_arguments", "image_size", "list_models"),
+    "model.self_attention": ("AugmentedConv", "LocalAttention", "StemAttention"),
+    "model.weights": ("load_params",),
+    "model.zoo": ("get_model",),
+    "backend.gluon.fused": ("fuse",),
+    "backend.gluon.inference": ("inference",),
+    "backend.torch.convert": ("from_torch", "to_torch"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name):
-    if name not in _ELSEWHERE:
+    if f"model.{name}" in _MODULES:
+        return importlib.import_module(f"model.{name}")
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_ELSEWHERE[name])
-    return getattr(module, name, module)
+    module = importlib.import_module(_HOME[name])
+    return getattr(module, name, module)  # inference is a module
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -163,6 +163,11 @@ class ATAC(Gated):
     def _pool(self):
         """What the attention sees: each position by itself (Table I, point-wise)."""
 
+    @property
+    def inner_relu(self):
+        """Whether there is a ReLU inside."""
+        return any(isinstance(layer, nn.Activation) and layer._act_type == "relu" for layer in self.gate)
+
 
 class SEActivation(ATAC):
     """Global average pool, 1x1 C->C/r, BN, ReLU, 1x1 C/r->C, BN, sigmoid, times the input (Figure 3).
@@ -197,3 +202,23 @@ class XUnit(Gated):
                           nn.Conv2D(channels, kernel_size, padding=kernel_size // 2, groups=channels,
                                     in_channels=channels),
                           nn.BatchNorm(in_channels=channels), Gaussian())
+
+
+class NiN(nn.HybridSequential):
+    """ReLU, 1x1 C->C/r, BN, ReLU, 1x1 C/r->C, BN, ReLU: the NiN-style block of Figure 4.
+
+    The figure is lost; this reading has exactly ATAC's parameters and multiply-adds. ``layers=1`` is the other
+    reading: ReLU, 1x1 C->C, BN, ReLU (docs/FIDELITY.md), which has no reduction.
+    """
+
+    def __init__(self, channels, reduction=2, layers=2, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(layers, Integral) or isinstance(layers, bool) or layers not in (1, 2):
+            raise InputError(f"layers must be 1 or 2 (1x1 convolutions in the NiN block), got {layers!r}")
+        if layers == 1 and reduction != 2:
+            raise InputError("the NiN block of one layer has no reduction; leave it out")
+        widths = [reduced(channels, reduction), channels] if layers == 2 else [whole("channels", channels)]
+        with self.name_scope():
+            self.add(nn.Activation("relu"))
+            for before, width in zip([channels] + widths, widths):
+                self.add(pointwise(width, before), nn.BatchNorm(in_channels=width), nn.Activation("relu"))

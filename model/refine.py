@@ -1,36 +1,13 @@
-"""The paper's competitors that are not activations: NiN goes deeper, the others refine the residual branch.
+"""The paper's competitors that refine the residual branch.
 
-NiN is built as ``NiN(channels)`` and stands at activation sites. A refinement is built as
-``refinement(channels, size=side of its square map)`` and stands after a block's second convolution, before the
-addition; only gather-excite looks at the size.
+A refinement is built as ``refinement(channels, size=side of its square map)`` and stands after a block's second
+convolution, before the addition; only gather-excite looks at the size.
 """
-from numbers import Integral
-
 from mxnet.gluon import nn
 
 from support.errors import InputError
 
 from .activation import ATAC, Gated, pointwise, reduced, whole
-
-
-class NiN(nn.HybridSequential):
-    """ReLU, 1x1 C->C/r, BN, ReLU, 1x1 C/r->C, BN, ReLU: the NiN-style block of Figure 4.
-
-    The figure is lost; this reading has exactly ATAC's parameters and multiply-adds. ``layers=1`` is the other
-    reading: ReLU, 1x1 C->C, BN, ReLU (docs/FIDELITY.md), which has no reduction.
-    """
-
-    def __init__(self, channels, reduction=2, layers=2, **kwargs):
-        super().__init__(**kwargs)
-        if not isinstance(layers, Integral) or isinstance(layers, bool) or layers not in (1, 2):
-            raise InputError(f"layers must be 1 or 2 (1x1 convolutions in the NiN block), got {layers!r}")
-        if layers == 1 and reduction != 2:
-            raise InputError("the NiN block of one layer has no reduction; leave it out")
-        widths = [reduced(channels, reduction), channels] if layers == 2 else [whole("channels", channels)]
-        with self.name_scope():
-            self.add(nn.Activation("relu"))
-            for before, width in zip([channels] + widths, widths):
-                self.add(pointwise(width, before), nn.BatchNorm(in_channels=width), nn.Activation("relu"))
 
 
 class LocalSE(ATAC):

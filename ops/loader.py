@@ -5,13 +5,8 @@ import sys
 import mxnet as mx
 from mxnet import autograd, gluon
 
+from . import SUM_CAP
 from .build import library, sound
-
-# From this many readers of an array on (8 unless set), MXNet has its operators add to a gradient in place. It does not
-# tell external operators to add, and they overwrite: there must be no such array. MXNet reads the number as it first
-# differentiates anything.
-SUM_CAP = "MXNET_EXEC_INPLACE_GRAD_SUM_CAP"
-os.environ[SUM_CAP] = "1000000"
 
 _loaded = None
 _sums_are_right = None

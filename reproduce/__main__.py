@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from engine.cli import flags
+from engine.cli.program import clean_up_at_interrupt, run_script
 from engine.recipe import CIFAR_PAPER
 from support import runtime
 from support.errors import InputError
@@ -160,7 +161,7 @@ def main():
         print(table4())
     elif args.task == "rehearse":
         from .rehearsal import rehearse
-        flags.clean_up_at_interrupt()
+        clean_up_at_interrupt()
         rehearse(args.sample)
     elif args.task == "report":
         render()
@@ -182,4 +183,4 @@ def main():
 
 if __name__ == "__main__":
     sys.argv[0] = name()
-    flags.run_script(main)
+    run_script(main)

@@ -4,13 +4,14 @@ import io
 import json
 import textwrap
 
+from model.registry import CIFAR
 from support.files import write_whole, writing
 
+from . import grid
+
 NUMBERS = "Numbers"  # the PNG's text field with the digest of what is drawn
-COLORS = {"ReLU": "tab:gray", "ResNet": "tab:gray", "ATAC": "tab:red", "ATAC-ResNet": "tab:red",
-          "SEActivation": "tab:olive", "NiN": "tab:green", "LocalSENet": "tab:blue", "SELU": "tab:cyan",
-          "Swish": "tab:blue", "xUnit": "tab:green", "GELU": "tab:purple", "PReLU": "tab:brown", "SENet": "tab:blue",
-          "GENet": "tab:green"}
+COLORS = {entry.row: CIFAR.parts[entry.cell.unit].color for exhibit in grid.EXHIBITS.values()
+          for entry in exhibit.entries}
 
 
 def digest(numbers):

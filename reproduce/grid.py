@@ -9,13 +9,12 @@ from typing import Any, Optional, Tuple
 
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER, Recipe
-from model import complete_arguments
+from model.registry import CIFAR, IMAGENET, MODELS, complete_arguments
 from support import ROOT
 from support.errors import InputError
 from support.words import counted
 
 PAPER = json.loads((ROOT / "results" / "paper.json").read_text(encoding="utf-8"))
-HOST = "resnet20_v2"  # the name of the ReLU net, and the end of all others' names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +52,8 @@ class Cell:
 
     @property
     def unit(self):
-        """What stands before the host's name: ``atac``; ``relu`` for the host itself."""
-        return self.model[:-len(HOST)].rstrip("_") or "relu"
+        """The short name of its unit or module: ``atac``; ``relu`` for the host itself."""
+        return MODELS[self.model].part.name
 
     @property
     def key(self):
@@ -140,10 +139,11 @@ class ImageNetNet:
 WHOLE = 50_000  # training images of CIFAR-10 and CIFAR-100
 
 
-def _everywhere(rows, blocks):
-    """Entries of (row, model, extra) for every b and task; the paper has no number on the fine labels."""
-    return tuple(Entry(row, Cell(task, model, b), extra or task is FINE)
-                 for task in TASKS for row, model, extra in rows for b in blocks)
+def _everywhere(units, blocks, extras=(), rows=None):
+    """Entries of units for every b and task; the paper has no number on the fine labels. rows: labels of its own."""
+    return tuple(Entry((rows or {}).get(unit, CIFAR.parts[unit].label), Cell(task, CIFAR.model(unit), b),
+                       unit in extras or task is FINE)
+                 for task in TASKS for unit in (*units, *extras) for b in blocks)
 
 
 def stage_counts(blocks):
@@ -154,10 +154,9 @@ def stage_counts(blocks):
 def replaced(task, blocks, count):
     """The cell with ATAC at the last `count` of the 6b+1 sites. None and all of them are the ReLU and the ATAC cell."""
     if count == 0:
-        return Cell(task, HOST, blocks)
-    if count == 6 * blocks + 1:
-        return Cell(task, f"atac_{HOST}", blocks)
-    return Cell(task, f"atac_{HOST}", blocks, (("replaced_sites", count),))
+        return Cell(task, CIFAR.model("relu"), blocks)
+    part = () if count == 6 * blocks + 1 else (("replaced_sites", count),)
+    return Cell(task, CIFAR.model("atac"), blocks, part)
 
 
 def _gradual(blocks):
@@ -166,18 +165,14 @@ def _gradual(blocks):
                  for task in TASKS for b in blocks for count in range(6 * b + 2))
 
 
-TABLE3 = Exhibit("table3", "Table III: activation, micro-modules and locality", _everywhere((
-    ("ReLU", HOST, False), ("SEActivation", f"seactivation_{HOST}", False), ("NiN", f"nin_{HOST}", False),
-    ("LocalSENet", f"localsenet_{HOST}", False), ("ATAC", f"atac_{HOST}", False)), (1, 2, 3, 4)))
+TABLE3 = Exhibit("table3", "Table III: activation, micro-modules and locality", _everywhere(
+    ("relu", "seactivation", "nin", "localsenet", "atac"), (1, 2, 3, 4)))
 # The paper names no b: its "range from 0.125 to 0.150" fits b = 1 only (docs/FIDELITY.md); b = 3 is its ResNet-20.
 FIG6 = Exhibit("fig6", "Figure 6: gradual replacement of ReLU by ATAC from the last layer", _gradual((1, 3)))
-FIG7 = Exhibit("fig7", "Figure 7: activation units", _everywhere((
-    ("ReLU", HOST, False), ("SELU", f"selu_{HOST}", False), ("Swish", f"swish_{HOST}", False),
-    ("xUnit", f"xunit_{HOST}", False), ("ATAC", f"atac_{HOST}", False),
-    ("GELU", f"gelu_{HOST}", True), ("PReLU", f"prelu_{HOST}", True)), (1, 2, 3, 4, 5)))  # these two: footnote 2
-FIG8 = Exhibit("fig8", "Figure 8: networks with attention", _everywhere((
-    ("ResNet", HOST, False), ("SENet", f"senet_{HOST}", False), ("GENet", f"genet_{HOST}", False),
-    ("ATAC-ResNet", f"atac_{HOST}", False)), (1, 2, 3, 4, 5)))
+FIG7 = Exhibit("fig7", "Figure 7: activation units", _everywhere(
+    ("relu", "selu", "swish", "xunit", "atac"), (1, 2, 3, 4, 5), extras=("gelu", "prelu")))  # these two: footnote 2
+FIG8 = Exhibit("fig8", "Figure 8: networks with attention", _everywhere(
+    ("relu", "senet", "genet", "atac"), (1, 2, 3, 4, 5), rows={"relu": "ResNet", "atac": "ATAC-ResNet"}))
 EXHIBITS = {exhibit.name: exhibit for exhibit in (TABLE3, FIG6, FIG7, FIG8)}
 CELLS = tuple(dict.fromkeys(entry.cell for exhibit in EXHIBITS.values() for entry in exhibit.entries))
 
@@ -192,10 +187,8 @@ def cell_of(experiment):
     return cell if cell and dataclasses.replace(known, val_split=experiment.val_split) == experiment else None
 
 
-TABLE4 = (
-    ImageNetNet("ResNet-50", "resnet50"), ImageNetNet("SE-ResNet-50", "se_resnet50"),
-    ImageNetNet("AA-ResNet-50", "aa_resnet50"), ImageNetNet("FA-ResNet-50", "fa_resnet50"),
-    ImageNetNet("GE-theta-plus-ResNet-50", "ge_resnet50"), ImageNetNet("ATAC-ResNet-50", "atac_resnet50"))
+TABLE4 = tuple(ImageNetNet(part.label, IMAGENET.model(name).rpartition("_")[0])
+               for name, part in IMAGENET.parts.items())
 
 
 def _published():

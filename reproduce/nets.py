@@ -1,37 +1,25 @@
 """The tables that are counted on the built nets, and that of the shipped weights."""
 from model import get_model
 from model.complexity import CONVENTIONS, conventions, count, nearest
+from model.registry import CIFAR
 
 from . import grid, ledger, publish
 from .plan import complexity_of
 
-# Name, arguments and what the table says of them, in the paper's order.
-NETS = (
-    ("resnet20_v2", {}, "ReLU, the host"),
-    ("leakyrelu_resnet20_v2", {}, "LeakyReLU, slope 0.1"),
-    ("prelu_resnet20_v2", {}, "PReLU, one learned slope a site"),
-    ("elu_resnet20_v2", {}, "ELU"),
-    ("selu_resnet20_v2", {}, "SELU"),
-    ("gelu_resnet20_v2", {}, "GELU (erf)"),
-    ("swish_resnet20_v2", {}, "Swish"),
-    ("sine_resnet20_v2", {}, "sin(x) (SIREN)"),
-    ("xunit_resnet20_v2", {}, "xUnit, 9x9"),
-    ("atac_resnet20_v2", {}, "**ATAC**, r = 2"),
-    ("seactivation_resnet20_v2", {}, "SEActivation, r = 2: ATAC after a global average pool"),
-    ("nin_resnet20_v2", {}, "NiN block at every site"),
-    ("localsenet_resnet20_v2", {}, "LocalSENet, r = 1: ATAC's module after every block"),
-    ("senet_resnet20_v2", {}, "SENet, r = 16"),
-    ("genet_resnet20_v2", {"variant": "theta_minus"}, "GENet, theta-minus"),
-    ("genet_resnet20_v2", {}, "GENet, theta"),
-    ("genet_resnet20_v2", {"variant": "theta_plus"}, "GENet, theta-plus"),
-)
+
+def _nets():
+    """(name, arguments, what README's table says of it) of every CIFAR net, a variant beside its net's default too."""
+    for name, part in CIFAR.parts.items():
+        for variant, module in (part.variants or {None: part}).items():
+            default = variant is None or module is part.module({})
+            yield CIFAR.model(name), {} if default else {"variant": variant}, module.meaning
 
 
 def nets_table():
     """Every CIFAR net: parameters at b = 1, 3 and 5 and multiply-adds at b = 3, counted on the built nets."""
     lines = ["| `get_model(...)` | unit or module | parameters (trainable), b = 1 | b = 3 | b = 5 | MACs, b = 3 |",
              "|---|---|---|---|---|---|"]
-    for name, arguments, meaning in NETS:
+    for name, arguments, meaning in _nets():
         counts = {blocks: count(get_model(name, blocks=blocks, **arguments)) for blocks in (1, 3, 5)}
         call = f"`{name}`" + "".join(f", `{key}=\"{value}\"`" for key, value in arguments.items())
         cells = [f"{counts[blocks].total:,} ({counts[blocks].trainable:,})" for blocks in (1, 3, 5)]

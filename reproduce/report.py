@@ -2,6 +2,7 @@
 import dataclasses
 from pathlib import Path
 
+from engine import presets
 from support import ROOT
 from support.files import write_whole
 from support.tables import fill_tables
@@ -149,7 +150,7 @@ def _in_readme(name):
     return lambda: exhibit_text(name, ledger.read(), "results/", brief=True)
 
 
-TABLES = {"nets": nets_table, "params": params_table, "legend": lambda: LEGEND,
+TABLES = {"nets": nets_table, "recipes": presets.table, "params": params_table, "legend": lambda: LEGEND,
           "answers": lambda: answers_text(ledger.read(), True),
           **{name: _in_readme(name) for name in (*grid.EXHIBITS, "table4")}}
 

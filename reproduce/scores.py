@@ -5,6 +5,7 @@ import statistics
 from typing import Tuple
 
 from engine.recipe import CIFAR_PAPER
+from model.registry import CIFAR
 
 from . import grid
 
@@ -116,7 +117,7 @@ class Answer:
 
 
 def _cell(task, unit, blocks):
-    return grid.Cell(task, grid.HOST if unit == "relu" else f"{unit}_{grid.HOST}", blocks)
+    return grid.Cell(task, CIFAR.model(unit), blocks)
 
 
 def _above(question, claim, scores, pairs):
@@ -156,23 +157,23 @@ def answers(protocol, scores):
     """The paper's questions Q1 to Q5 (Section IV), answered from the runs of one protocol. scores: {cell: Scores}."""
     task = protocol.task
 
-    def above(question, name, unit, depths):
+    def above(question, unit, exhibits, depths):
         pairs = [(f"b = {b}", _cell(task, "atac", b), _cell(task, unit, b)) for b in depths]
-        return _above(question, f"ATAC is above {name}", scores, pairs)
+        return _above(question, f"ATAC is above {CIFAR.parts[unit].label} ({exhibits})", scores, pairs)
 
     deep = (1, 2, 3, 4, 5)
     return [
-        above("Q1", "SEActivation (Table III)", "seactivation", (1, 2, 3, 4)),
-        above("Q2", "NiN (Table III)", "nin", (1, 2, 3, 4)),
-        above("Q2", "LocalSENet (Table III)", "localsenet", (1, 2, 3, 4)),
+        above("Q1", "seactivation", "Table III", (1, 2, 3, 4)),
+        above("Q2", "nin", "Table III", (1, 2, 3, 4)),
+        above("Q2", "localsenet", "Table III", (1, 2, 3, 4)),
         *(_grows("Q3", f"accuracy grows with every stage of ATAC, b = {b} (Figure 6)", scores, task, b)
           for b in (1, 3)),
-        above("Q4", "ReLU (Table III, Figure 7)", "relu", deep),
-        above("Q4", "SELU (Figure 7)", "selu", deep),
-        above("Q4", "Swish (Figure 7)", "swish", deep),
-        above("Q4", "xUnit (Figure 7)", "xunit", deep),
-        above("Q4", "SENet (Figure 8)", "senet", deep),
-        above("Q4", "GENet (Figure 8)", "genet", deep),
+        above("Q4", "relu", "Table III, Figure 7", deep),
+        above("Q4", "selu", "Figure 7", deep),
+        above("Q4", "swish", "Figure 7", deep),
+        above("Q4", "xunit", "Figure 7", deep),
+        above("Q4", "senet", "Figure 8", deep),
+        above("Q4", "genet", "Figure 8", deep),
         _reaches("Q4", "ATAC with b = 3 reaches ReLU with b = 5, at 65% of its parameters (Figure 7)", scores,
                  "ATAC b = 3 over ReLU b = 5", _cell(task, "atac", 3), _cell(task, "relu", 5)),
         _reaches("Q5", "depth does no harm: ATAC with b = 5 reaches ATAC with b = 4 (Section IV-C2)", scores,

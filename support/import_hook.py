@@ -1,10 +1,10 @@
-"""Makes a bare `import mxnet` work in the project's .venv.
+"""Prepares the process as MXNet is loaded, not when somebody only looks whether it is there.
 
-The .pth file that scripts/setup.sh leaves there has every Python that starts ask this module where MXNet is, once it
-is asked for; all else it finds as ever. The process is prepared when MXNet is loaded, not when somebody only looks
-whether it is there.
+The packages that import MXNet call install(). In the project's .venv a bare `import mxnet` works too: the .pth file
+that scripts/setup.sh leaves there has every Python that starts ask find_spec() where MXNet is, once it is asked for.
 """
-from importlib.machinery import PathFinder
+import sys
+from importlib.machinery import ModuleSpec, PathFinder
 
 from . import runtime
 from .errors import InputError
@@ -29,3 +29,25 @@ def prepared(exec_module):
         exec_module(module)
 
     return exec_prepared
+
+
+class Finder:
+    """Finds MXNet, and one that is not installed too: loading that raises prepare()'s sentence about it."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "mxnet":
+            return None
+        return find_spec(name, path, target) or ModuleSpec(name, Finder)
+
+    @staticmethod
+    def create_module(spec):
+        return None
+
+    exec_module = staticmethod(prepared(lambda module: None))
+
+
+def install():
+    """Have whoever imports MXNet in this process find it prepared; once is enough."""
+    if Finder not in sys.meta_path and "mxnet" not in sys.modules:
+        sys.meta_path.insert(0, Finder)

@@ -11,6 +11,7 @@ import tiny
 
 from backend.gluon import distributed, loop, optimizer
 from engine.cli import flags
+from engine.cli.program import run_script
 from engine.steps import Meter
 
 BATCH, STEPS = 12, 5  # of all workers together
@@ -102,4 +103,4 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(main)

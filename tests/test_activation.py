@@ -189,20 +189,21 @@ def test_xunit_has_a_nine_by_nine_kernel_by_default():
     assert activation.XUnit(4).gate[2].weight.shape == (4, 1, 9, 9)
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.NiN])
 @pytest.mark.parametrize("reduction", [0, -2, 2.5, 2.0, True, "2", None])
 def test_a_reduction_that_is_no_whole_number_is_refused(unit, reduction):
     with pytest.raises(InputError, match="reduction must be a whole number of at least 1"):
         unit(16, reduction)
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.NiN])
 def test_a_reduction_that_does_not_divide_the_channels_is_refused(unit):
     with pytest.raises(InputError, match="reduction=3 does not divide channels=16; allowed here are 1, 2, 4, 8, 16"):
         unit(16, 3)
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.XUnit])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.XUnit, activation.NiN,
+                                  functools.partial(activation.NiN, layers=1)])
 @pytest.mark.parametrize("channels", [0, -16, 16.0, "16"])
 def test_channels_that_are_no_whole_number_are_refused(unit, channels):
     with pytest.raises(InputError, match="channels must be a whole number of at least 1"):
@@ -222,3 +223,26 @@ def test_inner_relu_is_true_or_false(value):
 def test_xunit_refuses_kernels_that_have_no_centre(kernel_size, said):
     with pytest.raises(InputError, match=said):
         activation.XUnit(16, kernel_size)
+
+
+# NiN.
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("shape", [(2, 6, 3, 5), (1, 6, 1, 1), (1, 6, 4, 1)])
+@pytest.mark.parametrize("reduction", [1, 2, 6])
+def test_nin_is_its_formula(reduction, shape, training):
+    plain.assert_agrees(lambda: activation.NiN(6, reduction), plain.nin, shape,
+                        [("1", "first"), ("2", "first_bn"), ("4", "second"), ("5", "second_bn")], training)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("shape", [(2, 5, 3, 4), (1, 5, 1, 1)])
+def test_the_other_reading_of_nin_is_its_formula(shape, training):
+    plain.assert_agrees(lambda: activation.NiN(5, layers=1), plain.nin_single, shape,
+                        [("1", "first"), ("2", "first_bn")], training)
+
+
+@pytest.mark.parametrize("layers", [0, 3, -1, 1.0, True, "2", None])
+def test_nin_has_one_layer_or_two(layers):
+    with pytest.raises(InputError, match="layers must be 1 or 2"):
+        activation.NiN(16, layers=layers)

@@ -1,8 +1,11 @@
 """The import rule and the habits that a reader would otherwise have to keep in mind, held by reading the sources."""
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from model.registry import CIFAR, IMAGENET, MODELS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("model", "engine", "backend", "ops", "support", "reproduce")
@@ -86,3 +89,40 @@ def test_model_parses_no_arguments_sets_up_no_log_and_only_weights_reads_files()
                       for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
             assert not called & {"open", "read_text", "read_bytes", "write_text", "write_bytes", "save_parameters",
                                  "load_parameters"}, path
+
+
+def test_the_registry_is_read_without_mxnet():
+    code = ("import sys, model\nfrom model import registry\nassert 'get_model' in dir(model)\n"
+            "registry.complete_arguments('ge_resnet50_v1b', {})\n"
+            "print([name for name in ('mxnet', 'numpy', 'model.zoo') if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_the_registry_alone_lists_names_of_units_and_nets():
+    """grid.py says which of them the paper's exhibits show."""
+    names = {*CIFAR.parts, *IMAGENET.parts, *MODELS}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            listed = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
+            found = [item.value for item in listed if isinstance(item, ast.Constant) and item.value in names]
+            assert len(found) < 3 or named(path) == "reproduce/grid.py", \
+                f"{named(path)}:{node.lineno} lists {found}: read model/registry.py"
+
+
+def test_the_page_on_the_architecture_names_what_there_is():
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    tree = page.split("```")[1]
+    folder, named_there = "", set()
+    for line in tree.splitlines():
+        words = line.split("   ")[0].split() if not line.startswith(" ") else line.strip().split("  ")[0].split()
+        if words and words[0].endswith("/") and not line.startswith(" "):
+            folder = words[0]
+            named_there |= {word for word in words if word.endswith("/")}
+        elif words:
+            named_there |= {f"{folder if line.startswith(' ') else ''}{word}" for word in words}
+    for name in {*named_there, *re.findall(r"`((?:model|engine|backend|tests|ops|docs)/[\w/.]+)`", page)}:
+        assert (ROOT / name).exists() or list(ROOT.glob(name)), name
+    missing = {path.parts[1] for path in (path.relative_to(ROOT) for path in SOURCES)
+               if len(path.parts) == 2 and path.parts[0] in ("model", "engine", "backend")} - set(tree.split())
+    assert missing <= {"__init__.py", "checked.py", "graph.py"}, missing

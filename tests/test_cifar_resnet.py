@@ -174,7 +174,7 @@ def test_a_refinement_weighs_the_residual_and_not_the_shortcut(refinement, make)
 
 
 MIXED = [activation.ReLU, activation.ATAC, functools.partial(activation.XUnit, kernel_size=3), activation.Swish,
-         functools.partial(activation.SEActivation, reduction=4), refine.NiN, activation.PReLU]
+         functools.partial(activation.SEActivation, reduction=4), activation.NiN, activation.PReLU]
 
 
 def test_imperative_and_hybrid_agree_on_a_net_of_mixed_units_in_training():
@@ -247,7 +247,7 @@ def test_parameter_names_of_the_atac_net_are_frozen():
      {"features.2.0.act1.gate.1.weight", "features.6.gate.4.weight", "features.6.gate.5.running_var"}),
     ({"activation": activation.XUnit},
      {"features.2.0.act1.gate.0.gamma", "features.2.0.act1.gate.2.weight", "features.2.0.act1.gate.2.bias"}),
-    ({"activation": refine.NiN},
+    ({"activation": activation.NiN},
      {"features.2.0.act1.1.weight", "features.2.0.act1.2.gamma", "features.6.4.weight", "features.6.5.beta"}),
     ({"refinement": refine.SE}, {"features.2.0.refine.gate.1.weight", "features.2.0.refine.gate.3.bias"}),
     ({"refinement": refine.GEThetaPlus}, {"features.2.0.refine.gate.0.weight", "features.2.0.refine.gate.1.gamma",

@@ -70,7 +70,7 @@ def everything(net, forward, x, dy):
 
 
 @NET
-@pytest.mark.parametrize("unit", [unit for unit in fused.KINDS if unit not in (refine.LocalSE, refine.NiN)])
+@pytest.mark.parametrize("unit", [unit for unit in fused.KINDS if unit not in (refine.LocalSE, activation.NiN)])
 def test_every_unit(unit):
     assert_parity(lambda: CIFARResNetV2(1, 7, unit), 5, 32)
 
@@ -79,7 +79,7 @@ def test_every_unit(unit):
 def test_nin():
     # Its gammas change next to nothing before another normalization: their gradients are small differences. And it has
     # three ReLUs a site, one of which is the likelier to be within rounding of 0 the more numbers there are.
-    assert_parity(lambda: CIFARResNetV2(1, 7, refine.NiN), 2, 16, tolerance=5e-5)
+    assert_parity(lambda: CIFARResNetV2(1, 7, activation.NiN), 2, 16, tolerance=5e-5)
 
 
 @NET
@@ -97,7 +97,7 @@ def test_other_sizes_and_batches(size, images):
 @NET
 @pytest.mark.parametrize("unit, rest, count", [
     (activation.ATAC, activation.ReLU, 3), (activation.SEActivation, activation.ATAC, 4),
-    (activation.PReLU, activation.GELU, 2), (refine.NiN, activation.ReLU, 5)])
+    (activation.PReLU, activation.GELU, 2), (activation.NiN, activation.ReLU, 5)])
 def test_different_units_at_different_sites(unit, rest, count):
     assert_parity(lambda: CIFARResNetV2(1, 7, replace_sites(1, unit, count, "last", rest)), 4, 16)
 
@@ -411,7 +411,7 @@ def test_a_library_that_is_cut_short(part, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(fused_operators, tmp_path_factory):
-    """200 steps on real images from the same start and in the same order, fused and plain: see `train`."""
+    """100 steps on real images from the same start and in the same order, fused and plain: see `train`."""
     folder = tmp_path_factory.mktemp("trained")
     return {wanted: train(folder / f"{wanted}.params", wanted) for wanted in ("on", "off")}
 
@@ -438,28 +438,25 @@ def train(path, wanted):
     batches = ((.05, *batch) for batch in in_memory.TrainBatches(data.train, 16, seed=0).epoch(0))
     trainer = optimizer.make_trainer(net, tiny.recipe(wd=1e-4), update_all=nag.update_operator(wanted))
     losses = Losses()
-    for _ in loop.train_steps(net, trainer, itertools.islice(batches, 200), tiny.CPU, losses, forward):
+    for _ in loop.train_steps(net, trainer, itertools.islice(batches, 100), tiny.CPU, losses, forward):
         pass
     tiny.save(path, net, tiny.saved(), trainer)
     test = in_memory.EvalBatches(data.test, 250)
     return net, losses.steps, loop.evaluate(net, test, tiny.CPU, 10, forward), trainer
 
 
-def test_200_steps_make_the_same_curve(trained):
+def test_100_steps_make_the_same_curve_and_both_answer_alike(trained):
     ours, plain = (np.array(trained[wanted][1]) for wanted in ("on", "off"))
-    assert len(ours) == len(plain) == 200
+    assert len(ours) == len(plain) == 100
     # The same numbers until rounding has grown, which training does to any difference; then the same curve.
     assert np.abs(ours[:2] / plain[:2] - 1).max() < 2e-5
-    ours, plain = (losses.reshape(4, 50).mean(axis=1) for losses in (ours, plain))
+    ours, plain = (losses.reshape(4, 25).mean(axis=1) for losses in (ours, plain))
     assert np.abs(ours - plain).max() < .05
     assert max(ours[-1] - ours[0], plain[-1] - plain[0]) < -.1
-
-
-def test_after_200_steps_both_answer_alike(trained):
     ours, plain = trained["on"][2], trained["off"][2]
     assert ours.images == plain.images == 1017
-    # 1,017 answers to ten classes: one standard deviation of an accuracy is 0.015.
-    assert abs(ours.top1 - plain.top1) < .06 and min(ours.top1, plain.top1) > .25
+    # 1,017 answers to ten classes: one standard deviation of an accuracy is 0.015; chance is 0.1.
+    assert abs(ours.top1 - plain.top1) < .06 and min(ours.top1, plain.top1) > .2
 
 
 @pytest.mark.parametrize("wanted", ["on", "off"])

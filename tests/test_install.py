@@ -581,6 +581,18 @@ def test_hook_prepares_at_loading_only_and_raises_import_errors(tmp_path, monkey
     assert import_hook.find_spec("mxnet", [str(tmp_path / "empty")]) is None
 
 
+def test_an_installed_hook_prepares_once_and_says_that_mxnet_is_missing(tmp_path):
+    """Also beside the .pth file's hook, and found from within prepare() itself."""
+    code = ("import sys\nfrom support import import_hook, runtime\n"
+            "import_hook.install()\nimport_hook.install()\n"
+            "print(sys.meta_path.count(import_hook.Finder), import_hook.Finder.find_spec('numpy'))\n"
+            "checked, runtime.check_python = runtime.check_python, lambda: print('prepares') or checked()\n"
+            "try:\n    import mxnet\nexcept ImportError as error:\n    print(error)")
+    for options, said in (([], "prepares\n"), (["-S"], "prepares\nMXNet is not installed for ")):
+        done = subprocess.run([sys.executable, *options, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout.startswith(f"1 None\n{said}") and done.stdout.count("prepares") == 1, done.stderr
+
+
 # ---- scripts/setup.sh
 
 

@@ -118,8 +118,6 @@ def test_a_server_without_mxnet_ends_with_a_sentence(monkeypatch):
         raise InputError("MXNet is not installed")
 
     monkeypatch.setattr(runtime, "prepare", prepare)
-    monkeypatch.delitem(sys.modules, "backend.gluon.distributed")
-    monkeypatch.delitem(sys.modules, "backend.gluon")  # which calls it
     result = tiny.call(launch.main, "--serve", "server")
     assert tiny.one_sentence(result, 1) == "backend.launch.__main__.py: MXNet is not installed"
 

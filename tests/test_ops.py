@@ -91,7 +91,7 @@ def everything(net, forward, x, dy):
 WIDTHS = [(16, 2), (32, 2), (64, 2), (24, 3), (64, 16), (16, 16), (16, 1), (5, 5)]  # C and r; of the nets, and odd ones
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.NiN])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.NiN])
 @pytest.mark.parametrize("channels, reduction", WIDTHS)
 def test_gates_agree_with_float64(channels, reduction, unit):
     for norm, (images, size) in itertools.product((False, True), ((3, (7, 7)), (33, (3, 5)))):
@@ -106,7 +106,7 @@ def test_gates_without_a_relu_inside_agree_with_float64(unit):
                       (33, channels, 3, 5))
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.LocalSE, refine.NiN])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.LocalSE, activation.NiN])
 @pytest.mark.parametrize("images, size", [(1, (1, 1)), (3, (1, 1)), (33, (1, 1)), (1, (3, 5)), (33, (7, 7)),
                                           (3, (32, 32)), (33, (1, 37))])
 def test_any_batch_and_any_size(unit, images, size):
@@ -118,7 +118,7 @@ def test_any_batch_and_any_size(unit, images, size):
                       tolerance=TOLERANCE if numbers > 3 else 2 * TOLERANCE)
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.NiN])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.NiN])
 def test_many_channels(unit):
     assert_parity(lambda: Normed(unit, 256, True, reduction=2), (4, 256, 7, 7))
 
@@ -129,13 +129,13 @@ def test_scalar_activations_agree_with_float64(unit):
         assert_parity(lambda: Normed(unit, channels, norm), (5, channels, *size))  # noqa: B023
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, refine.NiN])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, activation.NiN])
 @pytest.mark.parametrize("mean", [30, -300])
 def test_means_far_above_the_deviation(unit, mean):
     assert_parity(lambda: Normed(unit, 16, True), (9, 16, 7, 7), mean)
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, refine.NiN])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, activation.NiN])
 def test_channels_that_are_constant(unit):
     assert_parity(lambda: Normed(unit, 16, True), (9, 16, 7, 7), constant=5)
 
@@ -366,7 +366,7 @@ def test_inference_has_no_gradient():
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_nan_stays_nan(norm):
-    for unit in (activation.ATAC, activation.SEActivation, refine.NiN, *SCALARS):
+    for unit in (activation.ATAC, activation.SEActivation, activation.NiN, *SCALARS):
         block = Normed(unit, 24, norm)
         block.initialize()
         x = np.random.RandomState(0).normal(0, 1, (3, 24, 5, 5)).astype("float32")
@@ -405,7 +405,7 @@ def digest():
     from ops import loader
     loader.load()
     found = hashlib.sha256()
-    for unit in (activation.ATAC, activation.SEActivation, activation.PReLU, refine.NiN):
+    for unit in (activation.ATAC, activation.SEActivation, activation.PReLU, activation.NiN):
         mx.random.seed(0)
         block = Normed(unit, 32, True)
         block.initialize(mx.init.Normal(.3))
@@ -494,7 +494,7 @@ print(test_ops.seconds_of_a_step())
 
 
 def narrow():
-    for unit in (activation.ATAC, activation.SEActivation, refine.NiN, *SCALARS):
+    for unit in (activation.ATAC, activation.SEActivation, activation.NiN, *SCALARS):
         assert_parity(lambda: Normed(unit, 24, True), (5, 24, 7, 7))  # noqa: B023
     test_convolutions(32, (7, 9))
 
@@ -552,15 +552,16 @@ print("finished")
 
 def exercise():
     """A training step and inference of everything, on small arrays of awkward sizes, and errors between them."""
-    units = (activation.ATAC, activation.SEActivation, refine.NiN, *SCALARS)
+    units = (activation.ATAC, activation.SEActivation, activation.NiN, *SCALARS)
     for unit, norm in itertools.product(units, (False, True)):
         for channels, size in ((5, (3, 5)), (24, (1, 1)), (32, (7, 7))):
             block = Normed(unit, channels, norm, **({} if unit in SCALARS else {"reduction": 1}))
             block.initialize()
             x = np.random.RandomState(0).normal(0, 1, (3, channels, *size)).astype("float32")
             everything(block, Operator(block), x, x)
-    for unit, blocks, size, images in ((activation.ATAC, 2, 12, 3), (activation.SEActivation, 1, 13, 2),
-                                       (activation.PReLU, 1, 9, 33), (activation.ATAC, 1, 1, 2), (refine.NiN, 1, 7, 3)):
+    for unit, blocks, size, images in (
+            (activation.ATAC, 2, 12, 3), (activation.SEActivation, 1, 13, 2), (activation.PReLU, 1, 9, 33),
+            (activation.ATAC, 1, 1, 2), (activation.NiN, 1, 7, 3)):
         net = CIFARResNetV2(blocks, 7, unit)
         net.initialize()
         forward, _ = fused.fuse(net, "on")

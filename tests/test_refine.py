@@ -1,4 +1,4 @@
-"""NiN and the refinement modules against their formulas, and what their arguments may be."""
+"""The refinement modules against their formulas, and what their arguments may be."""
 import functools
 
 import numpy_units as plain
@@ -8,29 +8,6 @@ from model import refine
 from support.errors import InputError
 
 ATTENTION = [("gate.0", "first"), ("gate.1", "first_bn"), ("gate.3", "second"), ("gate.4", "second_bn")]
-
-
-# NiN.
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("shape", [(2, 6, 3, 5), (1, 6, 1, 1), (1, 6, 4, 1)])
-@pytest.mark.parametrize("reduction", [1, 2, 6])
-def test_nin_is_its_formula(reduction, shape, training):
-    plain.assert_agrees(lambda: refine.NiN(6, reduction), plain.nin, shape,
-                        [("1", "first"), ("2", "first_bn"), ("4", "second"), ("5", "second_bn")], training)
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("shape", [(2, 5, 3, 4), (1, 5, 1, 1)])
-def test_the_other_reading_of_nin_is_its_formula(shape, training):
-    plain.assert_agrees(lambda: refine.NiN(5, layers=1), plain.nin_single, shape,
-                        [("1", "first"), ("2", "first_bn")], training)
-
-
-@pytest.mark.parametrize("layers", [0, 3, -1, 1.0, True, "2", None])
-def test_nin_has_one_layer_or_two(layers):
-    with pytest.raises(InputError, match="layers must be 1 or 2"):
-        refine.NiN(16, layers=layers)
 
 
 # Local and global attention.
@@ -83,8 +60,7 @@ def test_theta_plus_is_its_formula(reduction, shape, training):
 
 # Arguments.
 
-@pytest.mark.parametrize("module", [refine.NiN, refine.LocalSE, refine.SE,
-                                    functools.partial(refine.GEThetaPlus, size=8)])
+@pytest.mark.parametrize("module", [refine.LocalSE, refine.SE, functools.partial(refine.GEThetaPlus, size=8)])
 @pytest.mark.parametrize("reduction, said", [
     (0, "whole number of at least 1"), (2.5, "whole number of at least 1"), (True, "whole number of at least 1"),
     ("2", "whole number of at least 1"), (3, "does not divide channels=16; allowed here are 1, 2, 4, 8, 16")])
@@ -101,8 +77,8 @@ def test_gather_excite_with_parameters_needs_the_size_of_its_map(module):
         module(16, 0)
 
 
-@pytest.mark.parametrize("module", [functools.partial(refine.NiN, layers=1), refine.NiN, refine.LocalSE, refine.SE,
-                                    refine.GEThetaMinus, functools.partial(refine.GETheta, size=8),
+@pytest.mark.parametrize("module", [refine.LocalSE, refine.SE, refine.GEThetaMinus,
+                                    functools.partial(refine.GETheta, size=8),
                                     functools.partial(refine.GEThetaPlus, size=8)])
 @pytest.mark.parametrize("channels", [0, 16.0, "16"])
 def test_channels_that_are_no_whole_number_are_refused(module, channels):

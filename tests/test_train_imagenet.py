@@ -19,7 +19,7 @@ import tiny
 import model
 import train_imagenet
 from backend.gluon import distributed, loop
-from engine import checkpoint
+from engine import checkpoint, presets
 from engine.data import image_batches, imagenet
 from engine.experiment import Experiment
 from engine.recipe import IMAGENET_PAPER, IMAGENET_RELEASED
@@ -91,7 +91,8 @@ def test_the_authors_command_line_is_the_released_recipe_and_both_are_the_defaul
     assert (found.input_size, found.crop_ratio, found.seed) == (224, .875, 0)
     assert (args.gpus, args.mode, args.num_data_workers, args.use_rec, args.dtype) \
         == ((0, 1), "hybrid", 48, True, "float16")
-    assert train_imagenet.DTYPES == {"paper": "float32", "released": "float16", "scaled": "float16"}
+    for name, dtype in (("paper", "float32"), ("released", "float16"), ("scaled", "float16")):
+        assert presets.named("train_imagenet.py", name).dtype == dtype
 
 
 def test_the_papers_recipe_and_single_flags_over_it():
@@ -172,7 +173,7 @@ def test_help_says_what_the_recipes_are_and_hides_what_is_refused(capsys):
     (["--kvstore", "nccl"], "--kvstore nccl is for GPUs"), (["--kvstore", "dist_async"], "invalid choice"),
     (["--num-gpus", "2", "--gpus", "1"], "not allowed with argument --num-gpus"),
     (["--save-interval", "-1"], "-1 is below 0"), (["--recipe", "best"], "invalid choice"),
-    (["--dataset", "cifar10"], "unrecognized arguments"), (["--data-dir", ""], "it is empty")])
+    (["--dataset", "cifar10"], "invalid choice: 'cifar10' (choose from"), (["--data-dir", ""], "it is empty")])
 def test_a_wrong_command_line(tmp_path, arguments, said):
     result = tiny.call(train_imagenet.main, *arguments, folder=tmp_path)
     line = tiny.one_sentence(result, 2, said)
@@ -398,9 +399,9 @@ from model import imagenet_resnet
 imagenet_resnet.BLOCKS, imagenet_resnet.WIDTHS = (1, 1, 1, 1), (8, 8, 16, 16)
 import train_imagenet
 from engine import runlog
-from engine.cli import flags
+from engine.cli.program import run_script
 runlog.plot_history = lambda records, path, *_: path.touch()
-flags.run_script(train_imagenet.main)
+run_script(train_imagenet.main)
 """
 
 

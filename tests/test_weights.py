@@ -8,7 +8,7 @@ import pytest
 from numpy_units import filled
 
 import model
-from model import activation, get_model, list_models, load_params, refine, weights
+from model import activation, get_model, list_models, load_params, weights
 from model.array_names import from_authors, to_authors
 from model.cifar_resnet import CIFARResNetV2
 from support import params_file
@@ -404,7 +404,7 @@ def test_what_is_no_parameter_file_is_a_sentence(tmp_path, content):
 
 
 def test_mixed_nets_load_too(tmp_path):
-    units = [activation.PReLU] * 3 + [activation.ATAC] * 3 + [refine.NiN]
+    units = [activation.PReLU] * 3 + [activation.ATAC] * 3 + [activation.NiN]
     source = filled(CIFARResNetV2(1, activation=units))
     source.save_parameters(str(tmp_path / "mixed.params"))
     net = load_params(CIFARResNetV2(1, activation=units), tmp_path / "mixed.params")

@@ -22,7 +22,7 @@ EVERY = [("resnet20_v2", activation.ReLU), ("leakyrelu_resnet20_v2", activation.
          ("selu_resnet20_v2", activation.SELU), ("gelu_resnet20_v2", activation.GELU),
          ("swish_resnet20_v2", activation.Swish), ("sine_resnet20_v2", activation.Sine),
          ("xunit_resnet20_v2", activation.XUnit), ("atac_resnet20_v2", activation.ATAC),
-         ("seactivation_resnet20_v2", activation.SEActivation), ("nin_resnet20_v2", refine.NiN),
+         ("seactivation_resnet20_v2", activation.SEActivation), ("nin_resnet20_v2", activation.NiN),
          ("localsenet_resnet20_v2", refine.LocalSE), ("senet_resnet20_v2", refine.SE),
          ("genet_resnet20_v2", refine.GETheta)]
 

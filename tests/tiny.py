@@ -15,7 +15,7 @@ from mxnet.gluon import nn
 from backend.gluon import distributed, placement, state
 from backend.gluon.program import Program
 from engine import checkpoint, run, runlog
-from engine.cli import flags
+from engine.cli.program import run_script
 from engine.data import in_memory
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER, Recipe
@@ -195,7 +195,7 @@ def call(main, *arguments, folder=".", plot=False):
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                flags.run_script(main)
+                run_script(main)
             except SystemExit as end:
                 status = end.code
                 if isinstance(status, str):  # as the interpreter would do it

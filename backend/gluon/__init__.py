@@ -1,7 +1,7 @@
 """MXNet: devices, the step, the optimizer, scoring, the fused nets, inference and several workers."""
-from support import runtime
+from support import import_hook
 
-runtime.prepare()  # before anything here imports MXNet
+import_hook.install()
 
 from .distributed import join
 from .placement import devices, kind, training_type

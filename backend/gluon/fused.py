@@ -7,7 +7,7 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import Block, HybridBlock, SymbolBlock, nn
 
-from model import activation, refine
+from model import activation, refine, registry
 from model.checked import check
 from model.cifar_resnet import BasicBlockV2, CIFARResNetV2
 from ops import loader
@@ -208,41 +208,17 @@ def plain_norm(block):
     return False
 
 
-def gated(name):
-    """How ATAC and SEActivation are told to the operators."""
-    def kind(unit):
-        relu = any(isinstance(layer, nn.Activation) and layer._act_type == "relu" for layer in unit.gate)
-        return f"{name} {int(relu)}"
-    return kind
-
-
-def nin(unit):
-    if len(unit) != 7:  # ReLU, then twice convolution, BatchNorm, ReLU
-        raise Unfit("there is no fused NiN of one layer")
-    return "nin"
-
-
-# The operators' names of the units, with their numbers. Exactly these classes: a subclass may compute something else.
-KINDS = {
-    activation.ReLU: lambda unit: "relu",
-    activation.LeakyReLU: lambda unit: f"leakyrelu {unit._alpha!r}",
-    activation.PReLU: lambda unit: "prelu",
-    activation.ELU: lambda unit: f"elu {unit._alpha!r}",
-    activation.SELU: lambda unit: "selu",
-    activation.GELU: lambda unit: "gelu",
-    activation.Swish: lambda unit: f"swish {unit._beta!r}",
-    activation.ATAC: gated("atac"),
-    activation.SEActivation: gated("seactivation"),
-    refine.LocalSE: gated("atac"),
-    refine.NiN: nin,
-}
+# The operators of the units by class. Exactly these classes: a subclass may compute something else.
+KINDS = {part.constructor: part.operator for part in registry.CIFAR.parts.values() if part.operator}
 
 
 def kind_of(unit):
     """A unit as the attribute of an operator; Unfit for one that the operators do not have."""
     if type(unit) not in KINDS:
         raise Unfit(f"there is no fused {type(unit).__name__}")
-    return KINDS[type(unit)](unit)
+    if type(unit) is activation.NiN and len(unit) != 7:  # ReLU, then twice convolution, BatchNorm, ReLU
+        raise Unfit("there is no fused NiN of one layer")
+    return KINDS[type(unit)].format(unit=unit)
 
 
 def blocks_in(block):

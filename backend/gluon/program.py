@@ -107,10 +107,12 @@ def prepare(net, experiment, contexts, team, fused="auto", mode="hybrid", weight
 
 
 def scorer(net, contexts, example, mode="hybrid", fused="auto"):
-    """The Scorer of a net that has its weights, and a sentence about the form in which it is computed.
+    """The Scorer of a net that has its weights on the CPU, and a sentence about the form in which it is computed.
 
     example : images (N, 3, S, S), NumPy, as they will come; None leaves the net as it is.
     """
+    if contexts != [mx.cpu()]:
+        net.collect_params().reset_ctx(contexts)
     placement.set_mode(net, mode)
     if mode != "hybrid" or example is None:
         return Scorer(net, contexts), "operator by operator" if mode != "hybrid" else "the plain net"

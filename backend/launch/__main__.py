@@ -3,7 +3,8 @@ import sys
 from pathlib import Path
 
 from engine.cli import flags
-from support import ROOT
+from engine.cli.program import run_script
+from support import ROOT, runtime
 from support.errors import InputError
 
 from .guard import Guard
@@ -65,6 +66,7 @@ def main(arguments=None):
     if arguments == ["--member"]:
         return Guard().run()
     if arguments[:1] == ["--serve"] and arguments[1:] in (["server"], ["scheduler"]):
+        runtime.prepare()  # so that a missing piece is a sentence
         from backend.gluon import distributed
 
         return distributed.serve(arguments[1])
@@ -79,4 +81,4 @@ def main(arguments=None):
 
 if __name__ == "__main__":
     sys.argv[0] = "launch.sh"
-    flags.run_script(main)
+    run_script(main)

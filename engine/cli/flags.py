@@ -1,31 +1,19 @@
 """Flags that the scripts share. Imports neither MXNet nor data, so that a wrong flag is answered at once."""
 import argparse
-import contextlib
 import dataclasses
-import errno
 import os
-import signal
-import sys
-import threading
 
 from support import threads
-from support.errors import InputError, OutOfMemory, out_of_memory
-from support.names import nearest
+from support.errors import InputError
 
-from ..recipe import CIFAR_PAPER, Recipe
+from .. import presets
+from ..recipe import Recipe
 
-UNIT_FLAGS = ("reduction", "alpha", "beta", "kernel_size", "layers", "variant", "replaced_sites", "replace_from",
-              "act_layers", "act_order", "replace_act")
-SHORT_NAMES = ("atac", "nin", "localsenet", "senet", "genet")
-IMAGENET_MODEL = "atac_resnet50_v1b"
-IMAGENET_ARGUMENTS = ("reduction", "act_layers", "last_gamma", "variant", "stem", "kernel_size")
-IMAGENET_SHORT_NAMES = ("atac", "se", "ge", "aa", "fa")
 SMOOTHING, MIXUP_ALPHA = 0.1, 0.2  # GluonCV's, for --label-smoothing and --mixup without a number
 MOST, MOST_FLOAT = 2**31 - 1, 3e38  # of C's int and float, which is what MXNet makes of them
 MOST_GPUS, MOST_THREADS = 1024, threads.MOST
 LONGEST = 900  # letters of a message
 FIGURES = (".png", ".pdf", ".svg")
-AUTHORS_UNITS = ("relu", "prelu", "elu", "selu", "gelu", "swish", "xunit")
 
 
 def program(name):
@@ -127,124 +115,6 @@ class Refused(argparse.Action):
         parser.error(f"{option_string}: {self.why}")
 
 
-def add_net_flags(parser):
-    """The net: zoo names with their arguments, and the authors' spelling of them."""
-    group = parser.add_argument_group("network")
-    group.add_argument("--model", type=words, metavar="NAME",
-                       help="a name of model.list_models(), or atac, nin, localsenet, senet, genet in short")
-    group.add_argument("--blocks", type=number(int, 1, 1000), metavar="B", help="blocks a stage (default 3)")
-    group.add_argument("--classes", type=number(int, 1, 100_000), metavar="K",
-                       help="length of the output (default 10 for CIFAR-10, 100 for CIFAR-100 in both label modes)")
-    group.add_argument("--r", "--reduction", dest="reduction", type=number(int, 1), metavar="R",
-                       help="channel reduction ratio (ATAC, SEActivation, NiN: 2; LocalSENet: 1; SENet, GENet: 16)")
-    group.add_argument("--act-layers", type=number(int, 0), metavar="N",
-                       help="stage-wise replacement: 1 head, 2 + stage 3, 3 + stage 2, 4 everything")
-    group.add_argument("--act-order", choices=("bac", "pre"), help="stage-wise replacement from the back or the front")
-    group.add_argument("--replace-act", metavar="UNIT", help="unit of the sites that are not replaced (default relu)")
-    group.add_argument("--replaced-sites", type=number(int, 0), metavar="K",
-                       help="layer-wise replacement of K of the 6b+1 sites")
-    group.add_argument("--replace-from", choices=("last", "first"), help="where layer-wise replacement starts")
-    for flag, meaning in (("--alpha", "slope of leakyrelu, scale of elu"), ("--beta", "beta of swish")):
-        group.add_argument(flag, type=number(float, -MOST_FLOAT, MOST_FLOAT), metavar="X", help=meaning)
-    group.add_argument("--kernel-size", type=number(int, 1, 1001), metavar="K",
-                       help="depthwise kernel of xunit (default 9)")
-    group.add_argument("--layers", type=number(int, 1), help="1x1 convolutions of nin: 2 or 1")
-    group.add_argument("--variant", choices=("theta_minus", "theta", "theta_plus"), help="which genet")
-    authors = parser.add_argument_group("network, as the authors' script spells it (with --model atac)")
-    authors.add_argument("--act-type", metavar="TYPE", help=f"ChaATAC, {', '.join(AUTHORS_UNITS)}")
-    authors.add_argument("--useReLU", action="store_true", help="ReLU inside the ATAC unit, as in the paper")
-    authors.add_argument("--useGlobal", action="store_true", help="global average pool first: SEActivation")
-
-
-def net_arguments(args):
-    """Turn the network flags into (name, keyword arguments without classes, remarks for the log).
-
-    name is None when --model is absent; the arguments are then those of the default net, or of a file's. Raises
-    InputError for flags that contradict each other.
-    """
-    given = {name: getattr(args, name) for name in UNIT_FLAGS if getattr(args, name) is not None}
-    if args.blocks is not None:
-        given["blocks"] = args.blocks
-    if args.model is None:
-        if args.act_type or args.useReLU or args.useGlobal:
-            raise InputError("--act-type, --useReLU and --useGlobal need --model atac")
-        return None, given, []
-    args.model = args.model.lower()
-    if args.act_type is None and not (args.model == "atac" and (args.useReLU or args.useGlobal)):
-        if args.useReLU or args.useGlobal:
-            raise InputError("--useReLU and --useGlobal belong to --model atac; name the net that you want in --model")
-        name = f"{args.model}_resnet20_v2" if args.model in SHORT_NAMES else args.model
-        return name, given, []
-    return _authors_net(args, given)
-
-
-def _authors_net(args, given):
-    """The authors' --model atac with --act-type, --useReLU and --useGlobal."""
-    if args.model != "atac":
-        raise InputError(f"--act-type belongs to --model atac, not to --model {args.model}")
-    unit = (args.act_type or "ChaATAC").lower()
-    remarks = []
-    if unit == "chaatac":
-        if not args.useReLU:
-            remarks.append("no ReLU inside the unit: the authors' code has none without --useReLU; the paper has it")
-            given["inner_relu"] = False
-        return ("seactivation" if args.useGlobal else "atac") + "_resnet20_v2", given, remarks
-    if unit not in AUTHORS_UNITS:
-        raise InputError(f"unknown --act-type {args.act_type!r}{nearest(unit, AUTHORS_UNITS)}; the types are ChaATAC, "
-                         f"{', '.join(AUTHORS_UNITS)}")
-    without_effect = [flag for flag, is_set in (("--r", given.pop("reduction", None) is not None),
-                                                ("--useReLU", args.useReLU), ("--useGlobal", args.useGlobal)) if is_set]
-    if without_effect:
-        remarks.append(f"{', '.join(without_effect)}: no effect with --act-type {args.act_type}")
-    return ("" if unit == "relu" else f"{unit}_") + "resnet20_v2", given, remarks
-
-
-def add_imagenet_net_flags(parser):
-    """The nets of Table IV: zoo names with those of their arguments that the paper or the authors' script name."""
-    group = parser.add_argument_group("network")
-    group.add_argument("--model", type=words, metavar="NAME",
-                       help="a ResNet-50 of model.list_models(), or resnet50, atac, se, ge, aa, fa in short "
-                       f"(default {IMAGENET_MODEL})")
-    group.add_argument("--classes", type=number(int, 1, 100_000), metavar="K",
-                       help="length of the output (default 1000)")
-    group.add_argument("--r", "--reduction", dest="reduction", type=number(int, 1), metavar="R",
-                       help="channel reduction ratio (ATAC: 2; SE, GE: 16)")
-    group.add_argument("--act-layers", type=number(int, 0), metavar="N",
-                       help="ATAC in the N last stages (default 2: stages 3 and 4)")
-    group.add_argument("--last-gamma", nargs="?", type=switch, const=True, metavar="on|off",
-                       help="start the last gamma of every bottleneck at 0 (default: the recipe's)")
-    group.add_argument("--variant", choices=("theta_minus", "theta", "theta_plus"), help="which GE")
-    group.add_argument("--stem", choices=("attention", "conv"), help="first layers of FA (default attention)")
-    group.add_argument("--kernel-size", type=number(int, 1, 1001), metavar="K", help="window of FA (default 7)")
-
-
-def imagenet_net_arguments(args):
-    """Turn those flags into (name, keyword arguments without classes); name is None when --model is absent."""
-    given = {name: getattr(args, name) for name in IMAGENET_ARGUMENTS if getattr(args, name) is not None}
-    if args.model is None:
-        return None, given
-    name = args.model.lower()
-    return {"resnet50": "resnet50_v1b", **{short: f"{short}_resnet50_v1b" for short in IMAGENET_SHORT_NAMES}}.get(
-        name, name), given
-
-
-def net_text(name, arguments):
-    """A net in a line of a log: its name and those arguments that have a value."""
-    return ", ".join([name] + [f"{key}={value}" for key, value in arguments.items() if value is not None])
-
-
-def add_data_flags(parser, dataset_help, datasets=("cifar10", "cifar100", "folder")):
-    """The data: which set, where, with which labels."""
-    group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=datasets, help=dataset_help)
-    group.add_argument("--data-dir", type=words, metavar="DIR", help="default ~/.mxnet/datasets/DATASET; "
-                       "CIFAR's official archive is downloaded to it when there is none; of --dataset folder the "
-                       "folder with train/ and val/, each with a folder of images for each class")
-    group.add_argument("--mirror", type=words, metavar="URL", help="folder to download the archive from")
-    group.add_argument("--label-mode", choices=("fine", "coarse"),
-                       help="CIFAR-100: 100 classes, or the 20 superclasses that the authors trained on (default)")
-
-
 def _first_gpus(text):
     return tuple(range(number(int, 0, MOST_GPUS)(text)))
 
@@ -257,17 +127,31 @@ def add_device_flags(parser):
                       "(default 0)")
     which.add_argument("--num-gpus", dest="gpus", type=_first_gpus, metavar="N",
                       help="the first N GPUs; 0 for the CPU")
+    parser.add_argument("--backend", choices=("auto", "gluon", "torch"), default="auto",
+                        help="what computes: MXNet, or PyTorch on the same nets, files and random draws; auto: PyTorch "
+                        "on a GPU that this MXNet cannot use, else MXNet")
     parser.add_argument("--mode", choices=("hybrid", "imperative"), default="hybrid",
-                        help="compile the net, or run it operator by operator")
+                        help="of MXNet: compile the net, or run it operator by operator")
     parser.add_argument("--fused", choices=("auto", "on", "off"), default="auto",
-                        help="fused C++ operators on the CPU: auto uses them where they are built and fit the net")
+                        help="of MXNet: fused C++ operators on the CPU; auto uses them if they are built and fit the "
+                        "net")
     parser.add_argument("--no-tune", dest="tune", action="store_false",
                         help="leave the environment alone: no thread count and no settings of the memory allocator")
 
 
-def add_recipe_flags(parser, named=CIFAR_PAPER, where="in the paper"):
-    """Every number of a recipe; a flag that is not given takes the recipe's value. The help quotes those of `named`."""
+def add_recipe_flags(parser, program, where):
+    """--recipe, with a program's presets, and every number of a recipe; the help quotes the default preset's.
+
+    A flag that is not given takes the recipe's value.
+    """
+    default, *others = presets.of(program).values()
+    named = default.recipe
+    parser.epilog = presets.shown(program)
     group = parser.add_argument_group("recipe")
+    group.add_argument("--recipe", choices=(default.name, *(preset.name for preset in others), "scaled"),
+                       help=f"{default.name} (default), {', '.join(preset.name for preset in others)}, all explained "
+                       f"below, or scaled: {default.name} with its decays and warmup moved in proportion to "
+                       "--num-epochs")
     group.add_argument("--num-epochs", dest="epochs", type=number(int, 1), metavar="N", help=f"{named.epochs} {where}")
     group.add_argument("--batch-size", type=number(int, 1), metavar="N", help=f"per device; {named.batch_size} {where}")
     group.add_argument("--accumulate", type=number(int, 1), metavar="N",
@@ -358,112 +242,21 @@ def add_run_flags(parser, kvstores, save_interval, workers=1):
     return group
 
 
-def settle_recipe(args, presets, default):
-    """Set args.changes, the recipe fields that single flags give, and args.preset, the recipe that --recipe names.
+def settle_recipe(args, program):
+    """Set args.changes, the recipe fields that single flags give, and args.preset, the Preset that --recipe names.
 
-    args.recipe is a name in presets, 'scaled' (default in --num-epochs, its decays moved in proportion) or None: the
-    default, or a checkpoint's. Raises InputError for nonsense, before MXNet loads.
+    Without --recipe it is None: the recipe is the default, or a checkpoint's. Raises InputError for nonsense, before
+    MXNet loads.
     """
     args.changes = recipe_changes(args, Recipe)
     if args.resume is not None and args.resume_params:
         raise InputError("--resume and --resume-params exclude each other")
     if args.ignore_output and not args.resume_params:
         raise InputError("--ignore-output needs --resume-params")
-    args.preset = presets.get(args.recipe)
-    if args.recipe == "scaled":
-        args.preset = default.scaled(args.changes.get("epochs", default.epochs))
+    args.preset = presets.named(program, args.recipe, args.changes.get("epochs"))
     if args.preset or args.resume is None:  # without both, the numbers belong to a checkpoint's recipe
-        recipe = dataclasses.replace(args.preset or default, **args.changes)
+        default, *_ = presets.of(program).values()
+        recipe = dataclasses.replace((args.preset or default).recipe, **args.changes)
         if recipe.accumulate > 1 and args.fused == "on":
             raise InputError("--fused on and --accumulate exclude each other: the fused operators cannot add up "
                              "gradients")
-
-
-def _discard_output():
-    """Let Python flush what is left of standard output into nothing, without a word, when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _open_streams():
-    """Give standard streams that were closed (`2>&-`) to the null device.
-
-    The next file to be opened, a checkpoint, would take a closed stream's place and get what libraries print.
-    """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-            os.set_inheritable(number, True)  # to the process that tune() starts
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as the process
-
-
-def clean_up_at_interrupt():
-    """Have Ctrl-C raise KeyboardInterrupt from here on: for a script with temporary folders or processes to end.
-
-    Not while modules are imported, nor beside MXNet: both swallow exceptions, and the script would run on.
-    """
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@contextlib.contextmanager
-def _ended_by_interrupts():
-    """Within the block Ctrl-C ends the process at once, unless it is ignored or something else handles it."""
-    ends = threading.current_thread() is threading.main_thread() \
-        and signal.getsignal(signal.SIGINT) == signal.default_int_handler
-    if ends:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        if ends:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _leave_at_once(sentence):
-    """End the process with a sentence and status 1, without what is to be done at its end: MXNet would wait there."""
-    print(sentence, file=sys.stderr, flush=True)
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-    os._exit(1)
-
-
-def run_script(main):
-    """Run a script's main() and end the process with its status.
-
-    An InputError becomes one sentence on standard error and exit status 1; so does a lack of memory. Ctrl-C ends the
-    process at once, with the status 130 in a shell, until main takes care of it (clean_up_at_interrupt).
-    """
-    name = sys.argv[0].rpartition("/")[2]
-    if name == "__main__.py":  # of a package
-        name = program(f"python -m {sys.modules['__main__'].__spec__.parent}")
-    _open_streams()
-    if hasattr(sys.stdout, "reconfigure"):  # a path need not be text that can be printed
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        with _ended_by_interrupts():
-            status = main()
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OutOfMemory as error:
-        _leave_at_once(f"{name}: {error}")
-    except InputError as error:
-        sys.exit(f"{name}: {error}")
-    except KeyboardInterrupt:
-        status = 130
-    except BrokenPipeError:  # the reader of our output has left, as `| head` does
-        _discard_output()
-        status = 1
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _discard_output()
-            sys.exit(f"{name}: the output cannot be written: {error.strerror}")
-        sentence = out_of_memory(error)
-        if sentence is None:
-            raise
-        _leave_at_once(f"{name}: {sentence}")
-    sys.exit(status)

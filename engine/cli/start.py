@@ -22,7 +22,7 @@ from .. import checkpoint, folders, run, runlog
 from ..data import sets
 from ..data.dataset import Known
 from ..experiment import Experiment
-from . import flags
+from . import flags, net_flags
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +56,16 @@ def train(parser, args, experiment_of, backend, model, dtype, report, remarks=la
 
     experiment_of(args, stored) : the Experiment of the command line; what that leaves open comes from the Experiment of
         a checkpoint, or from the defaults (stored is None). It raises InputError or TypeError for what cannot be.
-    backend, model : the module that computes (backend.base), and the package that has the networks.
+    backend, model : the module that computes (backend.base) with a sentence about its choice or None, and the package
+        that has the networks.
     dtype : to train in if neither the flags nor a checkpoint say it.
     report(args, start, training, result, directory) : called with the Result of a run that ended.
     remarks(start) : more sentences for the log.
     """
     runlog.start_logging()
+    backend, sentence = backend
+    if sentence:
+        log.info("%s", sentence)
     with started(parser, args, experiment_of, backend, model, dtype) as start:
         experiment = start.experiment
         data = sets.of(experiment.dataset, args, Known.of(experiment))
@@ -269,8 +273,9 @@ def announce(start, args, training, model):
                     "proportion", ", ".join(map(str, late)), counted(recipe.epochs, "epoch"))
     size = experiment.input_size
     complexity = model.complexity.count(start.net, (3, size, size))
-    log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds", flags.net_text(experiment.model, experiment.net),
-             f"{complexity.total:,}", f"{complexity.trainable:,}", complexity.macs / 1e6)
+    log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds",
+             net_flags.net_text(experiment.model, experiment.net), f"{complexity.total:,}",
+             f"{complexity.trainable:,}", complexity.macs / 1e6)
     if recipe.label_smoothing or recipe.mixup_alpha:
         log.info("training accuracy is counted against the hard labels%s",
                  ", of mixed images the one with the larger share" if recipe.mixup_alpha else "")

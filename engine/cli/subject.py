@@ -24,14 +24,16 @@ class Subject(NamedTuple):
     net: Any
     data: Dataset
     class_names: tuple
+    backend: Any
     devices: list
     device_sentence: str
 
 
-def subject_of(parser, args, model, backend):
+def subject_of(parser, args, model, backend, choice=None):
     """The Subject of a command line. InputError, or the process's end, if the file and the flags do not fit.
 
-    model, backend : the package that has the networks, and the module that computes (backend.base).
+    model, backend : the package that has the networks, and the module that computes (backend.base). choice : a sentence
+    about the choice of the backend.
     """
     entry = None
     if args.pretrained:
@@ -62,8 +64,9 @@ def subject_of(parser, args, model, backend):
         parser.error(str(error))
     devices, sentence = backend.devices(args.gpus)
     recognised = []
-    model.load_params(net, args.params, devices, say=recognised.append)
-    return Subject(args.params, recognised[0], name, arguments, net, data, names, devices, sentence)
+    model.load_params(net, args.params, say=recognised.append)
+    return Subject(args.params, recognised[0], name, arguments, net, data, names, backend, devices,
+                   "; ".join(filter(None, (choice, sentence))))
 
 
 def _described(args, known, arrays, model):

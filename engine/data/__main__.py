@@ -12,6 +12,7 @@ import time
 import numpy as np
 
 from engine.cli import flags
+from engine.cli.program import run_script
 from engine.data import cifar, cifar_files, sets
 from engine.data.class_folders import SPLITS
 from engine.data.image_batches import DAMAGED
@@ -119,4 +120,4 @@ def tell_speed(what, batches, batch, args):
 
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(main)

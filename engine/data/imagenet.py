@@ -19,7 +19,7 @@ from engine.data.class_names import NAMES_FILE, SYNSETS
 from engine.data.dataset import EVERY_IMAGE, Dataset, Images, Origin, Training, Translated, translate, unnamed
 from engine.data.image_batches import EvalBatches, TrainBatches, normalise_centre, shorter_side
 from engine.data.image_sources import Folders, Records, Source
-from engine.recipe import CROP_RATIO, INPUT_SIZE
+from engine.recipe import CROP_RATIO, HALVINGS, INPUT_SIZE
 from support.errors import InputError
 from support.files import expanded
 from support.threads import usable_cores
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 NAMES = dict(zip(SYNSETS, (Path(__file__).parent / "imagenet_names.txt").read_text("ascii").splitlines()))
 
-HALVINGS = 32  # a ResNet-50 halves the side of its images five times
 BATCH = {"cpu": 32, "gpu": 128}  # to score at once: every image needs megabytes in a ResNet-50
 AUTHORS_BATCH = 256  # two GPUs with 128 each; how much of the padding is counted depends on it
 PADDING = "full batches of the authors' record iterator, its padding included"

@@ -112,6 +112,7 @@ class TrainBatches:
             )
         check_seed(seed)
         self.split, self.batch_size, self.seed, self.augment = split, batch_size, seed, augment
+        self._kept = None, None  # an epoch and its order, which `draws` asks for at every step
         self.steps = len(split) // batch_size  # per epoch
         if last_batch == "keep" and len(split) % batch_size:
             self.steps += 1
@@ -146,7 +147,11 @@ class TrainBatches:
         return Draws(chosen, y, x, generator.random(len(chosen)) < 0.5)
 
     def _order(self, epoch):
-        return random_stream(self.seed, _ORDER, epoch).permutation(len(self.split))
+        kept, order = self._kept
+        if kept != epoch:
+            order = random_stream(self.seed, _ORDER, epoch).permutation(len(self.split))
+            self._kept = epoch, order
+        return order
 
     def _batch(self, epoch, step, order):
         chosen, y, x, mirrored = self.draws(epoch, step, order)

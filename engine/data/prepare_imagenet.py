@@ -15,7 +15,8 @@ import argparse
 import os
 import sys
 
-from engine.cli.flags import Parser, clean_up_at_interrupt, number, run_script
+from engine.cli.flags import Parser, number
+from engine.cli.program import clean_up_at_interrupt, run_script
 from support.errors import InputError
 from support.files import expanded
 from support.lock import locked
@@ -24,6 +25,7 @@ from support.threads import usable_cores
 from . import image_batches, imagenet
 from .class_folders import classes, listing
 from .class_names import NAMES_FILE, read_names, write_names
+from .image_sources import Folders
 from .imagenet_archives import DEVKIT, read_labels, sort_val, unpack_train, unpack_val
 from .pack_records import pack_stage
 

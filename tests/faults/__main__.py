@@ -4,6 +4,7 @@ import tempfile
 
 from . import suite  # isort: skip - finds the project
 from engine.cli import flags
+from engine.cli.program import clean_up_at_interrupt, run_script
 from support import runtime
 
 
@@ -24,7 +25,7 @@ def main():
     if args.json:
         suite.read_records(args.json)  # a wrong file is noticed before the work
     faults, terminal, themes = 0, sys.stderr.isatty(), suite.themes()
-    flags.clean_up_at_interrupt()
+    clean_up_at_interrupt()
     for name, theme in themes.items():
         if args.only and name not in args.only:
             continue
@@ -49,4 +50,4 @@ def main():
 
 if __name__ == "__main__":
     sys.argv[0] = "faults"
-    flags.run_script(main)
+    run_script(main)

@@ -213,10 +213,10 @@ def run(rounds, seed, folder, epochs=3):
 
 
 THEME = Theme("at_once", "Two at the same thing", 200, (
-    Case(RUNS, "one trains, to the bit what it comes to alone; the other is a sentence with the first one's process "
-         "number, whether it is a new run or goes on", "disks that know no locks"),
-    Case(LEDGERS, "they wait for each other; the ledger is the one that a single writer makes; of two runs of one name "
-         "the first is in it, wholly, and the second a sentence", "the same"),
-    Case(PUBLISHERS, "the same, of params/ and its manifest", "the same"),
-    Case(DOWNLOADS, "one fetches, the others say that they wait, and find the file", "the same"),
+    Case(RUNS, "one trains and gives the same bits as alone; the other, new or resumed, is refused with the first "
+         "one's process number", "disks without locks"),
+    Case(LEDGERS, "they wait for each other and make the ledger that a single writer makes; of two runs with one name "
+         "the first is in it, whole, and the second is refused", "the same"),
+    Case(PUBLISHERS, "the same, for params/ and its manifest", "the same"),
+    Case(DOWNLOADS, "one fetches; the others say that they wait, and find the file", "the same"),
 ), run)

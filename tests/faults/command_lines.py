@@ -306,11 +306,10 @@ def extreme(rng, flags, places, folder, number):
 
 
 THEME = Theme("command_lines", "Command lines", 6000, (
-    Case(PARSED, "one sentence that names the flag, exit status 2; what is taken is what the flag's type and choices "
-                 "say",
-         "of a flag that is given twice the last value counts, as argparse has it"),
+    Case(PARSED, "values outside the flag's type and choices are refused: one sentence that names the flag, exit "
+                 "status 2", "that a flag given twice is refused: the last value counts, as in argparse"),
     Case(REAL, f"the same from the command itself, before MXNet or data are loaded, within {LONGEST:g} seconds on a "
                f"busy core"),
-    Case(EXTREME, "the run goes on, or ends with a sentence: no abort, no traceback, no endless allocation"),
-    Case(TOGETHER, "refused in a sentence, not ignored"),
+    Case(EXTREME, "the command runs or is refused: no abort, no traceback, no endless allocation"),
+    Case(TOGETHER, "refused, not ignored"),
 ), run)

@@ -219,10 +219,12 @@ def run(rounds, seed, folder, epochs=2):
 
 
 THEME = Theme("disk", "Full disks", 250, (
-    Case(TRAINING, "a sentence, exit status 1, the newest checkpoint as it was, no temporary file; with more room the "
-         "same command comes to the run of a large disk, to the bit", "log lines that the disk refused"),
-    Case(LIMITED, "the same where a quota refuses (here the system's limit on the size of a file)"),
-    Case(LOG, "the run ends with a sentence rather than without its log", "steps since the newest checkpoint"),
-    Case(LEDGER, "a sentence; the ledger holds whole records or none"),
-    Case(DOWNLOAD, "a sentence; the part is continued when there is room"),
+    Case(TRAINING, "the run ends with a sentence and exit status 1; the newest checkpoint stays, and no temporary file "
+         "is left; with more room the same command gives the same bits as on a large disk", "log lines that the disk "
+         "refused"),
+    Case(LIMITED, "the same if a quota refuses (here the system's limit on the size of a file)"),
+    Case(LOG, "the run ends with a sentence; it does not continue without its log", "steps since the newest "
+         "checkpoint"),
+    Case(LEDGER, "it ends with a sentence; the ledger only holds whole records"),
+    Case(DOWNLOAD, "it ends with a sentence; with more room the part is continued"),
 ), run)

@@ -261,11 +261,10 @@ def judged(case, outcome, detail, path, content):
 
 
 THEME = Theme("downloads", "Downloads", 800, (
-    Case(SERVED, "cut, stalled, silent, wrong, unequal and garbled answers: tried again with growing pauses, then a "
-                 "sentence; "
-         "only bytes with the right checksum take the file's place, and what was there before stays",
+    Case(SERVED, "after cut, stalled, silent, wrong, unequal and garbled answers it tries again with growing pauses, "
+                 "then refuses; only bytes with the right checksum replace the file that was there before",
          "a server that sends a byte now and then for ever: only silence is timed"),
-    Case(ADDRESSES, "a sentence, before anything is written"),
-    Case(REDIRECTS, "followed to https only (to http where a flag allowed it), never to files or other protocols"),
-    Case(LEFT, "a part of the right file is continued; one of other bytes is given up and fetched anew"),
+    Case(ADDRESSES, "refused before anything is written"),
+    Case(REDIRECTS, "followed to https only (to http if a flag allowed it), never to files or other protocols"),
+    Case(LEFT, "a part of the right file is continued; a part of another file is fetched again from its start"),
 ), run)

@@ -82,11 +82,10 @@ class CifarBinary(Format):
     """Binary batches of CIFAR-10: label byte and 3,072 pixels an image, no header and no checksum of their own."""
 
     name = "CIFAR binary batch"
-    promised = ("a length that is no whole number of records, a label outside the classes or a missing split is a "
-                "sentence with file and byte; other bytes than the official ones are named in the log and in every "
-                "result, with their SHA-256")
-    not_promised = ("flipped pixels of files that are not the official ones, and a cut between two records: the format "
-                    "has neither count nor checksum")
+    promised = ("a partial record, a label outside the classes and a missing split are refused with file and byte; the "
+                "log and every result name files that are not the official ones, with their SHA-256")
+    not_promised = ("flipped pixels in files that are not the official ones, and a cut between two records: the format "
+                    "has neither a count nor a checksum")
     target = "data_batch_1.bin"
 
     def sound(self, folder):
@@ -121,7 +120,7 @@ class CifarFine(CifarBinary):
 
 class CifarXz(Format):
     name = "CIFAR batch as .bin.xz"
-    promised = "xz has its own checksum: what is read is what was written, or a sentence; memory and size are bounded"
+    promised = "xz has a checksum, so wrong content is refused; memory and size are bounded"
     target = "data_batch_1.bin.xz"
 
     def sound(self, folder):
@@ -143,8 +142,8 @@ class CifarXz(Format):
 
 class CifarArchive(Format):
     name = "CIFAR archive (tar.gz)"
-    promised = ("gzip's checksum covers all of it: what is read is what was packed, or a sentence; links, devices, "
-                "other paths and bombs are never written anywhere, nothing is unpacked to disk")
+    promised = ("gzip's checksum covers the whole archive, so wrong content is refused; nothing is unpacked to disk, "
+                "neither links, devices, other paths nor bombs")
     target = "cifar-10-binary.tar.gz"
 
     def sound(self, folder):
@@ -161,9 +160,9 @@ class CifarArchive(Format):
 
 class CifarPython(Format):
     name = "CIFAR python batch (pickle)"
-    promised = ("never unpickled: nothing in it runs, whatever it holds; wrong structure, type, shape, count or label "
-                "is a sentence with file and byte")
-    not_promised = "flipped pixels of files that are not the official ones: the format has no checksum"
+    promised = ("the file is never unpickled, so nothing in it runs; a wrong structure, type, shape, count or label is "
+                "refused with file and byte")
+    not_promised = "flipped pixels in files that are not the official ones: the format has no checksum"
     target = "data_batch_1"
 
     def sound(self, folder):
@@ -296,10 +295,10 @@ class Params(Format):
     """MXNet's own file, loaded into its net."""
 
     name = ".params as MXNet writes it"
-    promised = ("structure, names, shapes, types and numbers that are not finite are checked before anything changes: "
-                "a "
-                "sentence, and the net stays as it was; no allocation beyond the file's size")
-    not_promised = "flipped bits that leave finite numbers: the format has no checksum (ours has, and a manifest)"
+    promised = ("structure, names, shapes, types and finite numbers are checked first; if one is wrong, the file is "
+                "refused and the net does not change; no allocation is larger than the file")
+    not_promised = ("flipped bits that leave finite numbers: the format has no checksum (our format and the manifest "
+                    "have one)")
     target = "net.params"
 
     def __init__(self):
@@ -373,10 +372,9 @@ class OwnParams(Format):
     """A file of ours: weights, their digest, and an archive whose members have checksums."""
 
     name = ".params of ours"
-    promised = ("weights carry a SHA-256 and attachments a CRC: a single flipped bit, a cut or junk behind is a "
-                "sentence; "
-                "what is read is what was saved")
-    not_promised = "a stranger who recomputes the checksums (a manifest's SHA-256 tells that)"
+    promised = ("weights have a SHA-256 and attachments a CRC, so a single flipped bit, a cut, or junk at the end is "
+                "refused")
+    not_promised = "a stranger who recomputes the checksums (a manifest's SHA-256 shows this)"
     target = "net.params"
 
     def __init__(self):
@@ -413,8 +411,8 @@ class Checkpoint(Format):
     """A checkpoint's arrays, as a run that goes on takes them."""
 
     name = "checkpoint, restored"
-    promised = ("as .params of ours; optimizer state of another type, shape or net, and objects that would have to be "
-                "unpickled, are a sentence; net and trainer stay as they were until all is checked")
+    promised = ("as for .params of ours; optimizer state of another type, shape or net, and pickled objects, are "
+                "refused; net and trainer do not change before everything is checked")
     not_promised = "a stranger who recomputes the checksums over other numbers"
     target = "last.params"
 
@@ -520,7 +518,7 @@ def answered(result):
 
 class ResumedRun(CraftedSettings):
     name = "checkpoint's settings, --resume"
-    promised = "whatever they hold, train_cifar.py --resume refuses them in a sentence or starts its first step"
+    promised = "train_cifar.py --resume refuses them or starts its first step"
 
     def __init__(self):
         self.made = None
@@ -556,7 +554,7 @@ class ResumedRun(CraftedSettings):
 
 class EvaluatedFile(CraftedSettings):
     name = "file's settings, evaluate.py"
-    promised = "whatever they hold, evaluate.py refuses them in a sentence or scores the file"
+    promised = "evaluate.py refuses them or scores the file"
 
     def __init__(self):
         net = tiny.ready(model.get_model("resnet20_v2", blocks=1), 3, mode="imperative")
@@ -587,10 +585,9 @@ class Manifest(Json):
     """A manifest with the weights that ship, and the same again as weights that have to be fetched."""
 
     name = "params/manifest.json"
-    promised = ("a manifest that is not one is a sentence; a file's SHA-256 is compared before its weights are used; "
-                "the "
-                "names in it never lead out of params/")
-    not_promised = "scores and descriptions in it: they are text"
+    promised = ("anything else than a manifest is refused; a file's SHA-256 is compared before its weights are used; "
+                "its names never lead out of params/")
+    not_promised = "its scores and descriptions, which are text"
     target = "params/manifest.json"
 
     def __init__(self):
@@ -655,8 +652,8 @@ def render(records):
 class LedgerRecord(Json):
     name = "results/ ledger record"
     promised = ("a record with a missing, misspelt or wrong-typed field, under another name, or with other scores or "
-                "times than the metrics beside it, is a sentence before any table is rendered")
-    not_promised = "what no file beside it tells, such as the processor or the revision"
+                "times than the metrics in its folder, is refused before any table is rendered")
+    not_promised = "facts that no other file of the folder has, such as the processor or the revision"
     target = f"runs/{RECORD.name}/record.json"
 
     def sound(self, folder):
@@ -678,8 +675,8 @@ class FinishedRun(Json):
     """The folder of a finished run, on its way into the ledger."""
 
     name = "finished run (args, result, metrics, log)"
-    promised = "a run whose files are damaged or do not agree is a sentence, and the ledger stays as it was"
-    not_promised = "another number of the right kind in args.json or result.json that metrics.jsonl does not tell"
+    promised = "a run whose files are damaged or do not agree is refused, and the ledger does not change"
+    not_promised = "another number of the right kind in args.json or result.json that metrics.jsonl does not have"
     target = ""
 
     def __init__(self):
@@ -734,8 +731,7 @@ def mutated_line(rng, line):
 
 class Metrics(FinishedRun):
     name = "metrics.jsonl, --resume and history"
-    promised = ("a last line that was cut off is left out; any other line that is not a record of its epoch is a "
-                "sentence "
+    promised = ("a last line that was cut is left out; any other line that is not the record of its epoch is refused "
                 "with its number")
     not_promised = "another number of the right kind"
     target = "metrics.jsonl"
@@ -768,11 +764,10 @@ class Metrics(FinishedRun):
 
 class Pictures(Format):
     name = "pictures, evaluate.py --images"
-    promised = ("a picture that cannot be read is a sentence; so are other formats than those of --help, whatever the "
-                f"file is called, more than {images.MAX_PIXELS:,} pixels (of a WebP half, of a JPEG 2000 a quarter), "
-                f"more than {images.MAX_BYTES:,} bytes, and numbers of an unknown range; memory is a few times that of "
-                "the pixels")
-    not_promised = "pixels of a picture that can still be decoded"
+    promised = ("an unreadable picture is refused; so are formats that --help does not list, whatever the file's name, "
+                f"more than {images.MAX_PIXELS:,} pixels (WebP: half, JPEG 2000: a quarter), more than "
+                f"{images.MAX_BYTES:,} bytes, and numbers of an unknown range; memory is a few times the pixels' size")
+    not_promised = "changed pixels in a picture that can still be decoded"
     target = "picture"
     KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "JPEG2000")
 
@@ -797,12 +792,10 @@ class ImageRecords(Format):
     """ImageNet as a record file with its index."""
 
     name = "ImageNet .rec, .idx and its images"
-    promised = ("an index or a record that cannot be, a label that is no class, a cut file and an image that cannot be "
-                "decoded "
-                "are a sentence with file and place, or with --damaged skip are left out and counted")
-    not_promised = ("flipped pixels that still decode: neither the format nor the data set's checksum, which is of "
-                    "names and "
-                    "labels, covers them")
+    promised = ("an impossible index or record, a label that is no class, a cut file and an image that cannot be "
+                "decoded are refused with file and place; --damaged skip leaves them out and counts them")
+    not_promised = ("flipped pixels that still decode: the format has no checksum, and the data set's checksum only "
+                    "covers names and labels")
     targets = ("train.rec", "train.idx", "train.lst", "synset.txt")
     records = True
 

@@ -251,11 +251,11 @@ def run(rounds, seed, folder, epochs=4):
 
 
 THEME = Theme("killed", "Killed (SIGKILL)", 600, (
-    Case(TRAINING, "the folder always holds one newest checkpoint that loads, never an earlier one than before, and at "
-         "most one temporary file of each file, which the next save removes", "the steps since the newest checkpoint "
-         "(`--save-interval`) are trained again"),
-    Case(END, "the same command with `--resume` comes to the weights, optimizer, metrics and result of the run that "
-         "nobody killed, to the bit", "the seconds and speeds in the metrics"),
+    Case(TRAINING, "the folder always holds one newest checkpoint that loads, never an older one than before, and at "
+         "most one temporary file for each file, which the next save removes", "the steps since the newest checkpoint "
+         "(`--save-interval`), which are trained again"),
+    Case(END, "the same command with `--resume` gives the weights, optimizer, metrics and result of an undisturbed "
+         "run, to the bit", "the seconds and speeds in the metrics"),
     Case(LEDGER, "every record is whole and has its evidence; adding the runs again makes the same ledger"),
     Case(DOWNLOAD, "no file is in place before it is whole and right; the part is continued"),
 ), run)

@@ -169,12 +169,13 @@ def run_all(rounds, seed, folder, steps=2000, evaluated=100, restarted=60):
 
 
 THEME = Theme("memory", "Memory, files and threads", 20, (
-    Case(TRAINED, f"2,000 steps with a checkpoint every 7 grow by less than {100 * BOUND:g}% after the first fifth; "
-         "open files, threads and child processes are as before"),
-    Case(SCORED, "100 rounds: the same"),
-    Case(RESTARTED, "60 starts in one process, stopped by signals and broken off by their data: the same"),
-    Case(REFUSED, "a sentence and exit status 1 where Python is told of it; never a hang; the newest checkpoint stays",
-         "where OpenMP, oneDNN or MXNet's own threads find none, they end the process (SIGABRT, SIGSEGV)"),
+    Case(TRAINED, f"in 2,000 steps with a checkpoint every 7, memory grows by less than {100 * BOUND:g}% after the "
+         "first fifth; the numbers of open files, threads and child processes do not grow"),
+    Case(SCORED, "the same in 100 rounds"),
+    Case(RESTARTED, "the same in 60 starts in one process, stopped by signals or by errors in their data"),
+    Case(REFUSED, "if Python notices it, the run ends with a sentence and exit status 1; it never hangs; the newest "
+         "checkpoint stays", "that the process survives if OpenMP, oneDNN or MXNet's own threads get no memory "
+         "(SIGABRT, SIGSEGV)"),
 ), run_all)
 
 if __name__ == "__main__":

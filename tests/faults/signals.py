@@ -211,12 +211,12 @@ def run(rounds, seed, folder, epochs=5, test=1500, seconds=4.0):
 
 
 THEME = Theme("signals", "Signals, terminals and preemption", 300, (
-    Case(ONCE, "the step or the scoring under way ends, everything is saved, a sentence says so and how to go on; the "
-         "exit status is 128 and the signal's number", "a start that has not begun to train just ends"),
+    Case(ONCE, "the current step or scoring ends, everything is saved, and a sentence says how to resume; the exit "
+         "status is 128 plus the signal's number", "that a start is saved before it trains: it just ends"),
     Case(TWICE, f"the second one ends the process at once (here: within {LEAVE:g} s); what was saved before is whole"),
-    Case(TERMINAL, "the kernel's SIGHUP counts as one signal: saved, exit status 129"),
-    Case(UNREAD, "the training goes on; train.log has what it says"),
-    Case(END, "the run that nobody disturbed, to the bit; an epoch that was being scored is in the metrics once"),
-    Case(BEGINNING, "it ends, without a traceback", "what Python itself says until it has loaded the script, some "
-         "tenths of a second"),
+    Case(TERMINAL, "the kernel's SIGHUP counts as one signal: everything is saved, the exit status is 129"),
+    Case(UNREAD, "the training continues; train.log has the output"),
+    Case(END, "the same bits as an undisturbed run; an interrupted scoring is in the metrics once"),
+    Case(BEGINNING, "it ends without a traceback", "Python's own output before it has loaded the script, some tenths "
+         "of a second"),
 ), run)

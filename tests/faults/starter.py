@@ -124,7 +124,8 @@ def main():
     import matplotlib.pyplot
     import tiny  # noqa: F401
 
-    import engine.cli.script  # noqa: F401
+    import backend.gluon  # noqa: F401
+    import engine.cli.start  # noqa: F401
     import ops.nag  # noqa: F401
     import reproduce.publish  # noqa: F401
     import train_cifar  # noqa: F401
@@ -202,14 +203,14 @@ def _child(parent, call, arguments, folder, output, tty, file_size):
 
 
 def _as_script(module, main, arguments):
-    from engine.cli import flags
+    from engine.cli.program import run_script
 
     def started():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD)
         return main()
 
     sys.argv = [f"{module}.py", *arguments]
-    return flags.run_script(started)
+    return run_script(started)
 
 
 if __name__ == "__main__":

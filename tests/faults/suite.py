@@ -1,4 +1,4 @@
-"""Themes of faults, their rounds and the tally of what came of them."""
+"""Themes of faults, their rounds and the tally of their outcomes."""
 import contextlib
 import dataclasses
 import datetime
@@ -22,7 +22,7 @@ MODULES = ("files", "untrusted", "downloads", "training", "command_lines", "kill
 
 
 class Round(NamedTuple):
-    """What came of one fault: the case it belongs to, an outcome in a word or two, and what explains it."""
+    """One fault: its case, its outcome in a word or two, and a detail that explains it."""
 
     case: str
     outcome: str
@@ -40,7 +40,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-    """Faults of one kind. run(rounds, seed, folder) yields that many Rounds; `rounds`: of a run at full length."""
+    """Faults of one kind. run(rounds, seed, folder) yields that many Rounds; `rounds`: the number in a full run."""
 
     name: str
     title: str
@@ -61,7 +61,7 @@ def command_of(name, rounds, seed):
 
 
 def tally(theme, rounds, seed, folder, told=lambda round_: None):
-    """Run a theme. Returns its record: outcomes and seconds by case, and the faults with what explains them."""
+    """Run a theme. Returns its record: outcomes and seconds by case, and the faults with their details."""
     cases = {case.name: {"rounds": 0, "outcomes": {}, "seconds": 0.0} for case in theme.cases}
     faults = []
     began = mark = time.perf_counter()
@@ -99,7 +99,7 @@ def outcomes_text(outcomes):
 
 
 def read_records(path):
-    """{theme: record} of a file, empty where there is none; InputError for another file."""
+    """{theme: record} of a file, empty if there is none; InputError for another file."""
     try:
         stored = json.loads(content(path))["themes"]
         if not isinstance(stored, dict):
@@ -112,12 +112,12 @@ def read_records(path):
 
 
 def all_records(folder=RESULTS):
-    """{theme: record} of all files in a folder; InputError where two have the same theme."""
+    """{theme: record} of all files in a folder; InputError if two have the same theme."""
     records = {}
     for path in sorted(Path(folder).glob("*.json")):
         for name, record in read_records(path).items():
             if name in records:
-                raise InputError(f"{path} and another file beside it both have the theme {name}; remove one")
+                raise InputError(f"{path} and another file in its folder both have the theme {name}; remove one")
             records[name] = record
     return records
 

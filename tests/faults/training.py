@@ -148,15 +148,12 @@ def run_rounds(rounds, seed, folder):
 
 
 THEME = Theme("training", "Numbers that break, sizes that do not fit", 400, (
-    Case(RATES, "the run ends with a sentence that names the epoch and the last good checkpoint; no checkpoint, metric "
-                "or result "
-         "ever holds a number that is not finite", "that a run which diverges without infinities is noticed"),
-    Case(POISON, "the same", "a batch that is wrong but finite"),
-    Case(SIZES, "every image is scored once, whatever the batch; what does not fill a batch is left out of that epoch, "
-                "and a "
-         "batch that is larger than the set is a sentence"),
-    Case(WORKERS, "the run ends at once with the worker's error, never without it and never waiting; the checkpoint of "
-                  "the "
-         "epoch before is there"),
-    Case(LABELS, "a sentence with the file, the byte, the image and the classes there are"),
+    Case(RATES, "the run ends with a sentence that names the epoch and the last good checkpoint; checkpoints, metrics "
+                "and results only hold finite numbers", "that a run which diverges without infinities is noticed"),
+    Case(POISON, "the same", "that a wrong but finite batch is noticed"),
+    Case(SIZES, "every image is scored once, whatever the batch size; images that do not fill a batch are left out of "
+                "that epoch; a batch larger than the set is refused"),
+    Case(WORKERS, "the run ends at once with the worker's error and never hangs; the checkpoint of the epoch before is "
+                  "there"),
+    Case(LABELS, "refused with the file, the byte, the image and the number of classes"),
 ), run_rounds)

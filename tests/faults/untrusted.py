@@ -38,7 +38,7 @@ OPENED = {
     "engine/data/cifar_archives.py": {"path": CHECKED},
     "engine/data/class_names.py": {'Path(__file__).parent / "imagenet_synsets.txt"': OWN},
     "engine/data/download.py": {"self.part": MADE},
-    "engine/cli/flags.py": {"number": "a standard stream"},
+    "engine/cli/program.py": {"number": "a standard stream"},
     "backend/launch/member.py": {"self.process.stderr.fileno()": "a pipe of its own",
                                  "self.process.stdout.fileno()": "a pipe of its own"},
     "engine/data/pack_records.py": {"settings": MADE},
@@ -254,11 +254,9 @@ def run(rounds, seed, folder):
 
 
 THEME = Theme("untrusted", "Archives from strangers", 1200, (
-    Case(CIFAR, "read in memory alone, in one pass: paths, links, devices and bombs reach no disk; what is not wanted "
-                "is passed "
-         "over, what is wanted and is no plain file of a possible size is a sentence"),
-    Case(TRAIN, "only plain files under the official names are written, below the folder that was asked for; anything "
-                "else in the "
-         "archive is a sentence"),
+    Case(CIFAR, "it is only read in memory, in one pass, so paths, links, devices and bombs reach no disk; other "
+                "members are skipped; a needed member that is no plain file of a possible size is refused"),
+    Case(TRAIN, "only plain files with the official names are written, below the given folder; anything else in the "
+                "archive is refused"),
     Case(VAL, "the same"),
 ), run)

@@ -78,10 +78,10 @@ def run(rounds, seed, folder):
 
 
 ENDS = f"the whole job ends within {PROMISED} s, with a sentence that names who died, and no process is left; " \
-    "`--resume` comes to the weights of the run that nobody disturbed, to the bit"
+    "`--resume` gives the weights of an undisturbed run, to the bit"
 THEME = Theme("workers", "Several workers, one of which is killed", 40, (
-    Case("a worker", ENDS, "the steps since the newest checkpoint are trained again"),
+    Case("a worker", ENDS, "the steps since the newest checkpoint, which are trained again"),
     Case("a server", ENDS, "the same"),
     Case("the scheduler", ENDS, "the same"),
-    Case("the launcher", "the members end by themselves within 60 s; `--resume` as above", "a sentence: nobody is left "
-         "to say it")), run)
+    Case("the launcher", "the members end by themselves within 60 s; `--resume` as above", "a sentence, because no "
+         "process is left to print it")), run)

@@ -1,0 +1,68 @@
+"""The device that a net runs on, and the way there and back that no step has to wait for."""
+import numpy as np
+import torch
+
+from engine.data.prefetch import prefetch
+from engine.steps import read_from
+from support.errors import InputError
+
+
+def devices(gpus):
+    """The device for GPU numbers, in a list, and a sentence about the choice; the CPU if the machine has no GPU.
+
+    Raises InputError for a number that the machine does not have, and for several: a process has one device.
+    """
+    wanted = list(gpus)
+    if any(number < 0 for number in wanted):
+        raise InputError(f"--gpus takes numbers of at least 0, got {','.join(map(str, wanted))}")
+    if len(wanted) > 1:
+        raise InputError(f"--gpus {','.join(map(str, wanted))}: PyTorch runs one process a GPU; give one number")
+    present = torch.cuda.device_count()
+    if not wanted:
+        return [torch.device("cpu")], "running on the CPU, as asked"
+    if not present:
+        return [torch.device("cpu")], "no GPU is present: running on the CPU"
+    if wanted[0] >= present:
+        raise InputError(f"--gpus {wanted[0]}: this machine has {present} GPU(s), numbered from 0 to {present - 1}")
+    return [torch.device("cuda", wanted[0])], f"running on GPU {wanted[0]}"
+
+
+def kind(devices):
+    """'cpu' or 'gpu'."""
+    return "cpu" if devices[0].type == "cpu" else "gpu"
+
+
+def training_type(wanted, devices):
+    """The type to train in on these devices, and a sentence about it if float16 was asked for; else None."""
+    if wanted == "float16" and kind(devices) == "cpu":
+        return "float32", "float16 is for GPUs: float32 is used"
+    return wanted, "float16 with float32 weights; checkpoints are float32" if wanted == "float16" else None
+
+
+def staged(items, stage, device):
+    """stage(item) of each; for a GPU by a thread that is one item ahead, so that the GPU does not wait for it."""
+    results = (stage(item) for item in read_from(items))
+    return results if device.type == "cpu" else prefetch(results, depth=1)
+
+
+def array(values, device, dtype=None):
+    """A NumPy array as a tensor that the device can take: for a GPU in page-locked memory, which it copies itself."""
+    tensor = torch.from_numpy(np.array(values, dtype))
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+class Later:
+    """A tensor on its way to the host: numpy() waits for it, and not for what the device was given afterwards."""
+
+    def __init__(self, tensor):
+        self._host, self._done = tensor, None
+        if tensor.is_cuda:
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record()
+
+    def numpy(self):
+        if self._done is not None:
+            self._done.synchronize()
+        return self._host.numpy()

@@ -1,0 +1,126 @@
+"""A net in PyTorch as a Scorer and as a Program of backend.base."""
+import logging
+
+import numpy as np
+import torch
+
+from backend import base
+from engine import runlog
+from engine.steps import LossScale
+from support.errors import InputError
+
+from . import loop, placement, state
+from .optimizer import make_optimizer
+from .resident import Residents
+
+log = logging.getLogger(__name__)
+
+NAME = f"PyTorch {torch.__version__} on the graph of the net"
+
+
+class Scorer(base.Scorer):
+    """net, a module, on its device."""
+
+    def __init__(self, net, devices):
+        self.net, self.devices, self.device = net.to(devices[0]), devices, devices[0]
+        self.residents = Residents(self.device)
+
+    @property
+    def kind(self):
+        return placement.kind(self.devices)
+
+    def score(self, batches, labels):
+        return loop.evaluate(self.net, batches, self.device, labels, self.residents.of(batches))
+
+    def logits(self, images):
+        self.net.eval()
+        with torch.no_grad():
+            return self.net(torch.from_numpy(np.array(images)).to(self.device)).cpu().numpy().astype(np.float64)
+
+
+class Program(Scorer, base.Program):
+    """A module in training by the recipe of an Experiment, with the workers of a Team."""
+
+    operators = NAME
+
+    def __init__(self, net, devices, experiment, team):
+        super().__init__(net, devices)
+        self.team, self.rank, self.size = team, team.rank, team.size
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.num_batches_tracked = None  # one operation less a layer and step
+        recipe = experiment.recipe
+        self.optimizer = make_optimizer(self.net, recipe)
+        self.trainer = loop.Trainer(self.net, self.optimizer, self.device, recipe.label_smoothing, recipe.accumulate,
+                                    LossScale() if experiment.dtype == "float16" else None)
+
+    @property
+    def scale(self):
+        return self.trainer.scale
+
+    @scale.setter
+    def scale(self, value):
+        self.trainer.scale = value
+
+    def steps(self, steps, meter, settle=None):
+        return loop.train_steps(self.trainer, steps, meter, self.residents.of(steps.batches), settle)
+
+    def score(self, batches, labels):
+        return loop.evaluate(self.net, batches, self.device, labels, self.residents.of(batches), self.trainer.casting)
+
+    def check(self):
+        state.check_weights(self.net)
+
+    def arrays(self):
+        return state.arrays_of(self.net, self.optimizer)
+
+    def forms(self):
+        return state.forms_of(self.net, self.optimizer)
+
+    def restore(self, arrays):
+        state.restore(arrays, self.net, self.optimizer)
+
+    def total(self, values):
+        return self.team.total(values)
+
+    def any(self, flag):
+        return self.team.any(flag)
+
+    def environment(self):
+        return {"torch": torch.__version__, "contexts": str([str(device) for device in self.devices]),
+                "gpus": runlog.gpu_names() if self.kind == "gpu" else []}
+
+
+def exact():
+    """Compute float32 in float32 on GPUs, too: PyTorch would round convolutions to TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def prepare(net, experiment, devices, team, fused="auto", mode="hybrid", weights=None, ignore_output=False):
+    """The Program that trains a new net, a Gluon net, which MXNet initializes by the experiment's seed.
+
+    fused, mode : of the Gluon backend, which "on" asks for. weights : a parameter file to start from, or None;
+    ignore_output: all of it except the last layer. Raises InputError for weights that do not fit.
+    """
+    import mxnet as mx
+
+    from backend.gluon.placement import initialize
+    from model.weights import load_params
+
+    from .convert import to_torch
+
+    if fused == "on":
+        raise InputError("--fused on is for --backend gluon; leave it out with PyTorch")
+    exact()
+    initialize(net, experiment.seed, [mx.cpu()])
+    if weights:
+        load_params(net, weights, mx.cpu(), ignore_output, log.info)
+    return Program(to_torch(net), devices, experiment, team)
+
+
+def scorer(net, devices, example, mode="hybrid", fused="auto"):
+    """The Scorer of a Gluon net that has its weights, and a sentence about the form in which it is computed."""
+    from .convert import to_torch
+
+    exact()
+    return Scorer(to_torch(net), devices), NAME

@@ -1,0 +1,78 @@
+"""The flags of evaluate.py."""
+import os
+
+from support.errors import InputError
+
+from ..recipe import CROP_RATIO, INPUT_SIZE
+from . import data_flags, flags, net_flags
+
+STDOUT = "-"  # where --json writes without a file
+
+
+def parse(description, hosts, argv=None):
+    """(parser, parsed flags) of evaluate.py; hosts: CIFAR's and ImageNet's of model.registry. Ends at a wrong flag."""
+    _, imagenet = hosts
+    parser = flags.Parser(prog="evaluate.py", description=description)
+    parser.add_argument("--params", type=flags.words, metavar="FILE", help="the weights; of a run's folder its "
+                        "best.params")
+    parser.add_argument("--pretrained", type=flags.words, metavar="NAME",
+                        help="weights of this repository instead, by their name in params/manifest.json")
+    net_flags.add_net_flags(parser, *hosts, without=imagenet.start)
+    data_flags.add_data_flags(parser, "default: what the file was trained on",
+                         ("cifar10", "cifar100", "imagenet", "folder"))
+    group = parser.add_argument_group("data of ImageNet")
+    group.add_argument("--use-rec", action="store_true", default=None,
+                       help="read a record file, not a folder of images for each class")
+    group.add_argument("--rec-val", type=flags.words, metavar="FILE", help="the record file (default rec/val.rec in "
+                       "--data-dir)")
+    group.add_argument("--rec-val-idx", type=flags.words, metavar="FILE", help="its index (default: beside it)")
+    group.add_argument("--input-size", type=flags.number(int, 32, 4096), metavar="S",
+                       help=f"side of the images; default: what the file was trained with, or {INPUT_SIZE}")
+    group.add_argument("--crop-ratio", type=flags.number(float, .01, 1), metavar="X",
+                       help="share of the shorter side that the middle crop takes; default as --input-size, or "
+                       f"{CROP_RATIO}")
+    group.add_argument("-j", "--num-data-workers", "--num-workers", type=flags.number(int, 0, flags.MOST_THREADS),
+                       metavar="N",
+                       help="threads that read images ahead (default: one a core)")
+    group.add_argument("--damaged", choices=("refuse", "skip"),
+                       help="an image that cannot be read ends the evaluation (default), or is left out and named")
+    group.add_argument("--count-padding", action="store_true", default=None,
+                       help="count the full batches of the authors' record iterator, padding included: their 21.41 is "
+                       "of 49,920 images, in batches of 256")
+    group = parser.add_argument_group("run")
+    flags.add_device_flags(group)
+    group.add_argument("--batch-size", type=flags.number(int, 1), metavar="N",
+                       help="default 250; of ImageNet 32 on a CPU, 128 on a GPU, and 256 with --count-padding")
+    group.add_argument("--confusion-matrix", type=flags.figure, metavar="FILE",
+                       help="draw the confusion matrix there: a .png, .pdf or .svg")
+    group.add_argument("--by-class", type=flags.words, metavar="CSV", help="write the table of all classes there")
+    group.add_argument("--json", nargs="?", type=flags.words, const=STDOUT, metavar="FILE",
+                       help="write the result as one line of JSON (of --images a line for each) to FILE; without FILE "
+                       "to standard output, and the words for people to standard error")
+    group.add_argument("--images", nargs="+", metavar="FILE",
+                       help="classify these pictures instead: JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, ICO or JPEG 2000, "
+                       "whatever they are called; transparent parts show white")
+    args = parser.parse_args(argv)
+    if (args.params is None) == (args.pretrained is None):
+        parser.error("one of these is required: --params or --pretrained")
+    for flag, path in (("--json", args.json), ("--confusion-matrix", args.confusion_matrix),
+                       ("--by-class", args.by_class)):
+        if args.images and path and flag != "--json":
+            parser.error(f"--images and {flag} exclude each other")
+        if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+            parser.error(f"{flag} {path}: that folder does not exist")
+        if path and os.path.isdir(path):
+            parser.error(f"{flag} {path}: it is a folder; name a file in it")
+    if args.rec_val_idx and not args.rec_val:
+        parser.error("--rec-val-idx needs --rec-val, whose index it is")
+    if args.count_padding and args.damaged == "skip":
+        parser.error("--count-padding and --damaged skip exclude each other: the authors' iterator leaves nothing out")
+    if args.dataset:
+        data_flags.refuse_flags_of_others(parser, args, args.dataset)
+    try:
+        if args.dataset == "imagenet":
+            args.model = net_flags.full_name(args.model, imagenet)
+        args.net_name, args.net_arguments, args.remarks = net_flags.net_arguments(args, *hosts)
+    except InputError as error:
+        parser.error(str(error))
+    return parser, args

@@ -130,7 +130,7 @@ def test_a_net_whose_fused_twin_was_used_is_exported_and_so_is_the_twin(tmp_path
 def test_another_head_is_kept_and_all_else_is_loaded(tmp_path):
     for kind in NETS:
         source = made(kind)
-        for write, *_ in FORMS.values():
+        for write, *_ in FORMS.values() if kind == "cifar" else [FORMS["export"]]:
             path = write(source, kind, tmp_path)
             target = made(kind, seed=1, classes=3)
             before, head, sentences = numbers_of(target), head_of(target), []

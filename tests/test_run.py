@@ -502,18 +502,25 @@ def test_sighup_stops_a_run_like_sigterm_unless_it_was_started_to_ignore_it(tmp_
 
 
 CHILD = """
-import sys, time
+import os, sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
 from support import runtime
 runtime.prepare()
 import tiny
 from pathlib import Path
 from engine import run, runlog
-from engine.data import cifar
 from engine.data import in_memory
 runlog.start_logging()
-batches = tiny.Hooked(in_memory.TrainBatches(tiny.split(128), 16, 0), 1, 3, lambda: (print("WAITING", flush=True),
-                                                                              time.sleep(3)))
+
+
+def wait():
+    print("WAITING", flush=True)
+    while os.isatty(0):
+        time.sleep(.02)
+    time.sleep(.2)  # the signal comes with the end of the terminal
+
+
+batches = tiny.Hooked(in_memory.TrainBatches(tiny.split(128), 16, 0), 1, 3, wait)
 try:
     run.train(tiny.job(Path({folder!r}), batches=batches, log_interval=1))
 except run.Stopped as stop:

@@ -74,7 +74,7 @@ def subject_of(parser, args):
     from backend import choose
     from engine.cli import subject
 
-    return subject.subject_of(parser, args, model, *choose(args.backend, bool(args.gpus)))
+    return subject.subject_of(parser, args, model, choose(args.backend, bool(args.gpus)))
 
 
 def images_of(subject, args):

@@ -106,8 +106,10 @@ def main():
     runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
     import model
     from backend import choose
+    from engine import runlog
     from engine.cli import start
 
+    runlog.start_logging()
     backend = choose(args.backend, bool(args.gpus))
     return start.train(parser, args, experiment_of, backend, model, "float32", report)
 

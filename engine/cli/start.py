@@ -56,16 +56,11 @@ def train(parser, args, experiment_of, backend, model, dtype, report, remarks=la
 
     experiment_of(args, stored) : the Experiment of the command line; what that leaves open comes from the Experiment of
         a checkpoint, or from the defaults (stored is None). It raises InputError or TypeError for what cannot be.
-    backend, model : the module that computes (backend.base) with a sentence about its choice or None, and the package
-        that has the networks.
+    backend, model : the module that computes (backend.base), and the package that has the networks.
     dtype : to train in if neither the flags nor a checkpoint say it.
     report(args, start, training, result, directory) : called with the Result of a run that ended.
     remarks(start) : more sentences for the log.
     """
-    runlog.start_logging()
-    backend, sentence = backend
-    if sentence:
-        log.info("%s", sentence)
     with started(parser, args, experiment_of, backend, model, dtype) as start:
         experiment = start.experiment
         data = sets.of(experiment.dataset, args, Known.of(experiment))

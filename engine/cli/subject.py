@@ -29,11 +29,10 @@ class Subject(NamedTuple):
     device_sentence: str
 
 
-def subject_of(parser, args, model, backend, choice=None):
+def subject_of(parser, args, model, backend):
     """The Subject of a command line. InputError, or the process's end, if the file and the flags do not fit.
 
-    model, backend : the package that has the networks, and the module that computes (backend.base). choice : a sentence
-    about the choice of the backend.
+    model, backend : the package that has the networks, and the module that computes (backend.base).
     """
     entry = None
     if args.pretrained:
@@ -65,8 +64,7 @@ def subject_of(parser, args, model, backend, choice=None):
     devices, sentence = backend.devices(args.gpus)
     recognised = []
     model.load_params(net, args.params, say=recognised.append)
-    return Subject(args.params, recognised[0], name, arguments, net, data, names, backend, devices,
-                   "; ".join(filter(None, (choice, sentence))))
+    return Subject(args.params, recognised[0], name, arguments, net, data, names, backend, devices, sentence)
 
 
 def _described(args, known, arrays, model):

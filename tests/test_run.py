@@ -527,6 +527,7 @@ def test_a_terminal_that_is_closed_leaves_the_run_saved(tmp_path):
     code = CHILD.format(root=str(root), tests=str(root / "tests"), folder=str(tmp_path))
     child, terminal = pty.fork()
     if not child:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which a caller under nohup ignores
         os.execv(sys.executable, [sys.executable, "-c", code])
     seen = b""
     while b"WAITING" not in seen:

@@ -173,7 +173,7 @@ def test_help_says_what_the_recipes_are_and_hides_what_is_refused(capsys):
     (["--kvstore", "nccl"], "--kvstore nccl is for GPUs"), (["--kvstore", "dist_async"], "invalid choice"),
     (["--num-gpus", "2", "--gpus", "1"], "not allowed with argument --num-gpus"),
     (["--save-interval", "-1"], "-1 is below 0"), (["--recipe", "best"], "invalid choice"),
-    (["--dataset", "cifar10"], "unrecognized arguments"), (["--data-dir", ""], "it is empty")])
+    (["--dataset", "cifar10"], "invalid choice: 'cifar10' (choose from"), (["--data-dir", ""], "it is empty")])
 def test_a_wrong_command_line(tmp_path, arguments, said):
     result = tiny.call(train_imagenet.main, *arguments, folder=tmp_path)
     line = tiny.one_sentence(result, 2, said)

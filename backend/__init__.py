@@ -1,1 +1,1 @@
-"""What computes a run: base.py is the interface, each folder here implements it with one framework."""
+"""What computes a run: base.py is the interface, and each folder implements it with one framework."""

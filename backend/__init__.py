@@ -1,4 +1,4 @@
-"""What computes a run: base.py is the interface, each folder here implements it with one framework."""
+"""What computes a run: base.py is the interface, and each folder implements it with one framework."""
 import importlib
 import importlib.util
 import logging

@@ -71,7 +71,7 @@ def test_without_a_gpu_as_many_cpu_contexts_take_their_place(monkeypatch):
     assert placement.devices(()) == ([mx.cpu()], "running on the CPU, as asked")
     assert placement.devices((0,)) == ([mx.cpu(0)], "no GPU is present: running on the CPU")
     assert placement.devices((4, 7)) == ([mx.cpu(0), mx.cpu(1)],
-                                    "no GPU is present: running on 2 CPU contexts in the place of 2 GPUs")
+                                    "no GPU is present: running on 2 CPU contexts in place of 2 GPUs")
 
 
 def test_with_gpus_the_numbers_are_theirs(monkeypatch):

@@ -107,7 +107,7 @@ def test_the_checkpoint_to_go_on_from(tmp_path, monkeypatch):
         (Path(folder) / folders.LAST).touch()
     assert found("") == Path("runs/name-2/last.params") and found("", "a") == Path("a/last.params")
     assert found("a") == found("a", "a") == found("a/last.params", str(tmp_path / "a")) == Path("a/last.params")
-    with pytest.raises(InputError, match="^--resume goes on in a; leave --save-dir out$"):
+    with pytest.raises(InputError, match="^--resume continues the run in a; leave --save-dir out$"):
         found("a", "b")
 
 

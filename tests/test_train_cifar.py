@@ -186,7 +186,8 @@ def test_a_run_leaves_everything_that_explains_it(tmp_path, cifar10):
     assert found["last"]["accuracy"] == records[-1]["val_accuracy"]
 
     log = (folder / "train.log").read_text()
-    for part in ("running on the CPU, as asked", "64 training and 40 test images", "global batch 16 (16 on each of 1)",
+    for part in ("running on the CPU, as asked", "64 training and 40 test images",
+                 "global batch 16 (16 on each of 1 device)",
                  "resnet20_v2, blocks=1, classes=10: 78,342 parameters (77,850 trainable), 12.5",
                  "Epoch[0] Batch [2]\tSpeed: ", "[Epoch 1] validation: err-top1="):
         assert part in log and part in result.err, part
@@ -228,7 +229,7 @@ def test_the_authors_command_runs_on_cifar_100(tmp_path, cifar100, monkeypatch, 
                        *arguments, folder=tmp_path)
     assert result.status == 0, result.err
     assert "no GPU is present: running on the CPU" in result.err
-    assert "the decays at 300, 350 lie behind the end of the run, which has 1 epoch" in result.err
+    assert "the run ends after 1 epoch, before the decays at 300, 350" in result.err
     assert f"cifar100 ({mode} labels): accuracy " in result.err
     folder = tmp_path / "runs" / f"cifar100-{mode}_atac_resnet20_v2_b3_seed0"
     found = json.loads((folder / "result.json").read_text())
@@ -389,7 +390,7 @@ def test_a_named_recipe_does_not_move_the_decays_of_a_run(two_epochs, cifar10):
     tiny.one_sentence(
         tiny.call(train_cifar.main, *resume, "scaled", "--num-epochs", "8", folder=two_epochs), 1,
         "--resume: --recipe scaled moves the decays in proportion to --num-epochs: it asks for lr_decay_epochs=[6, 7] "
-        "but the checkpoint has lr_decay_epochs=[1]; leave --recipe out, then the run keeps its own")
+        "but the checkpoint has lr_decay_epochs=[1]; leave --recipe out, so that the run keeps its own")
     tiny.one_sentence(tiny.call(train_cifar.main, *resume, "paper", folder=two_epochs), 1,
                       "--recipe paper asks for lr_decay_epochs=[300, 350] but the checkpoint has lr_decay_epochs=[1]")
 
@@ -414,7 +415,7 @@ def two_epochs(tmp_path_factory, cifar10):
     (["--val-split", "8"], "val_split=8 but the checkpoint has val_split=0"),
     (["--num-epochs", "1"], "--resume: the checkpoint is in epoch 2 already, so --num-epochs 1 is too few"),
     (["--gpus", "0,1"], "was written by a run on 1 device(s), this one has 2; resume with as many"),
-    (["--save-dir", "other"], "--resume goes on in run; leave --save-dir out")])
+    (["--save-dir", "other"], "--resume continues the run in run; leave --save-dir out")])
 def test_resume_refuses_another_run(two_epochs, cifar10, monkeypatch, arguments, said):
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
     before = {name: (two_epochs / "run" / name).read_bytes() for name in ("last.params", "metrics.jsonl")}

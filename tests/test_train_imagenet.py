@@ -203,11 +203,12 @@ def test_the_authors_command_runs(tmp_path, data, monkeypatch):
                        "--batch-size", "3", "--input-size", "32", folder=tmp_path)
     assert result.status == 0, result.err
     log = (tmp_path / "F").read_text()
-    for part in ("no GPU is present: running on 2 CPU contexts in the place of 2 GPUs",
+    for part in ("no GPU is present: running on 2 CPU contexts in place of 2 GPUs",
                  "float16 is for GPUs", "12 training and 6 validation images in 3 classes, 32x32 pixels",
-                 "global batch 6 (3 on each of 2), 2 steps an epoch", "28,006,312 parameters (27,934,760 trainable)",
+                 "global batch 6 (3 on each of 2 devices), 2 steps an epoch",
+                 "28,006,312 parameters (27,934,760 trainable)",
                  "learning rate 0.075 at a total batch of 6; the recipes' 0.075 is for 256",
-                 "training accuracy is counted against the hard labels", "[Epoch 0] validation: err-top1="):
+                 "training accuracy counts the hard labels", "[Epoch 0] validation: err-top1="):
         assert part in log and part in result.err, part
     found = json.loads((tmp_path / "D" / "result.json").read_text())
     assert found["chosen_on"] == "validation" and found["last"]["images"] == 6
@@ -257,7 +258,7 @@ def test_the_other_nets_of_table_4_train(tmp_path, data, narrow, monkeypatch, na
 def test_parts_of_a_batch_and_mixed_images_and_the_papers_steps(tmp_path, data, narrow):
     folder = trained(tmp_path, data, "--recipe", "paper", "--accumulate", "2", "--mixup", "--lr-decay-epoch", "1")
     log = (folder / "train.log").read_text()
-    assert "global batch 4 (4 on each of 1, in 2 parts)" in log and "the one with the larger share" in log
+    assert "global batch 4 (4 on each of 1 device, in 2 parts)" in log and "the one with the larger share" in log
     assert "plain Gluon operators, which can add up gradients" in log
     assert [record["lr"] for record in tiny.metrics_of(folder)] == pytest.approx([.01, .001])
 
@@ -377,7 +378,7 @@ def test_a_run_starts_from_the_weights_of_a_file_and_may_enter_its_schedule_late
     arrays, _ = params_file.read(folder / "last.params")
     assert all((arrays[name] == value.astype("float32")).all() for name, value in tiny.numbers_of(net).items()
                if "running" not in name)
-    assert "the schedule is entered at epoch 1, with fresh momentum" in (folder / "train.log").read_text()
+    assert "the schedule starts at epoch 1, with fresh momentum" in (folder / "train.log").read_text()
 
 
 # Several devices and workers.
@@ -426,7 +427,7 @@ def test_two_workers_are_two_devices_of_one_and_their_run_goes_on(tmp_path, narr
     two = tmp_path / "two"
     two.mkdir()
     said = launched(two, data, 2, *how, "--save-dir", "run", "--num-epochs", "1")
-    assert "global batch 8 (4 on each of 2, 1 in each of 2 workers), 3 steps an epoch" in said
+    assert "global batch 8 (4 on each of 2 devices, 1 in each of 2 workers), 3 steps an epoch" in said
     assert said.count("global batch") == 1  # the first worker speaks for all
     launched(two, data, 2, *how, "--resume", "run")
     assert sorted(os.listdir(two / "run")) == sorted(RESULTS)

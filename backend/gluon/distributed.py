@@ -1,7 +1,7 @@
 """The workers that train one net together: alone, over MXNet's parameter server, or over Horovod.
 
-`join` gives a Team, which knows this worker's number and does what the workers do together; a team of one does the
-same without any communication, so that a run has one path. scripts/launch.sh starts the workers, the servers and the
+`join` gives a Team, which knows this worker's number and does what the workers do together. A team of one has the same
+methods and does not communicate, so a run has one path. scripts/launch.sh starts the workers, the servers and the
 scheduler of a parameter server (docs/DISTRIBUTED.md).
 """
 import ctypes
@@ -21,22 +21,21 @@ ALONE = ("device", "local", "nccl")
 SERVED = ("dist_sync_device", "dist_device_sync", "dist_sync")
 NAMES = (*ALONE, *SERVED, "horovod")
 
-# What backend.launch tells its workers: the file descriptor that takes a line once the worker has joined, and the
-# worker's number among those of its machine.
+# Variables that backend.launch sets for its workers: the file descriptor to write a line to once the worker has joined,
+# and the worker's number on its machine.
 JOINED, LOCAL_RANK = "ATAC_JOINED", "ATAC_LOCAL_RANK"
 
-# The server keeps one array for every key ever used. Sums travel in blocks of few different lengths under these keys,
-# behind those of the Trainer, which counts from 0. MXNet multiplies keys by 9973 in 32 bits, which overflows above
-# 215,000.
+# The server keeps an array for every key ever used, so sums travel in blocks of few lengths. Their keys stand above the
+# Trainer's, which count from 0, and below 215,000: MXNet multiplies keys by 9973 in 32 bits.
 FIRST_KEY, SMALLEST_BLOCK, LARGEST_BLOCK = 100_000, 16, 1 << 19
 
 
 class Team:
-    """One worker or several with equal nets. Every method is called by all of them, in the same order.
+    """One worker or several with equal nets. All workers call every method, in the same order.
 
     rank : this worker's number, from 0; worker 0 writes logs and checkpoints.
     size : number of workers.
-    local_rank : this worker's number among those on its machine, to choose a GPU by.
+    local_rank : this worker's number on its machine; it chooses the GPU.
     kvstore : name or KVStore for gluon.Trainer.
     """
 
@@ -49,36 +48,36 @@ class Team:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if kind is None:  # otherwise this worker leaves at once: the others may never come to the same point
+        if kind is None:  # a worker that failed must not wait: the others may never come to this point
             self.leave()
 
     def trainer(self, parameters, optimizer):
         """The gluon.Trainer of this worker: step(n) takes the mean gradient over the whole team.
 
-        n is the number of images of this worker's share, equal on all workers.
+        n is the number of images in this worker's share, equal on all workers.
         """
-        optimizer.rescale_grad /= self.size  # the parameter server adds the workers' gradients up
+        optimizer.rescale_grad /= self.size  # the parameter server gives the sum of the workers' gradients
         return gluon.Trainer(parameters, optimizer, kvstore=self.kvstore, update_on_kvstore=False)
 
     def broadcast(self, net):
-        """Give net's parameters, initialized, the values that they have on worker 0; to be called before trainer().
+        """Set net's initialized parameters to worker 0's values; call it before trainer().
 
-        Raises InputError when the workers' nets differ.
+        Raises InputError if the workers' nets differ.
         """
 
     def total(self, values):
-        """The sum over the workers of an array of equal shape, as a float64 NumPy array of that shape.
+        """The sum of an array over the workers, as a float64 NumPy array of the same shape.
 
-        It is added in the order of the ranks, so that it is exact for counts and the same on every worker to the bit.
+        It is added in the order of the ranks: exact for counts, and the same on every worker to the bit.
         """
         return self.each(np.array(values, np.float64)).sum(axis=0)
 
     def each(self, values):
-        """The arrays of all workers, of equal shape and type (of 2 bytes or more), as (size, *shape), to the bit."""
+        """The arrays of all workers, to the bit, as (size, *shape). Shape and type (2 bytes or more) must be equal."""
         return np.array(values)[None]
 
     def agreed(self, value):
-        """Worker 0's value, of anything that JSON can hold; the others' is ignored."""
+        """Worker 0's value, anything that JSON can hold; the other workers' values are ignored."""
         return json.loads(json.dumps(value))
 
     def any(self, flag):
@@ -89,15 +88,15 @@ class Team:
         """Wait until all workers are here."""
 
     def leave(self):
-        """Wait for the others and part in good order; the last call. A worker that fails ends without it."""
+        """Wait for the others and leave the team; the last call. A worker that fails ends without it."""
 
 
 class _Many(Team):
-    """A team of several, made of one operation: _add(values) sums float32 arrays (n,) over the workers."""
+    """A team of several. All methods use one operation: _add(values) sums float32 arrays (n,) over the workers."""
 
     def each(self, values):
         values = np.ascontiguousarray(values)
-        # Halfwords are exact in float32, in which the servers add, whatever the type.
+        # The servers add in float32, which holds halfwords exactly, whatever the type.
         halfwords = values.reshape(-1).view(np.uint16)
         slots = np.zeros((self.size, halfwords.size), np.float32)
         slots[self.rank] = halfwords
@@ -114,7 +113,7 @@ class _Many(Team):
         for parameter, value in zip(parameters, values):
             first, flat = flat[:value.size], flat[value.size:]
             parameter.set_data(mx.nd.array(first.reshape(value.shape), dtype=parameter.dtype))
-        restore_layout(net)  # the server takes no array in oneDNN's layout, as inference leaves the weights
+        restore_layout(net)  # inference leaves the weights in oneDNN's layout, which the server refuses
 
     def agreed(self, value):
         text = json.dumps(value).encode() if self.rank == 0 else b""
@@ -134,13 +133,13 @@ class _Many(Team):
 class _Served(_Many):
     """Workers with a parameter server. Only sums pass through it: every worker updates its own weights.
 
-    So the server needs no optimizer, which MXNet would send it as a pickle, and `serve` refuses one.
+    So the server needs no optimizer, which MXNet would send as a pickle; `serve` refuses one.
     """
 
     def __init__(self, name):
         super().__init__(mx.kv.create(name))  # waits for all members
         self.size = self.kvstore.num_workers
-        # MXNet numbers workers by address and port; the launcher's numbers are those that its user sees.
+        # MXNet numbers workers by address and port; the user sees the launcher's numbers.
         self.rank = int(os.environ.get("DMLC_TASK_ID", self.kvstore.rank))
         self.local_rank = int(os.environ.get(LOCAL_RANK, 0))
         self._keys = {}
@@ -161,23 +160,23 @@ class _Served(_Many):
                 self.kvstore.init(self._keys[length], mx.nd.zeros(length))
             padded = np.zeros(length, np.float32)
             padded[:len(part)] = part
-            array = mx.nd.array(padded)  # a new one each time: pull writes into it too
+            array = mx.nd.array(padded)  # a new one each time, because pull writes into it
             self.kvstore.push(self._keys[length], array)
             self.kvstore.pull(self._keys[length], out=array)
             total[start:start + len(part)] = array.asnumpy()[:len(part)]
         return total
 
     def _wait_at_exit(self, wanted):
-        # A worker that fails must not wait for the others as it exits: it would never be noticed.
+        # A worker that fails must not wait for the others at its exit: nobody would notice the failure.
         mx.base.check_call(mx.base._LIB.MXKVStoreSetBarrierBeforeExit(self.kvstore.handle, ctypes.c_int(wanted)))
 
     def leave(self):
         self.barrier()
-        self._wait_at_exit(True)  # and then worker 0 ends the servers
+        self._wait_at_exit(True)  # after that worker 0 ends the servers
 
 
 class _Horovod(_Many):
-    """Workers started by horovodrun; one process a device."""
+    """Workers started by horovodrun, one process for each device."""
 
     def __init__(self, horovod):
         super().__init__(None)
@@ -186,9 +185,9 @@ class _Horovod(_Many):
 
     def trainer(self, parameters, optimizer):
         if any(len(parameter.list_ctx()) > 1 for parameter in parameters.values()):
-            raise InputError("--kvstore horovod runs one process a device: give each worker one, and horovodrun -np "
-                             "the number of all devices")
-        return self._horovod.DistributedTrainer(parameters, optimizer)  # it takes the mean itself
+            raise InputError("--kvstore horovod runs one process for each device: give each worker one device, and "
+                             "horovodrun -np the number of all devices")
+        return self._horovod.DistributedTrainer(parameters, optimizer)  # Horovod takes the mean itself
 
     def _add(self, values):
         if not len(values):
@@ -202,19 +201,19 @@ class _Horovod(_Many):
 
 
 def join(name):
-    """The Team for --kvstore NAME, one of NAMES; it waits until all workers are there.
+    """The Team for --kvstore NAME, one of NAMES; waits until all workers are there.
 
-    device, local and nccl are a team of one. The dist_ names speak to MXNet's parameter server, with the DMLC_*
-    variables that scripts/launch.sh sets. Raises InputError for a name or an environment that cannot work.
+    device, local and nccl are a team of one. The dist_ names use MXNet's parameter server, with the DMLC_* variables
+    that scripts/launch.sh sets. Raises InputError for a name or an environment that cannot work.
     """
     if name not in NAMES:
-        reason = "the server would need the optimizer, as a pickle" if "async" in name else "unknown"
+        reason = "the server would need the optimizer as a pickle" if "async" in name else "unknown"
         raise InputError(f"--kvstore {name}: {reason}; the names are {', '.join(NAMES)}")
     launched = JOINED in os.environ
     several = launched and os.environ.get("DMLC_NUM_WORKER") != "1"
     if name in SERVED:
         _check_environment(name)
-        os.environ.pop("PORT", None)  # MXNet's parameter server would listen there
+        os.environ.pop("PORT", None)  # MXNet's parameter server would listen on it
         team = _Served(name)
     elif name == "horovod":
         team = _Horovod(_start_horovod(several))
@@ -257,8 +256,8 @@ def _start_horovod(several):
 def serve(role):
     """Be the 'server' or the 'scheduler' that the DMLC_* variables describe, until the workers are done.
 
-    Importing MXNet with DMLC_ROLE set would start a server that unpickles, and so runs, what a worker sends it as an
-    optimizer. Here the role is named after the import, and an optimizer ends the server with a sentence.
+    With DMLC_ROLE set, importing MXNet would start a server that unpickles, and so runs, what a worker sends as an
+    optimizer. So DMLC_ROLE is set after the import, and an optimizer ends the server with a sentence.
     """
     os.environ["DMLC_ROLE"] = role
     os.environ.pop("PORT", None)
@@ -267,7 +266,7 @@ def serve(role):
     def refuse(command, content, _):
         print(f"{role}: refused command {command}, which would unpickle what a worker has sent", file=sys.stderr,
               flush=True)
-        os._exit(1)  # an exception would be lost in MXNet, and without an optimizer the weights would be wrong
+        os._exit(1)  # MXNet would lose an exception, and without the optimizer the weights would be wrong
 
     controller = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(refuse)
     mx.base.check_call(mx.base._LIB.MXKVStoreRunServer(store.handle, controller, None))

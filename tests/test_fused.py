@@ -411,7 +411,7 @@ def test_a_library_that_is_cut_short(part, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(fused_operators, tmp_path_factory):
-    """100 steps on real images from the same start and in the same order, fused and plain: see `train`."""
+    """200 steps on real images from the same start and in the same order, fused and plain: see `train`."""
     folder = tmp_path_factory.mktemp("trained")
     return {wanted: train(folder / f"{wanted}.params", wanted) for wanted in ("on", "off")}
 
@@ -438,25 +438,25 @@ def train(path, wanted):
     batches = ((.05, *batch) for batch in in_memory.TrainBatches(data.train, 16, seed=0).epoch(0))
     trainer = optimizer.make_trainer(net, tiny.recipe(wd=1e-4), update_all=nag.update_operator(wanted))
     losses = Losses()
-    for _ in loop.train_steps(net, trainer, itertools.islice(batches, 100), tiny.CPU, losses, forward):
+    for _ in loop.train_steps(net, trainer, itertools.islice(batches, 200), tiny.CPU, losses, forward):
         pass
     tiny.save(path, net, tiny.saved(), trainer)
     test = in_memory.EvalBatches(data.test, 250)
     return net, losses.steps, loop.evaluate(net, test, tiny.CPU, 10, forward), trainer
 
 
-def test_100_steps_make_the_same_curve_and_both_answer_alike(trained):
+def test_200_steps_make_the_same_curve_and_both_answer_alike(trained):
     ours, plain = (np.array(trained[wanted][1]) for wanted in ("on", "off"))
-    assert len(ours) == len(plain) == 100
+    assert len(ours) == len(plain) == 200
     # The same numbers until rounding has grown, which training does to any difference; then the same curve.
     assert np.abs(ours[:2] / plain[:2] - 1).max() < 2e-5
-    ours, plain = (losses.reshape(4, 25).mean(axis=1) for losses in (ours, plain))
+    ours, plain = (losses.reshape(4, 50).mean(axis=1) for losses in (ours, plain))
     assert np.abs(ours - plain).max() < .05
     assert max(ours[-1] - ours[0], plain[-1] - plain[0]) < -.1
     ours, plain = trained["on"][2], trained["off"][2]
     assert ours.images == plain.images == 1017
     # 1,017 answers to ten classes: one standard deviation of an accuracy is 0.015; chance is 0.1.
-    assert abs(ours.top1 - plain.top1) < .06 and min(ours.top1, plain.top1) > .2
+    assert abs(ours.top1 - plain.top1) < .06 and min(ours.top1, plain.top1) > .25
 
 
 @pytest.mark.parametrize("wanted", ["on", "off"])

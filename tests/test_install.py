@@ -583,10 +583,10 @@ def test_hook_prepares_at_loading_only_and_raises_import_errors(tmp_path, monkey
 
 def test_an_installed_hook_prepares_once_and_says_that_mxnet_is_missing(tmp_path):
     """Also beside the .pth file's hook, and found from within prepare() itself."""
-    code = ("import sys\nfrom support import import_hook, runtime\n"
+    code = ("import sys\nfrom support import import_hook, python\n"
             "import_hook.install()\nimport_hook.install()\n"
             "print(sys.meta_path.count(import_hook.Finder), import_hook.Finder.find_spec('numpy'))\n"
-            "checked, python.check_python = python.check_python, lambda: print('prepares') or checked()\n"
+            "checked, python.check_version = python.check_version, lambda: print('prepares') or checked()\n"
             "try:\n    import mxnet\nexcept ImportError as error:\n    print(error)")
     for options, said in (([], "prepares\n"), (["-S"], "prepares\nMXNet is not installed for ")):
         done = subprocess.run([sys.executable, *options, "-c", code], cwd=ROOT, capture_output=True, text=True)

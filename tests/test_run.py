@@ -445,12 +445,12 @@ def test_a_lack_of_memory_keeps_the_last_checkpoint_and_does_not_wait_for_the_de
 
 
 STUCK = """
-import ctypes, sys
+import ctypes, sys, threading
 from engine import signals
 
 libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
 with signals.StopSignal(float(sys.argv[1])):
-    print("ready", flush=True)
+    threading.Timer(.2, lambda: print("ready", flush=True)).start()
     for _ in range(2):
         libc.pthread_mutex_lock(lock)  # the second time for ever, and no signal ends that
 """
@@ -468,7 +468,10 @@ def test_a_step_that_never_ends_does_not_keep_the_process(patience, again, said)
         while again and process.poll() is None and time.monotonic() < end:  # two that come at once may count as one
             time.sleep(.1)
             process.send_signal(signal.SIGTERM)
-        assert (process.wait(60), process.stderr.read()) == (128 + signal.SIGTERM, said)
+        try:
+            assert (process.wait(60), process.stderr.read()) == (128 + signal.SIGTERM, said)
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("steps, interval, lines", [(3, 100, [3]), (1, 1, [1]), (4, 1, [1, 2, 3, 4]), (4, 3, [3])])

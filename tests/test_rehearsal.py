@@ -32,7 +32,7 @@ def test_differences_would_be_said():
 
 def test_a_folder_of_too_few_classes_is_refused(tmp_path):
     (tmp_path / "n01440764").mkdir()
-    with pytest.raises(InputError, match="has 1 folders of classes, 32 are needed"):
+    with pytest.raises(InputError, match="has 1 class folders, but 32 are needed"):
         rehearsal.rehearse(tmp_path)
 
 

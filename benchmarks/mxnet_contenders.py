@@ -249,7 +249,7 @@ class AuthorsStep(OnBatch):
     def __init__(self, folder, data_dir, workers):
         super().__init__(folder, TRAINING_MACS)
         self.about = {"loader_workers": workers}
-        self.loader = AuthorsLoader(load_data(data_dir).train, self.images, workers, augment=True)
+        self.loader = AuthorsLoader(cifar.load("cifar10", data_dir).train, self.images, workers, augment=True)
         self.loop = AuthorsLoop(load(self.reference))
 
     def measure(self, count):
@@ -261,11 +261,6 @@ class AuthorsStep(OnBatch):
 
 
 # ---- Epochs
-
-def load_data(data_dir):
-    """CIFAR-10, without the warning that the data is a sample."""
-    return cifar.load("cifar10", data_dir)
-
 
 def part_of(split, images):
     """The first images of a split; all for None."""
@@ -280,7 +275,7 @@ class OurEpoch(Contender):
 
     def __init__(self, folder, data_dir, steps, evaluated):
         reference = Reference(folder)
-        data, batch = load_data(data_dir), reference.about["batch"]
+        data, batch = cifar.load("cifar10", data_dir), reference.about["batch"]
         batches = in_memory.TrainBatches(data.train, batch, seed=0)
         self.rounds = Rounds(batches)
         self.score_batches = in_memory.EvalBatches(part_of(data.test, evaluated), in_memory.CPU_BATCH)
@@ -302,7 +297,7 @@ class AuthorsEpoch(Contender):
     """The same numbers of images, trained and validated as in the authors' script; arguments as in OurEpoch."""
 
     def __init__(self, folder, data_dir, steps, evaluated, workers):
-        reference, data = Reference(folder), load_data(data_dir)
+        reference, data = Reference(folder), cifar.load("cifar10", data_dir)
         batch, scored = reference.about["batch"], part_of(data.test, evaluated)
         self.steps, self.score_steps = steps or len(data.train) // batch, -(-len(scored) // batch)
         self.images = self.steps * batch
@@ -332,7 +327,7 @@ class OurPipeline(_OneCore):
 
     def __init__(self, data_dir, batch):
         super().__init__(batch)
-        batches = in_memory.TrainBatches(load_data(data_dir).train, batch, seed=0)
+        batches = in_memory.TrainBatches(cifar.load("cifar10", data_dir).train, batch, seed=0)
         self.stream = (made for epoch in range(10**9) for made in batches.epoch(epoch))
 
     def work(self, count):
@@ -345,7 +340,7 @@ class AuthorsPipeline(_OneCore):
 
     def __init__(self, data_dir, batch):
         super().__init__(batch)
-        self.loader = AuthorsLoader(load_data(data_dir).train, batch, 0, augment=True)
+        self.loader = AuthorsLoader(cifar.load("cifar10", data_dir).train, batch, 0, augment=True)
 
     def work(self, count):
         for _ in self.loader.take(count):

@@ -1,4 +1,4 @@
-"""Renders the tables of docs/PERFORMANCE.md from results/benchmarks: `python -m benchmarks.report [--check]`."""
+"""Renders the tables of docs/PERFORMANCE.md from results/benchmarks/: `python -m benchmarks.report [--check]`."""
 import functools
 import sys
 

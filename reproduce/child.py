@@ -28,7 +28,7 @@ def main():
 
     at_parents_death(signal.SIGHUP, int(parent))
     own = os.getpid()
-    # close_fds: the descriptor of the folder's lock goes on to the command.
+    # close_fds=False: the command inherits the descriptor of the folder's lock.
     process = subprocess.Popen(command, close_fds=False, preexec_fn=lambda: at_parents_death(signal.SIGTERM, own))
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, pass_on)

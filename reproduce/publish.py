@@ -92,12 +92,12 @@ def publish(run, name=None, data_dir=None, replace=False):
             _put(candidate, file, manifest)
     except OSError as error:
         raise InputError(f"{MANIFEST.parent} cannot be written: {error.strerror}; free space there") from error
-    return (f"{name}: accuracy {scores[0]['top1']:.4f} as in the ledger, params/{file.name} ({entry['size']:,} bytes)")
+    return f"{name}: accuracy {scores[0]['top1']:.4f} as in the ledger, params/{file.name} ({entry['size']:,} bytes)"
 
 
 @contextlib.contextmanager
 def _scratch(folder):
-    """A folder within `folder` for files that are not published yet. First removes those of killed publishers."""
+    """A folder within `folder` for files that are not published yet. First removes the folders of killed publishers."""
     for left in folder.glob(".publish-*"):
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".publish-") as scratch:

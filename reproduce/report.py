@@ -94,7 +94,7 @@ def exhibit_text(name, records, prefix="", brief=False):
 
 
 def own_text(exhibit, runs, data, results):
-    """The output of a command that trained runs of an exhibit: its own cells, then where all the others are.
+    """The output of a command that trained runs of an exhibit: its own cells, then the place of all others.
 
     data: {task: Data} of the tasks that it trained on.
     """

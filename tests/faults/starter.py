@@ -124,7 +124,8 @@ def main():
     import matplotlib.pyplot
     import tiny  # noqa: F401
 
-    import engine.cli.script  # noqa: F401
+    import backend.gluon  # noqa: F401
+    import engine.cli.start  # noqa: F401
     import ops.nag  # noqa: F401
     import reproduce.publish  # noqa: F401
     import train_cifar  # noqa: F401

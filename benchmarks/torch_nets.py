@@ -1,6 +1,6 @@
-"""PyTorch twins of the Gluon nets: same layers under the same attribute paths, so that arrays move over by name.
+"""PyTorch twins of the Gluon nets: the same layers under the same attribute paths, so that arrays are copied by name.
 
-Maps images (N, 3, S, S) to logits (N, classes). `load` copies the arrays of a Gluon net.
+They map images (N, 3, S, S) to logits (N, classes). `load` copies the arrays of a Gluon net.
 """
 import functools
 
@@ -13,7 +13,7 @@ CHANNELS = (16, 32, 64)
 # ---- Units: unit(channels), as in model/activation.py
 
 def scalar(constructor, *arguments):
-    """A unit of an activation that needs no channels."""
+    """A unit for an activation that does not depend on channels."""
     return lambda channels: constructor(*arguments)
 
 
@@ -29,7 +29,7 @@ class Gated(nn.Module):
 
 
 class Function(nn.Module):
-    """A function of one array as a module."""
+    """A module that applies a function of one array."""
 
     def __init__(self, function):
         super().__init__()
@@ -160,7 +160,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """The host of model/imagenet_resnet.py (v1b); units: one constructor a stage."""
+    """The host of model/imagenet_resnet.py (v1b); units: one constructor per stage."""
 
     def __init__(self, units, classes=1000):
         super().__init__()
@@ -193,9 +193,9 @@ TWINS = {
 # ---- Arrays
 
 def load(net, arrays):
-    """Copy a Gluon net's arrays (structural name to numpy array) into its twin, all of them or ValueError.
+    """Copy all of a Gluon net's arrays (structural name to NumPy array) into its twin. ValueError if the names differ.
 
-    A BatchNorm without gamma and beta has them in Gluon all the same, as constants; its twin has none.
+    In Gluon a BatchNorm without gamma and beta stores them as constants; its twin has none.
     """
     state = net.state_dict()
     constants = {f"{name}.{kind}" for name, module in net.named_modules()

@@ -1,4 +1,4 @@
-"""The update of all parameters in one call (backend.gluon.nag.NAG takes it as update_all)."""
+"""The update of all parameters in one call (backend.gluon.optimizer.NAG takes it as update_all)."""
 import ctypes
 
 import mxnet as mx

@@ -114,7 +114,8 @@ class Crowds:
         records = ledger.read(results)
         mixed = [record.id for record in records for name in ledger.EVIDENCE
                  if ledger.sha256(ledger.folder_of(record.id, results) / name) != record.files[name]]
-        told = sum((self.folder / f"output-{number}").read_text().count("is another run of what") for number in (0, 1))
+        told = sum((self.folder / f"output-{number}").read_text().count("already holds the record of another run")
+                   for number in (0, 1))
         if mixed or len(records) != COUNT or told != COUNT:
             return FAULT, f"{said}: {len(records)} records, {told} refusals, not of one run: {mixed}"
         return "each name went to one of them, wholly", said

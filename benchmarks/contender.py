@@ -58,7 +58,7 @@ class Rounds:
 
 
 class Reference:
-    """The folder that describes one net: arrays, a batch, and the plain Gluon net's answers and losses.
+    """The folder that describes one net: graph, arrays, a batch, and the plain Gluon net's answers and losses.
 
     Made by `mxnet_contenders.PlainNet`; every contender starts from its arrays.
     """
@@ -71,17 +71,22 @@ class Reference:
                 batch[name] for name in ("images", "labels", "logits", "losses"))
 
     @staticmethod
-    def write(folder, about, arrays, **batch):
+    def write(folder, about, arrays, graph="", **batch):
         folder = Path(folder)
         folder.mkdir(parents=True)
         np.savez(folder / "arrays.npz", **arrays)
         np.savez(folder / "batch.npz", **batch)
         (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        (folder / "graph.json").write_text(graph, encoding="utf-8")
 
     def arrays(self):
         """{structural name: numpy array} of the Gluon net."""
         with np.load(self.folder / "arrays.npz") as stored:
             return {name: stored[name] for name in stored.files}
+
+    def graph(self):
+        """The net's graph as text (backend.graph)."""
+        return (self.folder / "graph.json").read_text(encoding="utf-8")
 
     @property
     def macs(self):

@@ -1,4 +1,4 @@
-"""What runs on PyTorch: the twins of torch_nets.py, eager, compiled, and compiled under bfloat16 autocast.
+"""What runs on PyTorch: the translated nets (backend.torch.graph), eager, compiled, compiled with bfloat16 autocast.
 
 Compiled twins have their arrays channels-last, which is faster on CPUs. All start from the Gluon net's arrays and must
 agree with it before they are timed; under autocast the twin itself must, in float32.
@@ -8,11 +8,11 @@ import contextlib
 import torch
 from torch.nn import functional
 
+from backend.torch.graph import translate
 from engine.data import cifar, in_memory
 
 from . import contender
 from .contender import CHECK_STEPS, Contender, Reference, Rounds
-from .torch_nets import TWINS, load
 
 TRAINING_MACS = 3
 EVAL_BATCH = 250
@@ -22,12 +22,7 @@ class Twin:
     """A twin net ready to run: forward(x) for a torch batch, and the step of its optimizer."""
 
     def __init__(self, reference, compiled, bfloat16, freeze=False):
-        name, arguments = reference.about["model"], reference.about["arguments"]
-        if name not in TWINS:
-            raise contender.NotMeasured(f"{name} has no PyTorch twin")
-        torch.manual_seed(0)
-        self.net = TWINS[name](**arguments)
-        load(self.net, reference.arrays())
+        self.net = translate(reference.graph(), reference.arrays())
         self.layout = torch.channels_last if compiled else torch.contiguous_format
         self.net.to(memory_format=self.layout)
         self.bfloat16 = bfloat16

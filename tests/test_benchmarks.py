@@ -175,14 +175,6 @@ def test_pytorch_twins_agree_with_the_nets():
     assert "not_measured" not in found[groups.EAGER], found
 
 
-@needs("torch")
-def test_every_net_has_a_twin():
-    from benchmarks import torch_nets
-
-    nets = {variant.net.model for group in groups.groups(groups.QUICK) for variant in group.variants if variant.net}
-    assert nets <= set(torch_nets.TWINS)
-
-
 @needs("onnx", "onnxruntime")
 def test_onnx_runtime_agrees_with_the_net():
     assert "not_measured" not in measured(*some("inference/atac-b1-n1", groups.ONNX))[groups.ONNX]

@@ -182,6 +182,21 @@ def test_a_step_whose_gradients_overflow_is_left_out():
     assert all((before[name] == after[name]).all() for name in before if "running" not in name)
 
 
+def test_a_compiled_net_computes_the_steps_if_it_is_asked_for(monkeypatch):
+    passes = []
+
+    def compiled(net, **_):
+        return lambda images: passes.append(len(images)) or net(images)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    recipe = tiny.recipe()
+    net = model.get_model("resnet20_v2", blocks=1)
+    program = backend.prepare(net, tiny.experiment("resnet20_v2", recipe), [CPU], backend.join("device"), fused="on")
+    assert program.operators.endswith("compiled")
+    trained(program, recipe, 1, images=32)
+    assert passes == [16, 16]
+
+
 # Checkpoints.
 
 @pytest.mark.parametrize("momentum", [.9, 0.])

@@ -7,10 +7,13 @@ import torch
 from backend import base
 from engine import runlog
 from engine.steps import LossScale
+from support.errors import InputError
 
 from . import loop, placement, state
+from .graph import translate
 from .optimizer import make_optimizer
 from .resident import Residents
+from .start import drawn
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +93,7 @@ class Program(Scorer, base.Program):
         return self.team.any(flag)
 
     def environment(self):
-        return {"torch": torch.__version__, "contexts": str([str(device) for device in self.devices]),
+        return {"torch": torch.__version__, "contexts": f"[{self.device}]",
                 "gpus": runlog.gpu_names() if self.kind == "gpu" else []}
 
 
@@ -100,12 +103,25 @@ def exact():
 
 
 def prepare(net, experiment, devices, team, fused="auto", mode="hybrid", weights=None, ignore_output=False):
-    """The Program that trains a new net, a Gluon net, which MXNet initializes by the experiment's seed.
+    """The Program that trains a new net: a Gluon net, or the text of its graph (backend.graph).
 
-    fused : 'on' compiles the net, which takes a minute or two. mode : of the Gluon backend, without meaning here.
-    weights : a parameter file to start from, or None; ignore_output: all of it except the last layer. Raises
-    InputError for weights that do not fit.
+    A Gluon net is initialized by MXNet from the experiment's seed, as the other backend does it; the weights of a graph
+    are drawn by NumPy from the same distributions. fused : 'on' compiles the net, which takes a minute or two. mode :
+    of the Gluon backend, without meaning here. weights : a parameter file to start a Gluon net from, or None;
+    ignore_output: all of it except the last layer. Raises InputError for weights that do not fit.
     """
+    exact()
+    if isinstance(net, str):
+        if weights:
+            raise InputError(f"{weights}: a net starts from weights only if MXNet is installed")
+        module = translate(net, drawn(net, experiment.seed))
+    else:
+        module = _initialized(net, experiment.seed, weights, ignore_output)
+    return Program(module, devices, experiment, team, fused == "on")
+
+
+def _initialized(net, seed, weights, ignore_output):
+    """The module of a new Gluon net. Needs MXNet."""
     import mxnet as mx
 
     from backend.gluon.placement import initialize
@@ -113,11 +129,10 @@ def prepare(net, experiment, devices, team, fused="auto", mode="hybrid", weights
 
     from .convert import to_torch
 
-    exact()
-    initialize(net, experiment.seed, [mx.cpu()])
+    initialize(net, seed, [mx.cpu()])
     if weights:
         load_params(net, weights, mx.cpu(), ignore_output, log.info)
-    return Program(to_torch(net), devices, experiment, team, fused == "on")
+    return to_torch(net)
 
 
 def scorer(net, devices, example, mode="hybrid", fused="auto"):

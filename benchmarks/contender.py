@@ -84,7 +84,7 @@ class Rounds:
 
 
 class Reference:
-    """The folder of one net: its arrays, a batch, and the plain Gluon net's logits and losses.
+    """The folder that describes one net: graph, arrays, a batch, and the plain Gluon net's answers and losses.
 
     `mxnet_contenders.PlainNet` makes it; every contender starts from its arrays.
     """
@@ -97,17 +97,22 @@ class Reference:
                 batch[name] for name in ("images", "labels", "logits", "losses"))
 
     @staticmethod
-    def write(folder, about, arrays, **batch):
+    def write(folder, about, arrays, graph="", **batch):
         folder = Path(folder)
         folder.mkdir(parents=True)
         np.savez(folder / "arrays.npz", **arrays)
         np.savez(folder / "batch.npz", **batch)
         (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        (folder / "graph.json").write_text(graph, encoding="utf-8")
 
     def arrays(self):
         """{structural name: NumPy array} of the Gluon net."""
         with np.load(self.folder / "arrays.npz") as stored:
             return {name: stored[name] for name in stored.files}
+
+    def graph(self):
+        """The net's graph as text (backend.graph)."""
+        return (self.folder / "graph.json").read_text(encoding="utf-8")
 
     @property
     def macs(self):

@@ -7,6 +7,7 @@ from itertools import cycle, islice
 
 from backend.gluon import inference, loop, optimizer, placement
 from backend.gluon.fused import Fused, blocks_in, traced
+from backend.graph import graph_of
 from engine.data import cifar, cifar_files, in_memory
 from engine.recipe import Recipe
 from engine.steps import Meter
@@ -55,7 +56,8 @@ class PlainNet(Contender):
         losses = []
         if training:
             losses = training_losses(net, net, trainer_of(net, batch), images[:batch], labels[:batch])
-        Reference.write(folder, about, arrays, images=images, labels=labels, logits=logits, losses=losses)
+        Reference.write(folder, about, arrays, graph_of(net), images=images, labels=labels, logits=logits,
+                        losses=losses)
         if onnx:
             _export(load(Reference(folder)), os.path.join(folder, "net.onnx"), (batch, 3, size, size))
 

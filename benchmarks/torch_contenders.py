@@ -1,4 +1,4 @@
-"""Contenders on PyTorch: the twins of torch_nets.py, eager, compiled, and compiled under bfloat16 autocast.
+"""What runs on PyTorch: the translated nets (backend.torch.graph), eager, compiled, compiled with bfloat16 autocast.
 
 Compiled twins are channels-last, which is faster on CPUs. All start from the Gluon net's arrays and must agree with it
 before they are timed; for autocast, the same twin must agree in float32.
@@ -8,11 +8,11 @@ import contextlib
 import torch
 from torch.nn import functional
 
+from backend.torch.graph import translate
 from engine.data import cifar, in_memory
 
 from . import contender
 from .contender import CHECK_STEPS, TRAINING_MACS, Answers, Contender, OnBatch, Reference, Rounds
-from .torch_nets import TWINS, load
 
 EVAL_BATCH = 250
 
@@ -21,12 +21,7 @@ class Twin:
     """A twin net ready to run: forward(x) for a torch batch."""
 
     def __init__(self, reference, compiled, bfloat16, freeze=False):
-        name, arguments = reference.about["model"], reference.about["arguments"]
-        if name not in TWINS:
-            raise contender.NotMeasured(f"{name} has no PyTorch twin")
-        torch.manual_seed(0)
-        self.net = TWINS[name](**arguments)
-        load(self.net, reference.arrays())
+        self.net = translate(reference.graph(), reference.arrays())
         self.layout = torch.channels_last if compiled else torch.contiguous_format
         self.net.to(memory_format=self.layout)
         self.bfloat16 = bfloat16

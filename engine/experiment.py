@@ -35,7 +35,7 @@ ARGUMENT = Kind("a number, text, true, false or null", lambda value: value is No
 
 
 def _pairs(arguments):
-    """Keyword arguments as sorted pairs, lists as tuples: equal where they mean the same, and hashable."""
+    """Keyword arguments as sorted pairs, lists as tuples: hashable, and equal if they mean the same."""
     pairs = arguments.items() if isinstance(arguments, Mapping) else arguments
     return tuple(sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in pairs))
 

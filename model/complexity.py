@@ -66,8 +66,8 @@ def count(net, input_shape=(3, 32, 32)):
             name=own[0][0].rpartition(".")[0] if own else node["name"],
             operator=_operator(node),
             output=tuple(_shape(node, shape_of)[1:]),
-            total=sum(_size(parameter.shape) for _, parameter in own),
-            trainable=sum(_size(parameter.shape) for _, parameter in own if parameter.grad_req != "null"),
+            total=sum(math.prod(parameter.shape) for _, parameter in own),
+            trainable=sum(math.prod(parameter.shape) for _, parameter in own if parameter.grad_req != "null"),
             macs=macs,
         ))
     return Complexity(layers, *(sum(getattr(layer, field) for layer in layers)
@@ -83,22 +83,15 @@ def _shape(node, shape_of):
                 if node["name"] + ending in shape_of)
 
 
-def _size(shape):
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
 def _macs(operator, output, sources, shape_of):
     """Multiply-adds for one image, from the operator, the shape of its output and the nodes that feed it."""
     if operator in ("Convolution", "FullyConnected"):  # every output number takes a filter or a row
-        return _size(output) * _size(_shape(sources[1], shape_of)[1:])
+        return math.prod(output) * math.prod(_shape(sources[1], shape_of)[1:])
     if operator == "batch_dot":  # (B, M, K) and (B, K, N), each perhaps transposed: M K N = sqrt(MK KN MN)
         first, second = (_shape(source, shape_of) for source in sources)
-        return output[0] * math.isqrt(_size(first[1:]) * _size(second[1:]) * _size(output[1:]))
+        return output[0] * math.isqrt(math.prod(first[1:]) * math.prod(second[1:]) * math.prod(output[1:]))
     if operator == "sum" and sources[0]["op"] in ("broadcast_mul", "elemwise_mul"):  # dot products, written out
-        return _size(_shape(sources[0], shape_of))
+        return math.prod(_shape(sources[0], shape_of))
     return 0
 
 

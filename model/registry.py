@@ -125,7 +125,7 @@ def _reduction(default):
 def _gather_excite(variant, size):
     """On every residual branch, as one of the variants, for images of this side."""
     return Place("zoo.on_branches", {
-        "variant": Argument(variant, "which gather-excite", str, choices=tuple(GATHER_EXCITE)),
+        "variant": Argument(variant, "the variant of gather-excite", str, choices=tuple(GATHER_EXCITE)),
         "input_size": Argument(size)})
 
 
@@ -147,7 +147,7 @@ GENET = Part("genet", None, "GENet", color="tab:green", short=True, place=_gathe
 
 CIFAR = Host(
     "resnet20_v2", "ResNet-20-v2", "cifar_resnet.CIFARResNetV2", 32, {
-        "blocks": Argument(3, "blocks a stage (default 3)", least=1, most=1000, metavar="B"),
+        "blocks": Argument(3, "blocks in each stage (default 3)", least=1, most=1000, metavar="B"),
         "classes": Argument(10, "length of the output (default 10 for CIFAR-10, 100 for CIFAR-100 in both label modes)",
                             least=1, most=100_000, metavar="K")},
     _by_name(  # in the order of README's table
@@ -185,7 +185,7 @@ CIFAR = Host(
 # The places of ResNet-50.
 PLAIN = Place("zoo.plain")
 LAST_STAGES = Place("zoo.in_last_stages", {
-    "act_layers": Argument(2, "the unit in the last N of ResNet-50's stages, 2: stages 3 and 4", least=0, metavar="N")})
+    "act_layers": Argument(2, "the unit in the last N stages of ResNet-50; 2: stages 3 and 4", least=0, metavar="N")})
 LATER_STAGES = Place("zoo.in_later_stages", {"input_size": Argument(224)})
 EVERYWHERE = Place("zoo.everywhere", {"stem": Argument("attention", "first layers", str, choices=tuple(STEMS))})
 

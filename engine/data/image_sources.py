@@ -137,7 +137,8 @@ class Records(Source):
 
     The labels come from the .lst that MXNet's tool leaves beside a record file; without one, every record's header is
     read, with a disk access for each. A record's label is compared again when the record is read.
-    class_names : None takes the names in synset.txt beside the record file, if there is one.
+    idx : its index (default NAME.idx beside NAME.rec). class_names : None takes the names in synset.txt beside it, if
+    there is one.
     """
 
     def __init__(self, rec, idx=None, class_names: Optional[Sequence[str]] = None):
@@ -207,16 +208,6 @@ class Records(Source):
         ours, theirs = self._records, other._records
         same = os.path.samefile(ours.path, theirs.path) and np.intersect1d(ours.offsets, theirs.offsets).size
         return self.description if same else None
-
-
-def folders(directory, class_names: Optional[Sequence[str]] = None) -> Folders:
-    """The images in `directory`/CLASS/*.JPEG; class_names: the order of the labels (default: the folders, sorted)."""
-    return Folders(directory, class_names)
-
-
-def records(rec, idx=None, class_names: Optional[Sequence[str]] = None) -> Records:
-    """The images of a record file; idx: its index (default: NAME.idx beside NAME.rec)."""
-    return Records(rec, idx, class_names)
 
 
 def _listed_labels(path, keys):

@@ -108,7 +108,7 @@ def _splits(text):
 
 def _parser():
     parser = Parser(prog="prepare_imagenet.sh", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data-dir", metavar="DIR", help="where the archives or folders are and everything goes "
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the archives or class folders, and of all output "
                         "(default ~/.mxnet/datasets/imagenet)")
     parser.add_argument("--train", metavar="PATH", help=f"archive or folder of class folders (default "
                         f"DIR/{ARCHIVES['train']}, else DIR/train)")

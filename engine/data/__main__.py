@@ -57,8 +57,10 @@ def _parser():
     group = parser.add_argument_group("ImageNet and folders of images")
     group.add_argument("--use-rec", action="store_true", help="read the record files, not the class folders")
     group.add_argument("--split", choices=SPLITS, help="only this one")
-    group.add_argument("--input-size", type=flags.number(int, 1, 10_000), default=INPUT_SIZE)
-    group.add_argument("--damaged", choices=DAMAGED, default="refuse")
+    group.add_argument("--input-size", type=flags.number(int, 1, 10_000), default=INPUT_SIZE,
+                       help="side of the images (default: %(default)s)")
+    group.add_argument("--damaged", choices=DAMAGED, default="refuse",
+                       help="stop at a damaged image, or leave it out and name it (default: %(default)s)")
     return parser
 
 

@@ -17,7 +17,7 @@ FIGURES = (".png", ".pdf", ".svg")
 
 
 def program(name):
-    """The program's name for help and errors: that of the script in scripts/ which called it, else `name`."""
+    """The program's name for help and errors: the script in scripts/ that called it, else `name`."""
     return os.environ.get("CALLED_AS") or name
 
 

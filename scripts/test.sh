@@ -5,10 +5,16 @@
 #   bash scripts/test.sh -k atac    pytest chooses among all tests
 script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit
 cd "$repository"
-two=(-n 2 --dist loadfile) # two processes, a file's tests in one of them
+two=(-n 2 --dist loadfile) # two processes; the tests of a file stay together
 case ${1-} in
-    "") printf 'the quick tests, about 3 minutes on 2 cores; all of them: bash scripts/test.sh --all\n' && set -- "${two[@]}" -m "not slow" ;;
-    --all) printf 'all tests, about 10 minutes on 2 cores\n' && set -- "${two[@]}" "${@:2}" ;;
+    "")
+        printf 'the quick tests, about 3 minutes on 2 cores; all of them: bash scripts/test.sh --all\n'
+        set -- "${two[@]}" -m "not slow"
+        ;;
+    --all)
+        printf 'all tests, about 10 minutes on 2 cores\n'
+        set -- "${two[@]}" "${@:2}"
+        ;;
 esac
 bash scripts/setup.sh --dev --quiet
 .venv/bin/python -m ruff check .

@@ -25,6 +25,11 @@ SLOW = {
 }
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Bytes go by their argument's name: an archive holds the time, and all processes must give a test one name."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if SLOW & {item.module.__name__, item.originalname}:

@@ -81,8 +81,9 @@ FORMS = {  # a writer, and what is said of its file
 }
 
 
-@pytest.mark.parametrize("kind", NETS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form, kind", [
+    *((form, "cifar") for form in FORMS), ("export", "imagenet"), ("export", "attention"),
+    ("save_parameters", "imagenet"), ("savez, big-endian float64", "imagenet")])
 def test_a_file_of_any_form_gives_its_numbers_to_another_copy_of_the_net(tmp_path, form, kind):
     write, library, names = FORMS[form]
     source, other = made(kind), made(kind, seed=1)
@@ -130,7 +131,7 @@ def test_a_net_whose_fused_twin_was_used_is_exported_and_so_is_the_twin(tmp_path
 def test_another_head_is_kept_and_all_else_is_loaded(tmp_path):
     for kind in NETS:
         source = made(kind)
-        for write, *_ in FORMS.values():
+        for write, *_ in FORMS.values() if kind == "cifar" else [FORMS["export"]]:
             path = write(source, kind, tmp_path)
             target = made(kind, seed=1, classes=3)
             before, head, sentences = numbers_of(target), head_of(target), []

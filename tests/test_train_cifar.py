@@ -1,5 +1,6 @@
 """train_cifar.py: the authors' command line, every flag, and whole runs, most of them in this process."""
 import dataclasses
+import fcntl
 import json
 import os
 import shlex
@@ -515,36 +516,42 @@ def more(tmp_path_factory):
 
 
 PROCESS = ["--batch-size", "8", "--log-interval", "1"]
+SET_PIPE_SIZE = 1031  # fcntl.F_SETPIPE_SZ, which Python has from 3.10 on
 
 
 def stopped(folder, data, number):
     """Start the script, send it a signal within the second epoch; returns status and standard error."""
     command = [sys.executable, str(ROOT / "train_cifar.py"), "--gpus", "", *tiny.TINY_NET, *SHORT, *PROCESS,
                "--data-dir", data, "--save-dir", "run"]
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0) as process:
+        fcntl.fcntl(process.stderr, SET_PIPE_SIZE, 4096)  # fifty lines: the training waits for its reader in the epoch
         try:
             lines = []
             for line in process.stderr:
                 lines.append(line)
-                if line.startswith("Epoch[1] Batch [3]"):
+                if line.startswith(b"Epoch[1] Batch [3]"):
                     process.send_signal(number)
                     lines += process.stderr.readlines()
-            return process.wait(60), "".join(lines)
+            return process.wait(60), b"".join(lines).decode()
         finally:
             process.kill()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, more):
+    """The folder of the run that nobody stopped."""
+    return trained(tmp_path_factory.mktemp("whole"), more, *PROCESS)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_within_an_epoch_saves_and_the_rest_makes_the_whole(tmp_path, more, number):
+def test_a_signal_within_an_epoch_saves_and_the_rest_makes_the_whole(tmp_path, more, whole, number):
     status, err = stopped(tmp_path, more, number)
     assert status == 128 + number and "Traceback" not in err
     assert f"stopped by {number.name} in epoch 1 after step " in err.splitlines()[-1]
     assert err.splitlines()[-1].endswith("to resume, give the same command with --resume run")
     state = checkpoint.read(tmp_path / "run" / run.LAST).state
     assert state["epoch"] == 1 and 3 <= state["step"] < 64
-    folder = trained(tmp_path, more, *PROCESS, "--resume")
-    (tmp_path / "whole").mkdir()
-    assert_same_run(trained(tmp_path / "whole", more, *PROCESS), folder)
+    assert_same_run(whole, trained(tmp_path, more, *PROCESS, "--resume"))
 
 
 @pytest.mark.skipif(not allocator.glibc_version(), reason="this system has another C library than glibc")

@@ -113,7 +113,7 @@ def restarts(folder, answer, rounds):
     Path(answer).write_text(json.dumps({**seen, "end": held()}))
 
 
-def judged(case, done, answer, said):
+def judged(case, done, answer, said, bound):
     if done.returncode != 0:
         return Round(case, FAULT, f"{said}: it ended with {done.returncode}: {small_runs.last_line(done.stderr)}")
     seen = json.loads(answer.read_text())
@@ -122,9 +122,9 @@ def judged(case, done, answer, said):
     said += f": {seen['warm']['resident'] / 2**20:.1f} MiB when warm, {100 * growth:+.2f}% at the end"
     odd = [f"{before[name]} {name} before, {end[name]} at the end"
            for name in ("files", "threads", "children", "own threads") if end[name] != before[name]]
-    if growth > BOUND or odd:
+    if growth > bound or odd:
         return Round(case, FAULT, "; ".join([said, *odd]))
-    return Round(case, f"within {100 * BOUND:g}%", said)
+    return Round(case, f"within {100 * bound:g}%", said)
 
 
 def refused(number, seed, place):
@@ -151,7 +151,7 @@ def refused(number, seed, place):
     return Round(REFUSED, {0: "trained", 1: "a sentence"}.get(status, "a library ended the process"), said)
 
 
-def run_all(rounds, seed, folder, steps=2000, evaluated=100, restarted=60):
+def run_all(rounds, seed, folder, steps=2000, evaluated=100, restarted=60, bound=BOUND):
     lengths = {TRAINED: steps, SCORED: evaluated, RESTARTED: restarted}
     for number in range(rounds):
         case, function = KINDS[number % len(KINDS)]
@@ -165,7 +165,7 @@ def run_all(rounds, seed, folder, steps=2000, evaluated=100, restarted=60):
             [sys.executable, "-m", f"{__package__}.memory", function, place, place / "answer", str(length)],
             cwd=ROOT if "." in __package__ else ROOT / "tests", capture_output=True, text=True,
             env={**small_runs.THREADS, "PYTHONPATH": str(ROOT)})
-        yield judged(case, done, place / "answer", f"round {number}, {length:,}")
+        yield judged(case, done, place / "answer", f"round {number}, {length:,}", bound)
 
 
 THEME = Theme("memory", "Memory, files and threads", 20, (

@@ -111,6 +111,9 @@ def scorer(net, contexts, example, mode="hybrid", fused="auto"):
 
     example : images (N, 3, S, S), NumPy, as they will come; None leaves the net as it is.
     """
+    for parameter in net.collect_params().values():
+        if parameter.list_ctx() != contexts:
+            parameter.reset_ctx(contexts)
     placement.set_mode(net, mode)
     if mode != "hybrid" or example is None:
         return Scorer(net, contexts), "operator by operator" if mode != "hybrid" else "the plain net"

@@ -62,7 +62,7 @@ def subject_of(parser, args, model, backend):
         parser.error(str(error))
     devices, sentence = backend.devices(args.gpus)
     recognised = []
-    model.load_params(net, args.params, devices, say=recognised.append)
+    model.load_params(net, args.params, say=recognised.append)  # on the CPU, from where the scorer takes it
     return Subject(args.params, recognised[0], name, arguments, net, data, names, devices, sentence)
 
 

@@ -12,7 +12,7 @@ Published accuracy of that net (Table III): 0.936 on CIFAR-10, 0.812 on the 20 s
 quick is a short run on a CPU.
 
 A run writes args.json, metrics.jsonl, train.log, result.json, history.png and the checkpoints last.params and
-best.params into its folder. --resume resumes it to the bit, also after SIGTERM or Ctrl-C.
+best.params into its folder. --resume continues it to the bit, also after SIGTERM or Ctrl-C.
 """
 import dataclasses
 import logging
@@ -44,7 +44,7 @@ def parse(argv=None):
                         "once, at the end (default 0: score the test images after every epoch, as the authors did)")
     flags.add_recipe_flags(parser, PROGRAM, "in the paper")
     group = flags.add_run_flags(parser, ("device", "local", "nccl"), save_interval=0)
-    group.add_argument("--save-plot-dir", type=flags.words, metavar="DIR", help="put a copy of history.png there")
+    group.add_argument("--save-plot-dir", type=flags.words, metavar="DIR", help="put a copy of history.png into DIR")
     args = parser.parse_args(argv)
     try:
         args.net_name, args.net_arguments, args.remarks = net_flags.net_arguments(args, registry.CIFAR)

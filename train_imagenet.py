@@ -28,7 +28,7 @@ hard labels on the augmented images, also under label smoothing and mixup. On a 
     python train_imagenet.py --gpus '' --input-size 64 --batch-size 32 --recipe scaled --num-epochs 5   # a CPU
 
 A run writes args.json, metrics.jsonl, train.log, result.json, history.png and the checkpoints last.params and
-best.params into its folder. --resume resumes it to the bit, also within an epoch (--save-interval) and after SIGTERM,
+best.params into its folder. --resume continues it to the bit, also within an epoch (--save-interval) and after SIGTERM,
 SIGHUP or Ctrl-C. With several workers (scripts/launch.sh) only the first one writes, and all of them must reach the
 folder.
 """
@@ -77,7 +77,7 @@ def parse(argv=None):
         args.net_name, args.net_arguments, _ = net_flags.net_arguments(args, registry.IMAGENET)
         flags.settle_recipe(args, PROGRAM)
         if args.resume_epoch and not args.resume_params:
-            raise InputError("--resume-epoch needs --resume-params; --resume resumes a run of this script")
+            raise InputError("--resume-epoch needs --resume-params; --resume continues a run of this script")
         epochs = args.changes.get("epochs", (args.preset or RELEASED).recipe.epochs)
         if args.resume_epoch is not None and args.resume_epoch >= epochs:
             raise InputError(f"--resume-epoch {args.resume_epoch} leaves nothing of {counted(epochs, 'epoch')}")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, then runs the linter and the tests:
-#   bash scripts/test.sh            without the tests that take long (tests/conftest.py lists them)
+#   bash scripts/test.sh            all tests except the slow ones (tests/conftest.py lists them)
 #   bash scripts/test.sh --all      all tests; more arguments go to pytest
-#   bash scripts/test.sh -k atac    pytest's own choice, of all tests
+#   bash scripts/test.sh -k atac    pytest chooses among all tests
 script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit
 cd "$repository"
 two=(-n 2 --dist loadfile) # two processes; the tests of a file stay together

@@ -73,8 +73,6 @@ def test_a_run_begun_in_one_backend_is_resumed_and_evaluated_in_the_other(tmp_pa
 
 def test_flags_of_mxnet_are_refused_by_pytorch(tmp_path):
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    for words, part in ((["--fused", "on"], "--fused on is for --backend gluon"),
-                        (["--kvstore", "nccl"], "--kvstore nccl")):
-        result = tiny.call(train_cifar.main, *SHORT, *words, "--backend", "torch", "--data-dir",
-                           tiny.cifar10(tmp_path / "data"), folder=tmp_path)
-        assert result.status in (1, 2) and part in tiny.one_sentence(result, result.status)
+    result = tiny.call(train_cifar.main, *SHORT, "--kvstore", "nccl", "--backend", "torch", "--data-dir",
+                       tiny.cifar10(tmp_path / "data"), folder=tmp_path)
+    assert "--kvstore nccl" in tiny.one_sentence(result, result.status)

@@ -209,7 +209,7 @@ def test_one_file_of_two_workers_holds_the_statistics_of_both_and_each_gets_back
         net, trainer = trained(steps=1)
         tiny.restore(tmp_path / "x.params", net, trainer, teams[rank])
         assert (np.concatenate([tiny.numbers_of(net)[name] for name in names]) == own[rank]).all()
-    with pytest.raises(InputError, match="was written by a run on 2 device.s., this one has 1; resume with as many"):
+    with pytest.raises(InputError, match="was written by a run on 2 device.s., this one has 1; resume with 2"):
         tiny.restore(tmp_path / "x.params", *trained(steps=1))
 
 
@@ -365,20 +365,20 @@ def test_another_net_is_refused(saved):
 
 
 def test_another_number_of_devices_is_refused(saved, tmp_path):
-    assert_refused(saved, r"was written by a run on 1 device\(s\), this one has 2; resume with as many$", tiny.TWO)
+    assert_refused(saved, r"was written by a run on 1 device\(s\), this one has 2; resume with 1$", tiny.TWO)
     tiny.save(tmp_path / "two.params", *_first(trained(tiny.TWO), tiny.saved()))
     assert_refused(tmp_path / "two.params", r"was written by a run on 2 device\(s\), this one has 1")
 
 
 def test_another_optimizer_is_refused(tmp_path):
     tiny.save(tmp_path / "x.params", *_first(trained(momentum=0.), tiny.saved()))
-    assert_refused(tmp_path / "x.params", r"holds no optimizer/0.weight.0.npy: it is not a checkpoint to go on from")
+    assert_refused(tmp_path / "x.params", r"holds no optimizer/0.weight.0.npy: it is not a checkpoint of a run")
 
 
 def test_weights_without_settings_are_refused_where_settings_are_needed(tmp_path):
     net, _ = trained()
     net.save_parameters(str(tmp_path / "x.params"))
-    assert_refused(tmp_path / "x.params", "holds weights only, not a run of ours to go on from; use --resume-params")
+    assert_refused(tmp_path / "x.params", "holds weights only, not a run to resume; start a new run from them with ")
     with pytest.raises(InputError, match="holds weights only"):
         checkpoint.read(tmp_path / "x.params")
     assert checkpoint.read(tmp_path / "x.params", required=False) is None

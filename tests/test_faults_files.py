@@ -105,7 +105,7 @@ def test_an_archive_behind_weights_has_no_member_twice(tmp_path):
 
 @pytest.mark.parametrize("change, reason", [
     ({"best": None}, "best is not an object"), ({"seconds": "9"}, "seconds is not a finite number"),
-    ({"id": "another"}, "its id is another, and what it says makes"), ({"files": {}}, "files has no 'metrics.jsonl'"),
+    ({"id": "another"}, "its id is another, but its content makes"), ({"files": {}}, "files has no 'metrics.jsonl'"),
     ({"experiment": {"seed": 5}}, "its id is"), ({"experiment": {"arguments": {"classes": 10, "wings": 2}}}, "wings"),
     ({"experiment": {"model": "x"}}, "unknown model"), ({"experiment": {"recipe": {"epochs": 20}}}, "is missing"),
     ({"experiment": {"arguments": {"classes": 10, "blocks": 0}}}, "arguments.blocks cannot be 0")])

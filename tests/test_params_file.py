@@ -141,7 +141,7 @@ def test_what_cannot_be_opened_is_a_sentence(tmp_path, path):
     (header([array(code=8)], [b"a"]), "unknown type code 8"),
     (header([array(code=-1)], [b"a"]), "unknown type code -1"),
     (header([array(code=12)], [b"a"]), "unknown type code 12"),
-    (header([array(), array()], [b"a", b"a"]), "the name 'a' stands twice"),
+    (header([array(), array()], [b"a", b"a"]), "the name 'a' occurs twice"),
     (header([array()], [b"\xff\xfe"]), "a name is not text"),
     (header([array()], [], named=1) + struct.pack("<Q", 2 ** 63), "ends within a name"),
     (header([array()], [b"a"]) + b"\0", "not a sound archive"),

@@ -211,7 +211,7 @@ def test_a_stop_within_an_epoch_and_the_rest_are_the_whole(tmp_path, place, numb
     folder = tmp_path / "parts"
     assert str(caught.value) == (
         f"stopped by {number.name} in epoch {place[0]} after step {place[1] + 1} of 8; everything is saved in "
-        f"{folder / 'last.params'}: give the same command with --resume {folder} to go on")
+        f"{folder / 'last.params'}: to resume, give the same command with --resume {folder}")
     state = checkpoint.read(folder / folders.LAST).state
     assert (state["epoch"], state["step"]) == (place[0], place[1] + 1)
     assert state["meter"]["images"] == (place[1] + 1) * 16 * devices
@@ -598,8 +598,8 @@ def test_a_folder_without_a_name_gets_a_free_number(tmp_path, monkeypatch):
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path, file):
     assert folders.new_directory(tmp_path, "x") == tmp_path  # a folder that exists, without a run
     (tmp_path / file).write_text("1")
-    advice = "go on with it by --resume" if file == folders.LAST else \
-        "its last.params is gone: go on from another of its checkpoints with --resume FILE"
+    advice = "resume it with --resume" if file == folders.LAST else \
+        "its last.params is gone: resume another of its checkpoints with --resume FILE"
     with pytest.raises(InputError, match=f"holds a run already: {advice}, or give another --save-dir"):
         folders.new_directory(tmp_path, "x")
 

@@ -207,7 +207,7 @@ def test_a_record_is_never_replaced_by_another_run(interrupted, place, tmp_path)
     lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     lines[0]["train_loss"] += 1
     (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(runner.InputError, match="is another run of what"):
+    with pytest.raises(runner.InputError, match="already holds the record of another run"):
         ledger.add(copy, results)
     lines[-1]["val_accuracy"] = .99
     (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -249,11 +249,11 @@ def test_data_that_are_missing_are_said_once_and_before_anything_else(place, mon
         trainings.train()
     said, = (line for line in caplog.messages if "FAILED" in line)
     assert said.startswith("4 runs, the first is cifar100-coarse-b1-relu, 1 epoch, seed 0: FAILED: ")
-    assert "holds CIFAR-10, not CIFAR-100" in said and "--only cifar10 trains on that" in said
+    assert "holds CIFAR-10, not CIFAR-100" in said and "use --only cifar10 to train on that" in said
 
 
 @pytest.mark.parametrize("status, said", [
-    (137, "killed by signal 9 (out of memory?); the same command resumes it from what it saved; log: "),
+    (137, "killed by signal 9 (out of memory?); the same command resumes it from its checkpoint; log: "),
     (-9, "killed by signal 9 (out of memory?); "), (139, "killed by signal 11 (SIGSEGV); "),
     (134, "killed by signal 6 (SIGABRT); "), (1, "the last words (exit status 1; "), (255, "the last words (exit"),
     (143, "the last words (exit status 143; ")])
@@ -298,7 +298,7 @@ def test_the_plan_names_every_run_and_its_time(interrupted, place):
     text = plan.text(runs, options(place, jobs=2))
     assert f"cifar10-b1-relu, {EPOCHS} epochs, seed 0: finished, in the ledger" in text
     assert f"cifar10-b1-atac, {EPOCHS} epochs, seed 0: to run, about " in text
-    assert "cifar100-coarse-b1-relu, 3 epochs, seed 0: to run, when its data is there, about " in text
+    assert "cifar100-coarse-b1-relu, 3 epochs, seed 0: to run as soon as its data is there, about " in text
     assert text.count("holds CIFAR-10, not CIFAR-100") == 1
     assert "3 runs: 1 finished, 2 to do, 2 at a time on the CPU" in text
     assert "the ledger's runs on this kind of hardware" in text

@@ -143,7 +143,7 @@ def test_cifar_saves_within_an_epoch_where_it_is_asked_to(tmp_path, monkeypatch)
 
 def test_a_wrong_flag_of_a_run_leaves_nothing_behind(tmp_path):
     result = tiny.call(train_cifar.main, *SHORT, "--accumulate", "5", folder=tmp_path)
-    tiny.one_sentence(result, 2, "a batch of 16 does not fall into 5 equal parts")
+    tiny.one_sentence(result, 2, "a batch of 16 cannot be cut into 5 equal parts")
     assert not os.listdir(tmp_path)
 
 

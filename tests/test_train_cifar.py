@@ -414,7 +414,7 @@ def two_epochs(tmp_path_factory, cifar10):
     (["--seed", "1"], "seed=1 but the checkpoint has seed=0"),
     (["--val-split", "8"], "val_split=8 but the checkpoint has val_split=0"),
     (["--num-epochs", "1"], "--resume: the checkpoint is in epoch 2 already, so --num-epochs 1 is too few"),
-    (["--gpus", "0,1"], "was written by a run on 1 device(s), this one has 2; resume with as many"),
+    (["--gpus", "0,1"], "was written by a run on 1 device(s), this one has 2; resume with 1"),
     (["--save-dir", "other"], "--resume continues the run in run; leave --save-dir out")])
 def test_resume_refuses_another_run(two_epochs, cifar10, monkeypatch, arguments, said):
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
@@ -432,13 +432,13 @@ def test_resume_refuses_other_data(two_epochs, tmp_path):
 
 def test_a_run_is_not_overwritten(two_epochs, cifar10):
     result = train(two_epochs, cifar10, "--save-dir", "run")
-    tiny.one_sentence(result, 1, "run holds a run already: go on with it by --resume, or give another --save-dir")
+    tiny.one_sentence(result, 1, "run holds a run already: resume it with --resume, or give another --save-dir")
 
 
 def test_weights_only_are_no_run_to_go_on_with(tmp_path, cifar10):
     tiny.ready(model.get_model("resnet20_v2", blocks=1)).save_parameters(str(tmp_path / "x.params"))
     result = train(tmp_path, cifar10, "--resume", "x.params")
-    tiny.one_sentence(result, 1, "x.params holds weights only", "use --resume-params")
+    tiny.one_sentence(result, 1, "x.params holds weights only", "with --resume-params")
 
 
 def test_resume_without_a_run_starts_one_and_the_same_command_then_goes_on(tmp_path, cifar10):
@@ -446,7 +446,7 @@ def test_resume_without_a_run_starts_one_and_the_same_command_then_goes_on(tmp_p
     assert first.status == 0 and "going on" not in first.err
     (tmp_path / "runs" / "cifar10_resnet20_v2_b1_seed0-2").mkdir()  # a later one that failed before it saved anything
     second = train(tmp_path, cifar10, "--resume")
-    assert second.status == 0 and "going on from runs/cifar10_resnet20_v2_b1_seed0/last.params: epoch 1, step 0" \
+    assert second.status == 0 and "resuming from runs/cifar10_resnet20_v2_b1_seed0/last.params: epoch 1, step 0" \
         in second.err
     assert len(tiny.metrics_of(tmp_path / "runs" / "cifar10_resnet20_v2_b1_seed0")) == 2
 
@@ -548,7 +548,7 @@ def test_a_signal_within_an_epoch_saves_and_the_rest_makes_the_whole(tmp_path, m
     status, err = stopped(tmp_path, more, number)
     assert status == 128 + number and "Traceback" not in err
     assert f"stopped by {number.name} in epoch 1 after step " in err.splitlines()[-1]
-    assert err.splitlines()[-1].endswith("give the same command with --resume run to go on")
+    assert err.splitlines()[-1].endswith("to resume, give the same command with --resume run")
     state = checkpoint.read(tmp_path / "run" / run.LAST).state
     assert state["epoch"] == 1 and 3 <= state["step"] < 64
     assert_same_run(whole, trained(tmp_path, more, *PROCESS, "--resume"))

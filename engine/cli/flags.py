@@ -17,7 +17,7 @@ FIGURES = (".png", ".pdf", ".svg")
 
 
 def program(name):
-    """The program's name for help and errors: that of the script in scripts/ which called it, else `name`."""
+    """The program's name for help and errors: the script in scripts/ that called it, else `name`."""
     return os.environ.get("CALLED_AS") or name
 
 
@@ -133,7 +133,8 @@ def add_device_flags(parser):
                         help="of MXNet: compile the net (default), or run it operator by operator")
     parser.add_argument("--fused", choices=("auto", "on", "off"), default="auto",
                         help="of MXNet: fused C++ operators on the CPU: use them if they are built and fit the net "
-                        "(auto, the default), require them (on), or do without them (off)")
+                        "(auto, the default), require them (on), or do without them (off); of PyTorch: on compiles the "
+                        "net")
     parser.add_argument("--no-tune", dest="tune", action="store_false",
                         help="do not set the number of threads and the memory allocator")
 

@@ -645,7 +645,7 @@ def render(records):
         for block in blocks.blocks_of(exhibit, records):
             blocks.caption(block)
             blocks.effort(block)
-            if exhibit is not grid.FIG6:  # whose numbers need the sizes of its nets: half a minute
+            if exhibit is not grid.FIG6:  # its numbers need the sizes of its nets: half a minute
                 blocks.numbers_of(block)
 
 

@@ -8,11 +8,11 @@ cd "$repository"
 two=(-n 2 --dist loadfile) # two processes; the tests of a file stay together
 case ${1-} in
     "")
-        printf 'the quick tests, about 3 minutes on 2 cores; all of them: bash scripts/test.sh --all\n'
+        printf 'the quick tests, about 4 minutes on 2 idle cores; all of them: bash scripts/test.sh --all\n'
         set -- "${two[@]}" -m "not slow"
         ;;
     --all)
-        printf 'all tests, about 10 minutes on 2 cores\n'
+        printf 'all tests, about 10 minutes on 2 idle cores\n'
         set -- "${two[@]}" "${@:2}"
         ;;
 esac

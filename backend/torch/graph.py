@@ -127,7 +127,7 @@ class _Translation:
 
 def _checked(node, function, called):
     """A node's attributes as Python values, which the function of its operator takes. Raises InputError."""
-    settings = {name: _value(text) for name, text in node.get("attrs", {}).items() if not name.startswith("__")}
+    settings = {name: value_of(text) for name, text in node.get("attrs", {}).items() if not name.startswith("__")}
     for name, allowed in operators.ALLOWED.get(node["op"], {}).items():
         if settings.get(name, allowed[0]) not in allowed:
             raise InputError(f"{called} has {name}={settings[name]!r}; there is a translation for "
@@ -139,7 +139,7 @@ def _checked(node, function, called):
     return settings
 
 
-def _value(text):
+def value_of(text):
     """'(1, 1)' is a pair, 'max' a text."""
     try:
         return ast.literal_eval(text)

@@ -1,5 +1,4 @@
 """A net's first weights, drawn by NumPy: the start of a run on a machine without MXNet."""
-import ast
 import json
 import math
 
@@ -8,6 +7,8 @@ import numpy as np
 from backend.graph import PATH
 from engine.seeds import random_stream
 from support.errors import InputError
+
+from .graph import value_of
 
 SLOPE = 0.25  # of mx.init.MSRAPrelu, which the authors use
 _START = 100  # the purpose of these random numbers; those of the data sets count from 0
@@ -25,7 +26,7 @@ def drawn(text, seed):
 
 
 def _array(node, generator):
-    name, shape = node["attrs"][PATH], ast.literal_eval(node["attrs"].get("__shape__", "()"))
+    name, shape = node["attrs"][PATH], value_of(node["attrs"].get("__shape__", "()"))
     if not shape or min(shape) < 1:
         raise InputError(f"the graph does not say the shape of {name}")
     kind, settings = _initializer(node["attrs"].get("__init__"))

@@ -4,14 +4,14 @@
     python evaluate.py --params runs/NAME/best.params                  # a file of ours: it knows its net and data
     python evaluate.py --params FILE --model atac_resnet20_v2 --blocks 3 --dataset cifar10   # the authors', Gluon's
     python evaluate.py --pretrained atac_resnet20_v2_b1_cifar10        # a name in params/manifest.json
-    python evaluate.py --pretrained atac_resnet50_v1b_official --data-dir DIR      # the authors', fetched before with
+    python evaluate.py --pretrained atac_resnet50_v1b_official --data-dir DIR   # the authors'; first fetch it with
                                                                        # scripts/download_params.sh; DIR has ImageNet
     python evaluate.py --params FILE --model atac_resnet50_v1b --dataset imagenet --use-rec --data-dir DIR
     python evaluate.py --params FILE --images cat.png dog.jpg          # the five likeliest classes of each picture
 
-Prints a table by class (of more than 100 classes the ten worst), speed, cross entropy, and top-5 and top-1 accuracy
-as the last line; --json writes all of it for programs. Every image counts once, or with --count-padding as in the
-authors' log.
+Prints a table by class (only the ten worst if there are more than 100), the speed, the cross entropy and the top-5
+accuracy; the last line is the top-1 accuracy. --json writes all of it for programs. Every image counts once; with
+--count-padding images count as in the authors' log.
 """
 import functools
 import json
@@ -33,7 +33,7 @@ def parse(argv=None):
 
 
 class Score(NamedTuple):
-    """What evaluate() finds: the record for --json, the rows of the table, the confusion matrix, the net's form."""
+    """The result of evaluate(): the record for --json, the table's rows, the confusion matrix, the net's form."""
 
     record: dict
     rows: list
@@ -74,7 +74,7 @@ def subject_of(parser, args):
     from backend import choose
     from engine.cli import subject
 
-    return subject.subject_of(parser, args, model, *choose(args.backend, bool(args.gpus)))
+    return subject.subject_of(parser, args, model, choose(args.backend, bool(args.gpus)))
 
 
 def images_of(subject, args):
@@ -83,14 +83,14 @@ def images_of(subject, args):
 
 
 def record_of(*words):
-    """What --json has of a command line that evaluates a file, in this process and without a word."""
+    """The record that --json writes for a command line; evaluates in this process and prints nothing."""
     parser, args = parse(words)
     subject = subject_of(parser, args)
     return evaluate(subject, images_of(subject, args), args).record
 
 
 def write_json(records, place):
-    """Write records, a line each, to a file, which is whole or untouched, or to STDOUT; nowhere for None."""
+    """Write one line for each record to a file (whole or untouched) or to STDOUT; nowhere for None."""
     text = "".join(json.dumps(record) + "\n" for record in records)
     if place == evaluate_flags.STDOUT:
         sys.stdout.write(text)
@@ -101,7 +101,7 @@ def write_json(records, place):
 def main():
     parser, args = parse()
     runtime.tune(args.tune)
-    runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
+    runtime.prepare()  # before NumPy and MXNet load: it names a missing piece in a sentence
     from engine import evaluation, runlog
 
     runlog.start_logging()
@@ -131,7 +131,7 @@ def main():
             title = f"{subject.model}, {subject.data.title}: {record['top1']:.4f} of {record['images']:,} images right"
             evaluation.draw_confusion(confusion, subject.class_names, args.confusion_matrix, title)
             say(f"confusion matrix: {args.confusion_matrix}")
-    finally:  # whatever the disk says, the score is not lost
+    finally:  # a full disk must not lose the score
         say(f"{record['images']:,} images in {record['seconds']:.1f} s, {record['images_per_second']:,.0f} images/s")
         say(f"cross entropy {record['loss']:.4f}, top-5 accuracy {record['top5']:.4f} (error "
             f"{100 * (1 - record['top5']):.2f}%)")

@@ -11,8 +11,8 @@ The paper's recipe is the default: NAG, learning rate 0.2, 400 epochs, x0.1 at 3
 Published accuracy of that net (Table III): 0.936 on CIFAR-10, 0.812 on the 20 superclasses of CIFAR-100. --recipe
 quick is a short run on a CPU.
 
-A run leaves args.json, metrics.jsonl, train.log, result.json, history.png and the checkpoints last.params and
-best.params in its folder; --resume continues it to the bit, also after a stop by SIGTERM or Ctrl-C.
+A run writes args.json, metrics.jsonl, train.log, result.json, history.png and the checkpoints last.params and
+best.params into its folder. --resume continues it to the bit, also after SIGTERM or Ctrl-C.
 """
 import dataclasses
 import logging
@@ -31,20 +31,20 @@ from support.words import counted
 log = logging.getLogger("engine.train_cifar")
 
 PROGRAM = "train_cifar.py"
-CLASSES = {"cifar10": 10, "cifar100": 100}  # length of the output, in both label modes; of a folder its classes
+CLASSES = {"cifar10": 10, "cifar100": 100}  # length of the output, in both label modes; a folder has its own
 DEFAULT = Experiment("atac_resnet20_v2", {"classes": 10}, "cifar10", CIFAR_PAPER)
 
 
 def parse(argv=None):
     parser = flags.Parser(prog=PROGRAM, description=__doc__)
-    net_flags.add_net_flags(parser, registry.CIFAR)
+    net_flags.add_net_flags(parser, registry.CIFAR, default=DEFAULT.model)
     data_flags.add_data_flags(parser, "default cifar10")
     parser.add_argument("--val-split", type=flags.number(int, 0), metavar="N",
-                        help="hold N training images back and choose the best epoch on them; the test images are "
-                        "scored once, at the end (default 0: score the test images after every epoch, as the authors)")
+                        help="hold N training images out and choose the best epoch on them; the test images are scored "
+                        "once, at the end (default 0: score the test images after every epoch, as the authors did)")
     flags.add_recipe_flags(parser, PROGRAM, "in the paper")
     group = flags.add_run_flags(parser, save_interval=0)
-    group.add_argument("--save-plot-dir", type=flags.words, metavar="DIR", help="put a copy of history.png there")
+    group.add_argument("--save-plot-dir", type=flags.words, metavar="DIR", help="put a copy of history.png into DIR")
     args = parser.parse_args(argv)
     try:
         args.net_name, args.net_arguments, args.remarks = net_flags.net_arguments(args, registry.CIFAR)
@@ -57,7 +57,7 @@ def parse(argv=None):
 
 
 def experiment_of(args, stored):
-    """What the command line asks for; what it leaves open is a checkpoint's (stored) or the default."""
+    """The Experiment that the command line asks for; what it leaves open is a checkpoint's (stored) or the default."""
     from engine.data import cifar, sets
     from engine.data.dataset import Known
     from model import complete_arguments, image_size
@@ -82,7 +82,7 @@ def experiment_of(args, stored):
 
 
 def report(args, start, training, result, directory):
-    """Say what came out; copy the plot if that is asked for."""
+    """Log the result; copy the plot if --save-plot-dir asks for it."""
     if args.save_plot_dir:
         _copy_plot(directory / "history.png", args.save_plot_dir, start.experiment.name)
     last, best = (result.held_out or {"last": result.last, "best": result.best}).values()
@@ -103,11 +103,13 @@ def _copy_plot(plot, folder, name):
 def main():
     parser, args = parse()
     runtime.tune(args.tune)
-    runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
+    runtime.prepare()  # before NumPy and MXNet load: it names a missing piece in a sentence
     import model
     from backend import choose
+    from engine import runlog
     from engine.cli import start
 
+    runlog.start_logging()
     backend = choose(args.backend, bool(args.gpus))
     return start.train(parser, args, experiment_of, backend, model, "float32", report)
 

@@ -7,31 +7,30 @@ The authors' own command line runs as it is:
         -j 48 --warmup-epochs 5 --dtype float16 --use-rec --last-gamma --no-wd --label-smoothing --save-dir DIR \\
         --logging-file FILE --r 2 --act-layers 2
 
-It is --recipe released, the default: the recipe of the checkpoint and the log that the authors have published, whose
-command leaves weight decay and momentum to their script's defaults. --recipe paper is what Section IV-A says. They
-differ:
+It is --recipe released, the default: the recipe of the authors' published checkpoint and log. Weight decay and momentum
+are the defaults of their script. --recipe paper is the text of Section IV-A. The two differ:
                         paper                 released
     learning rate       0.075, x0.1 at        0.075, cosine to 0,
                         epochs 40 and 60      5 epochs of warmup
-    weight decay        none                  1e-4, but on gamma, beta and bias
+    weight decay        none                  1e-4, except on gamma, beta, bias
     label smoothing     not mentioned (0)     0.1
     last gamma          not mentioned (1)     starts at 0
     type                not mentioned         float16 with float32 master weights
     both                160 epochs, NAG with momentum 0.9, 256 images a step: 128 on each of two GPUs
 
-Published error on the validation images (Table IV, ATAC-ResNet-50): top-1 21.41%, top-5 6.02%, the best of the 160
-epochs; the last one of the log has 21.47% and 6.10%. This project has not repeated that run.
+Published error on the validation images (Table IV, ATAC-ResNet-50): top-1 21.41%, top-5 6.02% in the best of the 160
+epochs; 21.47% and 6.10% in the last (the authors' log). This project has not repeated that run.
 
-Data: record files (--use-rec) or class folders; scripts/prepare_imagenet.sh makes them. Training accuracy is counted
-against the hard labels, under label smoothing and mixup too, on the augmented images. A smaller machine:
+Data: record files (--use-rec) or class folders; scripts/prepare_imagenet.sh makes them. Training accuracy counts the
+hard labels on the augmented images, also under label smoothing and mixup. On a smaller machine:
 
     python train_imagenet.py --num-gpus 1 --batch-size 256 --accumulate 4     # the same total batch, in four parts
     python train_imagenet.py --gpus '' --input-size 64 --batch-size 32 --recipe scaled --num-epochs 5   # a CPU
 
-A run leaves args.json, metrics.jsonl, train.log, result.json, history.png and the checkpoints last.params and
-best.params in its folder; --resume continues it to the bit, also from the middle of an epoch (--save-interval), after
-a stop by SIGTERM, SIGHUP or Ctrl-C. With several workers (docs/DISTRIBUTED.md) that folder must lie on a disk that all
-of them reach; the first worker alone writes.
+A run writes args.json, metrics.jsonl, train.log, result.json, history.png and the checkpoints last.params and
+best.params into its folder. --resume continues it to the bit, also within an epoch (--save-interval) and after SIGTERM,
+SIGHUP or Ctrl-C. With several workers (docs/DISTRIBUTED.md) only the first one writes, and all of them must reach the
+folder.
 """
 import dataclasses
 import logging
@@ -50,15 +49,15 @@ log = logging.getLogger("engine.train_imagenet")
 
 PROGRAM = "train_imagenet.py"
 RELEASED = presets.named(PROGRAM, "released")
-TOTAL_BATCH = 2 * RELEASED.recipe.batch_size  # on the authors' two GPUs; the recipes' learning rate is for it
+TOTAL_BATCH = 2 * RELEASED.recipe.batch_size  # the authors' two GPUs; the recipes' learning rate is for it
 DEFAULT = Experiment("atac_resnet50_v1b", {"classes": 1000, **RELEASED.net}, "imagenet", RELEASED.recipe,
                      input_size=INPUT_SIZE, crop_ratio=CROP_RATIO)
 REFUSED = {
-    "--resume-states": "a trainer's states are a pickle, which runs whatever code is in it; the checkpoints of this "
-                       "script hold the optimizer's state, go on from one with --resume",
+    "--resume-states": "a trainer's states are a pickle, and reading a pickle runs the code in it; this script's "
+                       "checkpoints hold the optimizer's state: resume one with --resume",
     "--use-pretrained": "no ImageNet weights come with this repository; start from a file with --resume-params",
     "--use-se": "name the net: --model se",
-    "--teacher": "training by a teacher is not offered here",
+    "--teacher": "this script does not train with a teacher; leave it out",
 }
 
 
@@ -77,7 +76,7 @@ def parse(argv=None):
         args.net_name, args.net_arguments, _ = net_flags.net_arguments(args, registry.IMAGENET)
         flags.settle_recipe(args, PROGRAM)
         if args.resume_epoch and not args.resume_params:
-            raise InputError("--resume-epoch needs --resume-params; --resume goes on with a run of this script")
+            raise InputError("--resume-epoch needs --resume-params; --resume continues a run of this script")
         epochs = args.changes.get("epochs", (args.preset or RELEASED).recipe.epochs)
         if args.resume_epoch is not None and args.resume_epoch >= epochs:
             raise InputError(f"--resume-epoch {args.resume_epoch} leaves nothing of {counted(epochs, 'epoch')}")
@@ -88,7 +87,7 @@ def parse(argv=None):
 
 
 def experiment_of(args, stored):
-    """What the command line asks for; what it leaves open is a checkpoint's (stored) or the default."""
+    """The Experiment that the command line asks for; what it leaves open is a checkpoint's (stored) or the default."""
     from engine.data import sets
     from model import complete_arguments, image_size
 
@@ -115,7 +114,7 @@ def experiment_of(args, stored):
 
 
 def rate_sentence(lr, batch):
-    """The learning rate beside the total batch, and the rate in proportion where it is another than the recipes'."""
+    """The learning rate and the total batch; for another batch than the recipes', also the rate in proportion."""
     sentence = f"learning rate {lr:g} at a total batch of {batch}"
     if batch == TOTAL_BATCH:
         return f"{sentence}, the recipes'"
@@ -124,12 +123,12 @@ def rate_sentence(lr, batch):
 
 
 def remarks(start):
-    """What the log says of a run beside its recipe."""
+    """More sentences for the log."""
     return [rate_sentence(start.experiment.recipe.lr, start.batch_size)]
 
 
 def report(args, start, training, result, directory):
-    """Say what came out."""
+    """Log the result."""
     last, best = result.last, result.best
     log.info("%s: err-top1 %.4f, err-top5 %.4f after %s; best err-top1 %.4f (epoch %d); %s validation images, each "
              "once; data %s", start.experiment.dataset, 1 - last.accuracy, 1 - last.top5,
@@ -140,11 +139,13 @@ def report(args, start, training, result, directory):
 def main():
     parser, args = parse()
     runtime.tune(args.tune)
-    runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
+    runtime.prepare()  # before NumPy and MXNet load: it names a missing piece in a sentence
     import model
     from backend import choose
+    from engine import runlog
     from engine.cli import start
 
+    runlog.start_logging()
     backend, dtype = choose(args.backend, bool(args.gpus)), (args.preset or RELEASED).dtype
     return start.train(parser, args, experiment_of, backend, model, dtype, report, remarks)
 

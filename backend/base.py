@@ -1,4 +1,4 @@
-"""The interface between a run and what computes it. engine/ sees nothing of a framework but this.
+"""The interface between a run and what computes it: all that engine/ sees of a framework.
 
 A backend is a module, a folder of backend/, with these functions:
 
@@ -13,7 +13,7 @@ import abc
 
 
 class Scorer(abc.ABC):
-    """A net on its devices, for inference. kind: of the devices, 'cpu' or 'gpu'."""
+    """A net on its devices, for inference. kind : 'cpu' or 'gpu', the devices' kind."""
 
     kind = "cpu"
 
@@ -23,14 +23,14 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def logits(self, images):
-        """The answers, float64 (N, outputs), to float32 images (N, 3, S, S)."""
+        """The logits, float64 (N, outputs), of float32 images (N, 3, S, S)."""
 
 
 class Program(Scorer):
     """A net on its devices, for training: one update a step, and its whole state as NumPy arrays.
 
-    operators : what computes the net, in words. rank, size : this worker and how many there are; worker 0 writes the
-    run's files. scale : the LossScale of a float16 training, else None.
+    operators : what computes the net, in words. rank, size : this worker's number and the number of workers; worker 0
+    writes the run's files. scale : the LossScale of a float16 training, else None.
     """
 
     operators, rank, size, scale = "", 0, 1, None
@@ -42,9 +42,10 @@ class Program(Scorer):
 
     @abc.abstractmethod
     def steps(self, steps, meter, settle=None):
-        """Train on Steps (engine.steps); yields the number of steps done after each. meter: sums of this worker.
+        """Train on Steps (engine.steps); after each step yields the number of steps done. meter : this worker's sums.
 
-        settle : called after each step with the steps done; if it returns True, meter and device are up to date first.
+        settle : called after each step with the steps done; if it returns True, meter and device are brought up to
+        date before that number is yielded.
         """
 
     @abc.abstractmethod
@@ -53,7 +54,7 @@ class Program(Scorer):
 
     @abc.abstractmethod
     def arrays(self):
-        """All numbers of the state by name (backend.gluon.state says how they are called). Raises Diverged."""
+        """All numbers of the state by name (the names: backend.gluon.state). Raises Diverged."""
 
     @abc.abstractmethod
     def forms(self):
@@ -61,11 +62,11 @@ class Program(Scorer):
 
     @abc.abstractmethod
     def restore(self, arrays):
-        """Take on a state: all of `arrays`, or the weights alone."""
+        """Set the state from all of `arrays`, or the weights alone."""
 
     @abc.abstractmethod
     def total(self, values):
-        """The sum over the workers of a float64 array, exact for counts."""
+        """The sum of a float64 array over the workers, exact for counts."""
 
     @abc.abstractmethod
     def any(self, flag):
@@ -73,4 +74,4 @@ class Program(Scorer):
 
     @abc.abstractmethod
     def environment(self):
-        """Versions and devices that a result depends on, for JSON: `contexts`, `gpus` and what else there is."""
+        """Versions and devices that a result depends on, for JSON: at least `contexts` and `gpus`."""

@@ -1,1 +1,1 @@
-"""Measurements of this project and of its peers: `python -m benchmarks`, `.profile_step`, `.report`."""
+"""Measurements of this project and its peers: `python -m benchmarks`, `.profile_step`, `.report`."""

@@ -1,10 +1,10 @@
-"""Measure this project beside its peers, interleaved.
+"""Measures this project and its peers, interleaved.
 
     python -m benchmarks                         everything, into results/benchmarks/measurements.json
-    python -m benchmarks --only step/atac-b1     the groups with that in their name (--list shows the names)
-    python -m benchmarks --quick --only ceilings whether it works, on tiny sizes; numbers without meaning
+    python -m benchmarks --only step/atac-b1     the groups with this text in their names (--list shows the names)
+    python -m benchmarks --quick --only ceilings a test on tiny sizes; its numbers mean nothing
 
-A run replaces the groups that it measures in the file and keeps the others, so that it can be done in parts.
+A run replaces the groups that it measures in the file and keeps the others, so you can measure in parts.
 `python -m benchmarks.report` renders docs/PERFORMANCE.md from the file. PyTorch and ONNX Runtime are optional
 (requirements-bench.txt). Nothing else should be running: each record says how busy the rest of the machine was.
 """
@@ -28,19 +28,19 @@ DEFAULT_OUT = ROOT / "results" / "benchmarks" / "measurements.json"
 def parse(argv=None):
     parser = flags.Parser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny sizes and two rounds; writes only with --out")
-    parser.add_argument("--only", type=flags.words, metavar="TEXT", help="what has TEXT in GROUP/VARIANT")
+    parser.add_argument("--only", type=flags.words, metavar="TEXT", help="only the variants with TEXT in GROUP/VARIANT")
     parser.add_argument("--list", action="store_true", help="show every GROUP/VARIANT and measure nothing")
     parser.add_argument("--repeats", type=flags.number(int, 1), metavar="N", help="rounds (default 5; 2 with --quick)")
     parser.add_argument("--threads", type=flags.number(int, 1, flags.MOST_THREADS), metavar="N",
-                        help="of every framework (default: cores)")
-    parser.add_argument("--full", action="store_true", help="whole epochs of the data in --data-dir, not a part")
+                        help="threads of every framework (default: cores)")
+    parser.add_argument("--full", action="store_true", help="whole epochs of the data in --data-dir, not parts")
     parser.add_argument("--data-dir", type=flags.words, metavar="DIR", help="CIFAR-10 (default: the sample that ships)")
     parser.add_argument("--out", type=flags.words, metavar="FILE.json", help="merge the records into FILE.json")
     return parser.parse_args(argv)
 
 
 def scale_of(args):
-    """The sizes that the flags ask for."""
+    """The sizes that the flags give."""
     from . import groups
 
     changes = {"workers": args.threads or usable_cores()}
@@ -53,12 +53,12 @@ def scale_of(args):
 
 def main(argv=None):
     args = parse(argv)
-    python.installed_build()  # one sentence, where each contender would have the same
+    python.installed_build()  # without MXNet, one message here instead of the same one from each contender
     from . import groups, harness
 
     chosen = groups.chosen(scale_of(args), args.only or "")
     if not chosen:
-        raise InputError(f"--only {args.only}: nothing has that in its name; --list shows the names")
+        raise InputError(f"--only {args.only}: no name contains this; --list shows the names")
     if args.list:
         for group in chosen:
             print("\n".join(f"{group.name}/{variant.name}" for variant in group.variants))
@@ -69,7 +69,7 @@ def main(argv=None):
     plan = harness.Plan(**changes)
     out = args.out or (None if args.quick else DEFAULT_OUT)
     if out is not None:
-        harness.read_records(out)  # a wrong file is noticed before the work
+        harness.read_records(out)  # so that a wrong file is noticed before the work
     clean_up_at_interrupt()
     began = time.monotonic()
     for name, record in harness.run(chosen, plan, out):

@@ -1,4 +1,4 @@
-"""What the machine can do at best: memory copies and matrix products, without any framework."""
+"""The machine's best speeds: memory copies and matrix products, without a framework."""
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,13 +8,13 @@ from .contender import Contender
 
 
 class MemoryCopy(Contender):
-    """Copies an array in as many parts as there are threads; bytes are those read and written."""
+    """Copies an array in one part per thread. bytes: read plus written."""
 
     def __init__(self, mib):
         threads = int(os.environ["OMP_NUM_THREADS"])
         source = np.ones(mib << 18, np.float32)
         target = np.empty_like(source)
-        target[:] = 0  # the pages are there from now on
+        target[:] = 0  # so that its pages exist
         self.parts = list(zip(np.array_split(target, threads), np.array_split(source, threads)))
         self.bytes = 2 * source.nbytes
         self.pool = ThreadPoolExecutor(threads)

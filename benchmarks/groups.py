@@ -1,4 +1,4 @@
-"""What is measured: every group with its variants. Names are GROUP/VARIANT, and --only looks for text in them."""
+"""The measured groups with their variants. Names are GROUP/VARIANT, and --only searches them for text."""
 import dataclasses
 from typing import Optional
 
@@ -17,7 +17,7 @@ ONNX = "ONNX Runtime"
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How large the measured work is. steps and evaluated, of an epoch's part, are None for a whole one."""
+    """The size of the measured work. steps and evaluated give an epoch's part; None for a whole epoch."""
 
     data_dir: str = str(ROOT / "data" / "cifar10-sample")
     workers: int = 2  # of the authors' loader
@@ -50,7 +50,7 @@ def training(net):
 
 
 def layouts(net):
-    """How far a fused region reaches: BatchNorm and unit, or the whole net in blocks of channels."""
+    """Two sizes of a fused region: BatchNorm and unit, or the whole net in blocks of channels."""
     return tuple(Variant(name, "mxnet_contenders:TrainStep", {"fused": fused}, net)
                  for name, fused in ((OURS, "auto"), (UNITS_ALONE, "units"), (PLAIN, "off")))
 

@@ -1,8 +1,8 @@
-"""Interleaved measurement: a process for each variant of a group, all alive, one at work at a time.
+"""Interleaved measurement: one process for each variant of a group; all are alive, one works at a time.
 
-The variants take turns, round after round, so that whatever changes on the machine meets all of them. Ratios are of the
-same round. Each process has its own allocator, threads and peak memory; those that wait sleep, and the record says how
-much the rest of the machine did meanwhile.
+The variants take turns, round after round, so that a change of the machine affects all of them. Ratios are within a
+round. Each process has its own allocator, threads and peak memory. Waiting processes sleep, and the record says how
+busy the rest of the machine was.
 """
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ from .contender import NotMeasured
 
 log = logging.getLogger("benchmarks")
 
-PAUSE = 0.05  # seconds before a turn, in which the threads of the one before fall asleep
+PAUSE = 0.05  # seconds before a turn, in which the threads of the previous variant fall asleep
 MOST_UNITS = 50  # in one turn
 
 
@@ -61,18 +61,18 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Variants that are compared; `unit` is what is timed. The first variant is the one that ratios refer to."""
+    """Variants to compare; `unit` names the timed work. Ratios refer to the first variant."""
 
     name: str
     unit: str
     variants: tuple
     once: bool = False  # its contenders describe themselves and are not timed
-    warm: int = 1  # units before each turn that do not count: caches hold another process's data
+    warm: int = 1  # uncounted units before each turn, because caches hold another process's data
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a run measures. seconds: what a turn is to take; patience: seconds before a process counts as stuck."""
+    """How a run measures. seconds: the length of a turn; patience: seconds before a process counts as stuck."""
 
     repeats: int = 5
     seconds: float = 0.5
@@ -86,14 +86,14 @@ class Worker:
 
     def __init__(self, environment, patience):
         self.patience = patience
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker"], cwd=ROOT, env=environment, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self.errors, start_new_session=True)
         self._pending = b""
 
     def call(self, **order):
-        """Send an order and return its answer; NotMeasured with the reason when there is none."""
+        """Send an order and return its answer; NotMeasured with the reason if there is none."""
         try:
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
             self.process.stdin.flush()
@@ -131,7 +131,7 @@ class Worker:
         return machine.session_seconds(self.process.pid)
 
     def end(self, grace=10):
-        """End the process and what it has started: it may go by itself for `grace` seconds. Twice does no harm."""
+        """End the process and its children. It may end by itself for `grace` seconds. A second call does no harm."""
         for stream in (self.process.stdin, self.process.stdout, self.errors):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
@@ -143,14 +143,14 @@ class Worker:
 
 
 class _Turns:
-    """A variant while its group is measured: its worker, and what is known of it so far."""
+    """A variant while its group is measured: its worker and its results so far."""
 
     def __init__(self, variant, warm):
         self.variant, self.warm, self.worker, self.count = variant, warm, None, 1
         self.record, self.seconds = {}, []
 
     def attempt(self, step, *arguments):
-        """Do a step; a failure is the variant's record and takes it out of the group."""
+        """Do a step. A failure becomes the variant's record and removes it from the group."""
         try:
             step(*arguments)
         except NotMeasured as error:
@@ -169,14 +169,14 @@ class _Turns:
         log.info("  %s: ready after %.1f s", variant.name, time.perf_counter() - began)
 
     def calibrate(self, plan):
-        """Choose the units of a turn."""
+        """Choose the number of units per turn."""
         once = self.worker.call(do="measure", count=1, warm=self.warm)["seconds"]
         self.count = int(min(max(plan.seconds / max(once, 1e-9), 1), MOST_UNITS))
         self.record["units_per_turn"] = self.count
         self.worker.call(do="forget_peak")
 
     def take(self):
-        """One turn: its mean seconds a unit, and processor time that went elsewhere as a share of one core."""
+        """One turn: records the mean seconds per unit, and other processor time as a share of one core."""
         time.sleep(PAUSE)
         before = machine.busy_seconds(), self.worker.seconds(), time.monotonic()
         self.seconds.append(self.worker.call(do="measure", count=self.count, warm=self.warm)["seconds"])
@@ -235,7 +235,7 @@ class References:
 
 
 def measure(group, plan, references):
-    """Measure a group of variants in turns. Returns its record."""
+    """Measure a group's variants in turns. Returns its record."""
     log.info("%s", group.name)
     began = time.monotonic()
     turns = [_Turns(variant, group.warm) for variant in group.variants]
@@ -281,7 +281,7 @@ def _add_ratios(variants):
 # ---- Records
 
 def read_records(path):
-    """{"groups": {name: record}} of a file, empty if there is none; InputError for another file."""
+    """{"groups": {name: record}} of a file, empty if there is no file; InputError for another kind of file."""
     try:
         stored = json.loads(content(path))
         if not isinstance(stored["groups"], dict):
@@ -294,7 +294,7 @@ def read_records(path):
 
 
 def write_records(path, records):
-    """Replace a file of records as a whole."""
+    """Write a file of records, whole or not at all."""
     advice = "give another file with --out"
     with writing(path, advice):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -302,12 +302,12 @@ def write_records(path, records):
 
 
 def run(groups, plan, out=None):
-    """Measure groups one after the other; yields (name, record) of each, merged into the file `out` before."""
+    """Measure groups one after the other. Merges each record into the file `out`, then yields (name, record)."""
     references = References(plan)
     try:
         for group in groups:
             record = measure(group, plan, references)
-            if out is not None:  # what is done stays when a later group is interrupted
+            if out is not None:  # so that finished groups stay if a later one is interrupted
                 stored = read_records(out)
                 stored["groups"][group.name] = record
                 write_records(out, stored)

@@ -1,4 +1,4 @@
-"""The machine as a record says it, the environment of a worker, and what /proc tells of processes."""
+"""The machine's description for a record, the environment of a worker, and facts about processes from /proc."""
 import datetime
 import os
 import platform
@@ -8,7 +8,7 @@ from support import allocator, python, runtime, threads
 from support.system import cpuinfo, processor, read
 
 PACKAGES = ("mxnet", "mxnet-cu112", "numpy", "gluoncv", "torch", "onnx", "onnxruntime")
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")  # what kernels are chosen by
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")  # they decide which kernels run
 MXNET_PARALLEL_SIZE = "200000"  # MXNet's own default of MXNET_CPU_PARALLEL_SIZE
 ALL_SETTINGS = (*runtime.THREADS, *allocator.NAMES, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -16,7 +16,7 @@ ALL_SETTINGS = (*runtime.THREADS, *allocator.NAMES, "OPENBLAS_NUM_THREADS", "MKL
 def environment(threads, tuned=True):
     """The environment of a worker: the same threads and allocator settings for every framework.
 
-    tuned=False is a process that only has its number of threads: MXNet's and glibc's own defaults for the rest.
+    tuned=False only sets the number of threads and leaves MXNet's and glibc's own defaults for the rest.
     """
     made = {name: value for name, value in os.environ.items() if name not in ALL_SETTINGS}
     made["OMP_NUM_THREADS"] = made["OPENBLAS_NUM_THREADS"] = str(threads)
@@ -29,7 +29,7 @@ def environment(threads, tuned=True):
 
 
 def description():
-    """Machine and versions of a record, as a JSON-able dict."""
+    """Machine and versions for a record, as a JSON-able dict."""
     flags = cpuinfo("flags").split()
     memory = read("/proc/meminfo").partition("MemTotal:")[2].split()[:1]
     return {
@@ -56,16 +56,16 @@ def peak_mib():
 
 
 def forget_peak():
-    """Let peak_mib() start from the present: what compiling took does not count."""
+    """Restart peak_mib() from the present memory, so that compiling does not count."""
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
             file.write("5")
     except OSError:
-        pass  # the peak then includes the start
+        pass  # then the peak includes the start
 
 
 def busy_seconds():
-    """Processor time that the whole machine has spent, in seconds; None if the system does not say."""
+    """Processor time of the whole machine so far, in seconds; None if the system does not say."""
     words = read("/proc/stat").split("\n", 1)[0].split()
     if words[:1] != ["cpu"]:
         return None
@@ -74,7 +74,7 @@ def busy_seconds():
 
 
 def session_seconds(session):
-    """Processor time of all processes of a session, those that have ended included, in seconds."""
+    """Processor time of all processes of a session, including ended ones, in seconds."""
     ticks = 0
     for name in os.listdir("/proc") if sys.platform.startswith("linux") else ():
         if name.isdigit():

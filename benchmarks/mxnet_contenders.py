@@ -1,5 +1,5 @@
 # ruff: noqa: E402 - the process is prepared before MXNet loads
-"""What runs on MXNet: this project as its scripts run it, the plain composition, and the loop of the authors."""
+"""Contenders on MXNet: this project as its scripts run it, the plain composition, and the authors' loop."""
 import os
 import sys
 import time
@@ -7,6 +7,7 @@ from itertools import cycle, islice
 
 from backend.gluon import inference, loop, optimizer, placement
 from backend.gluon.fused import Fused, blocks_in, traced
+from backend.graph import graph_of
 from engine.data import cifar, cifar_files, in_memory
 from engine.recipe import Recipe
 from engine.steps import Meter
@@ -31,16 +32,16 @@ CHECK_IMAGES = 16
 
 
 def trainer_of(net, batch, fused="off", dtype="float32"):
-    """The engine's trainer with what a benchmark trains with; fused is the flag --fused, for the update."""
+    """The engine's trainer with a benchmark's recipe; fused is the flag --fused, for the update."""
     recipe = Recipe(epochs=1, batch_size=batch, lr=contender.LEARNING_RATE, momentum=contender.MOMENTUM,
                     wd=contender.WEIGHT_DECAY)
     return optimizer.make_trainer(net, recipe, dtype=dtype, update_all=update_operator(fused))
 
 
 class PlainNet(Contender):
-    """Writes the folder that a Reference reads: weights, a batch of noise, and the plain net's answers to it.
+    """Writes the folder of a Reference: weights, a batch of noise, and the plain net's logits and losses.
 
-    BatchNorms get numbers that are not those of the start, so that agreeing means something.
+    BatchNorms get other numbers than their initial ones, so that agreement means something.
     """
 
     def __init__(self, folder, model, arguments, batch, size, training, onnx):
@@ -55,7 +56,8 @@ class PlainNet(Contender):
         losses = []
         if training:
             losses = training_losses(net, net, trainer_of(net, batch), images[:batch], labels[:batch])
-        Reference.write(folder, about, arrays, images=images, labels=labels, logits=logits, losses=losses)
+        Reference.write(folder, about, arrays, graph_of(net), images=images, labels=labels, logits=logits,
+                        losses=losses)
         if onnx:
             _export(load(Reference(folder)), os.path.join(folder, "net.onnx"), (batch, 3, size, size))
 
@@ -68,9 +70,9 @@ def noise(images, size, classes):
 
 
 def _unsettle(net, images):
-    """Numbers for BatchNorm as in the middle of a training: gammas and betas that differ, statistics near the images'.
+    """Give BatchNorms numbers as in a half-trained net: different gammas and betas, statistics near the images'.
 
-    Statistics that have nothing to do with the images would make a deep net's numbers grow until rounding decides them.
+    With unrelated statistics a deep net's numbers would grow until rounding decides them.
     """
     random = np.random.RandomState(0)
     parameters = net._collect_params_with_prefix()
@@ -91,7 +93,7 @@ def _unsettle(net, images):
 
 
 def _scatter(parameters, random, **ranges):
-    """Multiply the arrays of these kinds by random numbers within a range; betas, which are 0, get them less 1."""
+    """Multiply the arrays of these kinds by random numbers within a range; betas, which are 0, become them minus 1."""
     for name, parameter in parameters.items():
         kind = name.rpartition(".")[2]
         if kind in ranges and (parameter.grad_req != "null" or kind.startswith("running")):
@@ -100,13 +102,13 @@ def _scatter(parameters, random, **ranges):
 
 
 def _export(net, path, shape):
-    """Write net as ONNX; says nothing if the package is absent, ONNX Runtime's contender does."""
+    """Write net as ONNX. Without the package it does nothing, and ONNX Runtime's contender says so."""
     if python.version_of("onnx") is None:
         return
     from mxnet import onnx as exporter
 
     for block in blocks_in(net):
-        # The exporter drops fix_gamma, so that the stored gamma of a BatchNorm without one would count.
+        # The exporter drops fix_gamma, so a BatchNorm without gamma would use its stored gamma.
         if isinstance(block, gluon.nn.BatchNorm) and block._kwargs.get("fix_gamma"):
             block.gamma.set_data(mx.nd.ones(block.gamma.shape))
     symbol = net(mx.sym.Variable("data"))
@@ -139,7 +141,7 @@ def train(net, forward, trainer, batches, meter):
 
 
 def compiled(net, fused):
-    """(forward, sentence): net with static memory and fused operators as --fused says, or for "units" alone."""
+    """(forward, sentence): net with static memory, and fused operators as --fused says; "units" fuses units alone."""
     if fused == "units":
         loader.load()
         forward, sentence = Fused(net, traced, own_statistics=False), "fused C++ operators for the units alone"
@@ -170,7 +172,7 @@ class AuthorsLoader:
     """Images one by one through Gluon's transforms, in worker processes, with the authors' augmentation or without."""
 
     def __init__(self, split, batch, workers, augment):
-        # GluonCV refuses a PyTorch of today that lies beside it, and does well without any.
+        # GluonCV refuses to load beside PyTorch 2 and needs none.
         sys.modules.setdefault("torch", None)
         from gluoncv.data.transforms import RandomCrop  # what the authors pad and crop with
 
@@ -178,7 +180,7 @@ class AuthorsLoader:
         steps = [transforms.ToTensor(), transforms.Normalize(in_memory.MEAN, in_memory.STD)]
         if augment:
             steps[:0] = [RandomCrop(cifar_files.SIDE, pad=in_memory.PAD), transforms.RandomFlipLeftRight()]
-        # As Gluon's own CIFAR10 holds them: height, width, channels.
+        # The layout of Gluon's own CIFAR10: height, width, channels.
         images = mx.nd.array(np.ascontiguousarray(split.images.transpose(0, 2, 3, 1)), dtype="uint8")
         data = gluon.data.ArrayDataset(images, split.labels).transform_first(transforms.Compose(steps))
         self.batches = RandomBatches(len(split), batch)
@@ -191,7 +193,7 @@ class AuthorsLoader:
 
 
 class AuthorsLoop:
-    """Training driven as the authors drive it: plain hybridize(), and the host waits for every batch's metrics."""
+    """Training as in the authors' script: plain hybridize(), and the host waits for every batch's metrics."""
 
     def __init__(self, net):
         self.net, self.loss = net, gluon.loss.SoftmaxCrossEntropyLoss()
@@ -201,7 +203,7 @@ class AuthorsLoop:
         net.hybridize()
 
     def train(self, batches):
-        """Train on batches. Returns the time at which the first of them had arrived."""
+        """Train on batches. Returns the time at which the first batch had arrived."""
         arrived, metric, total = None, mx.metric.Accuracy(), 0.0
         for images, labels in batches:
             arrived = arrived or time.perf_counter()
@@ -224,12 +226,12 @@ class AuthorsLoop:
 
 
 def _loaded(array):
-    """The authors' way to the device, also out of the memory that worker processes share."""
+    """The authors' way to the device, also from the memory that worker processes share."""
     return gluon.utils.split_and_load(array, CPU)[0]
 
 
 class RandomBatches(gluon.data.Sampler):
-    """`steps` batches of random indices, so that the loader has nothing left to prepare when a turn ends."""
+    """`steps` batches of random indices, so that the loader has nothing more to prepare when a turn ends."""
 
     def __init__(self, length, batch):
         self.length, self.batch, self.steps = length, batch, 1
@@ -244,12 +246,12 @@ class RandomBatches(gluon.data.Sampler):
 
 
 class AuthorsStep(OnBatch):
-    """A batch of the authors' loop, counted from when the first one has arrived."""
+    """A batch of the authors' loop, timed from the arrival of the first batch."""
 
     def __init__(self, folder, data_dir, workers):
         super().__init__(folder, TRAINING_MACS)
         self.about = {"loader_workers": workers}
-        self.loader = AuthorsLoader(load_data(data_dir).train, self.images, workers, augment=True)
+        self.loader = AuthorsLoader(cifar.load("cifar10", data_dir).train, self.images, workers, augment=True)
         self.loop = AuthorsLoop(load(self.reference))
 
     def measure(self, count):
@@ -262,25 +264,20 @@ class AuthorsStep(OnBatch):
 
 # ---- Epochs
 
-def load_data(data_dir):
-    """CIFAR-10 without the warning that a sample is one."""
-    return cifar.load("cifar10", data_dir)
-
-
 def part_of(split, images):
-    """The first images of a split; all with None."""
+    """The first images of a split; all for None."""
     return split if images is None else in_memory.Split(split.images[:images], split.labels[:images])
 
 
 class OurEpoch(Contender):
-    """Training and validation as the engine does them, from the images of the data set on.
+    """Training and validation as in the engine, including the input pipeline.
 
     steps: training batches, None for all; evaluated: validation images, None for all.
     """
 
     def __init__(self, folder, data_dir, steps, evaluated):
         reference = Reference(folder)
-        data, batch = load_data(data_dir), reference.about["batch"]
+        data, batch = cifar.load("cifar10", data_dir), reference.about["batch"]
         batches = in_memory.TrainBatches(data.train, batch, seed=0)
         self.rounds = Rounds(batches)
         self.score_batches = in_memory.EvalBatches(part_of(data.test, evaluated), in_memory.CPU_BATCH)
@@ -299,10 +296,10 @@ class OurEpoch(Contender):
 
 
 class AuthorsEpoch(Contender):
-    """As many images trained and validated as the authors do it; arguments as OurEpoch's."""
+    """The same numbers of images, trained and validated as in the authors' script; arguments as in OurEpoch."""
 
     def __init__(self, folder, data_dir, steps, evaluated, workers):
-        reference, data = Reference(folder), load_data(data_dir)
+        reference, data = Reference(folder), cifar.load("cifar10", data_dir)
         batch, scored = reference.about["batch"], part_of(data.test, evaluated)
         self.steps, self.score_steps = steps or len(data.train) // batch, -(-len(scored) // batch)
         self.images = self.steps * batch
@@ -328,11 +325,11 @@ class _OneCore(Contender):
 
 
 class OurPipeline(_OneCore):
-    """Augmented batches of engine.data.cifar, made in the process itself."""
+    """Augmented batches of engine.data.in_memory, made in the process itself."""
 
     def __init__(self, data_dir, batch):
         super().__init__(batch)
-        batches = in_memory.TrainBatches(load_data(data_dir).train, batch, seed=0)
+        batches = in_memory.TrainBatches(cifar.load("cifar10", data_dir).train, batch, seed=0)
         self.stream = (made for epoch in range(10**9) for made in batches.epoch(epoch))
 
     def work(self, count):
@@ -345,7 +342,7 @@ class AuthorsPipeline(_OneCore):
 
     def __init__(self, data_dir, batch):
         super().__init__(batch)
-        self.loader = AuthorsLoader(load_data(data_dir).train, batch, 0, augment=True)
+        self.loader = AuthorsLoader(cifar.load("cifar10", data_dir).train, batch, 0, augment=True)
 
     def work(self, count):
         for _ in self.loader.take(count):
@@ -356,7 +353,7 @@ class AuthorsPipeline(_OneCore):
 # ---- Inference
 
 class Inference(Answers):
-    """Subclasses say which form of the net answers."""
+    """Subclasses choose the form of the net."""
 
     def __init__(self, folder):
         super().__init__(folder)
@@ -372,7 +369,7 @@ class Inference(Answers):
 
 
 class OurInference(Inference):
-    """As evaluate.py answers by default."""
+    """The default form of evaluate.py."""
 
     def form(self, net, example):
         return inference.optimize(net, example)
@@ -386,9 +383,9 @@ class PlainInference(Inference):
 
 
 class FoldedInference(Inference):
-    """BatchNorm folded into convolutions and oneDNN's fused operators where they answer right."""
+    """BatchNorm folded into convolutions, and oneDNN's fused operators if their results are right."""
 
     def form(self, net, example):
-        whole = gluon.nn.HybridSequential()  # our own operators do not look into it
+        whole = gluon.nn.HybridSequential()  # our own operators do not fuse this container
         whole.add(net)
         return inference.optimize(whole, example)

@@ -1,4 +1,4 @@
-"""Inference with ONNX Runtime on what MXNet's exporter writes."""
+"""Inference with ONNX Runtime on the files of MXNet's exporter."""
 import os
 
 import onnx
@@ -27,7 +27,7 @@ class Inference(Answers):
 
 
 def _without_weight_inputs(path):
-    """The file's bytes without weights as inputs: MXNet lists them there, and then nothing can be folded."""
+    """The file's bytes without weights as inputs. MXNet lists them there, which prevents all folding."""
     model = onnx.load(str(path))
     weights = {weight.name for weight in model.graph.initializer}
     inputs = [entry for entry in model.graph.input if entry.name not in weights]

@@ -1,11 +1,11 @@
-"""Where the time of a training step goes: operators by kind, oneDNN's reorders, the update, and what is left to Python.
+"""Shows where the time of a training step goes: operators by kind, oneDNN's reorders, the update, and Python.
 
     python -m benchmarks.profile_step --model atac_resnet20_v2 --blocks 1 --gpus ''
     python -m benchmarks.profile_step --model atac_resnet50_v1b --gpus 0 --batch-size 128 --dtype float16
 
-The step is that of train_cifar.py, on images of noise. MXNet's profiler times every operator, for which the engine may
-not bundle them: a step takes a little longer than in training. Operators on a GPU may overlap. On CPUs a second process
-lists the primitives that oneDNN runs inside the operators; their times are part of the operators'.
+The step is train_cifar.py's, on images of noise. MXNet's profiler times every operator. Its engine may not bundle
+operators meanwhile, so a step takes a little longer than in training. Operators on a GPU may overlap. On CPUs a second
+process lists the primitives that oneDNN runs inside the operators; their times are part of the operators' times.
 """
 import argparse
 import ctypes
@@ -26,7 +26,7 @@ from support.errors import InputError
 
 from .contender import Contender, Reference
 
-KINDS = (  # the first whose text is in an operator's name; the rest is "other operators"
+KINDS = (  # the first kind with a text in an operator's name counts; the rest is "other operators"
     ("update", ("atac_nag", "nag_", "mom_update", "sgd_")),
     ("fused operators", ("atac_",)),
     ("convolution", ("Convolution",)),
@@ -44,7 +44,7 @@ MARK = "counted from here"
 
 
 class Step:
-    """A net in training on noise, as train_cifar.py would run it. gpus: numbers, none for the CPU."""
+    """A net in training on noise, as train_cifar.py runs it. gpus: numbers, none for the CPU."""
 
     def __init__(self, model, arguments, batch, size, gpus=(), fused="auto", dtype="float32", mode="hybrid"):
         from backend.gluon import loop, placement
@@ -67,7 +67,7 @@ class Step:
         self.batch = ours.noise(images, size, arguments.get("classes", 10))
 
     def run(self, steps):
-        """Seconds of a step, the mean of `steps`."""
+        """Seconds per step, the mean of `steps`."""
         began = time.perf_counter()
         batches = ((0.01, *batch) for batch in repeat(self.batch, steps))
         for _ in self.loop.train_steps(self.net, self.trainer, batches, self.contexts, Meter(), self.forward):
@@ -76,19 +76,19 @@ class Step:
 
 
 def kind_of(operator):
-    """The kind of an operator by its name in the profile."""
+    """The kind of an operator, from its name in the profile."""
     return next((kind for kind, texts in KINDS if any(text in operator for text in texts)), "other operators")
 
 
 def profile(steps, **net):
-    """Profile `steps` training steps of a Step(**net). Returns a JSON-able dict; times are milliseconds a step."""
+    """Profile `steps` training steps of a Step(**net). Returns a JSON-able dict; times are milliseconds per step."""
     os.environ["MXNET_EXEC_BULK_EXEC_TRAIN"] = "0"  # so that the profiler sees operators, not bundles of them
     step = Step(**net)
     import mxnet as mx
 
     step.run(WARM)
     unprofiled = 1000 * step.run(steps)
-    with tempfile.TemporaryDirectory() as folder:  # MXNet removes the file that it is given: never name a device
+    with tempfile.TemporaryDirectory() as folder:  # MXNet removes this file, so it must never be a device
         mx.profiler.set_config(profile_all=True, aggregate_stats=True, filename=os.path.join(folder, "profile.json"))
         mx.profiler.set_state("run")
         wall = 1000 * step.run(steps)
@@ -116,7 +116,7 @@ def _by_kind(operators):
 
 
 def primitives(steps, net):
-    """What oneDNN ran, by kind: [{"name", "calls", "ms"}] a step; None if this build of MXNet prints nothing."""
+    """oneDNN's primitives by kind: [{"name", "calls", "ms"}] per step; None if this build of MXNet prints none."""
     made = subprocess.run(
         [sys.executable, "-m", "benchmarks.profile_step", "--primitives-of", json.dumps({"steps": steps, **net})],
         env={**os.environ, "DNNL_VERBOSE": "1", "MKLDNN_VERBOSE": "1"}, capture_output=True, text=True, check=False)
@@ -127,7 +127,7 @@ def primitives(steps, net):
         if words[:2] not in (["dnnl_verbose", "exec"], ["mkldnn_verbose", "exec"]) or len(words) < 5:
             continue
         kind = words[3]
-        if kind == "reorder":  # the shape stands before the time; maps begin with the batch
+        if kind == "reorder":  # the shape comes before the time; maps begin with the batch size
             kind += " of maps" if words[-2].startswith(f"{net['batch']}x") else " of weights"
         calls, ms = found.get(kind, (0, 0))
         found[kind] = calls + 1 / steps, ms + float(words[-1]) / steps
@@ -136,7 +136,7 @@ def primitives(steps, net):
 
 
 def _print_primitives(steps, **net):
-    """What the second process does: oneDNN prints a line for each primitive as it runs."""
+    """The second process: oneDNN prints a line for each primitive as it runs."""
     step = Step(**net)
     step.run(WARM)
     ctypes.CDLL(None).fflush(None)
@@ -157,7 +157,7 @@ def as_text(profile):
     """A profile as a table for a terminal."""
     wall = profile["profiled_step_ms"]
     lines = [profile["device"], profile["path"], *filter(None, [profile["remark"]]),
-             f"a step takes {profile['step_ms']:.2f} ms, and {wall:.2f} ms while it is profiled", ""]
+             f"a step takes {profile['step_ms']:.2f} ms, or {wall:.2f} ms with the profiler", ""]
     left = [{"name": "no operator (Python, waiting)", "calls": 0, "ms": profile["without_operator_ms"]}]
     for title, rows in (("kind", profile["kinds"] + left), ("operator", profile["operators"][:20]),
                         ("oneDNN primitive (part of the above)", profile["primitives"] or [])):

@@ -1,4 +1,4 @@
-"""The tables of docs/PERFORMANCE.md from the records in results/benchmarks: `python -m benchmarks.report [--check]`."""
+"""Renders the tables of docs/PERFORMANCE.md from results/benchmarks/: `python -m benchmarks.report [--check]`."""
 import functools
 import sys
 
@@ -24,14 +24,14 @@ def table(head, rows):
 
 
 def number(value):
-    """Three digits that count, at least."""
+    """A number with at least three significant digits."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def measured(record):
-    """{name: variant} of a record's variants that have a time."""
+    """{name: variant} of a record's variants with a time."""
     return {variant["name"]: variant for variant in (record or {"variants": []})["variants"] if "median" in variant}
 
 
@@ -46,7 +46,7 @@ def ratio(variant):
 
 
 def reasons(records):
-    """Why variants were not measured, a line each."""
+    """Why variants were not measured, one paragraph per reason."""
     found = {}
     for name, record in records:
         for variant in (record or {"variants": []})["variants"]:
@@ -62,7 +62,7 @@ def variant_names(records):
 
 
 def comparison(stored, named, cell, heads):
-    """Variants by groups: named is [(heading, group)], cell(variant) returns as many texts as there are heads."""
+    """A table of variants by groups. named: [(heading, group)]; cell(variant) returns one text for each of heads."""
     present = [(heading, stored.get(group)) for heading, group in named]
     if not any(record for _, record in present):
         return missing([group for _, group in named])
@@ -78,7 +78,7 @@ def comparison(stored, named, cell, heads):
 
 
 def missing(names):
-    """What stands where nothing was measured."""
+    """The text in place of a table without measurements."""
     shared = names[0].rpartition("/")[0] or names[0]
     return f"Not measured yet: `python -m benchmarks --only {shared}`."
 
@@ -86,7 +86,7 @@ def missing(names):
 # ---- Tables
 
 def conditions(stored):
-    """On what and how the groups were measured, and whether the machine was quiet."""
+    """The machine and settings of each group, and whether the machine was quiet."""
     if not stored:
         return "Nothing has been measured yet: `python -m benchmarks`."
     machines = {}
@@ -110,13 +110,13 @@ def conditions(stored):
 
 
 def against_ours(named):
-    """Times, and how many times ours they are; named: [(heading, group)]."""
+    """Times, and their ratios to ours; named: [(heading, group)]."""
     return lambda stored: comparison(stored, named, lambda variant: [timing(variant), ratio(variant)],
                                      ["ms", "times ours"])
 
 
 def units(stored):
-    """Training steps of the other nets at b = 1: nets down, variants across."""
+    """Training steps of the other nets at b = 1: one row per net, one column per variant."""
     present = [(unit, stored[f"step/{unit}-b1"]) for unit in groups.UNITS if f"step/{unit}-b1" in stored]
     if not present:
         return missing([f"step/{unit}-b1" for unit in groups.UNITS])
@@ -130,7 +130,7 @@ def units(stored):
 
 
 def epochs(stored):
-    """Training and validation together, and what a whole epoch would take at that speed."""
+    """Training and validation together, and the time of a whole epoch at that speed."""
     def cell(variant):
         images = variant["images"]
         whole = TRAIN_IMAGES // BATCH * BATCH / images
@@ -164,7 +164,7 @@ def memory(stored):
 
 
 def ceilings(stored):
-    """What the machine does at best."""
+    """The machine's best speeds."""
     record = stored.get("ceilings")
     if not record:
         return missing(["ceilings"])
@@ -178,7 +178,7 @@ def ceilings(stored):
 
 
 def floor(stored):
-    """Each net's multiply-adds at the speed of the fastest float32 matrix product, and the share that was reached."""
+    """The time of each net's multiply-adds at the fastest float32 matrix product's speed, and the share reached."""
     products = [variant["macs"] / variant["median"] for name, variant in measured(stored.get("ceilings")).items()
                 if name.startswith("float32 GEMM")]
     if not products:
@@ -201,7 +201,7 @@ def floor(stored):
 
 
 def costs(group):
-    """How the time of a step grows with what a group varies."""
+    """The time of a step over the number that a group varies."""
     def render(stored):
         record = stored.get(group)
         if not record:
@@ -219,7 +219,7 @@ def costs(group):
 
 
 def pipeline(stored):
-    """Images that the input pipelines deliver on one core."""
+    """Images per second of the input pipelines on one core."""
     return comparison(stored, [("", "pipeline")],
                       lambda variant: [number(variant["images"] / variant["median"])], ["images/s"])
 
@@ -260,16 +260,16 @@ def render(text, stored):
     """The page's text with every table between its marks rendered again from {group: record}."""
     quick = [name for name, record in stored.items() if record["quick"]]
     if quick:
-        raise InputError(f"{', '.join(quick)}: measured with --quick, which is no result; measure again without it")
+        raise InputError(f"{', '.join(quick)}: measured with --quick, which gives no results; measure again without it")
     tables = {name: functools.partial(made, stored) for name, made in TABLES.items()}
     return fill_tables(text, tables, "the page")
 
 
 def main(argv=None):
     parser = flags.Parser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where the page is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is out of date")
     parser.add_argument("--records", type=flags.words, default=DEFAULT_OUT, metavar="FILE.json",
-                        help="render another file of records, to the standard output")
+                        help="render another file of records to the standard output")
     args = parser.parse_args(argv)
     old = PAGE.read_text(encoding="utf-8")
     new = render(old, harness.read_records(args.records)["groups"])
@@ -281,7 +281,7 @@ def main(argv=None):
     else:
         if new != old:
             write_whole(PAGE, new)
-        print(f"{PAGE.name}: its tables were " + ("rendered anew" if new != old else "up to date"))
+        print(f"{PAGE.name}: its tables were " + ("rendered again" if new != old else "up to date"))
     return 0
 
 

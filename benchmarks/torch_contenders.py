@@ -1,32 +1,27 @@
-"""What runs on PyTorch: the twins of torch_nets.py, eager, compiled, and compiled under bfloat16 autocast.
+"""What runs on PyTorch: the translated nets (backend.torch.graph), eager, compiled, compiled with bfloat16 autocast.
 
-Compiled twins have their arrays channels-last, which is faster on CPUs. All start from the Gluon net's arrays and must
-agree with it before they are timed; under autocast the twin itself must, in float32.
+Compiled twins are channels-last, which is faster on CPUs. All start from the Gluon net's arrays and must agree with it
+before they are timed; for autocast, the same twin must agree in float32.
 """
 import contextlib
 
 import torch
 from torch.nn import functional
 
+from backend.torch.graph import translate
 from engine.data import cifar, in_memory
 
 from . import contender
 from .contender import CHECK_STEPS, TRAINING_MACS, Answers, Contender, OnBatch, Reference, Rounds
-from .torch_nets import TWINS, load
 
 EVAL_BATCH = 250
 
 
 class Twin:
-    """A twin net ready to run: forward(x) for a torch batch, and the step of its optimizer."""
+    """A twin net ready to run: forward(x) for a torch batch."""
 
     def __init__(self, reference, compiled, bfloat16, freeze=False):
-        name, arguments = reference.about["model"], reference.about["arguments"]
-        if name not in TWINS:
-            raise contender.NotMeasured(f"{name} has no PyTorch twin")
-        torch.manual_seed(0)
-        self.net = TWINS[name](**arguments)
-        load(self.net, reference.arrays())
+        self.net = translate(reference.graph(), reference.arrays())
         self.layout = torch.channels_last if compiled else torch.contiguous_format
         self.net.to(memory_format=self.layout)
         self.bfloat16 = bfloat16
@@ -43,7 +38,7 @@ class Twin:
         self.forward = torch.compile(self.net, dynamic=False) if compiled else self.net
 
     def batch(self, images):
-        """numpy images (N, 3, S, S) in the twin's layout."""
+        """NumPy images (N, 3, S, S) in the twin's layout."""
         return torch.from_numpy(images).to(memory_format=self.layout)
 
     def autocast(self):
@@ -51,7 +46,7 @@ class Twin:
 
 
 class Trainer:
-    """SGD as the engine's: Nesterov momentum, weight decay on everything, sums of loss and accuracy kept aside."""
+    """SGD as in the engine: Nesterov momentum, weight decay on all parameters; sums up loss and accuracy."""
 
     def __init__(self, twin):
         self.twin = twin
@@ -60,7 +55,7 @@ class Trainer:
                                          weight_decay=contender.WEIGHT_DECAY, fused=True)
 
     def train(self, batches):
-        """Train on batches of numpy (images, labels). Returns (mean loss, accuracy)."""
+        """Train on NumPy batches (images, labels). Returns (mean loss, accuracy)."""
         self.twin.net.train()
         total, correct, images = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
         for inputs, labels in batches:
@@ -78,7 +73,7 @@ class Trainer:
 
 
 class TrainStep(OnBatch):
-    """A training step on a batch that lies in memory."""
+    """A training step on a batch in memory."""
 
     def __init__(self, folder, compiled=False, bfloat16=False):
         super().__init__(folder, TRAINING_MACS)
@@ -86,7 +81,7 @@ class TrainStep(OnBatch):
         self.trainer = Trainer(twin)
         losses = [self.trainer.train([self.batch])[0] for _ in range(CHECK_STEPS)]
         self.about = twin.about
-        if not bfloat16:  # rounding to 8 bits is what autocast is
+        if not bfloat16:  # autocast rounds to 8 bits on purpose
             self.about["losses_differ_by"] = self.reference.compare_losses(losses)
 
     def work(self, count):
@@ -94,7 +89,7 @@ class TrainStep(OnBatch):
 
 
 class Epoch(Contender):
-    """Training and validation with this project's input pipeline and a PyTorch twin; arguments as OurEpoch's."""
+    """Training and validation with this project's input pipeline and a PyTorch twin; arguments as in OurEpoch."""
 
     def __init__(self, folder, data_dir, steps, evaluated, compiled=False, bfloat16=False):
         reference = Reference(folder)
@@ -121,7 +116,7 @@ class Epoch(Contender):
 
 
 class Inference(Answers):
-    """The compiled twin has its weights frozen."""
+    """Inference; a compiled twin has frozen weights."""
 
     def __init__(self, folder, compiled=False, bfloat16=False):
         super().__init__(folder)

@@ -1,7 +1,7 @@
-"""The process of one contender: `python -m benchmarks.worker`, driven by lines of JSON on its standard input.
+"""The process of one contender: `python -m benchmarks.worker`, controlled by lines of JSON on its standard input.
 
-A line names what to do ("make", "measure", "end") and is answered by one line of JSON. Between two lines the process
-sleeps.
+A line names the order ("make", "measure", "forget_peak", "end"); the answer is one line of JSON. Between two orders the
+process sleeps.
 """
 import importlib
 import json
@@ -20,13 +20,13 @@ def make(contender, arguments):
 
 
 def reason(error):
-    """Why something failed, in one line."""
+    """One line that says why something failed."""
     if isinstance(error, NotMeasured):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{error.name} is not installed"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines and lines[0].startswith("Traceback"):  # MXNet's, of its C++ functions, with the reason at the end
+    if lines and lines[0].startswith("Traceback"):  # MXNet's traceback of C++ functions ends with the reason
         lines = lines[-1:]
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
@@ -57,7 +57,7 @@ def answers(lines):
 
 
 def main():
-    # What libraries print must not come between the answers.
+    # Output of libraries must not come between the answers.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for answer in answers(sys.stdin):

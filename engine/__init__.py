@@ -1,1 +1,1 @@
-"""Data, recipes, the training loop and its files. Knows no net: it is handed one."""
+"""Data, recipes, the training loop and its files. It imports no net and no framework: the programs pass them in."""

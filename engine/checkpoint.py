@@ -1,9 +1,9 @@
-"""Checkpoints: one `.params` file that MXNet reads as it stands, with all that a resume needs behind the weights.
+"""Checkpoints: one `.params` file that MXNet reads as it is; everything else that a resume needs follows the weights.
 
-The archive behind the weights (support/params_file.py) holds `settings.json` and, to resume the training, the arrays
-of the backend whose names have a `/`: `optimizer/<array>.<i>.npy` (i counts NAG's states of an array) and, with several
+The archive after the weights (support/params_file.py) holds `settings.json` and, to resume the training, the backend's
+arrays with a `/` in their names: `optimizer/<array>.<i>.npy` (i counts NAG's states of an array) and, with several
 devices, `running/<device>/<array>.npy` (BatchNorm statistics, which differ between devices). The random state is the
-seed and the position: the order of an epoch and the crops of a step are functions of them, and nothing else is drawn.
+seed and the position: the order of an epoch and the crops of a step are functions of them, and nothing else is random.
 Nothing is pickled.
 """
 import dataclasses
@@ -32,10 +32,10 @@ STATE = {"epoch": COUNT, "step": COUNT, "meter": {"images": COUNT, "loss_sum": N
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """What a parameter file of ours says of itself. Raises InputError for what no run writes.
+    """What a parameter file of ours says of itself. Raises InputError for values that no run writes.
 
-    data : sha256, variant, official and class_names of what the net was trained on.
-    state : where the run stood, to resume it; None in a published file. score : of the weights, where they were scored.
+    data : sha256, variant, official and class_names of the training data.
+    state : the position of the run, to resume it; None in a published file. score : of the weights, if it is known.
     """
 
     experiment: Experiment
@@ -58,7 +58,7 @@ class Saved:
 
     @classmethod
     def from_json(cls, value):
-        """Back from `as_json`, or from what an earlier version wrote. InputError says what is wrong."""
+        """Back from `as_json`, also from the form of an earlier version. Raises InputError that says what is wrong."""
         if isinstance(value, dict) and value.get("format") == old_forms.OLD:
             value = old_forms.saved(value)
         fields = fields_of(cls, format_of(value))
@@ -68,7 +68,7 @@ class Saved:
 def save(path, arrays, saved):
     """Write the arrays of a backend (Program.arrays) and a Saved; path is whole or untouched.
 
-    Raises InputError if the disk refuses.
+    Raises InputError if the file cannot be written.
     """
     attachments = {SETTINGS: json.dumps(saved.as_json(), indent=1, sort_keys=True).encode()}
     attachments.update({f"{name}.npy": _npy(array) for name, array in arrays.items() if "/" in name})
@@ -76,16 +76,16 @@ def save(path, arrays, saved):
 
 
 def read(path, required=True):
-    """The Saved of a file of ours. A file without one gives None, or InputError where it is required."""
+    """The Saved of a file of ours. For a file without one: None, or InputError if it is required."""
     return saved_in(path, params_file.read(path)[1], required)
 
 
 def saved_in(path, attachments, required=True):
-    """The same for a file whose archive has been read already."""
+    """As `read`, for a file whose archive has been read already."""
     if SETTINGS not in attachments:
         if required:
-            raise InputError(f"{path} holds weights only, not a run of ours to go on from; "
-                             "use --resume-params to start a new run from its weights")
+            raise InputError(f"{path} holds weights only, not a run to resume; start a new run from them with "
+                             "--resume-params")
         return None
     try:
         return Saved.from_json(json_files.loads(attachments[SETTINGS]))
@@ -94,10 +94,10 @@ def saved_in(path, attachments, required=True):
 
 
 def load(path, forms):
-    """The arrays and the Saved of a checkpoint, to resume a training whose backend has arrays of these forms.
+    """The arrays and the Saved of a checkpoint, to resume a training.
 
-    forms : {name: (shape, type)} (Program.forms). Raises InputError if the file is damaged, is of another net or was
-    written with another number of devices.
+    forms : {name: (shape, type)} of the backend's arrays (Program.forms). Raises InputError if the file is damaged,
+    belongs to another net or was written with another number of devices.
     """
     arrays, attachments = params_file.read(path)
     saved = saved_in(path, attachments)
@@ -109,8 +109,8 @@ def load(path, forms):
     wanted = {name: form for name, form in forms.items() if "/" in name}
     written, devices = _devices(attachments), _devices(wanted)
     if written != devices:
-        raise InputError(f"{path} was written by a run on {written} device(s), this one has {devices}; resume with as "
-                         "many")
+        raise InputError(f"{path} was written by a run on {written} device(s), this one has {devices}; resume with "
+                         f"{written}")
     members = {name: _member(path, attachments, f"{name}.npy", *form) for name, form in wanted.items()}
     return {**arrays, **members}, saved
 
@@ -121,7 +121,7 @@ def weights(path):
 
 
 def _devices(names):
-    """How many devices have statistics of their own among these names; 1 if none has."""
+    """How many devices have their own statistics among these names; 1 if none has."""
     return len({name.split("/")[1] for name in names if name.startswith("running/")}) or 1
 
 
@@ -132,15 +132,15 @@ def _npy(array):
 
 
 def _member(path, attachments, name, shape, dtype):
-    """An array of the archive, which must have this shape and type."""
+    """An array of the archive. Raises InputError unless it has this shape and type."""
     if name not in attachments:
-        raise InputError(f"{path} holds no {name}: it is not a checkpoint to go on from, or one of another net")
+        raise InputError(f"{path} holds no {name}: it is not a checkpoint of a run, or it is one of another net")
     try:
         stream = io.BytesIO(attachments[name])
         value = np.lib.format.read_array(stream, allow_pickle=False)
         if stream.read(1):
             raise ValueError("more follows the array")
-    except Exception as error:  # a crafted header can break NumPy's reader in many ways, and be quoted by it
+    except Exception as error:  # a crafted header can break NumPy's reader in many ways, and NumPy quotes it
         reason = next(iter(str(error).splitlines()), "")[:200]
         raise InputError(f"{path}: {name} cannot be read ({reason}); use another checkpoint") from error
     if value.shape != shape or value.dtype != dtype:

@@ -1,4 +1,4 @@
-"""What an evaluation shows: a table by class, the confusion matrix, and the likeliest classes of single pictures."""
+"""The output of an evaluation: a table by class, the confusion matrix, and the likeliest classes of single pictures."""
 import csv
 import io
 
@@ -11,13 +11,13 @@ from . import figures
 from .data.images import decode, read
 from .data.records import Damaged
 
-LONG, WORST = 100, 10  # a table of more classes than LONG shows the WORST ones
+LONG, WORST = 100, 10  # with more than LONG classes a table shows the WORST worst
 
 
 def rows_of(confusion, class_names):
-    """By class: its name, its images, how many were right, what it is mostly taken for and how often.
+    """For each class: name, images, how many were right, the class it is most often taken for, and how often.
 
-    Of more than LONG classes those without images are left out.
+    If there are more than LONG classes, those without images are left out.
     """
     rows = []
     for label, name in enumerate(class_names):
@@ -31,7 +31,7 @@ def rows_of(confusion, class_names):
 
 
 def table_of(rows):
-    """The rows as text; of more than LONG classes only the WORST ones, the worst first."""
+    """The rows as text; if there are more than LONG, only the WORST worst, the worst first."""
     lines = []
     if len(rows) > LONG:
         lines.append(f"the {WORST} worst of {len(rows):,} classes (--by-class FILE writes them all):")
@@ -46,14 +46,14 @@ def table_of(rows):
 
 
 def write_rows(rows, path):
-    """Write the rows as CSV; the file is whole or untouched. Raises InputError if the disk refuses."""
+    """Write the rows as CSV; the file is whole or untouched. Raises InputError if it cannot be written."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows([("class", "images", "right", "most_often_taken_for", "times"), *rows])
     write_whole(path, text.getvalue())
 
 
 def draw_confusion(confusion, class_names, path, title):
-    """Draw the rows (true classes) in shares of their images, with the counts where there is room."""
+    """Draw each true class (row) as shares of its images, with the counts if there is room."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -65,7 +65,7 @@ def draw_confusion(confusion, class_names, path, title):
     with figures.words(*class_names) as class_names:
         figure, axes = pyplot.subplots(figsize=(side + 0.8, side), constrained_layout=True)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        if count <= LONG:  # names of more could not be read
+        if count <= LONG:  # more names would be too small to read
             axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
             axes.set_yticks(range(count), class_names, fontsize=font)
         axes.set(xlabel="answer of the net", ylabel="class of the image", title=title)
@@ -80,9 +80,9 @@ def draw_confusion(confusion, class_names, path, title):
 
 
 def classify(scorer, paths, class_names, pixels, say=print):
-    """Say the five likeliest classes of each picture; returns their records.
+    """Say the five likeliest classes of each picture; returns a record for each.
 
-    scorer : of backend.base. pixels(picture) gives what the net takes (engine.data.dataset). Raises InputError for a
+    scorer : a Scorer (backend.base). pixels(picture) : the net's input (engine.data.dataset). Raises InputError for a
     picture that cannot be read.
     """
     records = []

@@ -1,7 +1,7 @@
-"""One value for what is run, `Experiment`, and one for what came out of it, `Result`; both to JSON and back.
+"""One value for what is run, `Experiment`, and one for what came out, `Result`; both go to JSON and back.
 
-A program turns its flags into an Experiment. Checkpoints, args.json, result.json and the ledger hold it, so whether two
-runs are the same is equality, and what differs is `difference`. engine.old_forms reads what was written before.
+A program turns its flags into an Experiment. Checkpoints, args.json, result.json and the ledger hold it: two runs are
+the same if their Experiments are equal, and `difference` says what differs. engine.old_forms reads older files.
 """
 import dataclasses
 from typing import Any, Mapping, Optional, Tuple
@@ -12,7 +12,7 @@ from support.json_files import COUNT, FLAG, LINES, NOTHING, NUMBER, OBJECT, POSI
 
 from .recipe import Recipe
 
-FORMAT = 2  # of both values
+FORMAT = 2  # of both values in JSON
 DATASETS = ("cifar10", "cifar100", "imagenet", "folder")
 LABEL_MODES = ("coarse", "fine")  # of CIFAR-100
 DTYPES = ("float32", "float16")
@@ -35,7 +35,7 @@ ARGUMENT = Kind("a number, text, true, false or null", lambda value: value is No
 
 
 def _pairs(arguments):
-    """Keyword arguments as sorted pairs, lists as tuples: equal where they mean the same, and hashable."""
+    """Keyword arguments as sorted pairs, lists as tuples: hashable, and equal if they mean the same."""
     pairs = arguments.items() if isinstance(arguments, Mapping) else arguments
     return tuple(sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in pairs))
 
@@ -45,17 +45,17 @@ class Experiment:
     """Everything that decides a run: equal ones on equal data give equal numbers. Raises InputError for nonsense.
 
     model : name of the net.
-    arguments : all keyword arguments of its constructor, `classes` included: a dict, kept as sorted pairs.
-    dataset, label_mode : what it is trained on; the labels are 'coarse' or 'fine' for CIFAR-100, else None.
-    recipe : the schedule and the numbers of the optimizer (engine.recipe).
-    seed : of the weights at the start and of all that is drawn.
+    arguments : all keyword arguments of its constructor, `classes` included; given as a dict, kept as sorted pairs.
+    dataset, label_mode : the training data; the label mode is 'coarse' or 'fine' for CIFAR-100, else None.
+    recipe : the schedule and the optimizer's numbers (engine.recipe).
+    seed : of the initial weights and of every random choice.
     input_size : side of the images in pixels.
-    crop_ratio : share of the shorter side that a validation image keeps; None where images are not cropped.
+    crop_ratio : share of the shorter side that a validation image keeps; None if images are not cropped.
     val_split : training images held out to choose the best epoch on; 0 chooses on the test images, as the authors did.
     dtype : 'float32', or 'float16' with float32 master weights.
-    devices : how many compute a step, over all workers; the recipe's batch_size is for each.
+    devices : how many compute a step, over all workers; each takes the recipe's batch_size.
     start : the parameter file that the weights come from, as the command named it; None for weights from the seed.
-    first_epoch : where a run with `start` enters its schedule.
+    first_epoch : the epoch of the schedule at which a run with `start` begins.
     """
 
     model: str
@@ -132,20 +132,20 @@ class Experiment:
 
     @classmethod
     def from_json(cls, value):
-        """Back from `as_json`. What a later version has added takes its default. InputError says what is wrong."""
+        """Back from `as_json`; absent fields take their defaults. Raises InputError that says what is wrong."""
         fields = fields_of(cls, format_of(value))
         return cls(**{**fields, "recipe": Recipe(**fields_of(Recipe, fields["recipe"]))})
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What a net scored over every one of some images, after an epoch (from 0). accuracy, top5: shares; loss: nats."""
+    """The score of a net after an epoch (from 0), each image counted once. accuracy, top5 : shares; loss : in nats."""
 
     epoch: int
     accuracy: float
     top5: float
     loss: float
-    images: Optional[int] = None  # None in records of the first form, which did not say it of the best epoch
+    images: Optional[int] = None  # records of the first form lack it for the best epoch
 
     SHAPE = {"epoch": COUNT, "accuracy": SHARE, "top5": SHARE, "loss": NUMBER, "images": (NOTHING, SOME)}
 
@@ -154,12 +154,11 @@ class Score:
 class Result:
     """What came out of a run that ended. Raises InputError for nonsense.
 
-    data : variant, sha256, official, train_images and test_images of what it was trained on, and more of the loader's
-        provenance.
+    data : variant, sha256, official, train_images and test_images of the data, and more of the loader's provenance.
     last, best : Score of the last and of the best epoch, on the test (CIFAR) or validation (ImageNet) images.
-    chosen_on : what chose the best epoch: 'test', 'validation' or 'held-out'.
-    held_out : their scores on the held-out images, {"last", "best"}; None without any and in the first form of records.
-    seconds : training and scoring, repeated steps after an interruption not included.
+    chosen_on : the images that chose the best epoch: 'test', 'validation' or 'held-out'.
+    held_out : the scores on the held-out images, {"last", "best"}; None if there are none, and in old records.
+    seconds : time of training and scoring, without the steps repeated after an interruption.
     resumed : how often the run was interrupted and resumed.
     train_images_per_second : median over the epochs.
     operators : what computed the net, in words. environment : versions, hardware, revision. command : the last one.
@@ -205,7 +204,7 @@ class Result:
 
     @classmethod
     def from_json(cls, value):
-        """Back from `as_json`. InputError says what is wrong."""
+        """Back from `as_json`. Raises InputError that says what is wrong."""
         fields = fields_of(cls, format_of(value))
         held_out = fields.get("held_out")
         return cls(**{**fields, "experiment": Experiment.from_json(fields["experiment"]),
@@ -218,7 +217,7 @@ def _score(value):
 
 
 def format_of(value):
-    """The object without its format; InputError unless it has this version's."""
+    """The object without its format. Raises InputError unless the format is this version's."""
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         found = value.get("format") if isinstance(value, dict) else value
         raise InputError(f"its format is {repr(found)[:60]}, and this version reads {FORMAT}")
@@ -226,7 +225,7 @@ def format_of(value):
 
 
 def fields_of(cls, value):
-    """An object of JSON as keyword arguments of a dataclass; InputError unless its names and their values fit."""
+    """A JSON object as keyword arguments of a dataclass. Raises InputError unless names and values fit."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
     unknown = sorted(set(value) - set(fields))
     if unknown:

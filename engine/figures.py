@@ -1,4 +1,4 @@
-"""Figures as files in the format that their name asks for, with users' words in them: any script, any sign."""
+"""Figures as files in the format of their extension; they may hold users' words in any script."""
 import contextlib
 import os
 
@@ -7,10 +7,10 @@ from support.files import replacing, writing
 
 @contextlib.contextmanager
 def words(*given, longest=32):
-    """Within the block matplotlib draws what is yielded: these words, legible.
+    """Yields the words in a form that matplotlib can draw within the block.
 
     A dollar sign starts no formula, and a word is cut after `longest` signs. Signs that matplotlib's own font lacks are
-    drawn with the fonts of this machine; what none of them has, and what is not printed, is written \\uXXXX.
+    drawn with other fonts of this machine; signs that no font has, and unprintable ones, become \\uXXXX.
     """
     import matplotlib
     matplotlib.use("Agg")
@@ -26,7 +26,7 @@ def _legible(word, drawn, longest):
 
 
 def _fonts(signs):
-    """The font families to draw these signs with, and which of them can be drawn."""
+    """The font families that draw these signs, and the set of signs that they can draw."""
     from matplotlib import font_manager, rcParams
 
     families, drawn = list(rcParams["font.family"]), set()
@@ -49,14 +49,14 @@ def _charmap(path):
     try:
         font = ft2font.FT2Font(path)
         return font.get_charmap() if font.scalable else ()
-    except (OSError, RuntimeError):  # a font that matplotlib lists and FreeType cannot use
+    except (OSError, RuntimeError):  # matplotlib lists fonts that FreeType cannot use
         return ()
 
 
 def save(figure, path, **how):
-    """Write a matplotlib figure, atomically, and close it; the extension of `path` is the format.
+    """Write a matplotlib figure atomically and close it; the extension of `path` is the format.
 
-    how: more for matplotlib's savefig. Raises InputError when the disk refuses.
+    how: keyword arguments of matplotlib's savefig. Raises InputError if the file cannot be written.
     """
     from matplotlib import pyplot
 

@@ -1,4 +1,4 @@
-"""The folders of runs under runs/: a new one, the newest one, and what a path of the user's means in them."""
+"""The folders of runs under runs/: a new one, the newest one, and the meaning of a user's path."""
 import contextlib
 import logging
 import os
@@ -15,21 +15,21 @@ LAST, BEST, METRICS = "last.params", "best.params", "metrics.jsonl"
 
 
 def new_directory(wanted, name, resumed=False):
-    """A folder for a new run: `wanted`, or runs/`name` with a number behind it where that is taken.
+    """A folder for a new run: `wanted`, or runs/`name`, with a number after it if that is taken.
 
-    Raises InputError when `wanted` holds a run already: nothing is overwritten, but (resumed: --resume was given) for
-    what a run has left that ended before its first checkpoint.
+    Raises InputError if `wanted` holds a run already. Nothing is overwritten, except that `resumed` (--resume was
+    given) allows the files of a run that ended before its first checkpoint.
     """
     try:
         if wanted is None:
             return _make_numbered(name)
         directory = expanded(wanted)
-        # An empty metrics.jsonl is of a run that was killed before it had saved anything.
+        # An empty metrics.jsonl comes from a run that was killed before it saved anything.
         taken = [file for file in (LAST, BEST, METRICS)
                  if (directory / file).exists() and (directory / file).stat().st_size]
         if taken and not (resumed and LAST not in taken and _in_first_epoch(directory)):
-            advice = "go on with it by --resume, or" if LAST in taken else \
-                f"its {LAST} is gone: go on from another of its checkpoints with --resume FILE, or"
+            advice = "resume it with --resume, or" if LAST in taken else \
+                f"its {LAST} is gone: resume another of its checkpoints with --resume FILE, or"
             raise InputError(f"{directory} holds a run already: {advice} give another --save-dir")
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -40,7 +40,7 @@ def new_directory(wanted, name, resumed=False):
 
 
 def _in_first_epoch(directory):
-    """Whether the run in a folder without last.params had not come further than the end of its first epoch."""
+    """Whether the run in a folder without last.params ended within or right after its first epoch."""
     epochs = len(runlog.read_metrics(directory / METRICS)) if (directory / METRICS).exists() else 0
     return epochs == 1 or epochs == 0 and not (directory / BEST).exists()
 
@@ -61,7 +61,7 @@ def _numbered(name):
 
 
 def newest_directory(name):
-    """The newest of the numbered folders of runs/`name` that has a checkpoint to go on from, or None."""
+    """The newest of the numbered folders of runs/`name` that has a checkpoint to resume, or None."""
     newest = None
     for path in _numbered(name):
         if not path.exists():
@@ -71,16 +71,16 @@ def newest_directory(name):
 
 
 def refuse_rewinding(path, state):
-    """InputError when the folder of a checkpoint has a sound last.params that is further on.
+    """Raise InputError if the folder of a checkpoint has a sound last.params that is further on.
 
-    Going on from the earlier one would mix two runs: the folder's metrics and best.params are of the later one.
+    To resume the earlier one would mix two runs: the folder's metrics and best.params belong to the later one.
     """
     last = path.parent / LAST
     if path.name == LAST or not last.exists():
         return
     try:
         newest = checkpoint.read(last).state
-    except InputError:  # damaged: then the earlier one is what is left
+    except InputError:  # damaged: the earlier one is all that is left
         return
     if newest and (newest["epoch"], newest["step"]) > (state["epoch"], state["step"]):
         raise InputError(f"--resume: {last} is further on (epoch {newest['epoch']}, step {newest['step']}): resume "
@@ -97,7 +97,7 @@ def checkpoint_to_resume(path):
 
 
 def weights_file(path):
-    """The parameter file that a flag means: path itself, or best.params where path is a run's folder, which is said."""
+    """The parameter file that a flag means: path itself, or best.params if path is a run's folder (which is logged)."""
     folder = expanded(path)
     if not folder.is_dir():
         return path

@@ -1,8 +1,8 @@
-"""What was written before there was an Experiment (format 1), brought into the form of today (format 2).
+"""Converts what was written before there was an Experiment (format 1) to today's form (format 2).
 
 `saved` is for checkpoints and published weights, `result` for the folders of finished runs, `record` for the ledger.
-The numbers stay; what they did not say is what their version did. Every function takes and returns an object of JSON,
-and InputError says what it lacks.
+The numbers stay; a missing value becomes what that version did. Every function takes and returns a JSON object and
+raises InputError that says what is missing.
 """
 from support import json_files
 from support.errors import InputError
@@ -19,7 +19,7 @@ _SCORE = {**_BEST, "images": SOME}
 _TEST = {name: kind for name, kind in _SCORE.items() if name != "epoch"}
 _IMAGES = {"images": COUNT}
 _PROVENANCE = ({"files": [{"name": TEXT, **_IMAGES}]}, {"splits": {"train": _IMAGES, "val": _IMAGES}})
-# Fields of an experiment that kept their names, where they were written at all.
+# Fields of an experiment that kept their names; some may be absent.
 _SAME = ("model", "dataset", "label_mode", "seed", "val_split", "dtype", "devices")
 
 
@@ -30,7 +30,7 @@ def experiment(old):
         raise InputError(wrong)
     data, state = old["data"], old.get("state")
     found = {name: old[name] for name in _SAME if name in old}
-    # The first ones did not say the length of the output of a net where it was the usual one.
+    # The first ones left out the length of the net's output if it was the usual one.
     arguments = {"classes": {"cifar10": 10, "cifar100": 100}.get(old["dataset"], 1000), **old["arguments"]}
     if old["dataset"] == "imagenet":
         found["input_size"] = old.get("input_size") or data.get("input_size") or INPUT_SIZE
@@ -54,7 +54,7 @@ def saved(old):
 def result(old, args, resumed, gpus):
     """The Result in a finished run's result.json and args.json.
 
-    resumed: how often its log says that it was resumed. gpus: names of this machine's, for a run on GPUs.
+    resumed: how often its log says that it was resumed. gpus: names of this machine's GPUs, for a run on GPUs.
     """
     wrong = json_files.problem(old, {"last": _SCORE, "best": _BEST, "scored_on": TEXT, "environment": OBJECT,
                                      **({} if old.get("scored_on") in ("test", "validation") else
@@ -91,7 +91,7 @@ def record(old):
 
 
 def _data(data, provenance):
-    """The data of a Result; the files told by their names which split they are of."""
+    """The data of a Result; a file's name tells its split."""
     made = {name: data.get(name) for name in ("variant", "sha256", "official")}
     if "splits" in provenance:  # of ImageNet
         return {**made, **{f"{split}_images": provenance["splits"][name]["images"]

@@ -1,4 +1,4 @@
-"""What --recipe names: a recipe, a whole command, and what that command is known to take and to give."""
+"""The choices of --recipe: a recipe, a whole command, and the time and score that are known for it."""
 import dataclasses
 import functools
 import json
@@ -17,9 +17,9 @@ class Preset:
     """One choice of --recipe.
 
     recipe : its numbers. meaning : where they are from. flags : a whole command, without the program. dtype, net : the
-    type that it trains in, and arguments of the net that it decides, if no flag says otherwise.
-    published : what the paper has for that command, (table, row, column) of results/paper.json and how to say it; None
-    for nothing. record : the folder in results/runs of a run by that command; None if this project has not run it.
+    type that it trains in, and arguments of the net; flags override both.
+    published : the paper's score for that command, as keys of results/paper.json and the words for it, or None.
+    record : the folder in results/runs of a run with that command; None if this project has not run it.
     """
 
     name: str
@@ -78,7 +78,7 @@ def of(program):
 
 
 def named(program, name, epochs=None):
-    """The Preset that --recipe NAME means, None for None. 'scaled' is the default in so many epochs."""
+    """The Preset that --recipe NAME means, None for None. 'scaled' is the default preset in `epochs` epochs."""
     if name != "scaled":
         return of(program)[name] if name else None
     default, *_ = of(program).values()

@@ -8,19 +8,19 @@ from support.words import counted
 
 
 def _fits(value, kind):
-    """Whether a value, perhaps out of a JSON file, can stand for one of a type; a bool is no number."""
+    """Whether a value, which may come from JSON, can stand for one of this type; a bool is not a number."""
     return isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training beside the net, the data and the seed. Raises InputError for nonsense.
+    """Everything that decides a training except the net, the data and the seed. Raises InputError for nonsense.
 
-    The optimizer is NAG. batch_size is per device. Epochs are counted from 0; a decay takes effect at the start of
-    its epoch. lr_decay_period > 0 decays every so many epochs in the place of lr_decay_epochs. no_wd takes gamma,
-    beta and bias out of the weight decay. label_smoothing is the share of the target that is spread over all classes.
-    mixup_alpha > 0 mixes each batch with itself, by a share from Beta(alpha, alpha), but for the last
-    mixup_off_epochs. accumulate: equal parts that a device computes its batch in, one after the other.
+    The optimizer is NAG. batch_size is per device. Epochs count from 0; a decay takes effect at the start of its epoch.
+    lr_decay_period > 0 decays every so many epochs instead of at lr_decay_epochs. no_wd takes gamma, beta and bias out
+    of the weight decay. label_smoothing is the share of the target that is spread over all classes. mixup_alpha > 0
+    mixes each batch with itself, with a share from Beta(alpha, alpha), except in the last mixup_off_epochs.
+    accumulate is the number of equal parts in which a device computes its batch, one after the other.
     """
 
     epochs: int
@@ -35,7 +35,7 @@ class Recipe:
     lr_decay_period: int = 0
     warmup_epochs: int = 0
     warmup_lr: float = 0.0
-    # What follows came later: a checkpoint without it was trained with these defaults.
+    # Later fields: a checkpoint without them was trained with these defaults.
     label_smoothing: float = 0.0
     mixup_alpha: float = 0.0
     mixup_off_epochs: int = 0
@@ -43,7 +43,7 @@ class Recipe:
 
     def __post_init__(self):
         object.__setattr__(self, "lr_decay_epochs", tuple(self.lr_decay_epochs))
-        for field in dataclasses.fields(self):  # a file may have given it
+        for field in dataclasses.fields(self):  # the value may come from a file
             value = getattr(self, field.name)
             if not all(_fits(part, int) for part in value) if field.name == "lr_decay_epochs" \
                     else not _fits(value, field.type):
@@ -62,7 +62,7 @@ class Recipe:
         if self.mixup_off_epochs and not self.mixup_alpha:
             raise InputError("mixup_off_epochs needs mixup_alpha: without it nothing is mixed")
         if self.batch_size % self.accumulate:
-            raise InputError(f"a batch of {self.batch_size} does not fall into {self.accumulate} equal parts: "
+            raise InputError(f"a batch of {self.batch_size} cannot be cut into {self.accumulate} equal parts: "
                              "accumulate must divide batch_size")
         if self.lr_mode not in ("step", "cosine"):
             raise InputError(f"lr_mode is 'step' or 'cosine', got {self.lr_mode!r}")
@@ -75,7 +75,7 @@ class Recipe:
     def scaled(self, epochs):
         """The same recipe in another number of epochs, its decays and warmup moved in proportion.
 
-        Decays that fall together or behind the end, as they do in very few epochs, are lost.
+        In very few epochs some decays coincide or come after the end; those are lost.
         """
         decays = sorted({max(1, epoch * epochs // self.epochs) for epoch in self.lr_decay_epochs} - {epochs})
         return dataclasses.replace(self, epochs=epochs, lr_decay_epochs=tuple(decays),
@@ -88,7 +88,7 @@ class Recipe:
 CIFAR_PAPER = Recipe(epochs=400, batch_size=128, lr=0.2, momentum=0.9, wd=1e-4, lr_decay=0.1,
                      lr_decay_epochs=(300, 350))
 
-# Side of ImageNet's images and share of the shorter side that a validation image keeps, in the authors' script.
+# The authors' script: the side of ImageNet's images, and the share of the shorter side that a validation image keeps.
 INPUT_SIZE, CROP_RATIO = 224, .875
 HALVINGS = 32  # a ResNet-50 halves the side of its images five times
 
@@ -96,7 +96,7 @@ HALVINGS = 32  # a ResNet-50 halves the side of its images five times
 IMAGENET_PAPER = Recipe(epochs=160, batch_size=128, lr=0.075, momentum=0.9, wd=0.0, lr_decay=0.1,
                         lr_decay_epochs=(40, 60))
 
-# The authors' command and log of the released checkpoint. Weight decay and momentum are their script's defaults, and so
-# are the decays, which only --lr-mode step would use.
+# The authors' command and log of the released checkpoint. Weight decay, momentum and the decays, which only --lr-mode
+# step would use, are their script's defaults.
 IMAGENET_RELEASED = Recipe(epochs=160, batch_size=128, lr=0.075, momentum=0.9, wd=1e-4, no_wd=True, lr_mode="cosine",
                            lr_decay_epochs=(40, 60), warmup_epochs=5, label_smoothing=0.1)

@@ -1,4 +1,4 @@
-"""A training run from its first step, or its last checkpoint, to result.json."""
+"""A training run, from its first step or its last checkpoint to result.json."""
 import contextlib
 import dataclasses
 import logging
@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Job:
-    """What a run is made of.
+    """The parts of a run.
 
     program : the backend's Program (backend.base), which computes.
-    saved : the Saved of its checkpoints (engine.checkpoint), with the experiment, as yet without state and score.
+    saved : the Saved of its checkpoints (engine.checkpoint): the experiment, without state and score.
     batches : training data with `steps` and `epoch(index, start, workers)` (engine.data.dataset).
-    score_batches, labels : images and number of their classes, scored after every epoch.
-    scored_on : what those are, 'test', 'held-out' or 'validation'.
-    provenance : of the data, as the data set has it; it goes into the Result.
-    test_batches : the test images, scored once at the end, if score_batches are others; else None.
-    save_interval : write last.params every so many steps and before scoring, not only after an epoch; 0: no.
+    score_batches, labels : images scored after every epoch, and the number of their classes.
+    scored_on : the kind of these images: 'test', 'held-out' or 'validation'.
+    provenance : of the data (engine.data.dataset); it goes into the Result.
+    test_batches : the test images, scored once at the end; None if they are score_batches.
+    save_interval : write last.params also every so many steps and before scoring; 0: only after an epoch.
     """
 
     program: Any
@@ -63,7 +63,7 @@ class Job:
 
 @dataclasses.dataclass
 class _State:
-    """Where a run stands: epoch and step to do next, the sums of the epoch so far, the best epoch yet, its resumes."""
+    """The position of a run: next epoch and step, the sums of the epoch so far, the best epoch yet, its resumes."""
 
     epoch: int = 0
     step: int = 0
@@ -80,10 +80,10 @@ class _State:
 def train(job, resume=None):
     """Run a job, from the checkpoint file `resume` if there is one.
 
-    Returns the Result, which it also writes to result.json; None in a worker other than worker 0. Raises Stopped after
-    SIGTERM, SIGINT or SIGHUP, InputError if the training diverges or the data cannot be read, and OutOfMemory. All
-    leave last.params behind: the end of the last whole step or, if the run diverged or found no memory, an earlier
-    state that was good.
+    Returns the Result, which it also writes to result.json; None in every worker except worker 0. Raises Stopped after
+    SIGTERM, SIGINT or SIGHUP, InputError if the training diverges or the data cannot be read, and OutOfMemory. Each
+    leaves last.params: the state after the last whole step or, if the run diverged or found no memory, an earlier good
+    state.
     """
     run = _Run(job)
     run.restore(resume)
@@ -109,12 +109,12 @@ class _Run:
         self.images_per_step = job.recipe.batch_size * job.experiment.devices
         self.state = _State(job.experiment.first_epoch)
         self.metrics = None
-        self.epoch_seconds = None  # of the newest epoch, as if trained whole
+        self.epoch_seconds = None  # of the newest epoch, extrapolated if only a part was trained
 
     def restore(self, path):
-        """Bring everything back to a checkpoint, or stay at the start where path is None, and open the metrics.
+        """Restore a checkpoint, or stay at the start if path is None, and open the metrics.
 
-        Raises InputError in all workers of a team unless all of them are at the same place then.
+        Raises InputError in all workers of a team unless all of them are then at the same place.
         """
         place = [-1, 0]
         if path is not None:
@@ -130,8 +130,8 @@ class _Run:
                 self.program.scale = LossScale(*(saved.state["loss_scale"][name]
                                                  for name in ("value", "sound", "left_out")))
             if not self.program.writes:
-                self.state.meter = Meter()  # worker 0 goes on with the sums of all
-            log.info("going on from %s: epoch %d, step %d", path, *place)
+                self.state.meter = Meter()  # worker 0 keeps the sums of all
+            log.info("resuming from %s: epoch %d, step %d", path, *place)
         sums, squares = self.program.total(np.array([place, np.square(place)], np.float64))
         if (self.program.size * squares != sums ** 2).any():
             raise InputError("--resume: the workers do not find the same checkpoint; the run's folder must lie on a "
@@ -161,17 +161,17 @@ class _Run:
             raise self.stopped(stop)
 
     def train_epoch(self, stop):
-        """Train from state.step to the end of the epoch, or to a stop signal; state follows."""
+        """Train from state.step to the end of the epoch or a stop signal, and move state along."""
         job, state, recipe, steps = self.job, self.state, self.job.recipe, self.job.batches.steps
         first = state.step
 
         def saved_after(done):
             return job.save_interval and (first + done) % job.save_interval == 0 and first + done < steps
 
-        def told_after(done):  # of an epoch that is shorter than the interval, its last step
+        def told_after(done):  # an epoch shorter than the interval logs its last step
             return (first + done) % min(job.log_interval, steps) == 0
 
-        def settled_after(done):  # a line tells of some images at least
+        def settled_after(done):  # the first line must count some images
             return saved_after(done) or told_after(done) and not state.meter.images
 
         todo = Steps(job.batches, recipe, job.experiment.seed, state.epoch, first, job.workers)
@@ -188,7 +188,7 @@ class _Run:
                     bar.set_description_str(f"{place}, about {left} left", refresh=False)
                     bar.set_postfix_str(f"loss {state.meter.loss:.3f}, accuracy {state.meter.accuracy:.3f}, "
                                         f"{speed:,.0f} images/s")
-                    # A terminal has the bar; the plain lines are for files and pipes.
+                    # A terminal shows the bar; files and pipes get plain lines.
                     log.log(logging.DEBUG if sys.stderr.isatty() else logging.INFO,
                             "Epoch[%d] Batch [%d]\tSpeed: %f samples/sec\taccuracy=%f\tlr=%f", state.epoch,
                             state.step, speed, state.meter.accuracy, todo.settings(state.step - 1)[0])
@@ -226,20 +226,20 @@ class _Run:
         if job.save_period and state.epoch % job.save_period == 0:
             self.save(f"epoch-{state.epoch:04d}.params", score)
         self.save(LAST, score)
-        if images:  # not only scored
+        if images:  # a resumed run may only have scored
             share = (job.batches.steps - first_step) / job.batches.steps
             self.epoch_seconds = (trained - started) / share + time.time() - trained
         if self.epoch_seconds is not None and state.epoch < job.recipe.epochs:
             log.info("about %s left", duration(self.seconds_left(0)))
 
     def seconds_left(self, step):
-        """What is left of the run, by the newest epoch and, of the epoch under way, by `step` seconds a step."""
+        """Seconds until the end of the run, from the time of the newest epoch and of a step in the present one."""
         steps, state = self.job.batches.steps, self.state
-        epoch = self.epoch_seconds or step * steps  # without the time of scoring, in the first epoch
+        epoch = self.epoch_seconds or step * steps  # in the first epoch, without the time of scoring
         return (steps - state.step) * (step or epoch / steps) + (self.job.recipe.epochs - state.epoch - 1) * epoch
 
     def save(self, name, score=None):
-        """Write a checkpoint; all workers of a team at once."""
+        """Write a checkpoint; all workers of a team must call it."""
         job = self.job
         state = {**dataclasses.asdict(self.state), "meter": dataclasses.asdict(self.meter()),
                  "loss_scale": self.program.scale and self.program.scale.as_dict()}
@@ -251,26 +251,26 @@ class _Run:
             checkpoint.save(job.directory / name, arrays, saved)
 
     def meter(self):
-        """The epoch's sums so far, over all workers."""
+        """The sums of the epoch so far, over all workers."""
         own = self.state.meter
         images, loss_sum, correct = self.program.total(np.array([own.images, own.loss_sum, own.correct], np.float64))
         return Meter(int(images), float(loss_sum), int(correct))
 
     def asked_to(self, stop):
-        """Whether this process or another of its team was told to stop."""
+        """Whether any process of the team was told to stop."""
         return self.program.any(stop.received is not None)
 
     def stopped(self, stop):
         """The Stopped of a run whose state is saved."""
-        state, number = self.state, stop.received or signal.SIGTERM  # where another worker was told
+        state, number = self.state, stop.received or signal.SIGTERM  # SIGTERM if another worker was told
         where = f"before epoch {state.epoch}" if state.step == 0 else \
             f"in epoch {state.epoch} after step {state.step} of {self.job.batches.steps}"
         return Stopped(f"stopped by {signal.Signals(number).name} {where}; everything is saved in "
-                       f"{self.job.directory / LAST}: give the same command with --resume {self.job.directory} to go "
-                       "on", number)
+                       f"{self.job.directory / LAST}: to resume, give the same command with --resume "
+                       f"{self.job.directory}", number)
 
     def fault_sentence(self, error):
-        """What to say of a batch that cannot be read; saves the steps before it, unless others had to join in."""
+        """The sentence for a batch that cannot be read. Saves the steps before it, if this is the only worker."""
         if self.program.size == 1 and self.state.step:
             self.save(LAST)
         return f"epoch {self.state.epoch}, step {self.state.step}: {error}; {self.kept()}"
@@ -280,12 +280,12 @@ class _Run:
                 "warmup (--warmup-epochs)")
 
     def kept(self):
-        """What is on the disk, in words."""
+        """Which checkpoint is on the disk, in words."""
         good = self.job.directory / LAST
         return f"the last good checkpoint is {good}" if good.exists() else "there is no checkpoint yet"
 
     def finish(self):
-        """Score the test images if they were kept back, draw the history, write result.json: the Result, or None."""
+        """Score the test images if others chose the best epoch; worker 0 writes history and result.json. The Result."""
         job, tested = self.job, None
         if job.test_batches is not None:
             tested = {"last": self.test_score("last", self.state.epoch - 1),
@@ -294,8 +294,8 @@ class _Run:
             return None
         records = self.metrics.records
         if not records:
-            raise InputError(f"all {self.state.epoch} epochs are done, but {self.metrics.path} does not have them; put "
-                             "the run's own metrics.jsonl back")
+            raise InputError(f"all {self.state.epoch} epochs are done, but {self.metrics.path} does not have them; "
+                             "restore the run's own metrics.jsonl")
         last, best = records[-1], self.state.best
         scores = {"last": Score(last["epoch"], last["val_accuracy"], last["val_top5"], last["val_loss"],
                                 last["val_images"]),
@@ -315,7 +315,7 @@ class _Run:
         return result
 
     def test_score(self, which, epoch):
-        """The Score of the test images with the weights of an epoch, 'last' or 'best'; all workers at once."""
+        """The Score on the test images of the 'last' or 'best' weights, of an epoch; all workers call it at once."""
         job = self.job
         self.program.any(False)  # worker 0 has written them when it comes here
         self.program.restore(checkpoint.weights(job.directory / f"{which}.params"))

@@ -1,4 +1,4 @@
-"""What a run leaves behind: args.json, metrics.jsonl, train.log, result.json, history.png; and its progress bar."""
+"""What a run writes: args.json, metrics.jsonl, train.log, result.json, history.png; and its progress bar."""
 import contextlib
 import json
 import logging
@@ -22,16 +22,16 @@ from . import figures
 log = logging.getLogger(__name__)
 
 
-# What a line of metrics.jsonl must have: all that is plotted, summed up or put into the ledger.
+# A line of metrics.jsonl must have these: they are plotted, summed up or put into the ledger.
 METRICS = {"epoch": COUNT, "lr": POSITIVE, "train_loss": NUMBER, "train_accuracy": SHARE, "val_loss": NUMBER,
            "val_accuracy": SHARE, "val_top5": SHARE, "val_images": COUNT, "seconds": POSITIVE,
            "train_images_per_second": POSITIVE}
 
 
 def environment(computed=None):
-    """Versions, hardware and revision that a result depends on, as a JSON-able dict.
+    """Versions, hardware and revision that a result depends on, as a dict for JSON.
 
-    computed : what the backend adds (Program.environment): its version, `contexts` and `gpus`.
+    computed : the backend's part (Program.environment): its version, `contexts` and `gpus`.
     """
     import numpy
 
@@ -43,7 +43,7 @@ def environment(computed=None):
 
 
 def gpu_names():
-    """The kinds of GPU in this machine, as the driver names them; empty where it does not say."""
+    """The kinds of GPU in this machine by the driver's names; [] if the driver does not answer."""
     try:
         answer = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True,
                                 text=True, timeout=20, check=True)
@@ -53,7 +53,7 @@ def gpu_names():
 
 
 def git_revision():
-    """Commit of the checkout, with '+changes' where files differ from it; None outside a git checkout."""
+    """Commit of the checkout, with '+changes' if files differ from it; None outside a git checkout."""
     def git(*words):
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=20, check=True)
     try:
@@ -65,17 +65,17 @@ def git_revision():
 
 
 class _BarHandler(logging.Handler):
-    """Writes log lines above a running progress bar, to standard error for as long as it can be written."""
+    """Writes log lines above a running progress bar, to standard error as long as that can be written."""
 
     def emit(self, record):
         try:
             tqdm.write(self.format(record), file=sys.stderr)
-        except OSError:  # its terminal, reader or room is gone: no reason to end a training, the log file has it all
+        except OSError:  # the terminal, the reader or the space is gone: the training continues, train.log has it all
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class _LogFile(logging.StreamHandler):
-    """Writes log lines to a file that is its own; InputError when the disk refuses, once."""
+    """Writes log lines to its own file. Raises InputError, once, if the file cannot be written."""
 
     def handleError(self, record):
         if self.stream.closed:
@@ -89,14 +89,14 @@ class _LogFile(logging.StreamHandler):
                          "another place with --logging-file") from error
 
     def close(self):
-        with contextlib.suppress(OSError):  # said already
+        with contextlib.suppress(OSError):  # reported already
             super().close()
-        with contextlib.suppress(OSError):  # what it still holds
+        with contextlib.suppress(OSError):  # closing writes the buffer
             self.stream.close()
 
 
 def start_logging():
-    """Send the log to standard error, and keep it for the file that log_to_file may open."""
+    """Send the log to standard error, and keep it for the file that log_to_file opens."""
     logger = logging.getLogger()
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
@@ -106,11 +106,11 @@ def start_logging():
     for handler in (console, kept):
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logging.getLogger("engine").setLevel(logging.DEBUG)  # lines that a terminal shows as a bar are for the file
+    logging.getLogger("engine").setLevel(logging.DEBUG)  # the file gets the lines that a terminal shows as a bar
 
 
 def log_to_file(path):
-    """Append the log to a file from now on, what was said since start_logging first."""
+    """Append the log to a file: first the lines since start_logging, then all that follow."""
     with writing(path, "choose another folder"):  # names on the command line need not be UTF-8
         stream = open(path, "a", encoding="utf-8", errors="backslashreplace", opener=regular)  # noqa: SIM115
     file = _LogFile(stream)
@@ -126,20 +126,23 @@ def log_to_file(path):
 
 
 def progress_bar(total, description, initial=0):
-    """A bar over steps on a terminal; in a file or pipe it stays silent, the log has plain lines there."""
+    """A bar over steps on a terminal; silent in a file or pipe, where the log has plain lines."""
     terminal = sys.stderr.isatty()
     size = {"dynamic_ncols": True}
-    if terminal and 0 in os.get_terminal_size(sys.stderr.fileno()):  # of unknown size: tqdm would hide the bar
+    if terminal and 0 in os.get_terminal_size(sys.stderr.fileno()):  # unknown size: tqdm would hide the bar
         size = {"ncols": 100, "nrows": 24}
     return tqdm(total=total, desc=description, initial=initial, unit="step", leave=False, disable=not terminal, **size)
 
 
 class Metrics:
-    """metrics.jsonl: one JSON object a line and epoch, in the order of the epochs."""
+    """metrics.jsonl: one line of JSON for each epoch, in order."""
 
     def __init__(self, path, keep_epochs=None, first_epoch=0):
-        """Open for appending. keep_epochs drops the lines of that epoch and of later ones, which a resumed run will
-        write again; first_epoch is where the run began."""
+        """Open for appending.
+
+        keep_epochs : drop the lines of this epoch and later ones, which a resumed run writes again. first_epoch : the
+        epoch at which the run began.
+        """
         self.path = Path(path)
         self.records = []
         if keep_epochs is not None and self.path.exists():
@@ -163,13 +166,13 @@ def _line(record):
 def read_metrics(path):
     """The records of a metrics.jsonl, by epoch; a last line that was cut off is left out.
 
-    InputError for any other line that is not the record of an epoch after that of the line before.
+    Raises InputError for any other line that is not a record of a later epoch than the line before.
     """
     try:
         lines = files.content(path).split(b"\n")
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; put it back") from error
-    cut = lines.pop() if not lines[-1] else lines[-1]  # a whole file ends with a line's end
+        raise InputError(f"{path} cannot be read: {error.strerror}; restore it") from error
+    cut = lines.pop() if not lines[-1] else lines[-1]  # a whole file ends with a newline
     records, before = [], -1
     for number, line in enumerate(lines, 1):
         try:
@@ -183,15 +186,15 @@ def read_metrics(path):
             records.append(record)
             before = record["epoch"]
         elif not (cut and number == len(lines)):
-            raise InputError(f"{path}: line {number} is damaged ({wrong}); mend it, or move the file away to go on "
+            raise InputError(f"{path}: line {number} is damaged ({wrong}); mend it, or move the file away to resume "
                              "without the history")
     return records
 
 
 def plot_history(records, path, title, scored_on):
-    """Draw error (percent) and loss over the epochs, with the learning rate, as a PNG.
+    """Draw error (percent), loss and learning rate over the epochs, as a PNG.
 
-    records as in metrics.jsonl; scored_on names the images behind val_accuracy ('test' or 'held-out').
+    records : as in metrics.jsonl. scored_on : the images of val_accuracy, such as 'test images'.
     """
     import matplotlib
     matplotlib.use("Agg")

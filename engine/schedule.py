@@ -3,14 +3,14 @@ import math
 
 from .seeds import random_stream
 
-_MIXING = 100  # the purpose of the random numbers here; those of the data count from 0
+_MIXING = 100  # the key of the random numbers here; the keys of the data count from 0
 
 
 def learning_rate(recipe, epoch, step, steps):
-    """Learning rate of step `step` (from 0) of epoch `epoch` (from 0), `steps` steps an epoch.
+    """Learning rate of step `step` (from 0) of epoch `epoch` (from 0), with `steps` steps in an epoch.
 
-    Warmup rises in a straight line from warmup_lr and reaches lr at its last step; cosine falls from lr at the first
-    step after it and reaches 0 at the last one of the run, both as GluonCV's LRScheduler counts them.
+    The warmup rises linearly from warmup_lr to lr at its last step. The cosine falls from lr at the first step after
+    the warmup to 0 at the last step of the run. Both count as GluonCV's LRScheduler.
     """
     warmup = recipe.warmup_epochs * steps
     done = epoch * steps + step
@@ -27,7 +27,7 @@ def learning_rate(recipe, epoch, step, steps):
 
 
 def mixing_share(recipe, seed, epoch, step):
-    """Share of an image where a step mixes images in pairs [Zhang et al. 2018]: from Beta(alpha, alpha); 1 for none."""
+    """Share of an image if a step mixes pairs of images [Zhang et al. 2018], from Beta(alpha, alpha); 1: no mixing."""
     if not recipe.mixup_alpha or epoch >= recipe.epochs - recipe.mixup_off_epochs:
         return 1.0
     return float(random_stream(seed, _MIXING, epoch, step).beta(recipe.mixup_alpha, recipe.mixup_alpha))

@@ -9,7 +9,7 @@ import time
 
 
 class Stopped(Exception):
-    """A signal ended the run; everything is saved. `status` is the exit status a shell expects."""
+    """A signal ended the run; everything is saved. status : the exit status that a shell expects."""
 
     def __init__(self, message, number):
         super().__init__(message)
@@ -17,12 +17,11 @@ class Stopped(Exception):
 
 
 class StopSignal:
-    """Notes the first SIGTERM, SIGINT or SIGHUP, so that the step under way can end and be saved; the second kills.
+    """Notes the first SIGTERM, SIGINT or SIGHUP, so that the present step can end and be saved; the second kills.
 
-    A SIGHUP that the process was started to ignore, as by nohup, stays ignored. A step can wait for ever, as MXNet does
-    where a thread of its own found no memory, and Python's handlers run only between the calls of the main thread. So
-    a thread listens too: it ends the process at the second signal, and where the main thread has not taken note of the
-    first after `patience` seconds.
+    An ignored SIGHUP (nohup) stays ignored. A step may wait forever, as MXNet does if one of its threads found no
+    memory, and Python's handlers run only between the calls of the main thread. So a thread listens too: it ends the
+    process at the second signal, or if the main thread has not noted the first after `patience` seconds.
     """
 
     received, _previous = None, {}
@@ -46,7 +45,7 @@ class StopSignal:
         self.received = number
         signal.signal(number, signal.SIG_DFL)
         if self._terminal and not os.isatty(sys.__stderr__.fileno()):
-            # The terminal is gone, and the next word to it would be an error that ends the run unsaved.
+            # The terminal is gone: writing to it would raise an error and end the run unsaved.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for stream in (1, 2):
                 os.dup2(nowhere, stream)
@@ -56,7 +55,7 @@ class StopSignal:
         while True:
             left = None if until is None else max(0, until - time.monotonic())
             if not select.select([self._heard], [], [], left)[0]:
-                if self.received is not None:  # the main thread has taken note
+                if self.received is not None:  # the main thread has noted it
                     until = None
                     continue
                 with contextlib.suppress(OSError):

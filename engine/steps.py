@@ -1,4 +1,4 @@
-"""What a run and its backend exchange: the steps of an epoch, the sums over them, the scores, and what can go wrong."""
+"""What a run and its backend exchange: the steps of an epoch, their sums, the scores and the errors."""
 import dataclasses
 import logging
 import math
@@ -23,7 +23,7 @@ class DataFault(InputError):
 
 
 def read_from(items):
-    """The same items; whatever goes wrong while they are made, in a data thread too, becomes a DataFault."""
+    """The same items; an error while one is made, also in a data thread, becomes a DataFault."""
     items = iter(items)
     while True:
         try:
@@ -42,12 +42,12 @@ def read_from(items):
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """The steps of an epoch from `first` on; iterating gives (rate, images, labels, share) of each.
+    """The steps of an epoch from `first` on; iterating gives (rate, images, labels, share) for each.
 
-    rate : the step's learning rate. images, labels : of one batch, as `batches` makes them (engine.data.dataset), by
-        `workers` threads that work ahead. share : of an image if images are mixed in pairs, else 1 (engine.schedule).
+    rate : the step's learning rate. images, labels : one batch of `batches` (engine.data.dataset), made ahead by
+        `workers` threads. share : an image's share if pairs of images are mixed, else 1 (engine.schedule).
 
-    A backend that keeps the images on its device takes `draws` instead: (rate, draws, share).
+    A backend that keeps the images on its device uses `draws` instead: (rate, draws, share).
     """
 
     batches: Any
@@ -63,7 +63,7 @@ class Steps:
             yield (rate, *batch, share)
 
     def draws(self):
-        """The same steps as what is drawn for them."""
+        """(rate, draws, share) for each step; draws : its random choices (engine.data.dataset)."""
         for step in range(self.first, self.batches.steps):
             rate, share = self.settings(step)
             yield rate, self.batches.draws(self.epoch, step), share
@@ -83,7 +83,7 @@ class Meter:
     correct: int = 0
 
     def add(self, images, loss_sum, correct):
-        """Count some more. Raises Diverged for a sum that is not finite."""
+        """Add sums. Raises Diverged for a loss that is not finite."""
         if not np.isfinite(loss_sum):
             raise Diverged("the loss is no longer a finite number")
         self.images += images
@@ -101,7 +101,7 @@ class Meter:
 
 @dataclasses.dataclass
 class Counts:
-    """Sums over scored images, each once: confusion[i, j] counts images of class i answered j.
+    """Sums over scored images, each counted once; confusion[i, j] counts images of class i answered j.
 
     labels : classes of the data; the net may have more outputs.
     """
@@ -122,7 +122,7 @@ class Counts:
         own = logits[np.arange(len(truth)), truth]
         largest = logits.max(axis=1)
         losses = np.log(np.exp(logits - largest[:, None]).sum(axis=1)) + largest - own
-        # Rank by counting larger logits and, as argmax does, equal ones that come first.
+        # The rank counts larger logits and, as argmax does, equal ones at a smaller index.
         before = np.arange(logits.shape[1]) < truth[:, None]
         ranks = ((logits > own[:, None]) | ((logits == own[:, None]) & before)).sum(axis=1)
         self.images += len(truth)
@@ -131,7 +131,7 @@ class Counts:
         np.add.at(self.confusion, (truth, logits.argmax(axis=1)), 1)
 
     def scores(self, total=None):
-        """The Scores. total(array) adds float64 sums over several workers. InputError where nothing was counted."""
+        """The Scores. total(array) adds float64 sums over several workers. Raises InputError if nothing was counted."""
         if not self.images:
             raise InputError("there are no images to evaluate")
         images, loss_sum, top5, confusion = self.images, self.loss_sum, self.top5, self.confusion
@@ -145,7 +145,7 @@ class Counts:
 
 @dataclasses.dataclass
 class Scores:
-    """What a net scored over images, each once: loss in nats, shares of right answers, the confusion of Counts."""
+    """A net's score, each image counted once: loss in nats, shares of right answers, the confusion of Counts."""
 
     images: int
     loss: float
@@ -155,10 +155,10 @@ class Scores:
 
 
 class LossScale:
-    """A power of two that gradients are multiplied by in float16: halved if they overflow, doubled again later.
+    """A power of two that multiplies the gradients in float16: halved if they overflow, doubled again later.
 
-    The gradient of a step is that of the loss summed over a device's images, which is large already. So the scale
-    starts at 1, the authors' way, and moves only if a run needs it. A step with an overflow is left out.
+    The loss is summed over a device's images, so gradients are large already. The scale therefore starts at 1, as in
+    the authors' code, and moves only if a run needs it. A step with an overflow is left out.
     """
 
     PATIENCE = 2000  # steps without overflow before the scale doubles
@@ -171,7 +171,7 @@ class LossScale:
         return {"value": self.value, "sound": self.sound, "left_out": self.left_out}
 
     def follow(self, finite):
-        """Note whether a step's gradients were finite, and move. Raises Diverged if no scale makes them so."""
+        """Move the scale after a step with finite or infinite gradients. Raises Diverged below the least scale."""
         if finite:
             self.sound += 1
             if self.sound >= self.PATIENCE:

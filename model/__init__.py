@@ -3,11 +3,11 @@
     from model import get_model
     net = get_model("atac_resnet20_v2", blocks=3, classes=10)
 
-A name is loaded, and MXNet with it, once somebody asks for it: the programs read model.registry for their flags first.
+A name, and MXNet with it, loads at its first use: the programs first read model.registry for their flags.
 """
 import importlib
 
-import ops  # noqa: F401 - what it sets must stand before MXNet finds its first gradient
+import ops  # noqa: F401 - it sets a variable that MXNet reads before its first gradient
 from support import import_hook
 
 import_hook.install()

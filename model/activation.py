@@ -1,8 +1,8 @@
-"""Everything that stands where a ReLU stood.
+"""The activation units, which take the place of a ReLU.
 
-Every unit is built as ``unit(channels, ...)`` and maps an array (N, C, H, W) to one of the same shape. The paper's
-view (Section III-A) is that all of them are gates, X' = G(X) * X (Equation 1): a scalar activation computes G from
-one number, the attentional ones from the channels around it.
+Every unit is built as ``unit(channels, ...)`` and maps an array (N, C, H, W) to one of the same shape. In the paper's
+view (Section III-A) all of them are gates, X' = G(X) * X (Equation 1): a scalar activation computes G from one number,
+an attentional one from the channels around it.
 """
 import math
 from numbers import Integral, Real
@@ -14,14 +14,14 @@ from support.errors import InputError
 
 
 def whole(name, value, least=1):
-    """Return value as an int; InputError unless it is a whole number of at least `least`."""
+    """Return value as an int. Raises InputError unless it is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return int(value)
 
 
 def finite(name, value, least=-math.inf):
-    """Return value as a float; InputError unless it is a finite number of at least `least`."""
+    """Return value as a float. Raises InputError unless it is a finite number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < least:
         bound = "" if least == -math.inf else f" of at least {least:g}"
         raise InputError(f"{name} must be a finite number{bound}, got {value!r}")
@@ -29,14 +29,14 @@ def finite(name, value, least=-math.inf):
 
 
 def truth(name, value):
-    """Return value; InputError unless it is True or False."""
+    """Return value. Raises InputError unless it is True or False."""
     if not isinstance(value, bool):
         raise InputError(f"{name} must be True or False, got {value!r}")
     return value
 
 
 def reduced(channels, reduction):
-    """Return C/r; InputError unless r is a whole number of at least 1 that divides C."""
+    """Return C/r. Raises InputError unless r is a whole number of at least 1 that divides C."""
     channels, reduction = whole("channels", channels), whole("reduction", reduction)
     if channels % reduction:
         divisors = ", ".join(str(r) for r in range(1, channels + 1) if channels % r == 0)
@@ -45,7 +45,7 @@ def reduced(channels, reduction):
     return channels // reduction
 
 
-# Scalar activations. They act on each number alone and take `channels` only so that all units are built alike.
+# Scalar activations. They act on each number alone; they take `channels` so that all units have the same constructor.
 
 class ReLU(nn.Activation):
     """max(x, 0) [Nair and Hinton 2010]."""
@@ -64,8 +64,8 @@ class LeakyReLU(nn.LeakyReLU):
 class PReLU(HybridBlock):
     """Leaky ReLU with one learned slope for all channels, 0.25 at the start [He et al. 2015].
 
-    Not MXNet's own PReLU: within a hybridized net that one works in place and multiplies the gradient of the slope by
-    the slope (1.9.1).
+    MXNet's own PReLU (1.9.1) is not used: in a hybridized net it works in place and multiplies the gradient of the
+    slope by the slope.
     """
 
     def __init__(self, channels, **kwargs):
@@ -87,7 +87,7 @@ class ELU(nn.ELU):
 class SELU(HybridBlock):
     """1.0507 ELU(x, alpha=1.6733), the self-normalizing ELU [Klambauer et al. 2017].
 
-    Not MXNet's own SELU: its gradient is wrong for x < 0, lambda (alpha + y) instead of lambda alpha + y (1.9.1).
+    MXNet's own SELU (1.9.1) is not used: for x < 0 its gradient is lambda (alpha + y) instead of lambda alpha + y.
     """
 
     def __init__(self, channels, **kwargs):
@@ -124,7 +124,7 @@ class Sine(HybridBlock):
 # Learned gates.
 
 class Gated(HybridBlock):
-    """G(X) * X (Equation 1): subclasses fill `gate`, whose output (N, C, H, W) or (N, C, 1, 1) weighs the input."""
+    """G(X) * X (Equation 1): subclasses fill `gate`; its output (N, C, H, W) or (N, C, 1, 1) multiplies the input."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -143,9 +143,9 @@ def pointwise(channels, in_channels, use_bias=False):
 class ATAC(Gated):
     """1x1 C->C/r, BN, ReLU, 1x1 C/r->C, BN, sigmoid, times the input (Equations 4 and 5).
 
-    Parameters: reduction r must divide channels. ``inner_relu=False`` leaves the ReLU out, as the authors' code does
-    without its flag --useReLU; the paper always has it. Adds (2/r) C^2 + (4/r + 4) C numbers, of which
-    (2/r + 2) C are BatchNorm's running statistics.
+    Parameters: reduction r must divide channels. ``inner_relu=False`` leaves out the ReLU, as the authors' code does
+    without --useReLU; the paper always has it. The unit adds (2/r) C^2 + (4/r + 4) C numbers; (2/r + 2) C of them are
+    BatchNorm's running statistics.
     """
 
     def __init__(self, channels, reduction=2, inner_relu=True, **kwargs):
@@ -161,7 +161,7 @@ class ATAC(Gated):
                           nn.Activation("sigmoid"))
 
     def _pool(self):
-        """What the attention sees: each position by itself (Table I, point-wise)."""
+        """Add a pool to the gate; ATAC has none: its attention sees each position alone (Table I, point-wise)."""
 
     @property
     def inner_relu(self):
@@ -172,7 +172,7 @@ class ATAC(Gated):
 class SEActivation(ATAC):
     """Global average pool, 1x1 C->C/r, BN, ReLU, 1x1 C/r->C, BN, sigmoid, times the input (Figure 3).
 
-    ATAC without its locality: one weight per channel for the whole map. Parameters as ATAC.
+    ATAC without its locality: one weight for each channel of the whole map. Parameters as in ATAC.
     """
 
     def _pool(self):
@@ -189,7 +189,7 @@ class Gaussian(HybridBlock):
 class XUnit(Gated):
     """BN, ReLU, depthwise k x k with bias, BN, exp(-d^2), times the input [Kligvasser et al. 2018].
 
-    The paper names no kernel size: k = 9 is the one of the xUnit paper (docs/FIDELITY.md).
+    The paper names no kernel size; k = 9 is from the xUnit paper (docs/FIDELITY.md).
     """
 
     def __init__(self, channels, kernel_size=9, **kwargs):
@@ -207,8 +207,8 @@ class XUnit(Gated):
 class NiN(nn.HybridSequential):
     """ReLU, 1x1 C->C/r, BN, ReLU, 1x1 C/r->C, BN, ReLU: the NiN-style block of Figure 4.
 
-    The figure is lost; this reading has exactly ATAC's parameters and multiply-adds. ``layers=1`` is the other
-    reading: ReLU, 1x1 C->C, BN, ReLU (docs/FIDELITY.md), which has no reduction.
+    This project worked without the drawing; this reading has exactly ATAC's parameters and multiply-adds.
+    ``layers=1`` is the other reading, without a reduction: ReLU, 1x1 C->C, BN, ReLU (docs/FIDELITY.md).
     """
 
     def __init__(self, channels, reduction=2, layers=2, **kwargs):

@@ -1,4 +1,4 @@
-"""Names of the arrays in parameter files: ours, the authors', and Gluon's own, whatever the prefix that it counted."""
+"""Names of the arrays in parameter files: ours, the authors', and Gluon's own with any prefix."""
 import re
 
 from mxnet.gluon import Block
@@ -8,7 +8,7 @@ from . import activation, refine, self_attention
 HEADS = ("output", "fc")  # the last layer of the CIFAR nets and of ResNet-50
 
 # The authors' attribute names and ours (specification of the released files: docs/FIDELITY.md).
-# Scalar activations without parameters leave no trace in a file, so a ReLU net has the same names in both.
+# A ReLU net has the same names in both: scalar activations without parameters have no arrays.
 _FROM_AUTHORS = (
     (re.compile(r"\.(?:msAA|relu)([12])\.module\."), r".act\1.gate."),  # CIFAR: msAA, ImageNet: relu
     (re.compile(r"\.msAA([12])\.alpha$"), r".act\1.alpha"),
@@ -20,13 +20,13 @@ _TO_AUTHORS = (
     (re.compile(r"\.act([12])\.alpha$"), r".msAA\1.alpha"),
     (re.compile(r"^features\.6\.gate\."), "features.6.module."),
 )
-# Our units' names, which Gluon writes into the names of their arrays.
+# Our units' names; Gluon writes them into the names of the arrays.
 UNITS = {name.lower() for module in (activation, refine, self_attention) for name, value in vars(module).items()
          if isinstance(value, type) and issubclass(value, Block)}
 
 
 class Unfit(Exception):
-    """A file's arrays cannot be told to be those of a net; the message is a clause that says why."""
+    """A file's arrays cannot be recognised as a net's; the message is a clause that says why."""
 
 
 def _renamed(name, rules):
@@ -36,34 +36,34 @@ def _renamed(name, rules):
 
 
 def from_authors(name):
-    """Our name of an array in a file that the authors' code wrote; our own names come back unchanged."""
+    """Our name of an array in a file of the authors' code; our own names come back unchanged."""
     return _renamed(name, _FROM_AUTHORS)
 
 
 def to_authors(name):
-    """The name that the authors' code gives to one of our arrays."""
+    """The authors' name of one of our arrays."""
     return _renamed(name, _TO_AUTHORS)
 
 
 def head_of(net):
-    """Structural names of the arrays of a net's last layer, the one that has a row for each class."""
+    """Structural names of the arrays in a net's last layer, which has a row for each class."""
     return [name for name in net._collect_params_with_prefix() if name.split(".")[0] in HEADS]
 
 
 def classes_of(arrays):
-    """Length of the logits of the net whose arrays these are, by name; None where no name says it."""
+    """Length of the logits of the net with these arrays, {name: array}; None if no name tells it."""
     names = [f"{head}.bias" for head in HEADS if f"{head}.bias" in arrays] \
         or [name for name in arrays if re.search(r"(^|[:_])dense\d+_bias$", name)]
     return len(arrays[names[-1]]) if names and arrays[names[-1]].ndim == 1 else None
 
 
 def recognise(net, arrays):
-    """Find out whose names a file's arrays have.
+    """Find out which names a file's arrays have: ours, the authors' or Gluon's.
 
-    arrays: {name: array}, in the file's order. Returns ({name in the file: structural name in net}, words for the
-    sentence that says it). The structural names are those of save_parameters, of ours and of the authors; a file of
-    them that holds another net comes back as it is, with names that the net does not have. Raises Unfit for Gluon's
-    prefixed names (export, collect_params().save()) that are not those of this net.
+    arrays: {name: array}, in the file's order. Returns ({name in the file: structural name in net}, words for a
+    sentence about the names). A file of save_parameters, ours or the authors', that holds another net comes back as it
+    is, with names that net does not have. Raises Unfit for Gluon's prefixed names (export, collect_params().save()) of
+    another net.
     """
     own = net._collect_params_with_prefix()
     exported = bool(arrays) and all(name.startswith(("arg:", "aux:")) for name in arrays)
@@ -91,7 +91,7 @@ def recognise(net, arrays):
 
 
 def _prefix(names, known):
-    """What stands in front of known names in all of these; None where that is not all that they are."""
+    """The prefix p if every one of these names is p + a known name, else None."""
     for end in known if names else ():
         prefix = names[0][:-len(end)]
         if names[0] == prefix + end and all(name.startswith(prefix) and name[len(prefix):] in known for name in names):
@@ -100,11 +100,11 @@ def _prefix(names, known):
 
 
 def _in_order(shapes, net):
-    """{name: structural name} for names of another code, {name: shape}, in the order in which net has its arrays.
+    """{name: structural name} for another code's {name: shape}, in the order of the net's arrays.
 
-    Kinds (weight, gamma, ...) and shapes must be the net's, one by one; only the head may have another length. Arrays
-    of equal shapes could still have changed places. So each name, without its numbers, must mean the same name of the
-    net everywhere, its numbers must rise, and it must name the same units of ours. Raises Unfit otherwise.
+    Kinds (weight, gamma, ...) and shapes must match the net's one by one; only the head may have another length. Arrays
+    of equal shapes could still be swapped. So each name, without its numbers, must always stand for the same name of
+    the net, its numbers must rise, and it must name the same units of ours. Raises Unfit otherwise.
     """
     head, expected = head_of(net), list(net._collect_params_with_prefix().items())
     if len(shapes) == len(expected) - len(head):
@@ -127,10 +127,10 @@ def _in_order(shapes, net):
 
 
 def _units(name):
-    """The names of our units in one of Gluon's names."""
+    """The names of our units in a name of Gluon's."""
     return [word for word in (part.rstrip("0123456789") for part in name.split("_")) if word in UNITS]
 
 
 def shown(name):
-    """An array's name in a file, which may be of any length and hold anything, for a sentence."""
+    """An array's name for a sentence; in a file it may be of any length and hold anything."""
     return name if len(name) <= 60 and name.isprintable() else f"{ascii(name)[:60]}..."

@@ -1,4 +1,4 @@
-"""Arrays are looked at before MXNet gets them: one of another rank or size makes it write beyond its memory."""
+"""Checks arrays before MXNet gets them: an array of a wrong rank or size makes it write beyond its memory."""
 from typing import NamedTuple, Optional
 
 from mxnet.gluon import HybridBlock
@@ -11,7 +11,7 @@ from support.errors import InputError
 class Takes(NamedTuple):
     """Which arrays (N, channels, H, W) a block takes: H = W = side or, if side is None, multiples of `multiple`.
 
-    block : what the sentences call the block; a "net" is one of get_model's.
+    block : the block's name in sentences; "net" for a net of get_model.
     """
 
     channels: int = 3
@@ -20,7 +20,7 @@ class Takes(NamedTuple):
     block: str = "net"
 
     def check(self, x):
-        """Raise InputError for what does not fit. A Symbol has no shape and passes."""
+        """Raise InputError if x does not fit. A Symbol has no shape and passes."""
         if isinstance(x, Symbol):
             return
         if not isinstance(x, NDArray):
@@ -46,16 +46,16 @@ class Takes(NamedTuple):
 
 
 def check(net, x):
-    """Raise InputError if x does not fit what net takes; a net that is not ours may take anything."""
+    """Raise InputError if net does not take x; a net that is not ours takes anything."""
     takes = getattr(net, "takes", None)
     if takes is not None:
         takes.check(x)
 
 
 def images_of(net, input_size, sizes, multiple=1):
-    """What a host takes: images of input_size if one of its layers is `of_one_size`, else any multiple of `multiple`.
+    """The Takes of a host: images of input_size if one of its layers is `of_one_size`, else any multiple of `multiple`.
 
-    sizes : of what input_size has to be a multiple.
+    sizes : the number that must divide input_size.
     """
     parts = []
     net.apply(parts.append)
@@ -65,7 +65,7 @@ def images_of(net, input_size, sizes, multiple=1):
 
 
 class Checked(HybridBlock):
-    """A HybridBlock that checks its input in every call, imperative or hybridized, if it has set `takes`."""
+    """A HybridBlock that checks its input in every call, imperative or hybridized, if `takes` is set."""
 
     takes = None
 

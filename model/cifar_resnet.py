@@ -1,4 +1,4 @@
-"""The CIFAR host of Table II: ResNet-20-v2 with b blocks a stage and one activation constructor a site."""
+"""The CIFAR host of Table II: ResNet-20-v2 with b blocks in each stage and an activation constructor for each site."""
 from typing import NamedTuple
 
 from mxnet.gluon import nn
@@ -13,10 +13,7 @@ CHANNELS = (16, 32, 64)  # of the three stages (Table II)
 
 
 class Site(NamedTuple):
-    """A place where the host has an activation: its name (``s3b1.act2``, ``head``), stage and channels.
-
-    The head belongs to no stage; its stage is None.
-    """
+    """A place of an activation in the host: its name (``s3b1.act2``, ``head``), stage (None for the head), channels."""
 
     name: str
     stage: int
@@ -24,7 +21,7 @@ class Site(NamedTuple):
 
 
 def sites(blocks):
-    """The 6b+1 activation sites of the host in the order of the data flow."""
+    """The host's 6b+1 activation sites in the order of the data flow."""
     whole("blocks", blocks)
     found = []
     before = CHANNELS[0]
@@ -37,7 +34,7 @@ def sites(blocks):
 
 
 def replace_sites(blocks, unit, count, start="last", rest=ReLU):
-    """Layer-wise replacement (Figure 6): `unit` at `count` sites, counted from the last or the first, else `rest`.
+    """Layer-wise replacement (Figure 6): `unit` at `count` sites, counted from the last or the first; `rest` elsewhere.
 
     Returns the 6b+1 constructors in the order of `sites`.
     """
@@ -69,7 +66,7 @@ def replace_stages(blocks, unit, act_layers, act_order="bac", rest=ReLU):
 
 
 class BasicBlockV2(Checked):
-    """BN, AF, 3x3, BN, AF, 3x3, refinement, plus the input (through a bare 1x1 where the channels change).
+    """BN, AF, 3x3, BN, AF, 3x3, refinement, plus the input (through a bare 1x1 if the channels change).
 
     activations: two constructors, for in_channels and for channels. refinement: a constructor or None.
     """
@@ -109,12 +106,12 @@ class CIFARResNetV2(Checked):
 
     Parameters
     ----------
-    blocks : b, blocks a stage; b = 3 is ResNet-20.
+    blocks : b, blocks in each stage; b = 3 is ResNet-20.
     classes : length of the logits.
     activation : one constructor for all sites, or 6b+1 of them in the order of `sites(blocks)`; each is called with
         the channels of its site.
     refinement : constructor of a module on every residual branch, called with channels and size; None for none.
-    input_size : S, which only gather-excite depends on; a multiple of 4.
+    input_size : S, a multiple of 4; only gather-excite depends on it.
 
     Raises InputError for a wrong argument and, when called, for an array of another shape.
     """

@@ -1,8 +1,8 @@
 """Parameters and multiply-adds of a net, counted on the net itself.
 
-The net is traced symbolically, so the count is the same before and after initialize() and hybridize(). Multiply-adds
-are those of convolutions, dense layers and the dot products of attention for one image, one multiply-add counted once;
-biases, normalisation, activations, gates and additions are not counted. As a command it prints the table of layers:
+The net is traced symbolically, so the count is the same before and after initialize() and hybridize(). It counts the
+multiply-adds of convolutions, dense layers and the dot products of attention, for one image, each multiply-add once. It
+does not count biases, normalisation, activations, gates and additions. As a command it prints the table of layers:
 
     python -m model.complexity atac_resnet20_v2 --blocks 3 --reduction 2
 """
@@ -31,7 +31,7 @@ class Layer(NamedTuple):
 
 
 class Complexity(NamedTuple):
-    """The whole net: total counts running statistics and frozen parameters too."""
+    """The counts of the whole net; total includes running statistics and frozen parameters."""
 
     layers: list
     total: int
@@ -45,7 +45,7 @@ def count(net, input_shape=(3, 32, 32)):
     internals = symbol.get_internals()
     _, shapes, _ = internals.infer_shape(data=(1,) + tuple(input_shape))
     shape_of = dict(zip(internals.list_outputs(), shapes))
-    # Node to the parameters that it stands for: itself, or those that it only gives another shape.
+    # {node: the parameters that it stands for}: itself, or those that it reshapes.
     parameters = {parameter.name: [(path, parameter)] for path, parameter in net._collect_params_with_prefix().items()}
 
     layers, seen = [], set()
@@ -55,7 +55,7 @@ def count(net, input_shape=(3, 32, 32)):
         inputs = [source["name"] for source in sources]
         if inputs and node["op"].lower() in RESHAPING and all(name in parameters for name in inputs):
             parameters[node["name"]] = [pair for name in inputs for pair in parameters[name]]
-            continue  # no layer: what it feeds is
+            continue  # not a layer; it feeds one
         own = [(path, parameter) for name in inputs for path, parameter in parameters.get(name, ())
                if parameter.name not in seen]
         seen.update(parameter.name for _, parameter in own)
@@ -66,8 +66,8 @@ def count(net, input_shape=(3, 32, 32)):
             name=own[0][0].rpartition(".")[0] if own else node["name"],
             operator=_operator(node),
             output=tuple(_shape(node, shape_of)[1:]),
-            total=sum(_size(parameter.shape) for _, parameter in own),
-            trainable=sum(_size(parameter.shape) for _, parameter in own if parameter.grad_req != "null"),
+            total=sum(math.prod(parameter.shape) for _, parameter in own),
+            trainable=sum(math.prod(parameter.shape) for _, parameter in own if parameter.grad_req != "null"),
             macs=macs,
         ))
     return Complexity(layers, *(sum(getattr(layer, field) for layer in layers)
@@ -78,27 +78,20 @@ RESHAPING = ("reshape", "broadcast_axis", "concat")  # MXNet also calls the firs
 
 
 def _shape(node, shape_of):
-    """Shape of a node's (first) output, for one image."""
+    """Shape of a node's first output, for one image."""
     return next(shape_of[node["name"] + ending] for ending in ("", "_output", "_output0")
                 if node["name"] + ending in shape_of)
 
 
-def _size(shape):
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
 def _macs(operator, output, sources, shape_of):
-    """Multiply-adds for one image, by the operator, the shape of its output and the nodes that feed it."""
-    if operator in ("Convolution", "FullyConnected"):  # every output number costs a filter or a row
-        return _size(output) * _size(_shape(sources[1], shape_of)[1:])
-    if operator == "batch_dot":  # (B, M, K) and (B, K, N), either of them transposed or not: M K N = sqrt(MK KN MN)
+    """Multiply-adds for one image, from the operator, the shape of its output and the nodes that feed it."""
+    if operator in ("Convolution", "FullyConnected"):  # every output number takes a filter or a row
+        return math.prod(output) * math.prod(_shape(sources[1], shape_of)[1:])
+    if operator == "batch_dot":  # (B, M, K) and (B, K, N), each perhaps transposed: M K N = sqrt(MK KN MN)
         first, second = (_shape(source, shape_of) for source in sources)
-        return output[0] * math.isqrt(_size(first[1:]) * _size(second[1:]) * _size(output[1:]))
+        return output[0] * math.isqrt(math.prod(first[1:]) * math.prod(second[1:]) * math.prod(output[1:]))
     if operator == "sum" and sources[0]["op"] in ("broadcast_mul", "elemwise_mul"):  # dot products, written out
-        return _size(_shape(sources[0], shape_of))
+        return math.prod(_shape(sources[0], shape_of))
     return 0
 
 
@@ -113,7 +106,7 @@ def _operator(node):
 
 
 def table(complexity):
-    """The layers as text, a line each, with the sums below."""
+    """The layers as text, one on each line, with the sums below."""
     rows = [("layer", "operator", "output", "total", "trainable", "MACs")]
     rows += [(layer.name, layer.operator, "x".join(map(str, layer.output)), f"{layer.total:,}",
               f"{layer.trainable:,}", f"{layer.macs:,}") for layer in complexity.layers]
@@ -123,7 +116,7 @@ def table(complexity):
 
 
 def _in_columns(rows, left):
-    """Rows of cells as lines, the first `left` columns flush left and the others flush right."""
+    """Rows of cells as lines; the first `left` columns are flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(cell.ljust(width) if column < left else cell.rjust(width)
                       for column, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
@@ -133,7 +126,7 @@ CONVENTIONS = ("v1 MACs", "v1b MACs", "2 x v1b MACs")
 
 
 class Conventions(NamedTuple):
-    """A net of Table IV by every way to count: parameters, and gigaMACs by the names in CONVENTIONS."""
+    """A net of Table IV, counted in every way: parameters, and gigaMACs by the names in CONVENTIONS."""
 
     total: int
     trainable: int
@@ -141,7 +134,7 @@ class Conventions(NamedTuple):
 
 
 def conventions(model):
-    """Count a net of Table IV at its own image size on both hosts; model is its name without the host's version."""
+    """Count a net of Table IV on both hosts, at its own image size. model : its name without the host's version."""
     from .zoo import get_model, image_size
 
     counts = []
@@ -153,14 +146,14 @@ def conventions(model):
 
 
 def nearest(published, found):
-    """The key of the number in a dict that a published one, as text, is nearest to; both where the text fits both."""
+    """The key of the number in a dict that is nearest to a published text; joined by "and" if the text fits several."""
     decimals = len(published.partition(".")[2])
     fitting = [name for name, value in found.items() if f"{value:.{decimals}f}" == published]
     return " and ".join(fitting) or min(found, key=lambda name: abs(found[name] - float(published)))
 
 
 def main(words):
-    """The command: a model's name, then its keyword arguments as ``--blocks 3`` or ``blocks=3``."""
+    """Run the command. words : a model's name, then its keyword arguments as ``--blocks 3`` or ``blocks=3``."""
     from .zoo import get_model, image_size, list_models
 
     usage = ("usage: python -m model.complexity NAME [--blocks B] [--classes K] [--ARGUMENT VALUE ...]\n"
@@ -185,7 +178,7 @@ def main(words):
 
 
 def _value(text):
-    """A number or a truth value where the text is one, else the text."""
+    """A number or a truth value if the text is one, else the text."""
     try:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
     except ValueError:

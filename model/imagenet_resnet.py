@@ -1,4 +1,4 @@
-"""The ImageNet host of Table II: ResNet-50, and the places where the nets of Table IV differ from it.
+"""The ImageNet host of Table II: ResNet-50, with the places in which the nets of Table IV differ.
 
 Attribute names are those of the authors' files (docs/FIDELITY.md): conv1, bn1, layer1 to layer4, fc, downsample.
 """
@@ -12,22 +12,22 @@ from .checked import Checked, images_of
 
 BLOCKS = (3, 4, 6, 3)  # of the four stages (Table II)
 WIDTHS = (64, 128, 256, 512)  # inside their bottlenecks
-EXPANSION = 4  # channels that leave a bottleneck, over its width
+EXPANSION = 4  # output channels of a bottleneck, over its width
 STEM_CHANNELS = 64
 
 
 def conv3x3(channels, stride=1, size=None):
-    """The bottleneck's own spatial layer: 3x3 convolution without bias."""
+    """The bottleneck's usual spatial layer: 3x3 convolution without bias."""
     return nn.Conv2D(channels, 3, stride, 1, use_bias=False, in_channels=channels)
 
 
 def conv_stem(channels):
-    """7x7 convolution with stride 2 and, behind BN and ReLU, 3x3 max pool with stride 2."""
+    """7x7 convolution with stride 2, and the 3x3 max pool with stride 2 that follows BN and ReLU."""
     return (nn.Conv2D(channels, 7, 2, 3, use_bias=False, in_channels=3), nn.MaxPool2D(3, 2, 1))
 
 
 def activated_stages(unit, act_layers, rest=ReLU):
-    """`unit` in some stages and `rest` in the others: one constructor a stage, as ResNet50 takes them.
+    """`unit` in some stages and `rest` in the others: a constructor for each stage, for ResNet50.
 
     act_layers: how many stages, counted from the last one (the authors' argument), or a list of stages, 1 to 4.
     Raises InputError for anything else.
@@ -44,14 +44,14 @@ def activated_stages(unit, act_layers, rest=ReLU):
 
 
 class Bottleneck(HybridBlock):
-    """1x1, BN, AF, 3x3, BN, AF, 1x1, BN, refinement, plus the input (through 1x1, BN where shapes change), ReLU.
+    """1x1, BN, AF, 3x3, BN, AF, 1x1, BN, refinement, plus the input (through 1x1, BN if shapes change), ReLU.
 
     Maps (N, in_channels, stride * size, stride * size) to (N, 4 width, size, size).
 
-    activation: constructor of both AFs. spatial: constructor of what stands as the 3x3, called with channels, stride
-    and size (the side of its output). refinement: a constructor or None. stride_first: the stride is on the first
-    1x1 (v1) instead of the 3x3 (v1b). last_gamma: the last BN's gamma starts at 0, so that the block starts as the
-    identity.
+    activation: constructor of both AFs. spatial: constructor of the layer in place of the 3x3, called with channels,
+    stride and size (the side of its output). refinement: a constructor or None. stride_first: the stride is on the
+    first 1x1 (v1) instead of the 3x3 (v1b). last_gamma: the last BN's gamma starts at 0, so that the block starts as
+    the identity.
     """
 
     def __init__(self, width, in_channels, stride, size, activation=ReLU, spatial=conv3x3, refinement=None,
@@ -88,21 +88,21 @@ class Bottleneck(HybridBlock):
 class ResNet50(Checked):
     """Stem, BN, ReLU, max pool, bottlenecks in stages of 3, 4, 6 and 3, global average pool, dense (Table II).
 
-    Maps images (N, 3, S, S) to logits (N, classes). The ReLUs of the stem and after each addition are no activation
+    Maps images (N, 3, S, S) to logits (N, classes). The ReLUs of the stem and after each addition are not activation
     sites: they stay.
 
     Parameters
     ----------
     classes : length of the logits.
-    activation : one constructor for the two inner activations of all bottlenecks, or four, one a stage; each is
-        called with its channels.
+    activation : one constructor for the two inner activations of all bottlenecks, or four, one for each stage; called
+        with the channels.
     spatial : one constructor of the bottlenecks' spatial layer, or four; called with channels, stride and size.
     refinement : constructor of a module on every residual branch, called with channels and size; None for none.
-    stem : function of its channels that returns the first layer, which maps images to (N, channels, ...), and the
+    stem : function of the channels that returns the first layer, which maps images to (N, channels, ...), and the
         pool; together they reduce the side to a quarter.
     stride_first : False is v1b (stride on the 3x3), True is v1 [He et al. 2016] (on the first 1x1).
     last_gamma : start the last gamma of every bottleneck at 0 (the authors' --last-gamma).
-    input_size : S, which only gather-excite and augmented convolutions depend on; a multiple of 32.
+    input_size : S, a multiple of 32; only gather-excite and augmented convolutions depend on it.
 
     Raises InputError for a wrong argument and, when called, for an array of another shape.
     """
@@ -132,7 +132,7 @@ class ResNet50(Checked):
                         layers.add(Bottleneck(width, before, stride, size, activations[stage - 1],
                                               spatials[stage - 1], refinement, stride_first, last_gamma))
                         before = EXPANSION * width
-                        # In pixels: a layer that divides its map by 2 has input_size // size pixels an output.
+                        # In pixels: an output of a layer that halves its map covers input_size // size pixels.
                         if getattr(layers[-1].conv2, "divides", 1) > 1:
                             multiple = max(multiple, input_size // size)
                 setattr(self, f"layer{stage}", layers)

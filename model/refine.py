@@ -1,7 +1,7 @@
 """The paper's competitors that refine the residual branch.
 
-A refinement is built as ``refinement(channels, size=side of its square map)`` and stands after a block's second
-convolution, before the addition; only gather-excite looks at the size.
+A refinement is built as ``refinement(channels, size=side of its square map)`` and stands after a block's last
+convolution, before the addition; only gather-excite uses the size.
 """
 from mxnet.gluon import nn
 
@@ -13,7 +13,7 @@ from .activation import ATAC, Gated, pointwise, reduced, whole
 class LocalSE(ATAC):
     """1x1 C->C/r, BN, ReLU, 1x1 C/r->C, BN, sigmoid, times the input: ATAC's module as refinement (Figure 5).
 
-    r = 1 gives one module a block as many parameters as ATAC's two.
+    With r = 1 the one module of a block has as many parameters as ATAC's two.
     """
 
     def __init__(self, channels, size=None, reduction=1, **kwargs):
@@ -21,7 +21,7 @@ class LocalSE(ATAC):
 
 
 def excitation(channels, reduction):
-    """1x1 C->C/r, ReLU, 1x1 r/C->C, both with bias: the two layers that SE and GE-theta-plus share."""
+    """1x1 C->C/r, ReLU, 1x1 C/r->C, both with bias: the layers that SE and GE-theta-plus share."""
     inner = reduced(channels, reduction)
     return [pointwise(inner, channels, use_bias=True), nn.Activation("relu"),
             pointwise(channels, inner, use_bias=True)]
@@ -56,7 +56,7 @@ def global_depthwise(channels, size):
 
 
 class GETheta(Gated):
-    """Depthwise H x W to one number a channel, BN, sigmoid, times the input [Hu et al. 2018b]."""
+    """Depthwise H x W to one number for each channel, BN, sigmoid, times the input [Hu et al. 2018b]."""
 
     of_one_size = True
 

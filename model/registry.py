@@ -1,8 +1,8 @@
 """Every unit, module and net, declared once; imports no MXNet, so that flags are answered before it loads.
 
-A net is a host with a part in it. Its name, the constructors, the arguments with their flags, README's table, the
-figures, the benchmarks and the operators' dispatch are all read from here. To add a unit: its class in activation.py,
-a Part in CIFAR below, a row in tests/test_zoo.py.
+A net is a host with a part in it. Names, constructors, arguments with their flags, README's table, the figures, the
+benchmarks and the operators' dispatch all come from here. To add a unit: its class in activation.py, a Part in CIFAR
+below, a row in tests/test_zoo.py.
 """
 import importlib
 from dataclasses import dataclass, field, replace
@@ -13,12 +13,12 @@ from support.names import nearest
 
 
 class Argument(NamedTuple):
-    """A keyword argument of get_model: its default and, with a help text, a flag of the programs."""
+    """A keyword argument of get_model; if it has a help text, the programs have a flag for it."""
 
     default: Any
     help: Optional[str] = None
     kind: type = int
-    least: Optional[int] = None  # of a number, in a flag
+    least: Optional[int] = None  # limits of a number in a flag
     most: Optional[int] = None
     choices: Optional[tuple] = None
     metavar: Optional[str] = None
@@ -26,7 +26,7 @@ class Argument(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a part stands in its host: the function of model/ that puts it there, and the net's arguments for that."""
+    """A part's place in its host: the function of model/ that puts it there, and that function's arguments."""
 
     build: str
     arguments: Mapping[str, Argument] = {}
@@ -37,7 +37,8 @@ SITES = Place("zoo.at_sites", {
     "replace_from": Argument(None, "where layer-wise replacement starts", str, choices=("last", "first")),
     "act_layers": Argument(None, "stage-wise replacement: 1 head, 2 + stage 3, 3 + stage 2, 4 everything", least=0,
                            metavar="N"),
-    "act_order": Argument(None, "stage-wise replacement from the back or the front", str, choices=("bac", "pre")),
+    "act_order": Argument(None, "stage-wise replacement from the head backward (bac) or from stage 1 (pre)", str,
+                          choices=("bac", "pre")),
     "replace_act": Argument(None, "unit of the sites that are not replaced (default relu)", str, metavar="UNIT")})
 
 
@@ -45,17 +46,17 @@ SITES = Place("zoo.at_sites", {
 class Part:
     """What a host is built with: a unit, a module of a branch or a spatial layer."""
 
-    name: str  # what stands before the host's name in the net's
+    name: str  # comes before the host's name in the net's name
     path: Optional[str]  # its class, ``module.Class`` of model/
     label: str = ""  # its name in the paper's tables and figures
     meaning: str = ""  # in README's table
-    color: Optional[str] = None  # in figures; None for what the paper's do not show
+    color: Optional[str] = None  # in figures; None if the paper's figures do not show it
     arguments: Mapping[str, Argument] = field(default_factory=dict)  # of its class, with the same defaults
-    operator: Optional[str] = None  # that computes it in ops/, with numbers of the built unit
-    authors: Optional[str] = None  # what the authors' command line says behind --act-type
+    operator: Optional[str] = None  # computes it in ops/, with numbers of the built unit
+    authors: Optional[str] = None  # its --act-type on the authors' command line
     short: bool = False  # whether --model takes the name alone
     place: Place = SITES
-    variants: Optional[Mapping[str, "Part"]] = None  # what is built in its place, by the argument `variant`
+    variants: Optional[Mapping[str, "Part"]] = None  # built in its place, by the argument `variant`
 
     @property
     def constructor(self):
@@ -63,7 +64,7 @@ class Part:
         return resolve(self.path)
 
     def module(self, arguments):
-        """The part whose class is built for a net's arguments: this one or one of its variants. Raises InputError."""
+        """The part that is built for a net's arguments: this one or one of its variants. Raises InputError."""
         if self.variants is None:
             return self
         variant = arguments.get("variant", self.place.arguments["variant"].default)
@@ -83,7 +84,7 @@ class Host:
     arguments: Mapping[str, Argument]
     parts: Mapping[str, Part]  # by name; the net of the first one has the host's own name
     start: Mapping[str, Argument] = field(default_factory=dict)  # arguments that say how its weights start
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # arguments of the class that the host's name decides
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # arguments of the class that follow from the host's name
 
     def model(self, part):
         """The name of the net with the part of this name."""
@@ -91,24 +92,24 @@ class Host:
 
     @property
     def short(self):
-        """{short name: name} of the nets that --model knows by the name of their part."""
+        """{short name: name} of the nets that --model also takes by their part's name."""
         return {name: self.model(name) for name, part in self.parts.items() if part.short}
 
 
 class Net(NamedTuple):
-    """What a name of get_model stands for."""
+    """The meaning of a name of get_model."""
 
     host: Host
     part: Part
 
     def arguments(self, given):
-        """{name: Argument} of the net, which depend on the variant that is given. Raises InputError for an unknown."""
+        """{name: Argument} of the net, for the given variant. Raises InputError for an unknown variant."""
         return {**self.host.arguments, **self.part.place.arguments, **self.host.start,
                 **self.part.module(given).arguments}
 
 
 def resolve(path):
-    """What ``module.name`` of model/ stands for; loads MXNet."""
+    """The object ``module.name`` of model/; loads MXNet."""
     module, name = path.split(".")
     return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
@@ -124,7 +125,7 @@ def _reduction(default):
 def _gather_excite(variant, size):
     """On every residual branch, as one of the variants, for images of this side."""
     return Place("zoo.on_branches", {
-        "variant": Argument(variant, "which gather-excite", str, choices=tuple(GATHER_EXCITE)),
+        "variant": Argument(variant, "the variant of gather-excite", str, choices=tuple(GATHER_EXCITE)),
         "input_size": Argument(size)})
 
 
@@ -146,7 +147,7 @@ GENET = Part("genet", None, "GENet", color="tab:green", short=True, place=_gathe
 
 CIFAR = Host(
     "resnet20_v2", "ResNet-20-v2", "cifar_resnet.CIFARResNetV2", 32, {
-        "blocks": Argument(3, "blocks a stage (default 3)", least=1, most=1000, metavar="B"),
+        "blocks": Argument(3, "blocks in each stage (default 3)", least=1, most=1000, metavar="B"),
         "classes": Argument(10, "length of the output (default 10 for CIFAR-10, 100 for CIFAR-100 in both label modes)",
                             least=1, most=100_000, metavar="K")},
     _by_name(  # in the order of README's table
@@ -172,7 +173,8 @@ CIFAR = Host(
              "SEActivation, r = 2: ATAC after a global average pool", "tab:olive", GATE,
              operator="seactivation {unit.inner_relu:d}", authors="ChaATAC --useGlobal"),
         Part("nin", "activation.NiN", "NiN", "NiN block at every site", "tab:green",
-             {"reduction": _reduction(2), "layers": Argument(2, "number of 1x1 convolutions: 2 or 1", least=1)},
+             {"reduction": _reduction(2),
+              "layers": Argument(2, "number of 1x1 convolutions: 2 or 1", least=1, metavar="N")},
              operator="nin", short=True),
         Part("localsenet", "refine.LocalSE", "LocalSENet",
              "LocalSENet, r = 1: ATAC's module after every block", "tab:blue", {"reduction": _reduction(1)},
@@ -183,7 +185,7 @@ CIFAR = Host(
 # The places of ResNet-50.
 PLAIN = Place("zoo.plain")
 LAST_STAGES = Place("zoo.in_last_stages", {
-    "act_layers": Argument(2, "the unit in the last N of ResNet-50's stages, 2: stages 3 and 4", least=0, metavar="N")})
+    "act_layers": Argument(2, "the unit in the last N stages of ResNet-50; 2: stages 3 and 4", least=0, metavar="N")})
 LATER_STAGES = Place("zoo.in_later_stages", {"input_size": Argument(224)})
 EVERYWHERE = Place("zoo.everywhere", {"stem": Argument("attention", "first layers", str, choices=tuple(STEMS))})
 
@@ -217,7 +219,7 @@ def list_models():
 
 
 def net_of(name):
-    """The Net of a name in any case of letters; InputError that lists the names for an unknown one."""
+    """The Net of a name in upper or lower case. For an unknown name, raises InputError that lists the names."""
     if str(name).lower() not in MODELS:
         raise InputError(f"unknown model {repr(name)[:60]}{nearest(name, MODELS)}; the models are "
                          f"{', '.join(list_models())}")
@@ -225,7 +227,7 @@ def net_of(name):
 
 
 def unit_by_name(name):
-    """The Part of an activation unit; InputError that lists the names for an unknown one."""
+    """The Part of an activation unit. For an unknown name, raises InputError that lists the names."""
     units = {unit: part for unit, part in CIFAR.parts.items() if part.place is SITES}
     if str(name).lower() not in units:
         raise InputError(f"unknown unit {name!r}{nearest(name, units)}; the units are {', '.join(units)}")
@@ -233,10 +235,9 @@ def unit_by_name(name):
 
 
 def complete_arguments(name, arguments):
-    """A model's keyword arguments with every default filled in: what the net is, whatever the defaults become.
+    """A model's keyword arguments with every default filled in: they describe the net even if a default changes later.
 
-    Raises InputError for an unknown name, TypeError, naming the arguments there are, for one that the net does not
-    have.
+    Raises InputError for an unknown name, and TypeError that lists the arguments for an unknown argument.
     """
     known = net_of(name).arguments(arguments)
     for argument in arguments:
@@ -246,8 +247,8 @@ def complete_arguments(name, arguments):
 
 
 def image_size(name, arguments):
-    """Side of the square images that the net of these keyword arguments takes: 32 for CIFAR's, 224 for ImageNet's.
+    """Side of the square images that the net with these keyword arguments takes: 32 for CIFAR, 224 for ImageNet.
 
-    If the net depends on it, its argument input_size says it. Raises as complete_arguments.
+    If the net depends on the size, it is the argument input_size. Raises as complete_arguments.
     """
     return complete_arguments(name, arguments).get("input_size", net_of(name).host.image_size)

@@ -1,9 +1,8 @@
-"""Spatial layers made of self-attention: the two competitors of Table IV that attend over positions.
+"""Self-attention as a spatial layer: the two competitors of Table IV that attend over positions.
 
-A layer is built as ``layer(channels, stride=1, size=side of its output)``, as the bottleneck's 3x3 is, and maps
-(N, C, stride * size, stride * size) to (N, C, size, size). Every position asks with a query, is asked by its key and
-answers with its value; softmax turns the products of queries and keys into weights of the values. Each head does so
-with its own part of the channels.
+A layer is built like the bottleneck's 3x3, as ``layer(channels, stride=1, size=side of its output)``. It maps
+(N, C, stride * size, stride * size) to (N, C, size, size). Every position has a query, a key and a value; softmax turns
+the products of queries and keys into weights of the values. Each head uses its own part of the channels.
 """
 import math
 
@@ -17,7 +16,7 @@ from .checked import Checked, Takes
 
 
 def per_head(name, channels, heads, multiple=1):
-    """Channels of one head; InputError unless heads divides them into parts that are a multiple of `multiple`."""
+    """Channels of one head. Raises InputError unless heads divides them into parts that are multiples of `multiple`."""
     whole(name, channels)
     if channels % (whole("heads", heads) * multiple):
         raise InputError(f"{name}={channels} cannot be divided among heads={heads}"
@@ -26,23 +25,23 @@ def per_head(name, channels, heads, multiple=1):
 
 
 def position_table(block, name, shape):
-    """A learned table of positions, its last axis as long as the queries that it is multiplied with."""
+    """A learned table of positions; its last axis has the length of a query."""
     return block.params.get(name, shape=shape, init=initializer.Normal(shape[-1] ** -0.5))
 
 
 class AugmentedConv(Checked):
     """3x3 convolution to C - dv channels, beside 1x1, multi-head attention over the map, 1x1 to dv [Bello et al. 2019].
 
-    The logits of a query q at (y, x) and a key k at (v, u) are d^-1/2 q.(k + width[u - x] + height[v - y]), where d
-    is a head's share of key_channels and the two tables are shared by the heads.
+    The logit of a query q at (y, x) and a key k at (v, u) is d^-1/2 q.(k + width[u - x] + height[v - y]), where d is a
+    head's share of key_channels. The heads share the two tables.
 
     Parameters
     ----------
     size : side of the output, at least 1; the tables' lengths depend on it.
-    heads, key_channels : of the attention; key_channels is 20 a head in the AA paper's small layers.
-    value_ratio : dv / C, rounded down to a multiple of heads.
-    largest_map : side of the largest map to attend on. A larger one is averaged before (3x3 with stride 2 for a half,
-        as in the AA paper) and the result is enlarged bilinearly.
+    heads, key_channels : of the attention; the AA paper's small layers have 20 key_channels for each head.
+    value_ratio : dv / C; dv is rounded down to a multiple of heads.
+    largest_map : side of the largest map to attend on. A larger map is averaged first (to a half: 3x3 with stride 2, as
+        in the AA paper), and the result is enlarged bilinearly.
     use_bias : whether the 1x1 convolutions have biases.
 
     Raises InputError for a wrong argument.
@@ -63,7 +62,7 @@ class AugmentedConv(Checked):
             raise InputError(f"value_ratio={value_ratio} leaves {values} of channels={channels} to heads={heads}; "
                              "attention and convolution need some each")
         self._size, self._heads, self._keys = whole("size", size), heads, key_channels
-        # MXNet's Reshape does not compare sizes: with a map of another side it would read beyond its memory.
+        # MXNet's Reshape does not compare sizes; with a map of another side it would read beyond its memory.
         self.takes = Takes(channels, whole("stride", stride) * size, block="layer")
         pool = math.ceil(size / whole("largest_map", largest_map))
         self._side = side = math.ceil(size / pool)
@@ -80,8 +79,8 @@ class AugmentedConv(Checked):
 
     def hybrid_forward(self, F, x, height, width):
         side, share = self._side, self._key_share
-        # This reshape keeps MXNet's inference of shapes sound for a map of another side, until concat refuses it:
-        # the -1 below would become 0 there, and MXNet divides by it.
+        # For a map of another side, until concat refuses it: without this reshape MXNet's shape inference would set the
+        # -1 below to 0 and divide by it.
         qkv = F.reshape(self.qkv(x if self.pool is None else self.pool(x)), (0, 0, side, side))
         query, key, value = (F.slice_axis(qkv, axis=1, begin=begin, end=end) for begin, end in
                              ((0, self._keys), (self._keys, 2 * self._keys), (2 * self._keys, None)))
@@ -97,16 +96,16 @@ class AugmentedConv(Checked):
         attended = self.output(F.reshape(attended, (-1, self._value_share * self._heads, side, side)))
         if self.pool is not None:
             attended = F.contrib.BilinearResize2D(attended, height=self._size, width=self._size, align_corners=False)
-        # As (N, C, H W): with four axes the CPU's own library joins the two, and cannot split a gradient at channels
-        # that are no multiple of its block (MXNet 1.9.1: "could not construct a sub-memory").
+        # As (N, C, H W): with four axes oneDNN joins the two, and it cannot split a gradient at channels that are not a
+        # multiple of its block (MXNet 1.9.1: "could not construct a sub-memory").
         joined = F.concat(F.reshape(self.conv(x), (0, 0, -1)), F.reshape(attended, (0, 0, -1)), dim=1)
         return F.reshape(joined, (0, 0, self._size, self._size))
 
     def _relative(self, F, query, table):
-        """Products of queries (M, L, L, d) and table rows (2L - 1, d), by the place on the third axis asked for.
+        """Products of queries (M, L, L, d) and table rows (2L - 1, d), by the position of the key.
 
-        Returns (M * L, L, L): [..., i, j] belongs to row j - i + L - 1. In the products' row-major order such a
-        neighbour is always 2L - 2 numbers further than the one of i - 1, so cutting both ends off leaves a table.
+        Returns (M * L, L, L): [..., i, j] is the product of query i with row j - i + L - 1. In the products' row-major
+        order, entry (i, j) stands 2L - 2 numbers after entry (i - 1, j), so cutting off both ends leaves a table.
         """
         length = self._side
         products = F.FullyConnected(F.reshape(query, (-1, self._key_share)), table, num_hidden=2 * length - 1,
@@ -122,18 +121,18 @@ class AugmentedConv(Checked):
 class LocalAttention(HybridBlock):
     """1x1 to query, key and value, attention over k x k windows, average pool [Ramachandran et al. 2019].
 
-    The logits of a query q and the key k that lies (a, b) from it are q.(k + (row[a], column[b])); a head has
-    embeddings of its own, half of its channels for the rows and half for the columns.
+    The logit of a query q and the key k at distance (a, b) is q.(k + (row[a], column[b])). Each head has its own
+    embeddings, half of its channels for the rows and half for the columns.
 
     Parameters
     ----------
     stride : the attended map is averaged over stride x stride positions; it divides the map's sides.
     size : not used; any map is allowed.
     kernel_size : side of the window, odd. heads : must divide channels into even parts.
-    zero_padding : windows that reach over the border attend to zeros there too, as a convolution sums them; False
+    zero_padding : windows that reach over the border also attend to the zeros there, as a convolution does; False
         leaves these positions out.
 
-    Needs memory for the windows: kernel_size^2 numbers for every number of the keys and of the values.
+    The windows need memory: kernel_size^2 numbers for every number of the keys and values.
     Raises InputError for a wrong argument.
     """
 
@@ -180,9 +179,9 @@ class LocalAttention(HybridBlock):
 class StemAttention(HybridBlock):
     """1x1 to query, key and mixed value, attention within b x b blocks [Ramachandran et al. 2019].
 
-    Maps images (N, 3, H, W) to (N, C, H, W); b divides H and W. A pixel has no content to speak of, so its value
-    knows its place: of `mixtures` 1x1 convolutions, the one with index m weighs softmax_m((row[i] + column[j]).nu[m])
-    at row i and column j of its block. The logits are the plain products of queries and keys.
+    Maps images (N, 3, H, W) to (N, C, H, W); b divides H and W. A pixel has little content, so its value depends on its
+    place: of `mixtures` 1x1 convolutions, convolution m has the weight softmax_m((row[i] + column[j]).nu[m]) at row i
+    and column j of a block. The logits are the plain products of queries and keys.
 
     Raises InputError for a wrong argument.
     """
@@ -227,5 +226,5 @@ class StemAttention(HybridBlock):
 
 
 def attention_stem(channels):
-    """Attention within 4x4 blocks of pixels and, behind BN and ReLU, 4x4 max pool with stride 4."""
+    """Attention within 4x4 blocks of pixels, and the 4x4 max pool with stride 4 that follows BN and ReLU."""
     return StemAttention(channels), nn.MaxPool2D(4, 4)

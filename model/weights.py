@@ -1,4 +1,4 @@
-"""Weights to networks: files of parameters in all their forms, and those that params/manifest.json lists."""
+"""Loading weights into networks: parameter files in all forms, and the files in params/manifest.json."""
 import re
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from support.names import nearest
 
 from .array_names import Unfit, head_of, recognise, shown
 
-# The form of a manifest's entry. FILE_NAME: no entry leads out of the manifest's folder.
+# The form of a manifest's entry. FILE_NAME: no entry may lead out of the manifest's folder.
 ENTRY = {"model": TEXT, "arguments": OBJECT, "file": FILE_NAME, "sha256": (NOTHING, SHA256)}
 OPTIONAL = {"name": (NOTHING, TEXT), "urls": [TEXT]}
 RESTORE = "restore it from the repository"
@@ -21,7 +21,7 @@ SHIPPED = ROOT / "params"
 
 
 def pretrained_entry(name, root=SHIPPED):
-    """What root/manifest.json says of the weights called name, as a dict. Raises InputError."""
+    """The entry of root/manifest.json for the weights called name, as a dict. Raises InputError."""
     manifest = Path(root) / "manifest.json"
     entries = {each["name"]: each for each in read_manifest(manifest) if each.get("name")}
     if name not in entries:
@@ -31,15 +31,15 @@ def pretrained_entry(name, root=SHIPPED):
 
 
 def pretrained_file(name, root=SHIPPED):
-    """Path of the weights that root/manifest.json calls name, their checksum compared. Raises InputError."""
+    """Path of the weights that root/manifest.json calls name; the checksum is compared. Raises InputError."""
     return _verified(Path(root) / "manifest.json", pretrained_entry(name, root))
 
 
 def file_of(root, name, arguments, wanted, complete_arguments):
-    """Path of the weights in root's manifest that fit a net, their checksum compared. Raises InputError.
+    """Path of the weights in root's manifest that fit a net; the checksum is compared. Raises InputError.
 
-    arguments: the net's, complete. wanted: the name of one of several entries that fit it, or None.
-    complete_arguments: makes complete ones of a name and an entry's arguments.
+    arguments: the net's, complete. wanted: the name of an entry, if several fit, or None.
+    complete_arguments: registry.complete_arguments.
     """
     manifest = root / "manifest.json"
     entries = read_manifest(manifest) if wanted is None else [pretrained_entry(wanted, root)]
@@ -73,12 +73,12 @@ def _text(names, arguments):
 
 
 def _structure(arguments):
-    """Complete arguments without last_gamma, which says how a net starts and not what it is."""
+    """Complete arguments without last_gamma, which only decides a net's initial weights."""
     return {name: value for name, value in arguments.items() if name != "last_gamma"}
 
 
 def read_manifest(manifest):
-    """The entries of a manifest of weights. InputError unless each has the form of one; name and urls may be absent."""
+    """The entries of a manifest of weights; name and urls may be absent. Raises InputError for a malformed entry."""
     entries = json_files.read(manifest, {"models": [ENTRY]}, RESTORE)["models"]
     for place, entry in enumerate(entries):
         wrong = json_files.problem({"name": None, "urls": [], **entry}, OPTIONAL, f"models[{place}]")
@@ -88,14 +88,14 @@ def read_manifest(manifest):
 
 
 def intact(path, entry):
-    """Whether a file is the one of a manifest's entry: by its sha256 or, where nobody has published that, by git's name
-    of its content (git_blob)."""
+    """Whether a file is the one in a manifest's entry, by its sha256 or, if none is published, by git's name of its
+    content (git_blob)."""
     name = "sha256" if entry["sha256"] else "git_blob"
     return digests(path, [name])[name] == entry.get(name)
 
 
 def _verified(manifest, entry):
-    """Path of an entry's file in its manifest's folder, its checksum compared."""
+    """Path of an entry's file in its manifest's folder; the checksum is compared."""
     path = manifest.parent / entry["file"]
     if not path.is_file() or not intact(path, entry):
         fetchable = entry.get("urls") and entry.get("name")
@@ -105,22 +105,21 @@ def _verified(manifest, entry):
 
 
 def load_params(net, path, ctx=mx.cpu(), ignore_output=False, say=print):
-    """Load a parameter file into net and say in one line what was recognised. Returns net.
+    """Load a parameter file into net and say in one line what kind of file it is. Returns net.
 
-    Recognised by the names in it: files of this project, of the authors' code, of Gluon's save_parameters (of a net
-    or of its `features`), of export and of collect_params().save(), with strip_prefix or the prefix of any process;
-    and numpy.savez under any of these names. Names of export and collect_params() that another code wrote are matched
-    in order, if kinds, shapes and numbering leave one way to do it. (Such names do not tell whether a unit has its
-    inner ReLU.)
+    The names in the file tell its kind: files of this project, of the authors' code, of Gluon's save_parameters (of a
+    net or of its `features`), of export and of collect_params().save(), with strip_prefix or any prefix; and
+    numpy.savez with any of these names. Names that another code wrote with export or collect_params() are matched in
+    order, if kinds, shapes and numbering leave only one way. (They do not tell whether a unit has its inner ReLU.)
 
     Everything is checked before anything changes: a file that does not fit leaves net as it was. Numbers are cast to
     the net's type (the released ImageNet file is float16). Afterwards the parameters lie on ctx, a device or a list.
 
-    ignore_output : leave the last layer (`output`, in ResNet-50 `fc`) as it is, whatever the file has of it, so that
-        net may have another number of classes. If that layer is not initialized, it is initialized as Gluon does it.
-    say : called with the sentence; None for nobody.
+    ignore_output : do not load the last layer (`output`, in ResNet-50 `fc`), so that net may have another number of
+        classes. If that layer is not initialized yet, Gluon's default initializes it.
+    say : called with the sentence; None to say nothing.
 
-    Raises InputError when the file is damaged or holds another net, naming the first differences.
+    Raises InputError, which names the first differences, if the file is damaged or holds another net.
     """
     arrays, attachments = params_file.read(path)
     ctx = [ctx] if isinstance(ctx, mx.Context) else list(ctx)
@@ -142,10 +141,10 @@ def load_params(net, path, ctx=mx.cpu(), ignore_output=False, say=print):
 
 
 def set_params(net, arrays, source, ctx, kept=()):
-    """Set all parameters of net but those kept from a dict of structural name to numpy array, or none.
+    """Set all parameters of net except `kept` from arrays, {structural name: NumPy array}; all of them or none.
 
-    source: what an error calls the arrays. A gamma that MXNet takes for 1 (BatchNorm(scale=False)) may be missing and
-    becomes 1; returns the names of such. Raises InputError, which names what does not fit.
+    source: the name of the arrays in an error. A gamma that MXNet takes as 1 (BatchNorm(scale=False)) may be missing
+    and becomes 1; returns the names of these. Raises InputError, which names what does not fit.
     """
     everything = net._collect_params_with_prefix()
     parameters = {name: parameter for name, parameter in everything.items() if name not in kept}
@@ -186,7 +185,7 @@ def set_params(net, arrays, source, ctx, kept=()):
 
 
 def _description(arrays):
-    """What the arrays of one of our nets say of it, as a clause for an error message; empty for other nets."""
+    """A description of one of our nets from its arrays, as a clause for an error message; empty for other nets."""
     if {"conv3.weight", "fc.bias"} <= {name[len("layer1.0."):] if name.startswith("layer1.0.") else name
                                        for name in arrays}:
         stages = [str(stage) for stage in range(1, 5) if f"layer{stage}.0.act1.gate.0.weight" in arrays]

@@ -1,4 +1,4 @@
-"""Names to networks: builds what registry.py declares."""
+"""From names to networks: builds the nets that registry.py declares."""
 import functools
 
 import mxnet as mx
@@ -20,8 +20,8 @@ def get_model(name, pretrained=False, classes=None, ctx=mx.cpu(), root=weights.S
     Parameters
     ----------
     name : one of `list_models()`, upper or lower case.
-    pretrained : load the weights that root/manifest.json lists for this very net, or the name of those to load where
-        it lists several; False leaves it uninitialized.
+    pretrained : True loads the weights that root/manifest.json lists for this very net; if it lists several, give the
+        name of one. False leaves the net uninitialized.
     classes : length of the logits; None for 10 (ResNet-20-v2) or 1000 (ResNet-50).
     ctx : device or devices of the pretrained weights.
     root : folder of manifest.json and the weights; the repository's params/ by default.
@@ -31,11 +31,11 @@ def get_model(name, pretrained=False, classes=None, ctx=mx.cpu(), root=weights.S
         4) with act_order ('bac' or 'pre'), for partial replacement, and replace_act, the unit of the other sites
         ('relu').
         ResNet-50 (v1b: stride on the 3x3; v1: on the first 1x1) has last_gamma, which starts every block as the
-        identity, and the settings of its unit or module; with ATAC act_layers, the number of stages from the last
-        (default 2, the released net's) or a list of stages; with local attention stem ('attention' or 'conv').
+        identity, and the settings of its unit or module. ATAC has act_layers, the number of stages from the last
+        (default 2, as in the released net) or a list of stages. Local attention has stem ('attention' or 'conv').
 
-    Raises InputError (a ValueError) for an unknown name, listing those there are, and for a value that is not
-    allowed; TypeError for an argument that the net does not have.
+    Raises InputError (a ValueError) for an unknown name, with a list of the names, and for a value that is not allowed;
+    TypeError for an argument that the net does not have.
     """
     arguments = complete_arguments(name, kwargs if classes is None else {"classes": classes, **kwargs})
     net = _built(net_of(name), arguments)
@@ -54,7 +54,7 @@ def _built(net, arguments):
     return resolve(part.place.build)(functools.partial(resolve(host.path), **host.fixed), constructor, **rest)
 
 
-# The places of the registry: each puts a part into a host, a constructor that takes the other arguments.
+# The places of the registry. Each puts a part into a host, which is a constructor that takes the other arguments.
 
 def plain(host, unit, **arguments):
     return host(**arguments)
@@ -67,7 +67,7 @@ def on_branches(host, refinement, **arguments):
 
 def at_sites(host, unit, blocks, replaced_sites=None, replace_from=None, act_layers=None, act_order=None,
              replace_act=None, **arguments):
-    """ResNet-20-v2 with the unit at every site, or at some and `replace_act` at the others."""
+    """ResNet-20-v2 with the unit at every site, or at some sites and `replace_act` at the others."""
     rest = unit_by_name(replace_act or "relu").constructor
     if replaced_sites is not None and act_layers is not None:
         raise InputError("replaced_sites (layer by layer) and act_layers (stage by stage) exclude each other")
@@ -84,7 +84,7 @@ def at_sites(host, unit, blocks, replaced_sites=None, replace_from=None, act_lay
 
 
 def in_last_stages(host, unit, act_layers, **arguments):
-    """ResNet-50 with the unit in place of both inner ReLUs of the bottlenecks of some stages."""
+    """ResNet-50 with the unit in place of both inner ReLUs, in the bottlenecks of some stages."""
     return host(activation=activated_stages(unit, act_layers), **arguments)
 
 

@@ -1,10 +1,9 @@
-"""Fused operators in C++ for MXNet on CPUs: what stands between two reads of memory is computed in one go.
+"""Fused operators in C++ for MXNet on CPUs: each computes several layers with few passes over memory.
 
-A BatchNorm, the activation unit behind it and the convolution behind that are one operator, forward and backward,
-and the activations of the CIFAR nets stay in blocks of 16 channels from the first layer to the last. In inference such
-a net is one operator. The library is
-compiled on the machine that runs it (`python -m ops.build`, which scripts/setup.sh calls); without it the Gluon
-composition of the same layers runs. ops/src/operators.cc lists the operators.
+A BatchNorm, the activation unit after it and the convolution after that are one operator, forward and backward. The
+activations of the CIFAR nets stay in blocks of 16 channels from the first layer to the last. In inference such a net is
+one operator. The library is compiled on the machine that runs it (`python -m ops.build`, which scripts/setup.sh calls);
+without it, the same layers run as Gluon's operators. ops/src/operators.cc lists the operators.
 """
 import os
 
@@ -12,8 +11,8 @@ from support import import_hook
 
 import_hook.install()
 
-# From this many readers of an array on (8 unless set), MXNet has its operators add to a gradient in place. It does not
-# tell external operators to add, and they overwrite: there must be no such array. MXNet reads the number as it first
-# differentiates anything.
+# If an array has at least this many readers (default 8), MXNet's operators add to its gradient in place. MXNet does not
+# tell external operators to add, so they would overwrite: no array may have so many readers. MXNet reads the number
+# when it first computes a gradient.
 SUM_CAP = "MXNET_EXEC_INPLACE_GRAD_SUM_CAP"
 os.environ[SUM_CAP] = "1000000"

@@ -1,9 +1,9 @@
 """Compile the fused operators for this machine: `python -m ops.build`.
 
-The library's name holds a checksum of its sources, of MXNet's and of the processor's instruction sets, so that one
-built elsewhere, or before an update, is not found rather than misused. Needs g++ (9 or newer), with the C++ library's
-headers; CXX names another GCC, other compilers are refused (ops/src/operators.cc). The name does not hold the GCC's
-version: with another one, build with --again.
+The library's name holds a checksum of its sources, of MXNet's sources and of the processor's instruction sets, so a
+library built elsewhere or before an update is never loaded. Needs g++ (9 or newer) with the C++ library's headers; CXX
+names another GCC; other compilers are refused (ops/src/operators.cc). The name does not hold the GCC's version: after a
+change of GCC, build with --again.
 """
 import contextlib
 import hashlib
@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "src"
 BUILT = HERE / "built"
 CHECKSUM = 64  # hexadecimal digits at the end of a library
-PART = ".part.so"  # of a library on trial; MXNet asks for a name that ends in .so
+PART = ".part.so"  # ending of a library on trial; MXNet requires .so
 FLAGS = ("-std=c++17", "-O3", "-funroll-loops", "-fno-math-errno", "-fno-trapping-math", "-march=native", "-fopenmp",
          "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-psabi")
 SANITIZED = ("-std=c++17", "-O1", "-g", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi",
@@ -33,7 +33,7 @@ SANITIZED = ("-std=c++17", "-O1", "-g", "-march=native", "-fopenmp", "-fPIC", "-
 
 
 def mxnet_folder():
-    """Folder of the installed MXNet, without importing it; InputError if there is none."""
+    """Folder of the installed MXNet, without importing it. Raises InputError if there is none."""
     spec = importlib.util.find_spec("mxnet")
     if spec is None or spec.origin is None:
         raise InputError(f"MXNet is not installed for {sys.executable}: run `bash scripts/setup.sh`")
@@ -41,12 +41,12 @@ def mxnet_folder():
 
 
 def instruction_sets():
-    """What distinguishes processors for a compiler that builds for the one it runs on."""
+    """The processor's instruction sets as text: -march=native compiles for them."""
     return " ".join(sorted(cpuinfo("flags", "Features").split())) or platform.processor()
 
 
 def library(sanitized=False):
-    """Path of the library for this machine, whether it is built or not."""
+    """Path of the library for this machine, built or not."""
     machine = hashlib.sha256(f"{platform.machine()} {instruction_sets()}".encode()).hexdigest()
     folder = mxnet_folder()
     digest = hashlib.sha256(" ".join(SANITIZED if sanitized else FLAGS).encode())
@@ -57,7 +57,7 @@ def library(sanitized=False):
 
 
 def sound(path):
-    """Whether a library is there and ends in its own checksum. To load one that is cut short kills the process."""
+    """Whether a library is there and ends in its own checksum. Loading a cut library would kill the process."""
     try:
         content = Path(path).read_bytes()
     except OSError:
@@ -70,7 +70,7 @@ def _checksum(content):
 
 
 def compiler():
-    """The C++ compiler to call as a list of words, or None."""
+    """The command of the C++ compiler as a list of words, or None."""
     try:
         words = shlex.split(os.environ.get("CXX") or "g++")
     except ValueError:  # quotes that do not close
@@ -79,7 +79,7 @@ def compiler():
 
 
 def build(again=False, sanitized=False):
-    """Compile what is not compiled yet. Returns (path, whether it was compiled now); raises InputError with why not."""
+    """Compile the library if it is not there. Returns (path, whether it was compiled now). Raises InputError."""
     target = library(sanitized)
     if sound(target) and not again:
         return target, False
@@ -97,23 +97,23 @@ def build(again=False, sanitized=False):
                                   stdin=subprocess.DEVNULL, capture_output=True, text=True)
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-                reason = lines[0] if lines else f"it ended with status {done.returncode} and no word"
+                reason = lines[0] if lines else f"it ended with status {done.returncode} and no message"
                 raise InputError(f"{shlex.join(command)} could not compile the operators: {reason}")
-            if not sanitized:  # its runtime must be the first library of a process: the tests see to that
+            if not sanitized:  # the sanitizer's runtime must be a process's first library, as only the tests arrange
                 _try(temporary)
-            with open(temporary, "r+b") as file:  # the loader does not mind what stands behind the last section
+            with open(temporary, "r+b") as file:  # the loader ignores bytes after the last section
                 file.write(_checksum(file.read()))
     except OSError as error:
         raise InputError(f"the operators cannot be built in {BUILT}: {error.strerror}") from error
-    with contextlib.suppress(OSError):  # another build may be clearing up too
-        for old in BUILT.glob(f"{target.name.rpartition('-')[0]}-*.so"):  # of the same machine
+    with contextlib.suppress(OSError):  # another build may also be removing them
+        for old in BUILT.glob(f"{target.name.rpartition('-')[0]}-*.so"):  # older ones of the same machine
             if old != target and not old.name.endswith(PART):
                 old.unlink()
     return target, True
 
 
 def _try(path):
-    """Load a new library and compute with it in a process of its own, which may crash; InputError then."""
+    """Load a new library and compute with it in another process, which may crash. Raises InputError if it fails."""
     trial = Path(f"{path}{PART}")
     os.replace(path, trial)
     code = ("import sys\nfrom support import runtime\nruntime.prepare()\nimport mxnet as mx\n"

@@ -1,4 +1,4 @@
-"""Loading the compiled operators into MXNet."""
+"""Load the compiled operators into MXNet."""
 import os
 import sys
 
@@ -19,7 +19,7 @@ class Unavailable(Exception):
 def load(path=None):
     """Load the library (once), so that mx.nd and mx.sym have the operators. Raises Unavailable.
 
-    path : another library than the one built for this machine.
+    path : a library in place of the one built for this machine.
     """
     global _loaded
     if _loaded is not None:
@@ -31,7 +31,7 @@ def load(path=None):
         raise Unavailable(f"{path} is damaged; build it again: `bash scripts/setup.sh`")
     try:
         mx.library.load(path, verbose=False)
-    except Exception as error:  # MXNetError, OSError: whatever a damaged library raises
+    except Exception as error:  # MXNetError, OSError: a damaged library may raise anything
         reason = str(error).strip().splitlines()[-1]
         raise Unavailable(f"{path} cannot be loaded ({reason}); build it again: "
                           f"`{sys.executable} -m ops.build --again`") from error
@@ -47,7 +47,7 @@ class _Readers(gluon.HybridBlock):
 
 
 def require_sums_of_gradients():
-    """Raise Unavailable if MXNet would lose gradients of an array with many readers; it is tried out once."""
+    """Raise Unavailable if MXNet would lose gradients of an array with many readers; tried out once."""
     global _sums_are_right
     if _sums_are_right is None:
         net, x = _Readers(), mx.nd.ones((1, 1, 1, 1))
@@ -58,8 +58,8 @@ def require_sums_of_gradients():
         y.backward()
         _sums_are_right = x.grad.asscalar() == 9
     if not _sums_are_right:
-        raise Unavailable(f"this process found gradients before it imported the operators; import model first, or set "
-                          f"{SUM_CAP}=1000000 in the environment")
+        raise Unavailable(f"this process computed gradients before it imported the operators; import model first, or "
+                          f"set {SUM_CAP}=1000000 in the environment")
 
 
 def available():

@@ -1,4 +1,4 @@
-"""The update of all parameters in one call (backend.gluon.nag.NAG takes it as update_all)."""
+"""The update of all parameters in one call: update_all of backend.gluon.optimizer.NAG."""
 import ctypes
 
 import mxnet as mx
@@ -7,7 +7,7 @@ from . import loader
 
 
 def update_all(weights, grads, momenta, lr, momentum, wds, rescale_grad):
-    """nag_mom_update of every weight and momentum, in place; lists of float32 arrays of one CPU, one decay for each."""
+    """nag_mom_update of every weight and momentum, in place: lists of float32 arrays on one CPU, a decay for each."""
     loader.load()
     for weight in weights:
         _restore_layout(weight)
@@ -17,14 +17,11 @@ def update_all(weights, grads, momenta, lr, momentum, wds, rescale_grad):
 
 
 def _restore_layout(weight):
-    """Bring a weight that inference has left in oneDNN's layout back to MXNet's own; the operator refuses others.
-
-    Inference rearranges a weight behind its own back, as a write of its own: only what is written is known.
-    """
-    weight.wait_to_read()  # for the step before, no more: this step's passes are reading it
+    """Bring a weight from oneDNN's layout, in which inference leaves it, back to MXNet's; the operator needs that."""
+    weight.wait_to_read()  # waits for the writes of the step before, not for this step's reads
     mx.base.check_call(mx.base._LIB.MXNDArrayGetData(weight.handle, ctypes.byref(ctypes.c_void_p())))
 
 
 def update_operator(wanted):
-    """update_all if the operators can be used, else None; wanted is what --fused says: auto, on or off."""
+    """update_all if the operators can be used, else None; wanted : the value of --fused: auto, on or off."""
     return update_all if wanted != "off" and loader.available()[0] else None

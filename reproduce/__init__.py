@@ -1,1 +1,1 @@
-"""The paper's experiments: what to train, training it, the ledger of runs, and what the repository shows of it."""
+"""The paper's experiments: the list of trainings, their runner, the ledger of runs, and the report."""

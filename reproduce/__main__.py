@@ -13,8 +13,8 @@ from support.words import counted
 
 PROGRAM = "reproduce"
 EXHIBITS = ("table3", "fig6", "fig7", "fig8")
-TABLE4 = ("train_imagenet.py trains these nets, for days on several GPUs; this command only prints what is published "
-          "and what the nets are made of")
+TABLE4 = ("train_imagenet.py trains these nets, for days on several GPUs; this command only prints the published "
+          "scores and the counts of the nets")
 
 log = logging.getLogger("engine.reproduce")
 
@@ -28,70 +28,70 @@ def filters(text):
 
 
 def name():
-    """What the user has called: a script of scripts/, or this module."""
+    """The name of the called program: a script of scripts/, or this module."""
     return flags.program(PROGRAM)
 
 
 def parse(argv=None):
     parser = flags.Parser(prog=name(), description=__doc__)
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK", help="(TASK --help has its options)")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK", help="(TASK --help lists its options)")
 
-    run = tasks.add_parser("run", help="train what is missing of a table or figure, then render and print it")
+    run = tasks.add_parser("run", help="train the missing runs of a table or figure, then render and print it")
     run.add_argument("exhibit", choices=EXHIBITS)
-    run.add_argument("--dry-run", action="store_true", help="only say what would run, with estimated times")
+    run.add_argument("--dry-run", action="store_true", help="only print what would run, with estimated times")
     run.add_argument("--only", type=filters, action="append", default=[], metavar="WORD/WORD",
-                     help="only the runs that have all these words, such as cifar10/atac/b1 or, of fig6, stagewise/b1; "
+                     help="only the runs that have all these words, such as cifar10/atac/b1, or stagewise/b1 for fig6; "
                      "several filters, between commas or as several flags, add up")
-    run.add_argument("--extras", action="store_true", help="also what the paper's exhibit does not show: the 100 fine "
-                     "labels of CIFAR-100; GELU and PReLU (footnote 2) in fig7")
+    run.add_argument("--extras", action="store_true", help="also the runs that the paper's exhibit does not show: the "
+                     "100 fine labels of CIFAR-100; GELU and PReLU (footnote 2) in fig7")
     run.add_argument("--epochs", type=flags.number(int, 1), default=CIFAR_PAPER.epochs, metavar="N",
                      help="scale the schedule to N epochs; the report marks such results as short (default: the "
                      f"paper's {CIFAR_PAPER.epochs})")
     run.add_argument("--seeds", type=flags.number(int, 1), default=1, metavar="K", help="seeds 0 to K-1 (default 1)")
-    run.add_argument("--gpus", type=flags.numbers, metavar="N,N", help="GPUs to use, a run on each; '' for the CPU "
-                     "(default: all there are, or the CPU)")
-    run.add_argument("--jobs", type=flags.number(int, 1), metavar="N", help="runs at a time (default: one a GPU, one "
-                     "on the CPU)")
+    run.add_argument("--gpus", type=flags.numbers, metavar="N,N", help="GPUs to use, one run on each; '' for the CPU "
+                     "(default: all GPUs, or the CPU)")
+    run.add_argument("--jobs", type=flags.number(int, 1), metavar="N", help="runs at a time (default: one per GPU, or "
+                     "one on the CPU)")
     run.add_argument("-j", "--num-data-workers", type=flags.number(int, 0, flags.MOST_THREADS), default=1, metavar="N",
-                     help="threads that prepare batches ahead, of each run (default 1)")
-    run.add_argument("--data-dir", type=flags.words, metavar="DIR", help="where the data is, or a folder with cifar10 "
-                     "and cifar100 in it; default ~/.mxnet/datasets")
+                     help="threads of each run that prepare batches ahead (default 1)")
+    run.add_argument("--data-dir", type=flags.words, metavar="DIR", help="folder of the data, or a folder that holds "
+                     "cifar10 and cifar100; default ~/.mxnet/datasets")
     run.add_argument("--mirror", type=flags.words, metavar="URL", help="folder to download missing data from")
     run.add_argument("--results", type=flags.words, metavar="DIR", help="another ledger than results/, for trials")
-    run.add_argument("--runs", type=flags.words, metavar="DIR", help="where the runs' folders go (default runs/grid); "
-                     "what is there is gone on from")
+    run.add_argument("--runs", type=flags.words, metavar="DIR", help="folder of the runs' folders (default runs/grid); "
+                     "unfinished runs in it are resumed")
 
-    tasks.add_parser("table4", help="print Table IV: the published numbers and what the nets are made of")
+    tasks.add_parser("table4", help="print Table IV: the published numbers and the counts of the nets")
     rehearse = tasks.add_parser("rehearse", help="run the ImageNet scripts from end to end on a sample and record it "
                                 "in results/imagenet-sample and docs/IMAGENET.md")
-    rehearse.add_argument("sample", type=flags.words, help="folder with a folder of images for each class, 32 at least")
-    tasks.add_parser("report", help="render results/README.md, its figures and the tables of README.md anew")
+    rehearse.add_argument("sample", type=flags.words, help="folder with one folder of images per class, at least 32")
+    tasks.add_parser("report", help="render results/README.md, its figures and the tables of README.md again")
 
     publish = tasks.add_parser("publish", help="put a finished run's weights into params/")
     publish.add_argument("run", type=flags.words, help="folder of the run, or its name in runs/grid/")
-    publish.add_argument("--name", type=flags.words, help="of the entry in params/manifest.json (default: from net, b "
-                         "and data)")
+    publish.add_argument("--name", type=flags.words, help="name of the entry in params/manifest.json (default: from "
+                         "net, b and data)")
     publish.add_argument("--replace", action="store_true", help="replace the weights that have this name")
-    publish.add_argument("--data-dir", type=flags.words, help="the data that the run was trained on (default: where it "
-                         "had them from)")
+    publish.add_argument("--data-dir", type=flags.words, help="the run's training data (default: the folder that the "
+                         "run used)")
 
-    download = tasks.add_parser("download", help="fetch the weights that do not ship, resumed and checked")
+    download = tasks.add_parser("download", help="fetch the weights that do not ship, with resume and checks")
     download.add_argument("name", nargs="?", default="all", help="a name of --list, or all (default)")
     download.add_argument("--list", action="store_true", help="list the weights and whether they are here")
-    download.add_argument("--mirror", type=flags.words, metavar="PLACE", help="address or path of a folder with the "
-                          "files, or of the file, to fetch from instead")
+    download.add_argument("--mirror", type=flags.words, metavar="PLACE", help="fetch from this address or path, of a "
+                          "folder with the files or of the file")
 
-    verify = tasks.add_parser("verify", help="hold every file in params/ to its checksum and its score")
+    verify = tasks.add_parser("verify", help="check the checksum and the score of every file in params/")
     verify.add_argument("--data-dir", type=flags.words, help="the data to evaluate on (default: the usual place, or "
                         "the sample that ships)")
-    if parser.prog != PROGRAM:  # a script, which names its task itself
+    if parser.prog != PROGRAM:  # a script, whose name says the task
         for each in tasks.choices.values():
             each.prog = parser.prog
     return parser.parse_args(argv)
 
 
 def run(args):
-    """Train an exhibit's runs and print its tables; the exit status is 1 when one of them failed."""
+    """Train an exhibit's runs and print its tables; the exit status is 1 if a run failed."""
     from backend import gluon
     from engine import runlog
 
@@ -139,7 +139,7 @@ def run(args):
 
 
 def render(results=None):
-    """Render the report of a results folder; of the repository's own also README.md's tables."""
+    """Render the report of a results folder; for the repository's own folder also README.md's tables."""
     from . import ledger, rehearsal, report
 
     results = results or ledger.RESULTS
@@ -152,7 +152,7 @@ def render(results=None):
 
 def main():
     args = parse()
-    runtime.prepare()  # before NumPy and MXNet load, so that a missing piece is a sentence
+    runtime.prepare()  # before NumPy and MXNet load, so that a missing package gives a clear message
     if args.task == "run":
         return run(args)
     if args.task == "table4":

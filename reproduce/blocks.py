@@ -1,4 +1,4 @@
-"""Blocks of the report: the runs that may stand in one table, with their caption, table, figure and effort."""
+"""Blocks of the report: the runs that one table may compare, with their caption, table, figure and effort."""
 import dataclasses
 from typing import Optional
 
@@ -13,7 +13,7 @@ from .scores import Protocol, by_protocol
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """The runs of one exhibit under one protocol; of Figure 6 those of one b, else blocks is None.
+    """The runs of one exhibit under one protocol. In Figure 6 all have the same b, `blocks`; otherwise it is None.
 
     only: the cells that its table shows; None for all.
     """
@@ -25,7 +25,7 @@ class Block:
     only: Optional[frozenset] = None
 
     def shows(self, cell):
-        """Whether the table has a row for it."""
+        """Whether the table has a row for the cell."""
         return self.only is None or cell in self.only
 
     @property
@@ -37,7 +37,7 @@ class Block:
 
     @property
     def data(self):
-        """The data of its runs, as in their records."""
+        """The data of the runs, as in their records."""
         return next(iter(self.scores.values())).records[0].result.data
 
     @property
@@ -54,7 +54,7 @@ class Block:
 
     @property
     def figure(self):
-        """File name of its figure."""
+        """File name of the block's figure."""
         depth = f"-b{self.blocks}" if self.blocks else ""
         held = f"-v{self.protocol.val_split}" if self.protocol.val_split else ""
         return (f"{self.exhibit.name}-{self.protocol.task.name}{depth}-e{self.protocol.epochs}-"
@@ -69,7 +69,7 @@ def blocks_of(exhibit, records):
         own = {cell: score for cell, score in scores.items() if cell in cells}
         depths = [None]
         if exhibit is grid.FIG6:
-            # The two ends are cells of other exhibits too; without a step between them there is nothing to show.
+            # The two ends are cells of other exhibits too; a figure needs at least one step between them.
             depths = sorted({cell.blocks for cell in own if cell.arguments})
         for depth in depths:
             part = {cell: score for cell, score in own.items() if depth in (None, cell.blocks)}
@@ -79,7 +79,7 @@ def blocks_of(exhibit, records):
 
 
 def leading(blocks):
-    """For README.md: of each task and b the block with the most cells, of those on whole training sets."""
+    """For README.md: for each task and b the block with the most cells, among those on whole training sets."""
     best = {}
     for block in blocks:
         key = block.protocol.task, block.blocks
@@ -89,12 +89,12 @@ def leading(blocks):
 
 
 def caption(block):
-    """What a block's numbers are, in one paragraph."""
+    """One paragraph that says what a block's numbers are."""
     protocol, data = block.protocol, block.data
     schedule = f"{counted(protocol.epochs, 'epoch')}, the paper's schedule"
     if protocol.epochs != CIFAR_PAPER.epochs:
         schedule = (f"**{'short' if protocol.short else 'long'} schedule: {counted(protocol.epochs, 'epoch')}, the "
-                    f"paper has {CIFAR_PAPER.epochs}**, decays moved in proportion")
+                    f"paper has {CIFAR_PAPER.epochs}**, with decays moved in proportion")
     label = ledger.data_label(data)
     images = "official data" if data["official"] else f"**not the official data: {label}**"
     if not block.whole:
@@ -107,7 +107,7 @@ def caption(block):
 
 
 def effort(block):
-    """Training time of a block's runs, by hardware, and what the whole exhibit would take at those speeds."""
+    """Training time of a block's runs, by hardware, and the time of the whole exhibit at those speeds."""
     machines, resumed = {}, 0
     for score in (score for cell, score in block.scores.items() if block.shows(cell)):
         for record in score.records:
@@ -123,8 +123,8 @@ def effort(block):
                      f"run{'s' * (len(records) > 1)} on {name} (at that speed all {len(cells)} cells with the paper's "
                      f"{CIFAR_PAPER.epochs} epochs, one after the other, would take about {duration(whole)})")
     return f"Training time: {'; '.join(parts)}." + (
-        f" {resumed} of them stopped and gone on with: the begun parts of interrupted epochs are not counted."
-        if resumed else "")
+        f" {'One run was' if resumed == 1 else f'{resumed} runs were'} interrupted and resumed; the parts of epochs "
+        "before an interruption are not in the time." if resumed else "")
 
 
 def hardware_text(hardware):
@@ -134,7 +134,7 @@ def hardware_text(hardware):
 
 
 def accuracy(score, which, marks):
-    """Mean and spread of a cell's accuracies with the block's marks."""
+    """Mean and spread of a cell's accuracies, with the block's marks."""
     spread = score.spread(which)
     return f"{score.mean(which):.4f}" + (f" ± {spread:.4f}" if spread is not None else "") \
         + (f" <sup>{marks}</sup>" if marks else "")
@@ -146,7 +146,7 @@ def runs_text(score, prefix):
 
 
 def depth_table(block, prefix):
-    """Rows of Table III, Figure 7 or Figure 8: ours and published, for every b of which there is a run."""
+    """Rows of Table III, Figure 7 or Figure 8: ours and published, for every b that has a run."""
     lines = ["| net | b | parameters | ours, last epoch | ours, best epoch | published | last - published | "
              "best - published | runs |", "|---|---|---|---|---|---|---|---|---|"]
     depths = sorted({entry.cell.blocks for entry in block.entries})
@@ -172,7 +172,7 @@ def depth_table(block, prefix):
 
 
 def gains(block):
-    """Figure 6's points of a block as dicts, and whether both ends are there; share: of the gain from end to end."""
+    """Figure 6's points of a block as dicts. share: of the gain from end to end, None if there is none."""
     task, depth = block.protocol.task, block.blocks
     full = 6 * depth + 1
     ends = [block.scores.get(grid.replaced(task, depth, end)) for end in (0, full)]
@@ -207,7 +207,7 @@ def replacement_table(block, prefix):
     if without and block.only is None:
         lines += ["", f"Not run under these conditions: {', '.join(map(str, without))} sites."]
     if any(point["share"] is None for point in points):
-        lines += ["", "No shares: they need both ends, and a gain between them."]
+        lines += ["", "There are no shares: they need runs of both ends and a gain between them."]
     return "\n".join(lines)
 
 
@@ -220,7 +220,7 @@ def block_text(block, prefix):
 
 
 def numbers_of(block):
-    """What the block's figure shows, for figures.draw."""
+    """The numbers of the block's figure, for figures.draw."""
     schedule = f"{block.protocol.epochs} of {CIFAR_PAPER.epochs} epochs" if block.protocol.short \
         else counted(block.protocol.epochs, "epoch")
     label = ledger.data_label(block.data)

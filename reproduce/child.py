@@ -1,10 +1,10 @@
-"""Runs a command that gets SIGTERM, once, when this process's parent dies, however that dies.
+"""Runs a command, and sends it one SIGTERM when this process's parent dies in any way.
 
     python -m reproduce.child PARENT COMMAND ...      (PARENT: the parent's process id)
 
-SIGTERM lets a training save itself, and a second one kills it. Linux can signal a process at its parent's death, but a
-parent with threads dies a thread at a time and may send the signal several times; this process, which has no threads,
-takes them and passes one on. A SIGTERM to itself it passes on every time. Its exit status is the command's.
+The first SIGTERM lets a training save itself, a second one kills it. Linux can signal a process at its parent's death,
+but a parent with threads dies thread by thread and may send the signal several times. This process has no threads,
+takes these signals and passes one on. It passes on every SIGTERM that it gets itself. Its exit status is the command's.
 """
 import contextlib
 import os
@@ -28,7 +28,7 @@ def main():
 
     at_parents_death(signal.SIGHUP, int(parent))
     own = os.getpid()
-    # close_fds: the descriptor of the folder's lock goes on to the command.
+    # close_fds=False: the command inherits the descriptor of the folder's lock.
     process = subprocess.Popen(command, close_fds=False, preexec_fn=lambda: at_parents_death(signal.SIGTERM, own))
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, pass_on)

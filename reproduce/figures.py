@@ -1,4 +1,4 @@
-"""The figures of the report as PNG files that name the numbers they show, so that a stale one can be told."""
+"""The figures of the report as PNG files. Each holds a digest of its numbers, so that a stale one is noticed."""
 import hashlib
 import io
 import json
@@ -9,13 +9,13 @@ from support.files import write_whole, writing
 
 from . import grid
 
-NUMBERS = "Numbers"  # the PNG's text field with the digest of what is drawn
+NUMBERS = "Numbers"  # the PNG's text field with the digest of the drawn numbers
 COLORS = {entry.row: CIFAR.parts[entry.cell.unit].color for exhibit in grid.EXHIBITS.values()
           for entry in exhibit.entries}
 
 
 def digest(numbers):
-    """What a figure of these JSON-able numbers carries in its text field."""
+    """The text field of a figure of these JSON-able numbers."""
     return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
@@ -33,7 +33,7 @@ def shown(path):
 def draw(numbers, path):
     """Draw a figure, {"kind": 'depth' or 'replacement', "title": ..., "series": [...]}, to path.
 
-    The same numbers give the same bytes with the same matplotlib. Raises InputError when the disk refuses.
+    With the same matplotlib, the same numbers give the same bytes. Raises InputError if the disk refuses.
     """
     import matplotlib
     matplotlib.use("Agg")
@@ -50,14 +50,14 @@ def draw(numbers, path):
 
 
 def _depth(pyplot, numbers):
-    """Accuracy over b: a filled mark and line for our last epochs, a hollow one for what is published.
+    """Accuracy over b: a filled mark and line for our last epochs, a hollow one for the published scores.
 
-    Series: {"row", "blocks", "last", "spread", "published"}, lists in the order of blocks, None if there is none.
+    Series: {"row", "blocks", "last", "spread", "published"}, lists in the order of blocks, with None for no number.
     """
     figure, axes = pyplot.subplots(figsize=(7, 4), constrained_layout=True)
     total = len(numbers["series"])
     for index, series in enumerate(numbers["series"]):
-        shift = .5 * ((index + .5) / total - .5)  # beside each other, or equal scores would hide
+        shift = .5 * ((index + .5) / total - .5)  # side by side, because equal scores would hide each other
         color = COLORS[series["row"]]
         axes.plot([], [], color=color, marker="o", label=series["row"])
         ours = [(b + shift, last, spread or 0) for b, last, spread
@@ -82,8 +82,8 @@ def _depth(pyplot, numbers):
 def _replacement(pyplot, numbers):
     """Accuracy, and the share of the whole gain, over the relative increase of trainable parameters.
 
-    Series: one of {"sites", "increase", "last", "spread", "share", "stage"}, lists over the runs; share is None
-    where it has no meaning.
+    One series: {"sites", "increase", "last", "spread", "share", "stage"}, lists over the runs; share is None if it has
+    no meaning.
     """
     series, = numbers["series"]
     has_shares = all(share is not None for share in series["share"])
@@ -105,7 +105,7 @@ def _replacement(pyplot, numbers):
 
 
 def save(figures, folder):
-    """Bring a folder to {file name: numbers}: draw what is missing or stale, remove what is no longer shown.
+    """Make a folder hold {file name: numbers}: draw missing and stale figures, remove all others.
 
     Returns whether anything changed.
     """

@@ -1,7 +1,7 @@
-"""The paper's experiments as data: the net, data and recipe behind every row of its tables and figures.
+"""The paper's experiments as data: the net, data and recipe of every row of its tables and figures.
 
-A cell is one thing to train; an exhibit (a table or figure) is a list of entries, each of which names a cell. Cells
-that several exhibits share are equal objects with one key, so they are trained once.
+A cell is one thing to train. An exhibit (a table or figure) is a list of entries, each with a cell. Cells that several
+exhibits share are equal objects with one key, so they are trained once.
 """
 import dataclasses
 import json
@@ -19,7 +19,7 @@ PAPER = json.loads((ROOT / "results" / "paper.json").read_text(encoding="utf-8")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A dataset with one kind of labels, and the length of the output that the authors trained on it."""
+    """A data set with one kind of labels, and the output length that the authors trained on it."""
 
     dataset: str
     label_mode: Optional[str]
@@ -42,7 +42,7 @@ TASKS = (CIFAR10, COARSE, FINE)
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One net, trained from scratch on one task. arguments are the net's beside blocks and classes, as pairs."""
+    """One net, trained from scratch on one task. arguments: the net's, without blocks and classes, as pairs."""
 
     task: Task
     model: str
@@ -68,14 +68,14 @@ class Cell:
 
     @property
     def experiment(self):
-        """The Experiment of its training by the paper, with seed 0."""
+        """The Experiment of the cell's training in the paper, with seed 0."""
         return Experiment(self.model, complete_arguments(self.model, self.net), self.task.dataset, self.recipe,
                           self.task.label_mode)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training of a cell. epochs other than the paper's scale its schedule in proportion."""
+    """One training of a cell. Other epochs than the paper's scale the schedule in proportion."""
 
     cell: Cell
     epochs: int
@@ -89,7 +89,7 @@ class Run:
 
     @property
     def title(self):
-        """In sentences: ``cifar10-b1-atac, 20 epochs, seed 0``."""
+        """For messages: ``cifar10-b1-atac, 20 epochs, seed 0``."""
         return f"{self.cell.key}, {counted(self.epochs, 'epoch')}, seed {self.seed}"
 
     def name(self, data_sha256):
@@ -99,7 +99,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A row of an exhibit. extra: not in the paper's exhibit itself, so only trained when asked for."""
+    """A row of an exhibit. extra: not in the paper's exhibit, so only trained on request."""
 
     row: str
     cell: Cell
@@ -108,7 +108,7 @@ class Entry:
 
     @property
     def words(self):
-        """What `select` may call the entry."""
+        """The words by which `select` finds the entry."""
         task = self.cell.task
         return {task.dataset, task.name, self.cell.unit, f"b{self.cell.blocks}", *self.tags,
                 *([task.label_mode] if task.label_mode else [])}
@@ -116,7 +116,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Exhibit:
-    """A table or figure of the paper that is about CIFAR."""
+    """A table or figure of the paper about CIFAR."""
 
     name: str
     title: str
@@ -125,7 +125,7 @@ class Exhibit:
 
 @dataclasses.dataclass(frozen=True)
 class ImageNetNet:
-    """A row of Table IV: its name in paper.json, and get_model's without the host's version."""
+    """A row of Table IV: its name in paper.json, and its name in get_model without the host's version."""
 
     row: str
     model: str
@@ -140,19 +140,19 @@ WHOLE = 50_000  # training images of CIFAR-10 and CIFAR-100
 
 
 def _everywhere(units, blocks, extras=(), rows=None):
-    """Entries of units for every b and task; the paper has no number on the fine labels. rows: labels of its own."""
+    """Entries of units for every b and task; the paper has no number on the fine labels. rows: other row labels."""
     return tuple(Entry((rows or {}).get(unit, CIFAR.parts[unit].label), Cell(task, CIFAR.model(unit), b),
                        unit in extras or task is FINE)
                  for task in TASKS for unit in (*units, *extras) for b in blocks)
 
 
 def stage_counts(blocks):
-    """How many sites the authors' act_layers 0 to 4 replace, from the last: none, head, + stage 3, + stage 2, all."""
+    """The numbers of sites that the authors' act_layers 0 to 4 replace: none, head, + stage 3, + stage 2, all."""
     return 0, 1, 2 * blocks + 1, 4 * blocks + 1, 6 * blocks + 1
 
 
 def replaced(task, blocks, count):
-    """The cell with ATAC at the last `count` of the 6b+1 sites. None and all of them are the ReLU and the ATAC cell."""
+    """The cell with ATAC at the last `count` of the 6b+1 sites; the ReLU cell for none, the ATAC cell for all."""
     if count == 0:
         return Cell(task, CIFAR.model("relu"), blocks)
     part = () if count == 6 * blocks + 1 else (("replaced_sites", count),)
@@ -180,8 +180,8 @@ _CELLS = {cell.experiment: cell for cell in CELLS}
 
 
 def cell_of(experiment):
-    """The cell that an experiment is a run of, in any number of epochs, with any seed and any images held out; None for
-    another net, recipe, global batch or start."""
+    """The cell of an experiment, which may have any epochs, seed and held-out images. None for another net, recipe,
+    global batch or start."""
     cell = _CELLS.get(dataclasses.replace(experiment, recipe=CIFAR_PAPER, seed=0, val_split=0, first_epoch=0))
     known = cell and Run(cell, experiment.recipe.epochs, experiment.seed).experiment
     return cell if cell and dataclasses.replace(known, val_split=experiment.val_split) == experiment else None
@@ -204,9 +204,9 @@ PUBLISHED = _published()
 def select(exhibit, only=(), extras=False):
     """The entries of an exhibit that the filters in `only` name.
 
-    A filter is words with '/' between them, such as cifar10/atac/b1, all of which an entry must have; several filters
-    add up. extras: also what the paper's exhibit does not show. Raises InputError for a word that no entry has, and
-    where nothing is left.
+    A filter is words with '/' between them, such as cifar10/atac/b1; an entry must have them all. Several filters add
+    up. extras: also the entries that the paper's exhibit does not show. Raises InputError for a word that no entry has,
+    and if no entry is left.
     """
     known = set().union(*(entry.words for entry in exhibit.entries))
     wanted = [set(text.lower().split("/")) - {""} for text in only]

@@ -1,7 +1,7 @@
-"""The ledger: one JSON record for each finished run, with the files that prove it beside it in results/runs/.
+"""The ledger: one folder in results/runs/ for each finished run, with its record and the files that prove it.
 
-A record is written once, at the end of its run, after everything else of it is in place: a folder with a record.json is
-a finished run, and nothing ever changes it.
+record.json is written once, after the other files are in place. So a folder with a record.json is a finished run and
+never changes.
 """
 import contextlib
 import json
@@ -22,12 +22,12 @@ from .record import EVIDENCE, Record, completed
 
 RESULTS = ROOT / "results"
 RECORD = "record.json"
-WEIGHTS = ("last.params", "best.params")  # stay in the run's folder; the record has their checksums
+WEIGHTS = ("last.params", "best.params")  # they stay in the run's folder; the record has their checksums
 NAMES_OF_DATA = json.loads((RESULTS / "data.json").read_text(encoding="utf-8"))  # by checksum
 
 
 def make(folder):
-    """The Record of the finished run in `folder`. InputError when it has not ended or its files do not agree."""
+    """The Record of the finished run in `folder`. InputError if it has not ended or its files do not agree."""
     folder = Path(folder)
     advice = "name the folder of a finished run, with its own files"
     found = json_files.read(folder / "result.json", OBJECT, advice)
@@ -44,19 +44,19 @@ def make(folder):
     except InputError as error:
         raise InputError(f"{folder} is not the folder of a finished run ({error}); {advice}") from None
     if wrong:
-        raise InputError(f"{folder}: metrics.jsonl and result.json are not of the same run ({wrong}); put its own "
-                         "files back")
+        raise InputError(f"{folder}: metrics.jsonl and result.json are not of the same run ({wrong}); restore the "
+                         "run's own files")
     return Record(result, files)
 
 
 def _of_metrics(path):
-    """What metrics.jsonl says of its run, under the names of a Result; the scores are of the images scored each epoch.
+    """The facts of metrics.jsonl, under the names of a Result; the scores are on the images scored each epoch.
 
-    InputError if it cannot be read or has no epoch.
+    InputError if the file cannot be read or has no epoch.
     """
     lines = runlog.read_metrics(path)
     if not lines:
-        raise InputError(f"{path} has no epoch; put the run's own back")
+        raise InputError(f"{path} has no epoch; restore the run's own file")
 
     def score(line):
         return {"epoch": line["epoch"], "accuracy": line["val_accuracy"], "top5": line["val_top5"],
@@ -67,10 +67,10 @@ def _of_metrics(path):
 
 
 def _difference(result, metrics):
-    """The first number of the metrics that a Result has otherwise, in words; None if they agree."""
+    """The first number in which a Result differs from the metrics, in words; None if they agree."""
     chosen = result.held_out or {"last": result.last, "best": result.best}
     experiment = result.experiment
-    if result.chosen_on == "held-out" and result.held_out is None:  # of the first form, which left them out
+    if result.chosen_on == "held-out" and result.held_out is None:  # the first form of records left them out
         metrics = {**metrics, **{which: {"epoch": metrics[which]["epoch"]} for which in chosen}}
     return difference({**{which: vars(score) for which, score in chosen.items()}, "seconds": result.seconds,
                        "epochs": experiment.recipe.epochs - experiment.first_epoch,
@@ -78,14 +78,14 @@ def _difference(result, metrics):
 
 
 def _of_log(path):
-    """{'last': accuracy, 'best': accuracy} of the test images at the end of a run that held images back."""
+    """{'last': accuracy, 'best': accuracy} on the test images, at the end of a run with held-out images."""
     text = content(path).decode("utf-8", "replace")
     return {name: 1 - float(error) for name, error in
             re.findall(r"test images with the weights of the (last|best) epoch: err-top1=([01]\.\d+) ", text)}
 
 
 def difference(record, evidence, place=""):
-    """The first number of the evidence that a record has otherwise, in words; None if they agree."""
+    """The first number in which a record differs from the evidence, in words; None if they agree."""
     for name, found in evidence.items():
         if isinstance(found, dict):
             wrong = difference(record.get(name) or {}, found, f"{place}{name}.")
@@ -97,12 +97,12 @@ def difference(record, evidence, place=""):
 
 
 def _against_evidence(record, folder):
-    """What of a record's numbers is not what the files beside it say, in words; None if they agree."""
+    """The first difference of a record from the files in its folder, in words; None if they agree."""
     for name in EVIDENCE:
         if sha256(folder / name) != record.files[name]:
-            return f"{name} is not the file whose checksum it has"
+            return f"{name} does not have the checksum in the record"
     wrong = _difference(record.result, _of_metrics(folder / "metrics.jsonl"))
-    if wrong is None and record.result.chosen_on == "held-out":  # the log alone has the scores on the test images
+    if wrong is None and record.result.chosen_on == "held-out":  # only the log has the scores on the test images
         for which, accuracy in _of_log(folder / "train.log").items():
             own = getattr(record.result, which).accuracy
             if abs(own - accuracy) > 1e-6:  # it has six digits
@@ -111,19 +111,19 @@ def _against_evidence(record, folder):
 
 
 def _resumed(path):
-    """How often the run of this log was resumed; later ones count it themselves."""
+    """How often the run of this log was resumed; later forms of a Result count it themselves."""
     with open(path, encoding="utf-8", errors="replace", opener=regular) as file:
         return sum(" going on from " in line for line in file)
 
 
 def folder_of(name, results=RESULTS):
-    """Where a record and its evidence lie."""
+    """The folder of a record and its evidence."""
     return Path(results) / "runs" / name
 
 
 def require_writable(results=RESULTS):
-    """InputError unless records can be put into this folder: to be known before days of training, not after."""
-    with writing(results, "make room there, or give other --results"):
+    """InputError unless this folder can take records. Called before days of training, not after."""
+    with writing(results, "free space, or give other --results"):
         for folder in (Path(results) / "runs", Path(results)):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -131,25 +131,25 @@ def require_writable(results=RESULTS):
 
 
 def recorded(record, folder, results=RESULTS):
-    """The record that the ledger has of the run in `folder`, None without one.
+    """The ledger's record of the run in `folder`; None without one.
 
-    record: what `make` makes of the folder. Raises InputError if another run has its place.
+    record: the result of `make(folder)`. Raises InputError if another run has its place.
     """
     place = folder_of(record.id, results)
     if not (place / RECORD).exists():
         return None
     kept = read_record(place)
     if kept.files["metrics.jsonl"] != record.files["metrics.jsonl"]:
-        raise InputError(f"{folder} is another run of what {place} holds already; its record stays. Remove {place} "
-                         "first if this run is to take its place")
+        raise InputError(f"{place} already holds the record of another run, which stays; to put {folder} in its place, "
+                         f"remove {place} first")
     return kept
 
 
 def add(folder, results=RESULTS, beside=()):
-    """Put the finished run in `folder` into the ledger and return its record; one that is there stays as it is.
+    """Put the finished run in `folder` into the ledger and return its record. An existing record does not change.
 
-    beside: more files for the record's folder. Raises InputError when the run has not ended, or when another run of
-    the same cell, data and seed is there already; the ledger then is as it was.
+    beside: more files for the record's folder. Raises InputError, and leaves the ledger unchanged, if the run has not
+    ended, or if another run of the same cell, data and seed is there already.
     """
     record, results = make(folder), Path(results)
     place = folder_of(record.id, results)
@@ -164,7 +164,7 @@ def add(folder, results=RESULTS, beside=()):
                 with replacing(place / file.name) as temporary:
                     shutil.copyfile(file, temporary)
             if kept is None:
-                json_files.write(place / RECORD, record.as_json())  # last: it says that the rest is whole
+                json_files.write(place / RECORD, record.as_json())  # last, because it means that the rest is whole
         except BaseException:
             if kept is None:
                 shutil.rmtree(place, ignore_errors=True)
@@ -178,8 +178,8 @@ def read(results=RESULTS):
 
 
 def read_record(folder):
-    """The record in its folder. InputError for one that cannot be read, is not sound, has another format, or has other
-    numbers than the evidence beside it."""
+    """The record in its folder. InputError if it cannot be read, is not sound, has another format, or has other numbers
+    than the evidence in its folder."""
     path = Path(folder) / RECORD
     found = json_files.read(path, OBJECT, "restore it")
     try:
@@ -187,16 +187,16 @@ def read_record(folder):
     except InputError as error:
         raise InputError(f"{path} is not a sound record: {error}; restore it") from None
     if record.id != path.parent.name:
-        raise InputError(f"{path} is the record of {record.id}, under another name; restore it")
+        raise InputError(f"{path} is the record of {record.id} under another name; restore it")
     try:
         wrong = _against_evidence(record, path.parent)
     except OSError as error:
         wrong = f"{error.filename}: {error.strerror}"
     if wrong is not None:
-        raise InputError(f"{path} is not what the files beside it say: {wrong}; restore the folder")
+        raise InputError(f"{path} does not agree with the files in its folder: {wrong}; restore the folder")
     return record
 
 
 def data_label(data):
-    """What to call the data of a record: 'official', a name from results/data.json, or what is not official."""
+    """A label for the data of a record: 'official', a name from results/data.json, or the kind of other data."""
     return "official" if data["official"] else NAMES_OF_DATA.get(data["sha256"], data["variant"])

@@ -1,4 +1,4 @@
-"""The tables that are counted on the built nets, and that of the shipped weights."""
+"""The tables of counts on the built nets, and the table of the shipped weights."""
 from model import get_model
 from model.complexity import CONVENTIONS, conventions, count, nearest
 from model.registry import CIFAR
@@ -8,7 +8,7 @@ from .plan import complexity_of
 
 
 def _nets():
-    """(name, arguments, what README's table says of it) of every CIFAR net, a variant beside its net's default too."""
+    """(name, arguments, README's words for it) of every CIFAR net, and of every variant of a net."""
     for name, part in CIFAR.parts.items():
         for variant, module in (part.variants or {None: part}).items():
             default = variant is None or module is part.module({})
@@ -16,7 +16,7 @@ def _nets():
 
 
 def nets_table():
-    """Every CIFAR net: parameters at b = 1, 3 and 5 and multiply-adds at b = 3, counted on the built nets."""
+    """Every CIFAR net: parameters at b = 1, 3 and 5, and multiply-adds at b = 3, counted on the built nets."""
     lines = ["| `get_model(...)` | unit or module | parameters (trainable), b = 1 | b = 3 | b = 5 | MACs, b = 3 |",
              "|---|---|---|---|---|---|"]
     for name, arguments, meaning in _nets():
@@ -40,7 +40,7 @@ def params_table():
 
 
 def _own_cells(entry, net):
-    """The rows of weights of ours: one for each set of test images on which they were evaluated."""
+    """The rows of our weights: one for each set of test images that they were evaluated on."""
     publish.record_of(entry)
     evaluations = publish.evaluations(entry)
     labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
@@ -54,7 +54,7 @@ def _own_cells(entry, net):
 
 
 def _published_cells(entry, net):
-    """The row of somebody else's weights: what their log says of them."""
+    """The row of other authors' weights, from their log."""
     published = entry["published"]
     yield [f"{entry['name']}, by {entry['author']}; [fetched](params/manifest.json), not shipped", net,
            entry["dataset"], str(published["epochs"]),
@@ -70,7 +70,7 @@ def counts_of(cell):
 
 
 def table4():
-    """Table IV: the published numbers beside the counts of the nets as they are built, in every convention."""
+    """Table IV: the published numbers beside the counts on the built nets, in every convention."""
     lines = [f"| net | parameters: published | total | trainable | it is | \"GFlops\": published | "
              f"{' | '.join(CONVENTIONS)} | nearest | top-1 error: published | top-5 error: published | ours |",
              "|" + "---|" * (9 + len(CONVENTIONS))]
@@ -85,8 +85,9 @@ def table4():
             f"{paper['top1_err']:.2f}", "-" if paper["top5_err"] is None else f"{paper['top5_err']:.2f}",
             "not run"]) + " |")
     plain, atac = (counts[row].giga["v1b MACs"] for row in ("ResNet-50", "ATAC-ResNet-50"))
-    lines += ["", "Counted on the built nets at 224 x 224; one multiply-add is one MAC; stride on the first 1x1 "
-              "convolution (v1) or on the 3x3 (v1b). *It is* and *nearest* name the count that the published number "
-              "fits best: the paper's column mixes three conventions. On one host ATAC costs "
-              f"{atac - plain:+.3f} GMACs ({atac / plain - 1:+.1%}). The readings behind AA and FA: docs/FIDELITY.md."]
+    lines += ["", "The counts are of the built nets at 224 x 224. One multiply-add is one MAC. The stride is on the "
+              "first 1x1 convolution (v1) or on the 3x3 (v1b). *It is* and *nearest* name the count that fits the "
+              "published number best; the paper's column mixes three conventions. On one host ATAC costs "
+              f"{atac - plain:+.3f} GMACs ({atac / plain - 1:+.1%}). docs/FIDELITY.md explains the readings of AA and "
+              "FA."]
     return "\n".join(lines)

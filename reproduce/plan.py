@@ -1,4 +1,4 @@
-"""What there is to train of an exhibit, and how long that would take by the ledger's runs."""
+"""What an exhibit has to train, and how long that would take by the ledger's runs."""
 import dataclasses
 import functools
 from pathlib import Path
@@ -20,7 +20,7 @@ WORK = ROOT / "runs" / "grid"
 @dataclasses.dataclass(frozen=True)
 class Options:
     """How to run. gpus: their numbers, none for the CPU; jobs: trainings at a time; data_dir, mirror: as in
-    train_cifar.py; workers: data threads of each training; results: the ledger; work: the runs' own folders."""
+    train_cifar.py; workers: data threads per training; results: the ledger; work: the folder of the runs' folders."""
 
     gpus: Tuple[int, ...] = ()
     jobs: int = 1
@@ -33,18 +33,18 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What the runner has to know of a task's data."""
+    """The facts about a task's data that the runner needs."""
 
     sha256: str
     train_images: int
     test_images: int
 
 
-OFFICIAL = Data("", grid.WHOLE, 10_000)  # to estimate with where there is none
+OFFICIAL = Data("", grid.WHOLE, 10_000)  # for estimates if there is no data
 
 
 def default_devices():
-    """(GPUs, jobs) where the command names none: every GPU with a job each, or the CPU with one."""
+    """(GPUs, jobs) if the command names none: all GPUs with one job per GPU, or the CPU with one job."""
     import mxnet
 
     present = tuple(range(mxnet.context.num_gpus()))
@@ -52,15 +52,15 @@ def default_devices():
 
 
 def data_of(task, options, download=True):
-    """The Data of a task. Raises NotFound if there is none and, with download, none to be had."""
+    """The Data of a task. Raises NotFound if there is none and, with download, it cannot be fetched."""
     load, mirror = (cifar.load_or_download, [options.mirror]) if download else (cifar.load, [])
     try:
         data = load(task.dataset, options.data_dir, task.label_mode, *mirror)
     except cifar.NotFound as error:
         if error.holds is None:
             raise
-        raise cifar.NotFound(error.what, f"--only {error.holds} trains on that, or give with --data-dir a folder with "
-                             "both", error.holds) from error
+        raise cifar.NotFound(error.what, f"use --only {error.holds} to train on that, or give a folder with both as "
+                             "--data-dir", error.holds) from error
     return Data(data.provenance["sha256"], len(data.train), len(data.test))
 
 
@@ -70,30 +70,30 @@ def finished(run, data, results):
 
 
 def progress_of(folder):
-    """(epochs done, whether there is a checkpoint) of a run's folder."""
+    """(finished epochs, whether there is a checkpoint) of a run's folder."""
     last = folder / "last.params"
     if not last.exists():
         return 0, False
     try:
         state = checkpoint.read(last).state
         return state["epoch"] if state else 0, True
-    except InputError:  # the training itself will say what is wrong with it
+    except InputError:  # the training itself will say what is wrong
         return 0, True
 
 
 @functools.lru_cache(maxsize=None)
 def complexity_of(model, arguments):
-    """The counts of a net; arguments as pairs, lists among them as tuples."""
+    """The counts of a net. arguments: pairs, with tuples for lists."""
     return count(get_model(model, **{name: list(value) if isinstance(value, tuple) else value
                                      for name, value in arguments}))
 
 
 class Speeds:
-    """Seconds that an epoch takes, from records of runs; source says in words which they are."""
+    """Seconds per epoch, estimated from records of runs; source says in words which runs."""
 
     @classmethod
     def here(cls, records, on_gpu):
-        """From the ledger's runs on this kind of hardware; if it has none, from all."""
+        """From the ledger's runs on this kind of hardware; if there are none, from all."""
         here = {"gpus": runlog.gpu_names()} if on_gpu else {"gpus": [], "processor": system.processor()}
         same = [record for record in records
                 if all(record.result.environment[name] == value for name, value in here.items())]
@@ -106,11 +106,11 @@ class Speeds:
     def __init__(self, records, source=""):
         self.source = source
         self.rates, self.by_net = [], {}
-        # An epoch of a smoke run is mostly its start: only where there is nothing else.
+        # An epoch of a smoke run is mostly start-up, so smoke runs only count if there are no others.
         whole = [record for record in records if record.result.data["train_images"] >= grid.WHOLE]
         for record in whole or records:
             run, data = record.experiment, record.result.data
-            images = data["train_images"] + data["test_images"] / 3  # forward only: about a third of a training step
+            images = data["train_images"] + data["test_images"] / 3  # forward takes about a third of a training step
             rate = record.result.seconds / record.epochs / images
             self.by_net.setdefault((run.model, run.arguments), []).append(rate)
             self.rates.append(rate / complexity_of(run.model, run.arguments).macs)
@@ -118,7 +118,7 @@ class Speeds:
     def epoch(self, cell, data):
         """Seconds for an epoch of a cell, or None without any record.
 
-        From runs of the same net where there are any, else from all, in proportion to the multiply-adds.
+        From runs of the same net if there are any, else from all runs, in proportion to the multiply-adds.
         """
         images = data.train_images + data.test_images / 3
         run = cell.experiment
@@ -131,7 +131,7 @@ class Speeds:
 
 
 def text(runs, options):
-    """What running would do, as text: every run with its state and an estimated time. Trains and downloads nothing."""
+    """The text of --dry-run: every run with its state and an estimated time. Trains and downloads nothing."""
     lines, total, unknown, counts = [], 0.0, 0, {"finished": 0, "to do": 0}
     speeds = Speeds.here(ledger.read(options.results), bool(options.gpus))
     known, missing = {}, []
@@ -142,14 +142,14 @@ def text(runs, options):
             missing.append(str(error))
     lines += dict.fromkeys(missing)  # both kinds of labels lack the same data
     for run in runs:
-        data, done, state = known.get(run.cell.task), 0, "to run, when its data is there"
+        data, done, state = known.get(run.cell.task), 0, "to run as soon as its data is there"
         if data is not None:
             if finished(run, data, options.results):
                 counts["finished"] += 1
                 lines.append(f"{run.title}: finished, in the ledger")
                 continue
             done, _ = progress_of(options.work / run.name(data.sha256))
-            state = f"to go on after epoch {done}" if done else "to run"
+            state = f"to resume after {counted(done, 'epoch')}" if done else "to run"
         counts["to do"] += 1
         seconds = speeds.epoch(run.cell, data or OFFICIAL)
         if seconds is None:
@@ -163,7 +163,7 @@ def text(runs, options):
                  f"at a time on {where}")
     if counts["to do"] > unknown:
         lines.append(f"about {duration(total / options.jobs)} by {speeds.source}"
-                     + (" (as if the jobs did not slow each other down)" if options.jobs > 1 else ""))
+                     + (" (if the jobs do not slow each other down)" if options.jobs > 1 else ""))
     elif unknown:
         lines.append("no estimate: the ledger has no run yet")
     return "\n".join(lines)

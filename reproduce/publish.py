@@ -19,12 +19,12 @@ from support.lock import locked
 from . import ledger, plan
 
 MANIFEST = ROOT / "params" / "manifest.json"
-SAMPLE = ROOT / "data" / "cifar10-sample"  # real CIFAR-10 that everyone has
-EVALUATIONS = "evaluations.json"  # in the record's folder: what the published file scores, on which data
+SAMPLE = ROOT / "data" / "cifar10-sample"  # real CIFAR-10 that ships with the repository
+EVALUATIONS = "evaluations.json"  # in the record's folder: the published file's scores and their data
 
 
 def shared(record):
-    """What the manifest repeats from a record, so that it says alone what a file is."""
+    """The facts that the manifest repeats from a record, so that the manifest alone describes a file."""
     run, result = record.experiment, record.result
     return {"model": run.model, "arguments": run.net, "dataset": run.dataset, "label_mode": run.label_mode,
             "recipe": run.as_json()["recipe"], "seed": run.seed, "chosen_on": result.chosen_on,
@@ -38,7 +38,7 @@ def _in_results(value):
     return path.parts[:1] == ("results",) and len(path.parts) > 1 and ".." not in path.parts
 
 
-# The forms of a manifest's entries, for all that is done with them here.
+# The shapes of a manifest's entries, as this module needs them.
 _ANY = {**weights.ENTRY, "name": TEXT, "urls": [TEXT], "size": (NOTHING, COUNT), "dataset": TEXT,
         "label_mode": (NOTHING, TEXT)}
 OURS = {**_ANY, "record": Kind("a folder below results/", _in_results), "recipe": {"epochs": SOME},
@@ -53,18 +53,17 @@ EVALUATION = {"data_sha256": TEXT, "data": TEXT, "images": SOME, "top1": SHARE}
 def publish(run, name=None, data_dir=None, replace=False):
     """Publish the last epoch of a finished run. Returns a sentence.
 
-    run: its folder, or the name of one in runs/grid/. name: of the entry, by default net, b and data; replace: take a
-    name that another entry has. The weights are evaluated again, from the very file that is published, on the run's
-    data (data_dir; by default what the run was given, or the usual place), which must give the run's own accuracy; and
-    on the sample of CIFAR-10 in this repository. Only then anything is written: the run goes into the ledger where it
-    is not in it yet, and the file into params/. Raises InputError, and leaves everything as it was, where the run has
-    not ended, its score is another one or the name is taken.
+    run: its folder, or the name of a folder in runs/grid/. name: of the entry, by default from net, b and data.
+    replace: allow a name that another entry has. The file to publish is evaluated again on the run's data (data_dir; by
+    default the run's own or the usual place), where it must reach the run's accuracy, and on the sample of CIFAR-10 in
+    this repository. Only then the run goes into the ledger, if it is not there yet, and the file into params/. Raises
+    InputError, and changes nothing, if the run has not ended, its score differs or the name is taken.
     """
     folder = expanded(run) if expanded(run).is_dir() else plan.WORK / run
     record = ledger.make(folder)
     name = name or default_name(record)
     if not re.fullmatch(r"[a-z0-9_-][a-z0-9_.-]*", name):
-        raise InputError(f"--name {name!r}: use small letters, digits, '_', '-' and '.', which is not the first")
+        raise InputError(f"--name {name!r}: use small letters, digits, '_', '-' and '.'; '.' cannot be the first")
     last = folder / "last.params"
     if data_dir is None and (folder / "data").is_dir():
         data_dir = folder / "data"
@@ -77,7 +76,7 @@ def publish(run, name=None, data_dir=None, replace=False):
             others = _without(name, file, replace)
             record = ledger.recorded(record, folder, ledger.RESULTS) or record
             if not last.exists() or ledger.sha256(last) != record.files.get("last.params"):
-                raise InputError(f"{last} is not the file whose checksum the ledger has; put the run's own back")
+                raise InputError(f"{last} does not have the checksum in the ledger; restore the run's own file")
             place = ledger.folder_of(record.id, ledger.RESULTS)
             candidate = _candidate(record, last, scratch / file.name)
             scores = _scores(candidate, record, data_dir)
@@ -92,13 +91,13 @@ def publish(run, name=None, data_dir=None, replace=False):
             ledger.add(folder, ledger.RESULTS, [evaluations, *pictures])
             _put(candidate, file, manifest)
     except OSError as error:
-        raise InputError(f"{MANIFEST.parent} cannot be written: {error.strerror}; make room there") from error
-    return (f"{name}: accuracy {scores[0]['top1']:.4f} as in the ledger, params/{file.name} ({entry['size']:,} bytes)")
+        raise InputError(f"{MANIFEST.parent} cannot be written: {error.strerror}; free space there") from error
+    return f"{name}: accuracy {scores[0]['top1']:.4f} as in the ledger, params/{file.name} ({entry['size']:,} bytes)"
 
 
 @contextlib.contextmanager
 def _scratch(folder):
-    """A folder in a folder for what is not yet published; what a killed publisher has left of its own goes first."""
+    """A folder within `folder` for files that are not published yet. First removes the folders of killed publishers."""
     for left in folder.glob(".publish-*"):
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".publish-") as scratch:
@@ -106,7 +105,7 @@ def _scratch(folder):
 
 
 def _put(candidate, file, manifest):
-    """Move the weights and the manifest to their places, both or none."""
+    """Move the weights and the manifest to their places, both or neither."""
     former = candidate.with_name("former")
     if file.exists():
         file.replace(former)
@@ -121,7 +120,7 @@ def _put(candidate, file, manifest):
 
 
 def _without(name, file, replace):
-    """The manifest's entries except the one that a name, or its file, replaces; InputError if it may not."""
+    """The manifest's entries except those with this name or file; InputError if there are any without replace."""
     entries = read_manifest() if MANIFEST.exists() else []
     taken = [entry for entry in entries if name == entry["name"] or file.name == entry["file"]]
     if not replace and (taken or file.exists()):
@@ -129,25 +128,25 @@ def _without(name, file, replace):
         if taken:
             score = taken[0]["last"]["accuracy"] if is_ours(taken[0]) else 1 - taken[0]["published"]["top1_error"]
             holds = f"{score:.4f} ({taken[0].get('record') or taken[0]['author']})"
-        raise InputError(f"the name {name} is taken, it holds {holds}; give --name NEW, or --replace to replace it")
+        raise InputError(f"the name {name} is taken; it holds {holds}; give --name NEW, or --replace to replace it")
     return [entry for entry in entries if entry not in taken]
 
 
 def _candidate(record, last, file):
     """Write a run's last weights to file, for publication; returns file."""
-    # Without what is for a resumed run, or about this machine; the record has the command.
+    # Without the state for a resumed run and the facts about this machine; the record has the command.
     saved = dataclasses.replace(checkpoint.read(last), experiment=record.experiment, state=None, command="")
-    checkpoint.save(file, checkpoint.weights(last), saved)  # half the size: nobody trains on from here
+    checkpoint.save(file, checkpoint.weights(last), saved)  # half the size without the state
     return file
 
 
 def _scores(file, record, data_dir):
-    """The evaluations of a file: on its run's data, where it must have the run's score, and on the sample."""
+    """The evaluations of a file: on its run's data, where it must reach the run's score, and on the sample."""
     scores = [score(file, data_dir)]
     last = record.result.last
     if (scores[0]["top1"], scores[0]["images"]) != (last.accuracy, last.images):
         raise InputError(f"{record.id} scores {scores[0]['top1']} on {data_dir or 'the data in the usual place'}, "
-                         f"but its own last epoch has {last.accuracy}: is that the run's data?")
+                         f"but its last epoch scored {last.accuracy}: give the run's own data with --data-dir")
     if record.experiment.dataset == "cifar10" and scores[0]["data_sha256"] != sample_digest():
         scores.append(score(file, SAMPLE))
     return scores
@@ -177,12 +176,12 @@ def read_manifest():
 
 
 def evaluations(entry):
-    """What the file of an entry of ours scores, on each data on which it was evaluated; InputError without it."""
+    """The scores of the file of one of our entries, on each data that it was evaluated on; InputError without them."""
     return json_files.read(ROOT / entry["record"] / EVALUATIONS, [EVALUATION], weights.RESTORE)
 
 
 def record_of(entry):
-    """The ledger's record of an entry of ours. InputError if the entry, or a score on the run's data, is not its."""
+    """The ledger's record of one of our entries. InputError if the entry, or its score on the run's data, differs."""
     record = ledger.read_record(ROOT / entry["record"])
     wrong = ledger.difference(entry, shared(record))
     for evaluation in evaluations(entry):
@@ -196,16 +195,16 @@ def record_of(entry):
 
 
 def is_ours(entry):
-    """Whether weights are of a run in the ledger; if not, the entry says whose they are and what they published."""
+    """Whether weights are from a run in the ledger; if not, the entry names their author and published scores."""
     return "record" in entry
 
 
 def sample_digest():
-    """The checksum of the sample's images and labels, as results have it."""
+    """The checksum of the sample's images and labels, as in results."""
     return cifar.load("cifar10", SAMPLE).provenance["sha256"]
 
 
 def score(file, data_dir):
-    """What `evaluate.py --json` says of a file on the test images in a folder (None: the usual place)."""
+    """The record of `evaluate.py --json` for a file, on the test images in a folder (None: the usual place)."""
     return evaluate.record_of("--params", str(file), "--gpus", "",
                               *([] if data_dir is None else ["--data-dir", str(data_dir)]))

@@ -12,13 +12,13 @@ from support.json_files import SHA256, TEXT
 
 from . import grid
 
-EVIDENCE = ("metrics.jsonl", "train.log")  # lie beside a record
+EVIDENCE = ("metrics.jsonl", "train.log")  # in the record's folder
 FILES = {TEXT: SHA256}
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What the ledger holds of a run. files: {name: SHA-256}, of the evidence beside it and of the run's weights."""
+    """The ledger's record of a run. files: {name: SHA-256}, of the evidence in its folder and of the run's weights."""
 
     result: Result
     files: dict
@@ -29,7 +29,7 @@ class Record:
 
     @property
     def cell(self):
-        """The grid's cell that the run is of; None for another net, recipe, global batch or start."""
+        """The run's cell in the grid; None for another net, recipe, global batch or start."""
         return grid.cell_of(self.experiment)
 
     @property
@@ -38,7 +38,7 @@ class Record:
 
     @property
     def id(self):
-        """The record's name; runs outside the grid are told apart by a digest of all that decides them."""
+        """The record's name. The names of runs outside the grid have a digest of all their settings."""
         run, data = self.experiment, self.result.data["sha256"]
         held = f"-v{run.val_split}" if run.val_split else ""
         if self.cell is not None:
@@ -54,7 +54,7 @@ class Record:
 
     @classmethod
     def from_json(cls, value):
-        """Back from `as_json`, or from what an earlier version wrote. InputError says what is wrong."""
+        """The Record of `as_json`'s value, or of an earlier version's. InputError says what is wrong."""
         if isinstance(value, dict) and value.get("format") == old_forms.OLD:
             value = old_forms.record(value)
         wrong = json_files.problem(value, {"id": TEXT, "files": dict.fromkeys(EVIDENCE, SHA256)}) \
@@ -64,12 +64,12 @@ class Record:
         result = {name: each for name, each in value.items() if name not in ("id", "files")}
         record = cls(completed(Result.from_json(result)), value["files"])
         if record.id != value["id"]:
-            raise InputError(f"its id is {value['id']}, and what it says makes {record.id}")
+            raise InputError(f"its id is {value['id']}, but its content makes {record.id}")
         return record
 
 
 def completed(result):
-    """A Result with all arguments of its net; InputError if the net does not have one of them."""
+    """A Result with all arguments of its net; InputError for an argument that the net does not have."""
     run = result.experiment
     try:
         arguments = complete_arguments(run.model, run.net)

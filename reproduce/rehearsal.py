@@ -1,8 +1,8 @@
 """The ImageNet scripts from end to end on a sample: prepare, train, stop and resume, overfit, evaluate.
 
-`python -m reproduce rehearse SAMPLE` runs the commands one after the other, SAMPLE being a folder with a folder of
-images for each class, and leaves rehearsal.json and the logs in results/imagenet-sample/, from which the tables in
-docs/IMAGENET.md are rendered. Nothing of it says how good a net is.
+`python -m reproduce rehearse SAMPLE` runs the commands one after the other. SAMPLE has one folder of images per class.
+It writes rehearsal.json and the logs to results/imagenet-sample/, and renders the tables in docs/IMAGENET.md from them.
+The results do not show how good a net is.
 """
 import json
 import os
@@ -37,16 +37,16 @@ OVERFIT = ["train_imagenet.py", *CPU, "--input-size", "64", "--batch-size", "16"
 
 
 class Rehearsal:
-    """One rehearsal in a working folder; commands run there, and are noted as a reader would type them."""
+    """One rehearsal in a working folder; commands run there and are recorded as a reader would type them."""
 
     def __init__(self, work, sample):
         self.work, self.sample, self.steps = work, sample, []
 
     def run(self, what, command, log=None, stop_at=None, status=0):
-        """Run a command and note it with its time. stop_at: a line of its output at which it gets SIGTERM."""
+        """Run a command and record it with its time. stop_at: a line of its output at which it gets SIGTERM."""
         program = ["bash"] if command[0].endswith(".sh") else [sys.executable]
         begun, lines = time.monotonic(), []
-        # The scripts find this very Python.
+        # So that the scripts find this Python.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen([*program, str(ROOT / command[0]), *command[1:]], cwd=self.work, text=True,
@@ -69,7 +69,7 @@ class Rehearsal:
             write_whole(log, "".join(lines))
 
     def score(self, run, size, data, *flags):
-        """What evaluate.py says of a run's last checkpoint."""
+        """evaluate.py's scores of a run's last checkpoint."""
         self.run("evaluate", ["evaluate.py", "--params", f"{run}/last.params", "--data-dir", data, *flags, "--json",
                               "score.json"])
         answer = json.loads((self.work / "score.json").read_text(encoding="utf-8"))
@@ -77,12 +77,12 @@ class Rehearsal:
                 **{key: answer[key] for key in ("images", "top1", "top5", "loss")}}
 
     def metrics(self, folder):
-        """The records of a run's epochs, without what depends on the clock."""
+        """The records of a run's epochs, without the times."""
         return [{key: value for key, value in record.items() if "second" not in key}
                 for record in runlog.read_metrics(self.work / folder / "metrics.jsonl")]
 
     def weights(self, folder):
-        """All arrays of a run's last checkpoint as bytes, the optimizer's among them."""
+        """All arrays of a run's last checkpoint as bytes, including the optimizer's."""
         arrays, attachments = params_file.read(self.work / folder / "last.params")
         found = {name: array.tobytes() for name, array in arrays.items()}
         found.update({name: content for name, content in attachments.items() if name.startswith("optimizer/")})
@@ -90,12 +90,12 @@ class Rehearsal:
 
 
 def rehearse(sample):
-    """Run everything and write RESULTS. Raises InputError at the first command that does not end as it should."""
+    """Run everything and write RESULTS. Raises InputError at the first command that does not end as expected."""
     sample = Path(sample).resolve()
     classes = sorted(path for path in sample.iterdir() if path.is_dir()) if sample.is_dir() else []
     if len(classes) < FEW:
-        raise InputError(f"{sample} has {len(classes)} folders of classes, {FEW} are needed; give a folder with a "
-                         "folder of images for each class")
+        raise InputError(f"{sample} has {len(classes)} class folders, but {FEW} are needed; give a folder with one "
+                         "folder of images per class")
     RESULTS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder).resolve()
@@ -138,8 +138,9 @@ def commands_table(record):
     lines = ["| what | command | seconds |", "|---|---|---|"]
     lines += [f"| {step['what']} | `{step['command']}` | {step['seconds']:.0f} |" for step in record["steps"]]
     machine = record["environment"]
-    return "\n".join([*lines, "", f"On {machine['processor']}, {machine['threads']} thread(s), other work beside it; "
-                      f"`few` has {FEW} of the classes, with the same images for training and validation."])
+    return "\n".join([*lines, "", f"The times are on {machine['processor']}, {machine['threads']} thread(s), with "
+                      f"other programs running. `few` has {FEW} of the classes, with the same images for training and "
+                      "validation."])
 
 
 def findings(record):
@@ -148,12 +149,12 @@ def findings(record):
     def course(name, digits):
         return f"from {curve[0][name]:.{digits}f} to {curve[-1][name]:.{digits}f}"
 
-    lines = [f"- **Resumed to the bit**: {resume['equal']} of {resume['arrays']} arrays (weights and optimizer) of the "
-             "run that was stopped in the middle of an epoch equal those of the run that was not; its record of the "
-             f"epochs {'is the same' if resume['metrics_equal'] else 'DIFFERS'}.",
-             f"- **It learns**: over {len(curve)} epochs of {FEW} images the accuracy on them, augmented, goes "
-             f"{course('train_accuracy', 3)}, and as evaluation shows them {course('val_accuracy', 3)}, with a cross "
-             f"entropy {course('val_loss', 2)}.",
+    lines = [f"- **Resumed to the bit**: {resume['equal']} of {resume['arrays']} arrays (weights and optimizer) are "
+             "equal between the run that was stopped within an epoch and the undisturbed run. Their records of the "
+             f"epochs {'are the same' if resume['metrics_equal'] else 'DIFFER'}.",
+             f"- **It learns**: over {len(curve)} epochs of {FEW} images, the accuracy on the augmented images goes "
+             f"{course('train_accuracy', 3)}. On the images as in evaluation it goes {course('val_accuracy', 3)}, and "
+             f"the cross entropy {course('val_loss', 2)}.",
              "- **Both sources agree**:", "",
              "| net | images | source | top-1 accuracy | top-5 accuracy | cross entropy |", "|---|---|---|---|---|---|"]
     lines += [f"| {score['params']}, {score['size']} x {score['size']} | {score['images']:,} | {score['source']} | "
@@ -162,7 +163,7 @@ def findings(record):
 
 
 def rendered(text):
-    """The page's text with its tables made from RECORD."""
+    """The page's text with its tables rendered from RECORD."""
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     return fill_tables(text, {"rehearsal": lambda: commands_table(record), "findings": lambda: findings(record)},
                        PAGE.name)

@@ -1,4 +1,4 @@
-"""The report: tables and figures from the ledger, beside what the paper published, and the tables of README.md."""
+"""The report: tables and figures of the ledger beside the paper's published numbers, and the tables of README.md."""
 import dataclasses
 from pathlib import Path
 
@@ -15,16 +15,16 @@ from .scores import OPEN, answers, by_protocol
 
 PAGE = "README.md"  # the whole report, in the folder of the results
 
-LEGEND = ("Accuracies are shares of the test images: mean ± standard deviation over the seeds where there are several. "
-          "The published ones are best epochs on the test images, so `best epoch` is what they compare with; `last "
-          "epoch` is free of that choice. Marks: <sup>S</sup> short schedule, <sup>D</sup> data that are not the "
-          "official files, <sup>T</sup> too few training images to mean anything (a smoke run), <sup>F</sup> the 100 "
-          "fine labels, which the paper's CIFAR-100 column is not about, <sup>H</sup> the best epoch was chosen on "
-          "held-out training images.")
+LEGEND = ("Accuracies are shares of the test images; with several seeds, mean ± standard deviation. The published "
+          "accuracies are best epochs on the test images, so compare them with `best epoch`; `last epoch` is free of "
+          "that choice. Marks: <sup>S</sup> short schedule, <sup>D</sup> data that are not the official files, "
+          "<sup>T</sup> too few training images to mean anything (a smoke run), <sup>F</sup> the 100 fine labels, "
+          "which the paper's CIFAR-100 column is not about, <sup>H</sup> the best epoch was chosen on held-out "
+          "training images.")
 
 
 def answers_text(records, brief):
-    """The paper's questions and what the ledger says of them, a table a protocol; brief: only the `leading` ones."""
+    """The paper's questions and the ledger's answers, one table per protocol; brief: only the `leading` ones."""
     parts = []
     blocks = [Block(grid.TABLE3, protocol, scores, None) for protocol, scores in by_protocol(records).items()]
     for block in leading(blocks) if brief else blocks:
@@ -35,21 +35,20 @@ def answers_text(records, brief):
             scope = ""
             if answer.missing and answer.comparisons:
                 seen += f"; not run: {', '.join(answer.missing)}"
-                scope = " where it was run" if answer.verdict != OPEN else ""
+                scope = " in the runs so far" if answer.verdict != OPEN else ""
             lines.append(f"| {answer.question} | {answer.claim} | **{answer.verdict}**{scope}{marks} | {seen} |")
         parts += [caption(block), "\n".join(lines)]
     if not parts:
         return "Not enough runs yet."
     return "\n\n".join([*parts, (
-        "A claim *holds* where every difference of which there are runs is above its margin, and *does not hold* where "
-        "one is below minus its margin; the margin is twice the standard error of the difference, in which a run's "
-        "variance is never taken to be less than that of drawing so many test images. *Reaches*: the difference is not "
-        "negative. The answers are about the runs they stand with, not about the paper's schedule where those had "
-        "less.")])
+        "A claim *holds* if every difference with runs is above its margin, and *does not hold* if one is below minus "
+        "its margin. The margin is twice the standard error of the difference; a run's variance is at least the "
+        "variance of drawing so many test images. *Reaches* means that the difference is not negative. The answers are "
+        "about the runs in the table, which may have a shorter schedule than the paper's.")])
 
 
 def runs_table(records):
-    """Every run of the ledger, a line each."""
+    """Every run of the ledger, one per line."""
     lines = ["| run | net | data | epochs | seed | last epoch | best epoch (chosen on) | time | images/s | hardware | "
              "revision |", "|---|---|---|---|---|---|---|---|---|---|---|"]
     for record in records:
@@ -67,10 +66,10 @@ def runs_table(records):
 
 
 def published_table3():
-    """Table III as it is published."""
+    """Table III as published."""
     blocks = grid.PAPER["table3"]["blocks"]
     tasks = (grid.CIFAR10, grid.COARSE)
-    lines = ["Published, for the best epoch on the test images (CIFAR-100: the 20 superclasses):", "",
+    lines = ["The published accuracies, of the best epoch on the test images (CIFAR-100: the 20 superclasses):", "",
              "| | " + " | ".join(f"{task.dataset}, b = {b}" for task in tasks for b in blocks) + " |",
              "|---" * (1 + len(tasks) * len(blocks)) + "|"]
     for row in grid.PAPER["table3"]["cifar10"]:
@@ -80,7 +79,7 @@ def published_table3():
 
 
 def exhibit_text(name, records, prefix="", brief=False):
-    """An exhibit in Markdown: its blocks, or what to do where there are none. brief: only the `leading` blocks."""
+    """An exhibit in Markdown: its blocks, or what to do if there are none. brief: only the `leading` blocks."""
     if name == "table4":
         return table4()
     exhibit = grid.EXHIBITS[name]
@@ -90,12 +89,12 @@ def exhibit_text(name, records, prefix="", brief=False):
     if not parts:
         parts = [f"No run{' on a whole training set' * brief} yet: `bash scripts/{name}.sh` trains them."]
     if len(chosen) < len(blocks):
-        parts.append(f"Runs with other schedules or data: [{prefix}{PAGE}]({prefix}{PAGE}).")
+        parts.append(f"Runs with other schedules or data are in [{prefix}{PAGE}]({prefix}{PAGE}).")
     return "\n\n".join([*parts, published_table3()] if exhibit is grid.TABLE3 else parts)
 
 
 def own_text(exhibit, runs, data, results):
-    """What a call that trained runs of an exhibit shows: its own cells, then where all the others are.
+    """The output of a command that trained runs of an exhibit: its own cells, then the place of all others.
 
     data: {task: Data} of the tasks that it trained on.
     """
@@ -105,20 +104,20 @@ def own_text(exhibit, runs, data, results):
              for block in blocks_of(exhibit, ledger.read(results))
              if (block.protocol.task, block.protocol.epochs, block.protocol.data_sha256) in trained
              and not block.protocol.val_split and cells & set(block.scores)]
-    return "\n\n".join([*parts, f"All runs of {exhibit.title}, beside the published numbers: {results / PAGE}"])
+    return "\n\n".join([*parts, f"All runs of {exhibit.title}, beside the published numbers, are in {results / PAGE}"])
 
 
 def page(records):
     """The whole report in Markdown."""
-    parts = ["# Results", "Rendered by `python -m reproduce report` from the records in `runs/`; do not edit. "
-             f"Published: {grid.PAPER['source']}", LEGEND, "## The paper's questions",
+    parts = ["# Results", "`python -m reproduce report` renders this page from the records in `runs/`; do not edit it. "
+             f"The published numbers are from {grid.PAPER['source']}", LEGEND, "## The paper's questions",
              answers_text(records, False)]
     for name, exhibit in grid.EXHIBITS.items():
         parts += [f"## {exhibit.title}", exhibit_text(name, records)]
         if name == "table3":
             parts += ["## Table IV: ImageNet", table4()]
-    parts += ["## Every run", "Each folder has the record, with the checksums of all the run's files, its metrics and "
-              "its log.", runs_table(records)]
+    parts += ["## Every run", "Each folder has the run's record (with the checksums of all its files), metrics and "
+              "log.", runs_table(records)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -129,7 +128,7 @@ def figures_of(records):
 
 
 def update(results=ledger.RESULTS):
-    """Render the report of a results folder again; True when that changed something."""
+    """Render the report of a results folder again; True if that changed something."""
     results = Path(results)
     records = ledger.read(results)
     changed = figures.save(figures_of(records), results / "figures")
@@ -161,6 +160,6 @@ def render(text):
 
 
 def update_readme():
-    """Render README.md's tables again; True when that changed something."""
+    """Render README.md's tables again; True if that changed something."""
     readme = ROOT / "README.md"
     return _write_if_new(readme, render(readme.read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
-"""Train the cells of an exhibit: what is missing, so many at a time, stopped and resumed as often as need be.
+"""Trains the missing cells of an exhibit, several at a time; it can be stopped and resumed at any time.
 
-Every run has a folder of its own in runs/grid/, held by a lock that its training process shares: it is free when both
-the script and the training have ended, and not before. What is saved there is resumed; what the ledger has is not run.
+Every run has its own folder in runs/grid/ with a lock that its training process shares, so the folder is free only when
+both the script and the training have ended. Saved runs are resumed; runs in the ledger are not repeated.
 """
 import dataclasses
 import logging
@@ -33,18 +33,18 @@ PROGRESS = 2.0  # seconds between two readings of their metrics for the bar
 
 @dataclasses.dataclass
 class _Training:
-    """A training process under way."""
+    """A running training process."""
 
     run: grid.Run
     folder: Path
     process: subprocess.Popen
     lock: int
     slot: Optional[int]  # the GPU, or None for the CPU
-    signals: int = 0  # how many it has been sent
+    signals: int = 0  # how many it was sent
 
 
 def command_of(run, folder, gpu, options):
-    """The training's command line, as run in the repository's root; it names no other folder of this machine."""
+    """The training's command line, for the repository's root; it names no other folder of this machine."""
     cell, place = run.cell, os.path.relpath(folder, ROOT) if ROOT in folder.parents else str(folder)
     words = ["train_cifar.py", "--model", cell.model, "--blocks", str(cell.blocks)]
     for name, value in cell.arguments:
@@ -72,12 +72,12 @@ class Grid:
         self.told_waiting = False
 
     def train(self):
-        """Train them all. Raises Stopped after SIGTERM or SIGINT, when every training has saved itself.
+        """Train all runs. Raises Stopped after SIGTERM or SIGINT, when every training has saved itself.
 
-        InputError, before anything is trained, if there is no data at all.
+        InputError, before any training, if there is no data at all.
         """
         self.find_data()
-        asked = []  # to stop, by these signals
+        asked = []  # the signals that asked to stop
         with handling((signal.SIGTERM, signal.SIGINT), lambda number, _: asked.append(number)), \
                 runlog.progress_bar(self.epochs, counted(self.total, "run")) as bar:
             bar.unit = "epoch"
@@ -98,11 +98,11 @@ class Grid:
             self.show(bar)
         if asked:
             raise Stopped(f"stopped by {signal.Signals(asked[0]).name}: {self.done} of "
-                          f"{counted(self.total, 'run')} finished, what was under way is saved; give the same command "
+                          f"{counted(self.total, 'run')} finished, running trainings are saved; give the same command "
                           "to resume", asked[0])
 
     def find_data(self):
-        """Find the data of every task; if that of some is missing, their runs fail, which is said once."""
+        """Find the data of every task. Runs without data fail, with one message."""
         missing = {}
         for task in dict.fromkeys(run.cell.task for run in self.waiting):
             try:
@@ -120,7 +120,7 @@ class Grid:
                 self.epochs_of[run] = run.epochs
 
     def start_what_fits(self):
-        """Start waiting runs on free devices; settle those that need no training."""
+        """Start waiting runs on free devices, and finish those that need no training."""
         passed_over = []
         while self.waiting and self.free:
             run = self.waiting.pop(0)
@@ -142,7 +142,7 @@ class Grid:
                     self.start(run, folder, lock)
                 except OSError as error:
                     os.close(lock)
-                    self.fail(run, f"its training cannot be started: {error}; free space or memory")
+                    self.fail(run, f"the training cannot be started: {error}; free space or memory")
         self.waiting += passed_over
         if passed_over and not self.running and not self.told_waiting:
             self.told_waiting = True
@@ -150,11 +150,11 @@ class Grid:
 
     def start(self, run, folder, lock):
         done, saved = progress_of(folder)
-        if not saved:  # killed within its first epoch: nothing to go on from
+        if not saved:  # killed within its first epoch: nothing to resume
             for name in ("metrics.jsonl", "best.params"):
                 (folder / name).unlink(missing_ok=True)
         if self.options.data_dir is not None:
-            # By a link, so that commands and logs in the ledger name no folder of this machine.
+            # A link, so that commands and logs in the ledger name no folder of this machine.
             link = folder / "data"
             link.unlink(missing_ok=True)
             link.symlink_to(expanded(self.options.data_dir).resolve(), target_is_directory=True)
@@ -166,7 +166,7 @@ class Grid:
             environment["OMP_NUM_THREADS"] = str(min(own, int(environment["OMP_NUM_THREADS"])))
         command = command_of(run, folder, slot, self.options)
         with open(folder / "output.log", "ab", opener=regular) as output:
-            # A session of its own: Ctrl-C reaches the trainings through this process alone, once.
+            # In its own session, so that Ctrl-C reaches the trainings once, through this process.
             process = subprocess.Popen(
                 [sys.executable, "-m", "reproduce.child", str(os.getpid()), sys.executable, *command],
                 cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -174,10 +174,10 @@ class Grid:
         self.free.pop(0)
         self.running.append(_Training(run, folder, process, lock, slot))
         log.info("%s: started on %s%s", run.title, "the CPU" if slot is None else f"GPU {slot}",
-                 f", going on after epoch {done}" if done else "")
+                 f", resuming after {counted(done, 'epoch')}" if done else "")
 
     def collect(self, training, stopped):
-        """Settle a training that has ended."""
+        """Record the result or the failure of a training that has ended."""
         self.running.remove(training)
         self.free.append(training.slot)
         status = training.process.returncode
@@ -192,7 +192,7 @@ class Grid:
         try:
             record = ledger.add(folder, self.options.results)
             if record.id != folder.name:
-                raise InputError(f"{folder} holds a run of something else ({record.id}); remove it")
+                raise InputError(f"{folder} holds another run ({record.id}); remove it")
         except InputError as error:
             self.fail(run, str(error))
             return
@@ -212,7 +212,7 @@ class Grid:
         log.error("%s: FAILED: %s", run.title, reason)
 
     def show(self, bar):
-        """Bring the bar to the epochs done."""
+        """Show the finished epochs on the bar."""
         for training in self.running:
             try:
                 with open(training.folder / "metrics.jsonl", "rb", opener=regular) as file:
@@ -220,19 +220,19 @@ class Grid:
             except OSError:  # not there yet
                 pass
         bar.n = min(sum(self.epochs_of.values()), self.epochs)
-        bar.set_postfix_str(f"{self.done} of {counted(self.total, 'run')} finished, {len(self.running)} under way"
+        bar.set_postfix_str(f"{self.done} of {counted(self.total, 'run')} finished, {len(self.running)} running"
                             + (f", {len(self.failures)} failed" if self.failures else ""))
 
 
 def ending(status, log_file):
-    """Why a training failed, by its exit status (as a shell has it, or as Popen) and the last line of its log file."""
+    """Why a training failed, by its exit status (a shell's or Popen's) and the last line of its log file."""
     number = -status if status < 0 else status - 128
     known = {each.value: each.name for each in signal.Signals}
     # After a signal that asks to stop, the training's own last line says more.
     if number in known and number not in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         why = "out of memory?" if number == signal.SIGKILL else known[number]
-        return f"killed by signal {number} ({why}); the same command resumes it from what it saved; log: {log_file}"
+        return f"killed by signal {number} ({why}); the same command resumes it from its checkpoint; log: {log_file}"
     with open(log_file, encoding="utf-8", errors="replace", opener=regular) as file:
         lines = [line.strip() for line in file if line.strip()]
-    words = lines[-1] if lines else "it ended without a word"
-    return f"{words} (exit status {status}; {log_file} has all of it)"
+    words = lines[-1] if lines else "it ended without a message"
+    return f"{words} (exit status {status}; the whole log: {log_file})"

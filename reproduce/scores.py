@@ -1,4 +1,4 @@
-"""Records of the ledger as scores: what may be compared with what, means and spreads, and the paper's questions."""
+"""Records of the ledger as scores: which may be compared, means and spreads, and the paper's questions."""
 import dataclasses
 import math
 import statistics
@@ -14,7 +14,7 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "not enough runs"
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """What runs share that may stand in one table: the schedule, the data and the images that chose the best epoch."""
+    """What the runs of one table share: the schedule, the data and the images that chose the best epoch."""
 
     task: grid.Task
     epochs: int
@@ -31,7 +31,7 @@ class Protocol:
 
 
 class Scores:
-    """The runs of one cell under one protocol, one a seed. Accuracies are shares of the test images, 0 to 1."""
+    """The runs of one cell under one protocol, one per seed. Accuracies are shares of the test images, 0 to 1."""
 
     def __init__(self, records):
         self.records = sorted(records, key=lambda record: record.experiment.seed)
@@ -52,15 +52,15 @@ class Scores:
     def error(self):
         """Standard error of the last epochs' mean.
 
-        A run's variance is taken to be at least that of drawing so many test images, which one seed or two equal ones
-        would hide.
+        A run's variance is at least the variance of drawing so many test images. One seed, or two with equal scores,
+        would hide that variance.
         """
         mean = self.mean()
         return math.sqrt(max(mean * (1 - mean) / self.images, (self.spread() or 0) ** 2) / len(self.records))
 
 
 def by_protocol(records):
-    """{protocol: {cell: Scores}} of the records that are runs of the grid; of a task's the most telling first."""
+    """{protocol: {cell: Scores}} of the records that are runs of the grid; for each task the best protocol first."""
     groups = {}
     facts = {}
     for record in records:
@@ -107,7 +107,7 @@ def compare(label, first, second):
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the ledger says of a claim: a verdict, the comparisons behind it, and what the paper has beside them."""
+    """The ledger's answer to a claim: a verdict, its comparisons, and the comparisons without runs."""
 
     question: str
     claim: str
@@ -121,7 +121,7 @@ def _cell(task, unit, blocks):
 
 
 def _above(question, claim, scores, pairs):
-    """The claim that one net is above another, for each of (label, cell, cell) of which there are runs."""
+    """The claim that one net is above another, for each (label, cell, cell) that has runs."""
     found = [compare(label, scores[first], scores[second]) for label, first, second in pairs
              if first in scores and second in scores]
     missing = tuple(label for label, first, second in pairs if first not in scores or second not in scores)
@@ -140,7 +140,7 @@ def _reaches(question, claim, scores, label, first, second):
 
 
 def _grows(question, claim, scores, task, blocks):
-    """Figure 6 by stages: everything replaced is above nothing replaced, and no stage is below the one before it."""
+    """Figure 6 by stages: all sites replaced is above none replaced, and no stage is below the one before it."""
     counts = grid.stage_counts(blocks)
     cells = [grid.replaced(task, blocks, count) for count in counts]
     missing = tuple(f"{count} sites" for count, cell in zip(counts, cells) if cell not in scores)

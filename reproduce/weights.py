@@ -1,4 +1,4 @@
-"""The weights in params/: fetch those that are too large to ship, and hold every file to its manifest."""
+"""The weights in params/: fetch those that are too large to ship, and check every file against its manifest."""
 import collections
 import re
 
@@ -11,15 +11,15 @@ from support.words import counted
 
 from . import publish
 
-TOLERANCE = 2  # images: another processor may round an undecided one the other way
+TOLERANCE = 2  # images: another processor may round a close decision the other way
 
 
 def chosen(name):
-    """The manifest entries that a name means; 'all' is every one. InputError listing the names for an unknown one."""
+    """The manifest entries of a name, or every entry for 'all'. InputError that lists the names for an unknown one."""
     entries = publish.read_manifest()
     found = [entry for entry in entries if name in ("all", entry["name"])]
     if not found and name != "all":
-        raise InputError(f"there are no weights called {name!r}; there are "
+        raise InputError(f"there are no weights called {name!r}; known names: "
                          f"{', '.join(entry['name'] for entry in entries) or 'none'}")
     return found
 
@@ -33,7 +33,7 @@ def state_of(entry):
 
 
 def table():
-    """The manifest as text, a line each."""
+    """The manifest as text, one line per entry."""
     return "\n".join(_line(entry) for entry in chosen("all")) or "params/manifest.json lists no weights"
 
 
@@ -50,17 +50,17 @@ def _line(entry):
 
 
 def download(name, mirror=None):
-    """Bring the weights called name, or 'all', to params/; those that are there and right stay. Prints a line each.
+    """Fetch the weights called name, or 'all', to params/; sound files that are there stay. Prints one line per entry.
 
-    mirror: address or path of a folder that has the files, under their names here or at their origin, or of the one
-    file wanted; tried in place of the manifest's own addresses. Raises InputError when one of them cannot be had;
-    the others are fetched all the same.
+    mirror: address or path of a folder with the files, under their names here or at their origin, or of the one file.
+    It replaces the manifest's own addresses. Raises InputError if one of them cannot be fetched; the others are fetched
+    all the same.
     """
     done, failed = [], []
     for entry in chosen(name):
         file = publish.MANIFEST.parent / entry["file"]
         if state_of(entry) == "here":
-            done.append(f"{entry['name']}: {file} is there already")
+            done.append(f"{entry['name']}: {file} is already there")
             continue
         urls = _mirrored(entry, mirror) if mirror else entry["urls"]
         reasons = [] if urls else [f"{entry['name']} ships with the repository and has no address: restore {file} with "
@@ -83,7 +83,7 @@ def download(name, mirror=None):
 
 
 def _mirrored(entry, mirror):
-    """Where a mirror may have an entry's file."""
+    """The addresses at which a mirror may have an entry's file."""
     if not re.match(r"[a-z]+://", mirror):
         mirror = expanded(mirror).resolve().as_uri()
     if mirror.endswith(".params"):
@@ -93,10 +93,10 @@ def _mirrored(entry, mirror):
 
 
 def verify(data_dir=None):
-    """Hold every shipped file to its checksum and, where its data is, to its score. Prints a line each.
+    """Check every file's checksum and, if its data is there, its score. Prints one line per file.
 
-    data_dir: a folder with the data; without it the usual place and the repository's sample are looked at. Returns
-    the number of files that differ.
+    data_dir: a folder with the data; without it the usual place and the repository's sample. Returns the number of
+    files that differ.
     """
     entries = chosen("all")
     outcomes = collections.Counter()
@@ -108,8 +108,8 @@ def verify(data_dir=None):
         outcomes[outcome] += 1
         print(f"{entry['name']}: {sentence}", flush=True)
     absent = f"; {outcomes['absent']} not fetched" if outcomes["absent"] else ""
-    print(f"{counted(len(entries), 'file')}: {outcomes['evaluated']} evaluated, {outcomes['checked']} held to their "
-          f"checksums only, {outcomes['wrong']} differ{absent}")
+    print(f"{counted(len(entries), 'file')}: {outcomes['evaluated']} evaluated, {outcomes['checked']} checked by "
+          f"checksum only, {outcomes['wrong']} differ{absent}")
     return outcomes["wrong"]
 
 
@@ -119,12 +119,12 @@ def _verify(entry, data_dir):
         publish.record_of(entry)
     state = state_of(entry)
     if state == "missing" and entry["urls"]:
-        return f"not fetched (scripts/download_params.sh {entry['name']} does it)", "absent"
+        return f"not fetched; fetch it with scripts/download_params.sh {entry['name']}", "absent"
     if state != "here":
         raise InputError(f"params/{entry['file']} is {state}; restore it")
     if not publish.is_ours(entry):
-        return (f"checksum right; not evaluated: evaluate.py --pretrained {entry['name']} does it where "
-                f"{entry['dataset']} is", "checked")
+        return (f"checksum right; not evaluated; with {entry['dataset']} at hand, evaluate it with evaluate.py "
+                f"--pretrained {entry['name']}", "checked")
     record = publish.evaluations(entry)
     for folder in [data_dir] if data_dir else [None, publish.SAMPLE]:
         try:
@@ -139,4 +139,4 @@ def _verify(entry, data_dir):
                     raise InputError(f"accuracy {again['top1']:.4f} on {again['images']:,} images, but "
                                      f"{known['top1']:.4f} on {known['images']:,} is recorded")
                 return f"accuracy {again['top1']:.4f} on {again['images']:,} images, as recorded", "evaluated"
-    return "checksum right; not evaluated, for want of data on which its score is recorded (--data-dir)", "checked"
+    return "checksum right; not evaluated, because the data of its recorded scores is missing (--data-dir)", "checked"

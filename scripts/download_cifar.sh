@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetch the official CIFAR archives, resumed and checked:
+# Fetches the official CIFAR archives, with resume and checks:
 #   scripts/download_cifar.sh [cifar10|cifar100|all] [--data-dir D] [--mirror URL] [--python-version]
 # Without --data-dir they go to ~/.mxnet/datasets/<name>.
 script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit

@@ -1,7 +1,6 @@
 # shellcheck shell=bash
-# Every script here begins by reading this file, by the full path of itself that it leaves in `script`: the repository is
-# found whatever the working folder, CDPATH and the links to the script are. Under another shell (`sh scripts/setup.sh`)
-# the script starts again in bash.
+# Every script here first puts its own full path into `script` and reads this file. So the repository is found with any
+# working folder, CDPATH and link to the script. In another shell (`sh scripts/setup.sh`) the script starts again in bash.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$script" "$@"
 set +o posix
 set -euo pipefail
@@ -18,8 +17,8 @@ needs_packages() {
     }
 }
 
-# In the script's own process, so that a signal to the script reaches Python. PYTHONPATH rather than a change of folder:
-# a relative path stays relative to the caller's.
+# exec, so that a signal to the script reaches Python. PYTHONPATH instead of a change of folder, so that relative paths
+# stay relative to the caller's folder.
 run_module() {
     export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
     CALLED_AS=${0##*/} exec "$python" -m "$@"

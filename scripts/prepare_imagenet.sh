@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# ImageNet's official archives, or folders of images, to record files:
+# Makes record files from ImageNet's official archives or from folders of images:
 #   scripts/prepare_imagenet.sh --data-dir DIR
-# Start it again after any stop: what is finished is not done anew. scripts/prepare_imagenet.sh --help has the options.
+# Resume: start it again; finished work is not repeated. Options: scripts/prepare_imagenet.sh --help
 script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit
 needs_packages
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# The first thing to run: install, evaluate the shipped network on real CIFAR-10 images, train a small one, plot it.
+# Run this first: it installs, evaluates the shipped network on real CIFAR-10 images, trains a small one and plots it.
 script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit
 
 usage() {
     cat <<'END'
 usage: bash scripts/quickstart.sh [--offline] [--data-dir DIR]
 
-Installs into .venv (scripts/setup.sh), evaluates params/' ATAC network on the CIFAR-10 test images, trains a network
-from scratch for a few minutes and evaluates it. Its log, checkpoints and history.png go to a folder in runs/.
+Installs into .venv (scripts/setup.sh), evaluates the ATAC network of params/ on the CIFAR-10 test images, trains a
+network from scratch for a few minutes and evaluates it. The log, checkpoints and history.png go to a folder in runs/.
 
-  --offline       do not try to download CIFAR-10; without it the official archive (162 MB) is fetched where it can be
-                  reached, and the real sample in data/cifar10-sample serves where it cannot
-  --data-dir DIR  where CIFAR-10 is, or is to go (default ~/.mxnet/datasets/cifar10)
+  --offline       do not download CIFAR-10. Without this flag the official archive (162 MB) is fetched; if that fails,
+                  the real sample in data/cifar10-sample is used
+  --data-dir DIR  folder of CIFAR-10, or where to download it (default ~/.mxnet/datasets/cifar10)
 END
 }
 
@@ -42,7 +42,7 @@ python=.venv/bin/python
 
 say "2/4 CIFAR-10"
 data=data/cifar10-sample
-count() { # of training images in a folder; fails where there are none
+count() { # the number of training images in a folder; fails if there are none
     "$python" -c 'import sys; from engine.data import cifar; print(len(cifar.load("cifar10", sys.argv[1]).train))' "$1" 2>/dev/null
 }
 if count "$data_dir" >/dev/null || { [ -z "$offline" ] &&
@@ -51,9 +51,9 @@ if count "$data_dir" >/dev/null || { [ -z "$offline" ] &&
     echo "using $data"
 else
     echo "using the real sample that ships with this repository ($data): the first 3,500 training and 1,017 test images"
-    echo "of CIFAR-10, without loss. Far too few to train a good network, enough to see everything work."
+    echo "of CIFAR-10, lossless. They are far too few to train a good network, but enough to see that everything works."
 fi
-# About 50,000 images in all, whatever the data: one epoch of CIFAR-10, ten of the sample.
+# About 50,000 images in all: one epoch of CIFAR-10, or ten of the sample.
 images=$(count "$data")
 epochs=$((images >= 50000 ? 1 : images <= 5000 ? 10 : 50000 / images))
 batch=$((images >= 50000 ? 128 : 64))
@@ -70,7 +70,7 @@ while [ -e "$run" ]; do
     run=runs/quickstart-$number
     number=$((number + 1))
 done
-say "4/4 Training an ATAC network with one block a stage, $epochs epoch(s)"
+say "4/4 Training an ATAC network with one block per stage, $epochs epoch(s)"
 "$python" train_cifar.py --model atac_resnet20_v2 --blocks 1 --recipe scaled --num-epochs "$epochs" --batch-size "$batch" \
     --lr 0.1 --data-dir "$data" --save-dir "$run" --log-interval 20
 "$python" evaluate.py --params "$run/last.params" --data-dir "$data"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv in the repository's root and installs what the project needs into it; see usage below and docs/INSTALL.md.
+# Makes .venv in the repository's root and installs the project's packages into it; see usage below and docs/INSTALL.md.
 script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit
 
 usage() {
@@ -7,20 +7,20 @@ usage() {
 usage: bash scripts/setup.sh [--cpu | --gpu | --auto] [--dev] [--dry-run] [--quiet]
 
 Makes .venv and installs MXNet 1.9.1, GluonCV, NumPy and matplotlib into it. With the CPU build it also compiles the
-fused operators (ops/) for this processor if there is a C++ compiler (g++, or what CXX names); without one everything
-works, but more slowly. A second run changes nothing.
+fused operators (ops/) for this processor if there is a C++ compiler (g++, or the one that CXX names). Without one
+everything works, but more slowly. A second run changes nothing.
 
   --cpu      the CPU build (requirements-cpu.txt)
   --gpu      the build for NVIDIA GPUs with the CUDA libraries it needs (requirements.txt, about 2.4 GB to download)
-  --auto     the GPU build if the NVIDIA driver shows GPUs that it can use, else the CPU build. The default, but an
-             earlier --cpu or --gpu is kept until this flag
+  --auto     the GPU build if the NVIDIA driver shows GPUs that it can use, else the CPU build. This is the default, but
+             an earlier --cpu or --gpu is kept until this flag
   --dev      also pytest and ruff (requirements-dev.txt)
-  --dry-run  say what would be installed and why, and install nothing
-  --quiet    say nothing when there is nothing to do
+  --dry-run  print what would be installed and why, and install nothing
+  --quiet    print nothing if there is nothing to do
 
-PYTHON=python3.10 bash scripts/setup.sh takes that Python. Otherwise it is the first of python3, python3.14, ...,
-python3.8 that is one of 3.8 to 3.14, then a newer python3, which nobody has tried, then a Python that uv installs if
-uv is there.
+PYTHON=python3.10 bash scripts/setup.sh uses that Python. Otherwise it uses the first of python3, python3.14, ...,
+python3.8 that is one of 3.8 to 3.14, else a newer python3, which nobody has tried, else a Python that uv installs, if
+there is uv.
 END
 }
 
@@ -52,15 +52,15 @@ PATH=${PATH//"$repository/.venv/bin:"/}
 unset PYTHONHOME PYTHONPATH PYTHONSAFEPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
 
 venv_python=.venv/bin/python
-marker=.venv/made-by-setup # a .venv without it is somebody else's and stays as it is
-stamp=.venv/setup-stamp    # what was installed, in full; there only while the installation is complete
+marker=.venv/made-by-setup # a .venv without it was made by others and is left alone
+stamp=.venv/setup-stamp    # the full list of what was installed; exists only while the installation is complete
 dev_stamp=.venv/setup-stamp-dev
 choice=.venv/setup-mode    # cpu or gpu if a flag asked for it
 log=.venv/setup.log
 build_log=.venv/setup-operators.log
 
-# A line for every start of .venv's Python, which lets a bare `import mxnet` work (support/import_hook.py). It finds the
-# repository as the folder that .venv is in, does nothing if that is gone, and loads nothing before MXNet is asked for.
+# Every start of .venv's Python runs this line, which lets a bare `import mxnet` work (support/import_hook.py). It finds
+# the repository as the folder of .venv, does nothing if that is gone, and loads nothing before the import of MXNet.
 hook="import os, sys; root = os.path.dirname(sys.prefix); \
 os.path.isfile(os.path.join(root, 'support', 'import_hook.py')) and (sys.path.append(root), \
 sys.meta_path.insert(0, type('MXNetFinder', (), {'find_spec': staticmethod(lambda name, path=None, target=None: \
@@ -69,13 +69,13 @@ __import__('support.import_hook', fromlist=['find_spec']).find_spec(name, path, 
 # ---- Which Python, which build
 
 newest=314     # the newest Python that this project was tried with
-uv_python=3.11 # asked of uv where no Python fits: the one that was tried most
+uv_python=3.11 # installed with uv if no Python fits: the one tried most
 
 version_of() {
     "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
 }
 
-number() { # 3.12 -> 312; whatever is no version -> 0
+number() { # 3.12 -> 312; anything but a version -> 0
     [[ $1 =~ ^([0-9]+)\.([0-9]+)$ ]] && echo $((100 * BASH_REMATCH[1] + BASH_REMATCH[2])) || echo 0
 }
 
@@ -92,8 +92,8 @@ take() { # the Python $1, if it passes the test $2
     "$2" "$version" && python=$1
 }
 
-install_python="install one, as with \`apt-get install python3 python3-venv\`, or install uv, which this script then uses \
-(\`uv python install $uv_python\`), or name one: \`PYTHON=/path/to/python3.11 bash scripts/setup.sh\`"
+install_python="install one, for example with \`apt-get install python3 python3-venv\`, or install uv, which this script \
+then uses (\`uv python install $uv_python\`), or name one: \`PYTHON=/path/to/python3.11 bash scripts/setup.sh\`"
 
 find_python() {
     local candidate
@@ -114,7 +114,7 @@ find_python() {
         "$install_python"
 }
 
-# A Python that uv has, or fetches.
+# A Python that uv has or fetches.
 python_of_uv() {
     command -v uv >/dev/null || return 1
     printf 'no Python 3.8 or newer found: uv brings Python %s\n' "$uv_python"
@@ -132,7 +132,7 @@ if [ -z "$mode" ]; then
     mode=auto
     if [ -f "$choice" ]; then
         mode=$(cat "$choice")
-        kept="as in an earlier run (--auto decides anew), "
+        kept="as in an earlier run (--auto decides again), "
     fi
 fi
 answer=$("$python" -m support.runtime choose "$mode") || exit 1
@@ -144,7 +144,7 @@ case $build in
 esac
 summary="MXNet's ${build^^} build ($requirements) for Python $version: $kept$why"
 untried=""
-! newer "$version" || untried="nobody has tried this project with Python $version yet: it gets the newest packages there are"
+! newer "$version" || untried="nobody has tried this project with Python $version yet: it gets the newest packages"
 
 if [ -n "$dry_run" ]; then
     printf '%s\n' "$summary" ${untried:+"warning: $untried"}
@@ -156,7 +156,7 @@ fi
 if command -v flock >/dev/null; then
     exec 9<scripts/setup.sh
     if ! flock -n 9; then
-        printf 'another setup is running here; waiting for it\n'
+        printf 'waiting for another setup that is running here\n'
         flock 9
     fi
 fi
@@ -164,7 +164,7 @@ fi
 # ---- Steps
 
 make_venv() {
-    # Not from .venv's own Python, which is about to go.
+    # Not from .venv's own Python, which is removed below.
     if [ "$python" = "$venv_python" ]; then
         PYTHON=$("$venv_python" -c 'import os, sys; print(os.path.realpath(sys.executable))')
         find_python
@@ -180,7 +180,7 @@ make_venv() {
     output=$("$python" -m venv .venv 2>&1) || fail "$python could not make .venv: $(tail -n 1 <<<"$output")"
 }
 
-# Pip's talk goes to the log; of it only the large downloads and the unpacking are shown.
+# Pip's output goes to the log; only the large downloads and the unpacking are shown.
 show_progress() {
     local line large='(Downloading|Using cached) ([^ -]+-[^ -]+)[^ ]*\.whl \(([0-9]{2,}(\.[0-9]+)? [MG]B)\)'
     while IFS= read -r line; do
@@ -197,8 +197,8 @@ pip() {
     "$venv_python" -m pip install --disable-pip-version-check --no-input --only-binary :all: "$@"
 }
 
-# What a file of requirements names. MXNet comes last and alone: its own metadata demand a NumPy below 2, which it does not
-# need with support/numpy_names.py; what else it needs is in the file.
+# Installs a requirements file. MXNet comes last and without dependencies: its metadata demand a NumPy below 2, which it
+# does not need with support/numpy_names.py. The file has its other dependencies.
 install_file() {
     local without_mxnet mxnet
     without_mxnet=$(grep -v '^mxnet' "$1")
@@ -215,9 +215,9 @@ pip_install() {
         if grep -qE 'Retrying|NewConnectionError|ProxyError' "$log"; then
             hint="the package index cannot be reached (check the network or the proxy)"
         fi
-        # Most often nothing was touched yet; if it was, the next run sees that it does not work.
+        # Usually nothing was changed yet; if it was, the next run notices that it does not work.
         [ -z "$installed" ] || printf '%s\n' "$installed" >"$stamp"
-        fail "pip could not install $1: ${hint:-see $log}; the whole story is in $log"
+        fail "pip could not install $1: ${hint:-see $log}; the whole output is in $log"
     fi
 }
 
@@ -245,8 +245,8 @@ works() {
     return "$code"
 }
 
-# Compiles the fused operators where they are not there yet. Nothing depends on them, so what fails is a sentence (in
-# `slower`) and no end.
+# Compiles the fused operators if they are not there yet. Nothing depends on them, so a failure is only a warning (in
+# `slower`).
 build_operators() {
     local plan reason
     plan=$("$venv_python" -c "from ops import build
@@ -268,7 +268,7 @@ print('there' if build.sound(build.library()) else 'compile' if build.compiler()
 
 wanted="Python $version, $build build"$'\n'"$hook"$'\n'"$(cat "$requirements")"
 wanted_dev=$(cat requirements-dev.txt)
-[ ! -f "$dev_stamp" ] || dev=yes # what is there stays there
+[ ! -f "$dev_stamp" ] || dev=yes # an earlier --dev is kept
 installed=$(cat "$stamp" 2>/dev/null || true)
 installed_dev=$(cat "$dev_stamp" 2>/dev/null || true)
 other_build=""
@@ -297,7 +297,7 @@ if [ -z "$up_to_date" ] || [ -z "$quiet" ]; then
 fi
 
 if [ "$installed" != "$wanted" ]; then
-    # Without its stamp, or with another Python, nothing about what lies there is certain: it is made anew.
+    # Without its stamp, or with another Python, .venv is in an unknown state and is made again.
     fresh=""
     case $installed in
         "Python $version, $build build"*) ;;
@@ -309,7 +309,7 @@ if [ "$installed" != "$wanted" ]; then
     esac
     install
     if ! works && [ -z "$fresh" ]; then
-        printf '%s\nmaking .venv anew\n' "${state#error: }"
+        printf '%s\nmaking .venv again\n' "${state#error: }"
         installed="" other_build=""
         make_venv
         install

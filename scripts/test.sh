@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
 # Installs what is missing, then runs the linter and the tests:
-#   bash scripts/test.sh            without the tests that take long (tests/conftest.py lists them)
+#   bash scripts/test.sh            all tests except the slow ones (tests/conftest.py lists them)
 #   bash scripts/test.sh --all      all tests; more arguments go to pytest
-#   bash scripts/test.sh -k atac    pytest's own choice, of all tests
+#   bash scripts/test.sh -k atac    pytest chooses among all tests
 script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit
 cd "$repository"
+two=(-n 2 --dist loadfile) # two processes; the tests of a file stay together
 case ${1-} in
-    "") printf 'the quick tests, about 5 minutes on 2 cores; all of them: bash scripts/test.sh --all\n' && set -- -m "not slow" ;;
-    --all) printf 'all tests, about 17 minutes on 2 cores\n' && shift ;;
+    "")
+        printf 'the quick tests, about 4 minutes on 2 idle cores; all of them: bash scripts/test.sh --all\n'
+        set -- "${two[@]}" -m "not slow"
+        ;;
+    --all)
+        printf 'all tests, about 10 minutes on 2 idle cores\n'
+        set -- "${two[@]}" "${@:2}"
+        ;;
 esac
 bash scripts/setup.sh --dev --quiet
 .venv/bin/python -m ruff check .

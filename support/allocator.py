@@ -1,23 +1,23 @@
-"""The settings of glibc's allocator under which MXNet's large arrays are fast."""
+"""The settings of glibc's allocator that make MXNet's large arrays fast."""
 import ctypes
 import math
 import os
 
 from .system import control_groups, read
 
-# Left alone, glibc gives the memory of a large array back to the system at once and takes the next one's page by page.
-# Here only arrays above the first number have memory of their own, free memory below the second is kept, and the third
-# is what is taken at once.
+# By default, glibc returns the memory of a large array to the system at once and takes the next array's page by page.
+# Here only arrays above the first number get their own mapping, free memory below the second number is kept, and the
+# third number is taken at once.
 MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = 1 << 32, 1 << 34, 1 << 28
-OLD_MMAP_THRESHOLD = 1 << 25  # half of the largest heap of a thread: an older glibc refuses more
+OLD_MMAP_THRESHOLD = 1 << 25  # half of a thread's largest heap; an older glibc refuses more
 HUGE_PAGES, HUGE_PAGES_SINCE = "glibc.malloc.hugetlb", (2, 35)
 NAMES = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
 def to_set(environment=os.environ, version=None, memory=None, threshold=None):
-    """{name: value}: what glibc's allocator is still to be told; what the user has set, in either spelling, stays.
+    """{name: value}: the allocator's variables that are still to be set. The user's own, in either spelling, stay.
 
-    version of glibc, bytes of memory and the largest threshold for mmap are this machine's unless given. Empty for
+    version (of glibc), memory (bytes) and threshold (the largest for mmap) are this machine's unless given. Empty for
     another C library.
     """
     version = version or glibc_version()
@@ -46,7 +46,7 @@ def glibc_version():
 
 
 def mmap_threshold(mallopt=None):
-    """The largest threshold that this glibc takes. Asking raises it in this process to 1 GiB if it takes that."""
+    """The largest threshold that this glibc accepts. If it accepts 1 GiB, this call sets it in this process."""
     try:
         mallopt = mallopt or ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
@@ -55,19 +55,19 @@ def mmap_threshold(mallopt=None):
 
 
 def top_pad(memory):
-    """256 MiB, on machines with less than 16 GiB of memory a power of two near 1/64 of it, at least 2 MiB."""
+    """256 MiB; below 16 GiB of memory a power of two near 1/64 of the memory, at least 2 MiB."""
     if memory >= 64 * TOP_PAD:
         return TOP_PAD
     return 1 << max(21, int(memory // 64).bit_length() - 1)
 
 
 def usable_memory(root="/"):
-    """Bytes of memory that this process may still use, by the system's count and the limits of its control groups."""
+    """Bytes of memory that this process may still use, by the system's count and its control groups' limits."""
     memory = math.inf
     for line in read(os.path.join(root, "proc/meminfo")).splitlines():
         words = line.split()
         if words[:1] == ["MemAvailable:"] and words[1:2] and words[1].isdigit():
-            memory = 1024 * int(words[1])  # in kB, which are of 1024 bytes there
+            memory = 1024 * int(words[1])  # a kB has 1024 bytes here
     for folder in control_groups(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             limit = read(os.path.join(folder, name))

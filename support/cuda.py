@@ -9,7 +9,7 @@ from .system import load_library
 
 DRIVER = "libcuda.so.1"
 OLDEST_CUDA = 11000  # drivers of CUDA 11.0 and later run the libraries of any CUDA 11 ("minor version compatibility")
-PTX_CUDA = 11080  # but only these take the PTX that NVRTC 11.8 makes of the operators MXNet fuses at run time
+PTX_CUDA = 11080  # only these and later drivers accept NVRTC 11.8's PTX for the operators MXNet fuses at run time
 OTHER_GPU = f"use the CPU build (`{SETUP} --cpu`), or hide this GPU with CUDA_VISIBLE_DEVICES"
 CAPABILITIES = (5, 8)  # the machine code in mxnet-cu112: sm_50, 60, 70, 80 and 86; no PTX for anything newer
 CUDA_LIBRARIES = (  # in the order to load them, each with its folder under site-packages/nvidia
@@ -28,7 +28,7 @@ CUDA_LIBRARIES = (  # in the order to load them, each with its folder under site
 
 
 def load_cuda(folders=None, load=load_library):
-    """Load what mxnet-cu112 links to: from the wheels if they are there, else from where the system has it."""
+    """Load the libraries that mxnet-cu112 links to: from the wheels if they are there, else from the system."""
     try:
         driver = load(DRIVER)
     except OSError:
@@ -60,7 +60,7 @@ def wheel_library(name, package, folders):
 
 
 def ask_driver(driver):
-    """CUDA version of a driver library (11080 is 11.8; 0: it does not say) and its GPUs, [(name, major, minor)]."""
+    """CUDA version of a driver library (11080 is 11.8; 0 if unknown) and its GPUs, [(name, major, minor)]."""
     number, name = ctypes.c_int(), ctypes.create_string_buffer(256)
 
     def ask(function, *arguments):
@@ -105,7 +105,7 @@ def gpu_fault(version, gpus):
 
 
 def choose_build(mode="auto", load=load_library):
-    """("cpu" or "gpu", why): the build for this machine, or the one asked for; InputError if that could not run."""
+    """("cpu" or "gpu", why): the build for this machine, or the requested one; InputError if that could not run."""
     if mode == "cpu":
         return "cpu", "asked for with --cpu"
     try:

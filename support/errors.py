@@ -1,21 +1,21 @@
 """The errors that the scripts show as a sentence instead of a traceback."""
 import errno
 
-# What Python, the loader, MXNet, the C++ library and CUDA say when memory, or a thread, is refused.
+# The words of Python, the loader, MXNet, the C++ library and CUDA if memory, or a thread, is refused.
 _REFUSED = ("can't start new thread", "resource temporarily unavailable", "bad_alloc", "failed to allocate",
             "cannot allocate memory", "out of memory", "failed to map segment")
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: one sentence that says what, where and what to do."""
+    """The user's input cannot be used. One sentence says what is wrong, where, and what to do."""
 
 
 class OutOfMemory(InputError):
-    """Memory, or a thread, was refused. MXNet may have lost a step by it, and would wait for that for ever."""
+    """Memory, or a thread, was refused. MXNet may have lost a step and would wait for it for ever."""
 
 
 def out_of_memory(error):
-    """The sentence for an exception that says that memory, or a thread, was refused; None for any other."""
+    """The message for an exception that means that memory, or a thread, was refused; None for any other."""
     reason = "none is left"
     if isinstance(error, OSError):
         if error.errno != errno.ENOMEM:
@@ -25,5 +25,5 @@ def out_of_memory(error):
         reason = next((line.strip()[:200] for line in lines if any(words in line.lower() for words in _REFUSED)), None)
         if reason is None:
             return None
-    return (f"there is not enough memory ({reason}): end other programs, raise the limit (ulimit -v), or take a "
+    return (f"there is not enough memory ({reason}): end other programs, raise the limit (ulimit -v), or use a "
             "smaller --batch-size")

@@ -11,14 +11,14 @@ from .errors import InputError
 
 
 def expanded(path):
-    """A path that a user gave, its `~` resolved. InputError for a name that the system cannot even look up."""
+    """A user's path with `~` resolved. InputError for a name that the system cannot look up."""
     try:
         path = Path(path).expanduser()
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except RuntimeError:
-        raise InputError(f"{path}: there is no such user's folder; write the path in full") from None
+        raise InputError(f"{path}: no such user; write the path in full") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{str(path)[:200]} cannot be used: {reason}; check the path") from None
@@ -26,9 +26,9 @@ def expanded(path):
 
 
 def regular(path, flags):
-    """An opener for open(path, ..., opener=regular): for every file that a user names, to read it or to append to it.
+    """An opener for open(path, ..., opener=regular), for every file that a user names, to read or to append.
 
-    OSError for what is no regular file: a device has no end, a pipe may never have somebody at its other end.
+    OSError if it is no regular file: a device has no end, and a pipe may never get another end.
     """
     try:
         descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)  # a pipe would wait for its other end
@@ -54,10 +54,10 @@ def content(path):
 
 @contextlib.contextmanager
 def replacing(path):
-    """A temporary path beside `path`: it takes the place of `path` when the block ends well, and vanishes when not.
+    """A temporary path in the folder of `path`. It replaces `path` when the block ends well; otherwise it is removed.
 
-    What a process that was killed within such a block has left of the same path goes first. Raises IsADirectoryError
-    before any work is done if `path` is a folder, and OSError if it is a device or a pipe, which stays.
+    First removes the temporary files that killed processes left for the same path. Before any work is done, raises
+    IsADirectoryError if `path` is a folder, and OSError if it is a device or a pipe.
     """
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -68,7 +68,7 @@ def replacing(path):
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         with contextlib.suppress(OSError):  # of a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # tells other machines on this disk that we live
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # shows other machines on this disk that we live
         yield temporary
         os.replace(temporary, path)
     finally:
@@ -78,7 +78,7 @@ def replacing(path):
 
 
 def _remove_left(path):
-    """Remove the temporary files of a path whose processes are gone."""
+    """Remove a path's temporary files whose processes are gone."""
     folder, name = os.path.split(os.path.abspath(path))
     with contextlib.suppress(OSError):
         for entry in os.listdir(folder):
@@ -98,14 +98,14 @@ def _lives(number):
         os.kill(number, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # somebody else's
+    except OSError:  # another user's process
         pass
     return True
 
 
 @contextlib.contextmanager
 def writing(path, advice="free space or choose another folder"):
-    """Make an OSError within the block the InputError that path cannot be written, with the reason and the advice."""
+    """Turn an OSError within the block into the InputError that path cannot be written, with the reason and advice."""
     try:
         yield
     except OSError as error:
@@ -113,7 +113,7 @@ def writing(path, advice="free space or choose another folder"):
 
 
 def write_whole(path, data, advice="free space or choose another folder"):
-    """Write text (as UTF-8) or bytes to a file, which is whole or untouched. InputError if the disk refuses."""
+    """Write text (as UTF-8) or bytes to a file, whole or not at all. InputError if the disk refuses."""
     if isinstance(data, str):
         data = data.encode("utf-8")
     with writing(path, advice), replacing(path) as temporary, open(temporary, "wb") as file:
@@ -123,7 +123,7 @@ def write_whole(path, data, advice="free space or choose another folder"):
 
 
 def digests(path, names):
-    """Digests of a file as hexadecimal text, by their names: hashlib's, and git_blob, git's name of that content."""
+    """Digests of a file as hexadecimal text, by name: hashlib's names, and git_blob for git's name of the content."""
     made = {name: hashlib.sha1(b"blob %d\0" % os.path.getsize(path)) if name == "git_blob" else hashlib.new(name)
             for name in names}
     if made:

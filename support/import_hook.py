@@ -1,7 +1,7 @@
-"""Prepares the process as MXNet is loaded, not when somebody only looks whether it is there.
+"""Prepares the process when MXNet is loaded, not when a program only looks for it.
 
-The packages that import MXNet call install(). In the project's .venv a bare `import mxnet` works too: the .pth file
-that scripts/setup.sh leaves there has every Python that starts ask find_spec() where MXNet is, once it is asked for.
+The packages that import MXNet call install(). In the project's .venv a bare `import mxnet` works too: scripts/setup.sh
+puts a .pth file there, and through it every Python asks find_spec() for MXNet.
 """
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
@@ -11,7 +11,7 @@ from .errors import InputError
 
 
 def find_spec(name, path=None, target=None):
-    """MXNet as Python itself finds it, with a loader that prepares the process first."""
+    """MXNet as Python finds it, with a loader that prepares the process first."""
     spec = PathFinder.find_spec(name, path, target)
     if spec is not None and hasattr(spec.loader, "exec_module"):
         spec.loader.exec_module = prepared(spec.loader.exec_module)
@@ -19,7 +19,7 @@ def find_spec(name, path=None, target=None):
 
 
 def prepared(exec_module):
-    """The same after prepare(), whose sentence becomes an ImportError: what an import may raise."""
+    """exec_module after prepare(), whose InputError becomes an ImportError, as an import may raise."""
 
     def exec_prepared(module):
         try:
@@ -32,7 +32,7 @@ def prepared(exec_module):
 
 
 class Finder:
-    """Finds MXNet, and one that is not installed too: loading that raises prepare()'s sentence about it."""
+    """Finds MXNet. If MXNet is not installed, loading it raises prepare()'s message about that."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -48,6 +48,6 @@ class Finder:
 
 
 def install():
-    """Have whoever imports MXNet in this process find it prepared; once is enough."""
+    """Prepare the process at the next import of MXNet; one call is enough."""
     if Finder not in sys.meta_path and "mxnet" not in sys.modules:
         sys.meta_path.insert(0, Finder)

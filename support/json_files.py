@@ -1,7 +1,7 @@
-"""JSON files: ours are written whole, others' are read whole or refused, and held to a shape.
+"""JSON files: written whole, and read only if they have a given shape.
 
-A shape is a Kind, [shape] for a list, {name: shape} for an object that has at least these names, {TEXT: shape} for one
-with any names, or a tuple of shapes, of which one has to fit.
+A shape is a Kind, [shape] for a list, {name: shape} for an object with at least these names, {TEXT: shape} for an
+object with any names, or a tuple of shapes, one of which must fit.
 """
 import json
 import re
@@ -13,14 +13,14 @@ from .errors import InputError
 
 
 class Kind(NamedTuple):
-    """What a value is called in a sentence, and whether one is of it."""
+    """A kind of value: its name in a message, and a test for a value."""
 
     words: str
     holds: Callable
 
 
 def _is_number(value):
-    # Compared before anything is computed with it: an integer may be too large for a float.
+    # Compared before it is used: an integer may be too large for a float.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -44,7 +44,7 @@ OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 
 
 def problem(value, shape, place=""):
-    """What is wrong with a value in a few words, None if it has the shape; place: where it stands."""
+    """What is wrong with a value, in a few words; None if it has the shape. place: its path in the file."""
     where = place or "it"
     if isinstance(shape, Kind):
         return None if shape.holds(value) else f"{where} is not {shape.words}"
@@ -70,7 +70,7 @@ def _first(problems):
 
 
 def loads(content):
-    """The value of a JSON text (str or bytes). ValueError with a few words, none of the content's, where it is none."""
+    """The value of a JSON text (str or bytes). ValueError, without words of the content, if it is no JSON."""
     try:
         return json.loads(content)
     except UnicodeDecodeError as error:
@@ -84,7 +84,7 @@ def loads(content):
 
 
 def read(path, shape, advice):
-    """The value of a JSON file that has a shape. InputError with the advice if it cannot be read or has not."""
+    """The value of a JSON file. InputError with the advice if it cannot be read or does not have the shape."""
     try:
         value = loads(files.content(path))
         wrong = problem(value, shape)
@@ -96,5 +96,5 @@ def read(path, shape, advice):
 
 
 def write(path, value):
-    """Write a JSON file, which is whole or untouched. InputError if the disk refuses."""
+    """Write a JSON file, whole or not at all. InputError if the disk refuses."""
     files.write_whole(path, json.dumps(value, indent=1, sort_keys=True) + "\n")

@@ -1,4 +1,4 @@
-"""A lock on a folder or file, for processes on one machine or one shared disk, that dies with its owner."""
+"""A lock on a folder or file for processes on one machine or one shared disk. It ends with its owner."""
 import contextlib
 import errno
 import fcntl
@@ -9,17 +9,17 @@ from pathlib import Path
 from .errors import InputError
 from .files import content, writing
 
-# What file systems answer that know no locks. Work on them goes on without.
+# The errors of file systems without locks. There the work continues without one.
 _UNKNOWN = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
 @contextlib.contextmanager
 def locked(path, busy=None, waiting=None):
-    """Hold the lock file `path`, which exists as long as someone does; the system frees it however its owner ends.
+    """Hold the lock file `path`, which exists while a process holds it. The system frees it however its owner ends.
 
-    busy: a sentence for an InputError if another process holds it, with {owner} for its number; without it the call
-    waits, and says the sentence `waiting`, with {owner} too, on standard error before.
-    InputError also if path cannot be written.
+    busy: the message of an InputError if another process holds it; {owner} is that process's number. Without busy the
+    call waits, and first prints `waiting`, with {owner} too, on standard error. InputError also if path cannot be
+    written.
     """
     path = Path(path)
     descriptor = take(path, wait=busy is None and waiting is None)
@@ -33,14 +33,14 @@ def locked(path, busy=None, waiting=None):
         yield
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(path)  # before it is free, so that whoever waits sees that its file is gone, and makes a new one
+            os.unlink(path)  # before it is free, so that a waiting process sees its file gone and makes a new one
         os.close(descriptor)
 
 
 def take(path, wait=False):
-    """Lock the file `path`: a descriptor, which holds the lock until it and all that processes inherit are closed.
+    """Lock the file `path`. Returns a descriptor, which holds the lock until it and its inherited copies are closed.
 
-    None if another process holds it and this one does not wait. InputError if path cannot be written.
+    None if another process holds the lock and wait is False. InputError if path cannot be written.
     """
     while True:
         with writing(path, "choose another folder"):
@@ -48,7 +48,7 @@ def take(path, wait=False):
         try:
             _lock(descriptor, wait)
             if _is_at(descriptor, path):
-                with contextlib.suppress(OSError):  # of a full disk: the lock holds without its owner's number
+                with contextlib.suppress(OSError):  # on a full disk the lock holds without its owner's number
                     os.truncate(descriptor, 0)
                     os.write(descriptor, f"{os.getpid()}\n".encode())
                 return descriptor
@@ -58,13 +58,13 @@ def take(path, wait=False):
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its last owner has removed it in the meantime
+        os.close(descriptor)  # its last owner has removed the file meanwhile
 
 
 def _owner(path):
     try:
         return content(path)[:32].decode("ascii", "replace").strip() or "unknown"
-    except OSError:  # gone in the meantime
+    except OSError:  # removed meanwhile
         return "unknown"
 
 

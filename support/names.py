@@ -3,9 +3,9 @@ import difflib
 
 
 def nearest(name, known):
-    """A clause for an error about an unknown name: " (did you mean ...?)", or "" if no known name is near."""
+    """The clause " (did you mean ...?)" for an error about an unknown name; "" if no known name is near."""
     name = str(name)[:60].lower()
-    found = [one for one in known if one.startswith(f"{name}_")]  # of a longer name the first word
+    found = [one for one in known if one.startswith(f"{name}_")]  # the first word of a longer name
     if not found:
         found = difflib.get_close_matches(name, known, n=2, cutoff=.75)
         likeness = [difflib.SequenceMatcher(None, one, name).ratio() for one in found]

@@ -1,8 +1,8 @@
-"""NumPy's `.npz` archives of arrays, read strictly: nothing is unpickled, no size is believed before it is checked.
+"""NumPy's `.npz` archives of arrays, read strictly: nothing is unpickled, and every size is checked before it is used.
 
 An archive is a ZIP file with a member NAME.npy for each array [numpy.lib.format]: the bytes 93 NUMPY, two bytes of
-version, the length of a text (2 bytes, from version 2 on 4), the text, the numbers. The text is a dict in Python's
-notation, which NumPy writes in one form only; it is compared with that form and never evaluated.
+version, the length of a text (2 bytes; 4 from version 2), the text, the numbers. The text is a dict in Python's
+notation. NumPy writes it in one form only; it is compared with that form and never evaluated.
 """
 import io
 import re
@@ -16,22 +16,22 @@ from .errors import InputError
 from .files import regular
 
 START = b"PK"  # of every ZIP archive
-# Weights hardly shrink when they are compressed, zeros 1000 times: what an archive may unpack to.
+# The largest size that an archive may unpack to. Compression hardly shrinks weights, but shrinks zeros 1000 times.
 TIMES, AND_BYTES = 16, 16 << 20
 HEADER = re.compile(rb"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), 'shape': "
                     rb"\(((?:\d{1,19}, ?)*(?:\d{1,19})?)\),? ?\} *\n?")
-LONGEST = 10_000  # bytes of the text, which NumPy itself does not exceed
+LONGEST = 10_000  # bytes of the text; NumPy does not write more
 TYPE = re.compile(r"[<>|=](?:f[248]|[iu][1248]|b1)")
 
 
 def is_one(path):
-    """Whether a file that has been read is such an archive."""
+    """Whether a file is such an archive."""
     with open(path, "rb", opener=regular) as file:
         return file.read(len(START)) == START
 
 
 def read(path, data):
-    """Arrays by name, read-only, from the bytes of an archive. InputError, which names path, for anything unsound."""
+    """The arrays of an archive's bytes, by name, read-only. InputError, naming path, for anything unsound."""
     def fail(reason):
         raise InputError(f"{path} is not a usable parameter file: {reason} (a ZIP archive of {len(data):,} bytes); "
                          "fetch or save it again")
@@ -53,9 +53,9 @@ def read(path, data):
                     fail(f"its member {shown} is compressed or encrypted in a way that numpy.savez does not use")
                 name = member.filename[:-len(".npy")]
                 if name in arrays:
-                    fail(f"its member {shown} stands twice")
+                    fail(f"its member {shown} occurs twice")
                 with archive.open(member) as file:
-                    content = file.read(member.file_size)  # without a number it would unpack all, whatever is claimed
+                    content = file.read(member.file_size)  # without a number it would unpack more than it claims
                 arrays[name] = _array(content, lambda reason, shown=shown: fail(f"{shown} {reason}"))
     except InputError:
         raise
@@ -77,8 +77,8 @@ def _array(content, fail):
         fail("has a description that NumPy does not write for an array of numbers")
     kind = found.group(1).decode("ascii", "replace")
     if not TYPE.fullmatch(kind):
-        fail(f"holds {ascii(kind)[1:-1]}, no numbers" if kind != "|O" else
-             "holds Python objects, which are never unpickled, no numbers")
+        fail(f"holds {ascii(kind)[1:-1]}, not numbers" if kind != "|O" else
+             "holds Python objects, which are never unpickled, not numbers")
     shape = tuple(int(length) for length in found.group(3).split(b",") if length.strip())
     dtype, count = np.dtype(kind), 1
     for length in shape:  # Python's integers do not overflow

@@ -1,8 +1,8 @@
-"""Names that MXNet 1.9.1 and GluonCV 0.10.5 take from NumPy and newer NumPys have dropped, with their old meanings.
+"""Restores names that MXNet 1.9.1 and GluonCV 0.10.5 use and newer NumPys have removed, with their old meanings.
 
-NumPy 1.24 dropped the first of them, NumPy 2.0 most, NumPy 2.4 the last. NumPy 2.3 dropped array.tostring().
-Nothing can give that back, so the one file of MXNet that calls it is changed as it loads. tests/test_numpy_names.py
-compares all this with the installed sources of both packages.
+NumPy 1.24 removed the first of them, NumPy 2.0 most, NumPy 2.4 the last. NumPy 2.3 removed array.tostring(). A method
+cannot be restored, so the one file of MXNet that calls it is changed as it loads. tests/test_numpy_names.py compares
+all this with the installed sources of both packages.
 """
 import functools
 import sys
@@ -17,7 +17,7 @@ FINANCIAL = ("mirr", "npv", "pmt", "ppmt", "pv", "rate")  # without a meaning si
 
 
 def restore(numpy):
-    """Give the module numpy those of these names that it lacks. A name that NumPy itself has keeps NumPy's meaning."""
+    """Give the module numpy the names that it lacks. A name that NumPy has keeps NumPy's meaning."""
     for name, meaning in old_names(numpy).items():
         if name not in vars(numpy):  # hasattr would warn
             setattr(numpy, name, meaning)
@@ -26,8 +26,8 @@ def restore(numpy):
 
 
 def old_names(numpy):
-    """{name: what it meant in NumPy 1.23}; functions are NumPy's of today."""
-    # A function of its own for each: MXNet keeps a table by function, where np.any is not np.sometrue.
+    """{name: its meaning in NumPy 1.23}; functions are the installed NumPy's."""
+    # Each name has its own function, because MXNet keeps a table by function, in which np.any is not np.sometrue.
     found = {name: functools.partial(getattr(numpy, today if hasattr(numpy, today) else name))
              for name, today in RENAMED.items()}
     found.update(PLAIN)
@@ -48,7 +48,7 @@ def _refuse(name, *arguments, **named):
 
 
 class RecordFinder:
-    """Finds mxnet.recordio where Python finds it, and has it loaded with the method's newer name."""
+    """Finds mxnet.recordio as Python does, and loads it with the method's newer name."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):

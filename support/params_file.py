@@ -1,12 +1,11 @@
-"""Parameter files: MXNet's own format, read strictly, with a ZIP archive behind it.
+"""Parameter files: MXNet's own format, read strictly, with a ZIP archive at its end.
 
-A file that this project writes is an MXNet `.params` file to MXNet (`net.load_parameters` reads it as it stands),
-followed by an ordinary ZIP archive, which MXNet's reader ignores and `unzip -l` lists. The archive carries what has
-to travel with the weights: settings, and for a checkpoint the optimizer's state. Its member `weights.sha256` is
-the digest of all bytes before the archive, so that a flipped bit is noticed.
+A file of this project is an MXNet `.params` file (`net.load_parameters` reads it) followed by an ordinary ZIP archive,
+which MXNet's reader ignores and `unzip -l` lists. The archive holds the settings and, in a checkpoint, the optimizer's
+state. Its member `weights.sha256` is the digest of all bytes before the archive, so that a flipped bit is noticed.
 
-The reader is our own because MXNet's aborts the process, allocates without bound or silently accepts garbage on a
-damaged file.
+The reader is our own because MXNet's reader, on a damaged file, aborts the process, allocates without bound or silently
+accepts garbage.
 
 Layout of MXNet's part, little endian [ndarray.cc of MXNet 1.9.1]: uint64 0x112, uint64 0, uint64 count, the arrays,
 uint64 count, the names (uint64 length, bytes). An array: uint32 magic, int32 storage type (0, dense), int32 number of
@@ -25,14 +24,14 @@ from .errors import InputError
 from .files import content, replacing, writing
 
 LIST_MAGIC = 0x112
-ARRAY_MAGICS = (0xF993FAC9, 0xF993FACA)  # MXNet >= 0.12 and the same with NumPy's shape semantics
+ARRAY_MAGICS = (0xF993FAC9, 0xF993FACA)  # MXNet >= 0.12, without and with NumPy's shape semantics
 DTYPES = {0: np.float32, 1: np.float64, 2: np.float16, 3: np.uint8, 4: np.int32, 5: np.int8, 6: np.int64, 7: np.bool_}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 DIGEST = "weights.sha256"
 
 
 class _Reader:
-    """A cursor over the bytes of a file; every step is checked against the end."""
+    """A cursor over the bytes of a file; no step goes beyond the end."""
 
     def __init__(self, path, data):
         self.path, self.data, self.offset = path, data, 0
@@ -63,7 +62,7 @@ class _Reader:
         if not 0 <= axes <= 32:
             self.fail(f"{what} claims {axes} axes", start)
         if axes == 0 and magic == ARRAY_MAGICS[0]:
-            self.fail(f"{what} is empty", start)  # to MXNet no axes are a scalar only with the other mark
+            self.fail(f"{what} is empty", start)  # in MXNet, no axes mean a scalar only with the other magic
         shape = self.numbers(f"{axes}q", what)
         if any(length < 0 for length in shape):
             self.fail(f"{what} claims the shape {shape}", start)
@@ -81,11 +80,10 @@ class _Reader:
 
 
 def read(path):
-    """Read a parameter file, MXNet's or NumPy's `.npz`, told apart by their first bytes.
+    """Read a parameter file, MXNet's or NumPy's `.npz`; the first bytes say which.
 
-    Returns (arrays, attachments): a dict of name to read-only numpy array and a dict of archive member to bytes,
-    empty for a file that is not of this project. Raises InputError, naming the offset, for anything that is not wholly
-    sound.
+    Returns (arrays, attachments): a dict of name to read-only NumPy array and a dict of archive member to bytes, which
+    is empty if the file is not of this project. Raises InputError, with the offset, for anything unsound.
     """
     path = os.fspath(path)
     try:
@@ -113,38 +111,38 @@ def read(path):
         except UnicodeDecodeError:
             reader.fail("a name is not text", start)
         if name in arrays:
-            reader.fail(f"the name {name!r} stands twice", start)
+            reader.fail(f"the name {name!r} occurs twice", start)
         arrays[name] = value
     return arrays, _read_archive(reader) if reader.offset < len(data) else {}
 
 
 def check_numbers(path, name, numbers):
-    """InputError for an array, from the file at path, of numbers that no weight and no state of a training can have."""
+    """InputError for an array of the file at path with numbers that no weight or training state can have."""
     if not np.isfinite(numbers).all() or name.endswith("running_var") and (numbers < 0).any():
         raise InputError(f"{path} holds impossible numbers in {name} (NaN, infinite or a variance below 0); use "
                          "another checkpoint")
 
 
 def _read_archive(reader):
-    """The members of the ZIP archive that fills the rest of the file, checked against their checksums."""
+    """The members of the ZIP archive that fills the rest of the file, with right checksums."""
     start = reader.offset
     try:
         with zipfile.ZipFile(io.BytesIO(reader.data)) as archive:
             members = archive.infolist()
-            # Each member has a local header (30 bytes), a central one (46) and its name in both; 22 bytes end it all.
-            # No byte more: a damaged central directory could otherwise hide a member.
+            # Each member has a local header (30 bytes), a central one (46) and its name in both; 22 bytes end the file.
+            # There is no other byte; otherwise a damaged central directory could hide a member.
             expected = 22 + sum(76 + 2 * len(member.filename.encode()) + member.compress_size for member in members)
             if any(member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size
                    for member in members) or expected != len(reader.data) - start \
                     or min((member.header_offset for member in members), default=-1) != start:
-                reader.fail("the archive behind the weights is not one that this project writes", start)
+                reader.fail("the archive after the weights is not one that this project writes", start)
             if len({member.filename for member in members}) < len(members):
-                reader.fail("the archive behind the weights has a member twice", start)
+                reader.fail("the archive after the weights has a member twice", start)
             attachments = {member.filename: archive.read(member) for member in members}
     except (zipfile.BadZipFile, EOFError, OSError, struct.error, RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        reader.fail(f"what follows the weights is not a sound archive ({error})", start)
+        reader.fail(f"the bytes after the weights are not a sound archive ({error})", start)
     digest = hashlib.sha256(reader.data[:start]).hexdigest()
     if attachments.get(DIGEST, b"").decode("ascii", "replace").strip() != digest:
         reader.fail("the weights do not match the checksum that was saved with them", start)
@@ -152,10 +150,10 @@ def _read_archive(reader):
 
 
 def write(path, arrays, attachments):
-    """Write a dict of NumPy arrays and a dict of archive member to bytes, atomically: path is whole or untouched.
+    """Write a dict of NumPy arrays and a dict of archive member to bytes, whole or not at all.
 
-    The bytes before the archive are those of mx.nd.save, which takes no path that is not UTF-8 and does not notice that
-    its last bytes found no room.
+    The bytes before the archive equal mx.nd.save's. That function only takes UTF-8 paths, and does not notice if the
+    disk has no room for its last bytes.
     """
     path = os.fspath(path)
     with writing(path), replacing(path) as temporary, open(temporary, "wb+") as file:

@@ -1,4 +1,4 @@
-"""Signals: handlers for a while, processes that do not outlive their parent, and exit statuses as shells give them."""
+"""Temporary signal handlers, processes that do not outlive their parent, and exit statuses as in shells."""
 import contextlib
 import ctypes
 import os
@@ -20,12 +20,12 @@ def handling(numbers, handler):
 
 
 def at_parents_death(number, parent):
-    """Have the kernel send this process a signal when its parent dies; exit at once if it is dead already."""
+    """Let the kernel send this process a signal when its parent dies; exit at once if the parent is dead already."""
     _libc.prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def exit_status(status):
-    """The status of a Popen as shells give it: 128 and the signal's number after a signal."""
+    """The status of a Popen as in shells: after a signal, 128 plus its number."""
     return status if status >= 0 else 128 - status

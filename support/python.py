@@ -21,7 +21,7 @@ def check_version(version=None):
 
 
 def check_role(environment=os.environ):
-    """Refuse a role in which `import mxnet` would serve, and unpickle what it is sent."""
+    """Refuse a role in which `import mxnet` would become a server and unpickle what it receives."""
     role = environment.get("DMLC_ROLE")
     if role in ("server", "scheduler"):
         raise InputError(f"DMLC_ROLE={role} is set in the environment and would turn this program into MXNet's {role}: "
@@ -29,7 +29,7 @@ def check_role(environment=os.environ):
 
 
 def check_switches(optimize=sys.flags.optimize):
-    """Refuse a Python without docstrings, and keep one that makes errors of warnings (-W error) from MXNet's own."""
+    """Refuse a Python without docstrings; under -W error, ignore MXNet's and GluonCV's own warnings."""
     if optimize >= 2:
         raise InputError("PYTHONOPTIMIZE=2 (python -OO) drops the docstrings that MXNet reads while it is imported: "
                          "unset it")
@@ -40,7 +40,7 @@ def check_switches(optimize=sys.flags.optimize):
 
 def version_of(package):
     """The installed version of a package, or None."""
-    from importlib import metadata  # Python 3.8 has it; check_python comes first
+    from importlib import metadata  # Python 3.8 has it; check_version comes first
 
     try:
         return metadata.version(package)
@@ -49,25 +49,25 @@ def version_of(package):
 
 
 def installed_build(version_of=version_of, find_spec=importlib.util.find_spec):
-    """Which distribution brought MXNet: CPU_BUILD, GPU_BUILD, or "" for one that these pins do not know."""
+    """The distribution of the installed MXNet: CPU_BUILD, GPU_BUILD, or "" for an unknown one."""
     builds = [build for build in (CPU_BUILD, GPU_BUILD) if version_of(build)]
     if len(builds) > 1:
         raise InputError(f"{CPU_BUILD} and {GPU_BUILD} are both installed for {sys.executable} and overwrite each "
                          f"other's files: run `{SETUP}`, which makes a clean .venv")
     spec = find_spec("mxnet")
-    if spec is None or spec.origin is None:  # no origin: only some folder called mxnet
+    if spec is None or spec.origin is None:  # no origin: only a folder called mxnet
         state = f"{builds[0]} is installed without its files" if builds else "MXNet is not installed"
         raise InputError(f"{state} for {sys.executable}: {USE_VENV}")
     return builds[0] if builds else ""
 
 
 def check_numpy(version=None, find_spec=importlib.util.find_spec):
-    """Refuse a Python without NumPy or distutils; give a newer NumPy back the names that MXNet and GluonCV use."""
+    """Refuse a Python without NumPy or distutils; restore the names of a newer NumPy that MXNet and GluonCV use."""
     version = version or version_of("numpy")
     if version is None:
         raise InputError(f"NumPy is not installed for {sys.executable}: {USE_VENV}")
     if sys.version_info >= (3, 12) and find_spec("distutils") is None:
-        raise InputError("MXNet 1.9.1 needs distutils, which Python 3.12 dropped and setuptools brings: run "
+        raise InputError("MXNet 1.9.1 needs distutils, which Python 3.12 removed and setuptools has: run "
                          f"`{SETUP}`, or `{sys.executable} -m pip install setuptools==80.9.0`")
     if tuple(int(part) for part in version.split(".")[:2]) >= (1, 24):
         import numpy
@@ -78,6 +78,6 @@ def check_numpy(version=None, find_spec=importlib.util.find_spec):
 
 
 def refused_torch(version_of=version_of):
-    """The version of a PyTorch beside which GluonCV refuses to be imported, 2.0 or newer; None without one."""
+    """The version of an installed PyTorch 2.0 or newer, beside which GluonCV refuses to load; None without one."""
     version = version_of("torch")
     return version if version and int(version.split(".")[0]) >= 2 else None

@@ -1,19 +1,19 @@
-"""What must be true of the process before MXNet loads: `prepare()`, to be called before `import mxnet`.
+"""Prepares the process for MXNet: call `prepare()` before `import mxnet`.
 
-MXNet 1.9.1 was built in 2022. It needs a NumPy of its time (or the names that NumPy has dropped since), two system
-libraries, and, in its GPU build, an NVIDIA driver and the CUDA 11 libraries, which the wheels of requirements.txt hold
-in folders where MXNet does not look. It also reads its thread count when it loads.
+MXNet 1.9.1 was built in 2022. It needs a NumPy of its time (or the names that NumPy has removed since) and two system
+libraries. Its GPU build also needs an NVIDIA driver and the CUDA 11 libraries, which the wheels of requirements.txt
+hold in folders that MXNet does not search. MXNet reads its thread count when it loads.
 
-The scripts call `tune()` before that: the C library reads its allocator's settings once, as a process starts.
+The scripts call `tune()` first, because the C library reads its allocator's settings once, when a process starts.
 
     python -m support.runtime              what this machine and this Python have
     python -m support.runtime choose MODE  which build suits this machine (MODE: auto, cpu or gpu), and why
     python -m support.runtime libraries    whether the system libraries are there
     python -m support.runtime check        whether everything imports and computes
 
-This module and those that it imports (python, threads, allocator, system, cuda) keep to Python 3.6's syntax and import
-the standard library alone at the top: scripts/setup.sh runs them before anything is installed, and an old Python must
-get as far as the sentence about its version.
+This module and its imports (python, threads, allocator, system, cuda) keep Python 3.6's syntax and only import the
+standard library at the top. scripts/setup.sh runs them before anything is installed, and an old Python must reach the
+message about its version.
 """
 import argparse
 import math
@@ -27,15 +27,15 @@ from .errors import InputError
 from .threads import usable_cores
 
 THREADS = ("OMP_NUM_THREADS", "MXNET_CPU_PARALLEL_SIZE")
-MARK = "ATAC_TUNED"  # what tune() leaves for the program it starts: process number and the names that it has set
+MARK = "ATAC_TUNED"  # tells the program that tune() starts: the process number and the names that tune() has set
 
 _prepared = False
-_hands_off = False  # tune(False) was the last word about the environment
+_hands_off = False  # tune(False) was called: leave the environment alone
 _made = set()  # names of the variables that prepare() has set
 
 
 def prepare():
-    """Make `import mxnet` work in this process, or raise InputError with what is missing; once is enough."""
+    """Make `import mxnet` work in this process, or raise InputError with what is missing; one call is enough."""
     global _prepared
     if _prepared:
         return
@@ -44,7 +44,7 @@ def prepare():
     python.check_switches()
     threads.check()
     if not _hands_off:
-        _made.update(set_environment())  # first of all that loads libraries: OpenMP reads its variables once
+        _made.update(set_environment())  # before any library loads, because OpenMP reads its variables once
     build = python.installed_build()
     system.check_libraries()
     python.check_numpy()
@@ -54,12 +54,12 @@ def prepare():
 
 
 def set_environment(environment=os.environ):
-    """Settings that MXNet reads as it loads; what the user has set stays. Returns the names of those it has made."""
+    """Set the variables that MXNet reads as it loads; the user's own stay. Returns the names of those it has set."""
     made = []
     if not environment.get("OMP_NUM_THREADS"):  # MXNet's own default is half the cores
         environment["OMP_NUM_THREADS"] = str(usable_cores())
         made.append("OMP_NUM_THREADS")
-    # Above this size MXNet copies an array with a pool of threads of its own, which fights with OpenMP's.
+    # Above this size MXNet copies an array with its own pool of threads, which competes with OpenMP's.
     if "MXNET_CPU_PARALLEL_SIZE" not in environment:
         environment["MXNET_CPU_PARALLEL_SIZE"] = "2000000000"
         made.append("MXNET_CPU_PARALLEL_SIZE")
@@ -67,12 +67,12 @@ def set_environment(environment=os.environ):
 
 
 def tune(wanted=True, environment=os.environ, execute=os.execve):
-    """Start this very command again with the allocator's settings in its environment, once, before MXNet loads.
+    """Start this command again with the allocator's settings in its environment, once, before MXNet loads.
 
-    For the scripts alone, right after their flags are read. The process keeps its number, files and standard input.
+    Only for the scripts, right after they read their flags. The process keeps its number, files and standard input.
     Returns if there is nothing to set (started again already, another C library, everything set by the user), if it is
-    too late (MXNet is loaded), and if the command cannot be known. wanted=False leaves the environment alone, here and
-    in prepare().
+    too late (MXNet is loaded), or if the command is unknown. wanted=False leaves the environment alone, here and in
+    prepare().
     """
     global _hands_off
     _hands_off = not wanted
@@ -84,7 +84,7 @@ def tune(wanted=True, environment=os.environ, execute=os.execve):
         return
     changed = dict(environment)
     changed.update(missing)
-    # The first are from a program of ours that has started this one.
+    # _marked: set by a program of ours that has started this one.
     names = sorted({*_marked(environment), *missing, *set_environment(changed)})
     changed[MARK] = f"{os.getpid()} {','.join(names)}"
     for stream in (sys.stdout, sys.stderr):
@@ -92,7 +92,7 @@ def tune(wanted=True, environment=os.environ, execute=os.execve):
             stream.flush()
     try:
         execute(sys.executable, command, changed)
-    except OSError:  # such as an environment that is too large: then it goes without
+    except OSError:  # for example, too large an environment: continue without these settings
         return
 
 
@@ -101,22 +101,22 @@ def _marked(environment):
 
 
 def _command():
-    """The command line of this process with the interpreter's full path; None if it cannot be known."""
+    """The command line of this process with the interpreter's full path; None if unknown."""
     words = list(getattr(sys, "orig_argv", ()))  # Python 3.10 has it
     if not words:
         words = [os.fsdecode(word) for word in system.read_bytes("/proc/self/cmdline").split(b"\0")[:-1]]
-    if not sys.executable or len(words) < 2 or sys.argv[0] in ("", "-"):  # a program typed in, or piped in, is gone
+    if not sys.executable or len(words) < 2 or sys.argv[0] in ("", "-"):  # a typed or piped program cannot run again
         return None
     return [sys.executable] + words[1:]
 
 
 def settings(environment=os.environ):
-    """{name: value or None}: the variables that decide how fast a process of MXNet's is on a CPU."""
+    """{name: value or None}: the variables that decide how fast MXNet runs on a CPU."""
     return {name: environment.get(name) for name in THREADS + allocator.NAMES}
 
 
 def settings_sentence(environment=os.environ, root="/"):
-    """What of settings() is in force and who has set it, for the log."""
+    """A sentence for the log: which of settings() are in force, and who has set them."""
     values = settings(environment)
     own = (_made | _marked(environment)) & {name for name, value in values.items() if value is not None}
     groups = [(", ".join(f"{name}={values[name]}" for name in values if name in own), "set by this program"),
@@ -130,7 +130,7 @@ def settings_sentence(environment=os.environ, root="/"):
             and "[never]" in system.read(os.path.join(root, "sys/kernel/mm/transparent_hugepage/enabled")):
         parts.append("huge pages are switched off on this system")
     if not allocator.glibc_version():
-        parts.append("the allocator's are glibc's, which this system does not have")
+        parts.append("the allocator's variables need glibc, which this system does not have")
     return f"process settings{' (--no-tune: left alone)' if _hands_off else ''}: {'; '.join(parts)}"
 
 
@@ -138,7 +138,7 @@ def settings_sentence(environment=os.environ, root="/"):
 
 
 def check():
-    """Import and use what the requirements bring; a line that says what works."""
+    """Import and use the required packages. Returns a line that says what works."""
     python.check_version()
     if python.installed_build() == python.GPU_BUILD:
         missing = [name for name, package in cuda.CUDA_LIBRARIES if not cuda.wheel_library(name, package, sys.path)]
@@ -180,7 +180,7 @@ def check():
 
 
 def report():
-    """What this machine and this Python have, as lines; faults are lines too."""
+    """Lines about this machine and this Python, including their faults."""
     chosen = os.environ.get("OMP_NUM_THREADS")
     quota = threads.cpu_quota()
     limit = "" if quota == math.inf else f", control group's quota {quota:g}"
@@ -206,12 +206,12 @@ def report():
 
 
 def broken(fault):
-    """The sentence for packages that are there but do not work."""
+    """The message for packages that are installed but do not work."""
     return f"an installed package does not work ({type(fault).__name__}: {fault}): run `{python.SETUP}` to repair .venv"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-sentence errors. engine.cli.flags has one for the scripts, in a newer Python's syntax."""
+    """argparse with one-sentence errors. The scripts use engine.cli.flags.Parser, which has a newer Python's syntax."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help says more)\n")

@@ -1,4 +1,4 @@
-"""What the system says of itself, and the shared libraries that the wheels count on it for."""
+"""Facts about the system, and the shared libraries that the wheels expect from it."""
 import ctypes
 import os
 import platform
@@ -17,7 +17,7 @@ OPENCV_LIBRARIES = (
 
 
 def read_bytes(path):
-    """The bytes of one of the system's own files; none if it is not there."""
+    """The bytes of one of the system's own files; empty if it is not there."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -26,12 +26,12 @@ def read_bytes(path):
 
 
 def read(path):
-    """The same as text, without the space around it."""
+    """The same as text, without surrounding space."""
     return read_bytes(path).decode("utf-8", errors="replace").strip()
 
 
 def cpuinfo(*names):
-    """What /proc/cpuinfo says of the first processor under the first of these names that it has; "" without one."""
+    """The first value in /proc/cpuinfo under one of these names; "" if there is none."""
     for line in read("/proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() in names:
@@ -45,7 +45,7 @@ def processor():
 
 
 def control_groups(root, controller):
-    """Folders of the control groups, of version 1 or 2, that limit this process in what the controller is for."""
+    """Folders of the control groups, version 1 or 2, whose controller limits this process."""
     for line in read(os.path.join(root, "proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -58,7 +58,7 @@ def control_groups(root, controller):
 
 
 def load_library(name):
-    """Load a shared library so that what is loaded later finds its symbols; OSError if it is not there."""
+    """Load a shared library so that later libraries find its symbols; OSError if it is not there."""
     return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
 
 
@@ -70,13 +70,13 @@ def check_libraries(load=load_library):
 
 
 def check_opencv(load=load_library):
-    """A sentence if OpenCV, which only some of GluonCV's image functions use, would not import; else None."""
+    """A message if OpenCV would not import, else None. Only some of GluonCV's image functions use it."""
     return _missing(OPENCV_LIBRARIES, "OpenCV (cv2)", load)
 
 
 def _missing(libraries, user, load):
     if not sys.platform.startswith("linux"):
-        return None  # only there do the wheels count on the system for these
+        return None  # elsewhere the wheels do not expect these from the system
     missing = []
     for library in libraries:
         try:

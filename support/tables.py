@@ -1,13 +1,13 @@
-"""Pages whose tables a command renders, between marks."""
+"""Renders the tables of a page, between marks."""
 import re
 
 from .errors import InputError
 
 
 def fill_tables(text, tables, page):
-    """A page's text with every table between its marks made again; tables is {name of the marks: function}.
+    """A page's text with every table between its marks rendered again. tables: {name of the marks: function}.
 
-    Raises InputError if the page, called so in the sentence, has not exactly one place for each.
+    page: its name in messages. Raises InputError if the page does not have exactly one place for each table.
     """
     for name, table in tables.items():
         pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)

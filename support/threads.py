@@ -1,4 +1,4 @@
-"""How many threads this process may use: by the machine, and by what the user has set."""
+"""How many threads this process may use, by the machine and by the user's settings."""
 import math
 import os
 import re
@@ -7,14 +7,14 @@ from .errors import InputError
 from .system import control_groups, read
 
 OPENMP = "OMP_NUM_THREADS"
-MOST = 1024  # with some ten thousand, OpenMP finds no memory for their stacks and the process dies
+MOST = 1024  # with about ten thousand, OpenMP gets no memory for their stacks and the process dies
 
 
 def check(environment=os.environ):
-    """Hold the numbers of threads in the environment to what MXNet reads: it aborts the process at any other text.
+    """Check the numbers of threads in the environment, because MXNet aborts the process at any other text.
 
-    OpenMP's list, a number for each level of nesting, becomes its first number: MXNet does not nest. InputError for
-    anything else that is not a number of threads.
+    OpenMP's list, a number for each level of nesting, becomes its first number, because MXNet does not nest. InputError
+    for anything else that is not a number of threads.
     """
     for name, value in sorted(environment.items()):
         listed = name == OPENMP
@@ -22,23 +22,23 @@ def check(environment=os.environ):
             continue
         numbers = [part.strip() for part in value.split(",")] if listed else [value.strip()]
         if not all(re.match("[0-9]{1,9}$", number) and listed <= int(number) <= MOST for number in numbers):
-            raise InputError(f"{name}={value[:40]!r} in the environment is no number of threads: give a whole number "
-                             f"from {listed:d} to {MOST:,}, or unset it")
+            raise InputError(f"{name}={value[:40]!r} in the environment is not a number of threads: give a whole "
+                             f"number from {listed:d} to {MOST:,}, or unset it")
         environment[name] = numbers[0]
 
 
 def usable_cores(root="/", cpus=None):
-    """Physical cores that this process may use, by its affinity and by the CPU quota of its control groups."""
+    """Physical cores that this process may use, by its affinity and its control groups' CPU quota."""
     if cpus is None:
         cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     topology = os.path.join(root, "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list")
-    # The hyperthreads of a core list the same siblings, so they count once.
+    # The hyperthreads of a core list the same siblings and count once.
     cores = {read(topology.format(cpu)) or str(cpu) for cpu in cpus}
     return int(max(1, min(len(cores), cpu_quota(root) // 1)))
 
 
 def cpu_quota(root="/"):
-    """How many CPUs' time the control groups (version 1 or 2) leave to this process; without a limit, infinity."""
+    """The number of CPUs whose time the control groups (version 1 or 2) allow this process; inf without a limit."""
     return min([_group_quota(folder) for folder in control_groups(root, "cpu")], default=math.inf)
 
 

@@ -205,6 +205,23 @@ def random_numbers(shapes, generator):
     return values
 
 
+def filled(net, seed=0, dtype="float32"):
+    """The net with random numbers that `dtype` can hold, at which every parameter matters."""
+    import mxnet as mx
+
+    net.initialize()
+    parameters = net._collect_params_with_prefix()
+    numbers = random_numbers({name: parameters[name].shape for name in parameters}, np.random.RandomState(seed))
+    for name, value in numbers.items():
+        if name.endswith("weight"):
+            value /= np.sqrt(np.prod(value.shape[1:]))  # logits of the size of the images
+        # MXNet's forward writes a 1 into a gamma with scale=False; center=False freezes beta, but MXNet still adds it.
+        if name in ("features.0.gamma", "features.0.beta"):
+            value[:] = name.endswith("gamma")
+        parameters[name].set_data(mx.nd.array(value.astype(dtype)))
+    return net
+
+
 def assert_agrees(make, statement, shape, layers=(), training=False, seed=0):
     """Hold a block to its statement in float64: output and every gradient, in each of MODES, alone and within a net.
 

@@ -27,20 +27,21 @@ def machine(monkeypatch):
 
 @pytest.mark.parametrize("there, name, part", [
     ({}, "gluon", None), ({"gpus": HOPPER}, "torch", "this MXNet cannot use NVIDIA H100 (9.0): PyTorch computes"),
-    ({"gpus": HOPPER, "torch": False}, "gluon", "with PyTorch the GPU would: install it with"),
+    ({"gpus": HOPPER, "torch": False}, "gluon", "with PyTorch the GPU would (install it with"),
     ({"gpus": HOPPER, "build": python.GPU_BUILD}, "torch", "cannot use NVIDIA H100"),
     ({"gpus": [("NVIDIA A100", 8, 0)], "build": python.GPU_BUILD}, "gluon", None),
     ({"gpus": [("NVIDIA A100", 8, 0)]}, "torch", "cannot use NVIDIA A100")])
-def test_auto_takes_pytorch_where_this_mxnet_cannot_use_the_gpu(machine, there, name, part):
+def test_auto_takes_pytorch_where_this_mxnet_cannot_use_the_gpu(machine, caplog, there, name, part):
     machine(**there)
-    module, sentence = backend.choose("auto")
-    assert module == f"backend.{name}" and (sentence is None if part is None else part in sentence)
-    assert backend.choose("auto", on_gpu=False) == ("backend.gluon", None)
+    with caplog.at_level("INFO"):
+        assert backend.choose("auto") == f"backend.{name}"
+    assert (part or "") in caplog.text and bool(part) == bool(caplog.text)
+    assert backend.choose("auto", on_gpu=False) == "backend.gluon"
 
 
 def test_what_is_asked_for_is_taken(machine):
     machine(HOPPER)
-    assert backend.choose("gluon") == ("backend.gluon", None) and backend.choose("torch") == ("backend.torch", None)
+    assert (backend.choose("gluon"), backend.choose("torch")) == ("backend.gluon", "backend.torch")
     machine(torch=False)
     with pytest.raises(InputError, match="^--backend torch: PyTorch is not installed; install it with: "):
         backend.choose("torch")
@@ -72,8 +73,6 @@ def test_a_run_begun_in_one_backend_is_resumed_and_evaluated_in_the_other(tmp_pa
 
 def test_flags_of_mxnet_are_refused_by_pytorch(tmp_path):
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    for words, part in ((["--fused", "on"], "--fused on is for --backend gluon"),
-                        (["--kvstore", "nccl"], "--kvstore nccl")):
-        result = tiny.call(train_cifar.main, *SHORT, *words, "--backend", "torch", "--data-dir",
-                           tiny.cifar10(tmp_path / "data"), folder=tmp_path)
-        assert result.status in (1, 2) and part in tiny.one_sentence(result, result.status)
+    result = tiny.call(train_cifar.main, *SHORT, "--kvstore", "nccl", "--backend", "torch", "--data-dir",
+                       tiny.cifar10(tmp_path / "data"), folder=tmp_path)
+    assert "--kvstore nccl" in tiny.one_sentence(result, result.status)

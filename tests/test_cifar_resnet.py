@@ -24,20 +24,11 @@ REPLACED_FROM_THE_LAST = [
     308550, 308902, 309254, 309606, 309958, 310310]
 
 
-def randomised(net, seed=0):
-    """The net with numbers at which every parameter matters; returns it and those numbers by name."""
-    generator = np.random.RandomState(seed)
-    net.initialize()
-    parameters = net._collect_params_with_prefix()
-    numbers = plain.random_numbers({name: parameters[name].shape for name in parameters}, generator)
-    for name, value in numbers.items():
-        if name.endswith("weight"):
-            value /= np.sqrt(np.prod(value.shape[1:]))  # logits of the size of the images
-        if name == "features.0.beta":
-            value[:] = 0  # as trained files have it: center=False freezes beta, but MXNet still adds it
-        parameters[name].set_data(mx.nd.array(value))
+def randomised(net):
+    """The net in float64 with random numbers, and these numbers by name."""
+    net = plain.filled(net)
     net.cast("float64")
-    return net, {name: parameters[name].data().asnumpy() for name in parameters}
+    return net, {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
 
 
 def total(activations, blocks):
@@ -46,13 +37,12 @@ def total(activations, blocks):
 
 # Sites.
 
-@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 5])
-def test_there_are_six_sites_a_block_and_the_head(blocks):
-    found = sites(blocks)
-    assert len(found) == 6 * blocks + 1
-    assert [sum(site.channels == channels for site in found) for channels in (16, 32, 64)] \
-        == [2 * blocks + 1, 2 * blocks, 2 * blocks]
-    assert len({site.name for site in found}) == len(found)
+def test_there_are_six_sites_a_block_and_the_head():
+    for blocks in (1, 2, 5):
+        found = sites(blocks)
+        assert [sum(site.channels == channels for site in found) for channels in (16, 32, 64)] \
+            == [2 * blocks + 1, 2 * blocks, 2 * blocks]
+        assert len({site.name for site in found}) == len(found) == 6 * blocks + 1
 
 
 def test_sites_run_in_the_order_of_the_data():
@@ -92,39 +82,33 @@ def test_the_sites_names_tell_where_a_unit_stands():
 
 # Replacement.
 
-@pytest.mark.parametrize("replaced", range(20))
-def test_layer_wise_replacement_from_the_last_site(replaced):
-    units = replace_sites(3, activation.ATAC, replaced)
-    names = [site.name for site, unit in zip(sites(3), units) if unit is activation.ATAC]
-    assert sorted(names) == sorted(name for name, _ in FROM_THE_LAST[:replaced])
-    assert total(units, 3) == REPLACED_FROM_THE_LAST[replaced]
-
-
-@pytest.mark.parametrize("replaced", range(20))
-def test_layer_wise_replacement_from_the_first_site(replaced):
+def test_layer_wise_replacement_from_the_last_site_and_from_the_first():
     """What is replaced from the first is what the other way round leaves, so the two surpluses add up to the whole."""
-    units = replace_sites(3, activation.ATAC, replaced, start="first")
-    names = [site.name for site, unit in zip(sites(3), units) if unit is activation.ATAC]
-    assert sorted(names) == sorted(name for name, _ in FROM_THE_LAST[19 - replaced:])
-    assert total(units, 3) == 273670 + 310310 - REPLACED_FROM_THE_LAST[19 - replaced]
+    def replaced_by(units):
+        return sorted(site.name for site, unit in zip(sites(3), units) if unit is activation.ATAC)
+
+    for replaced in range(20):
+        last = replace_sites(3, activation.ATAC, replaced)
+        first = replace_sites(3, activation.ATAC, 19 - replaced, start="first")
+        assert replaced_by(last) == sorted(name for name, _ in FROM_THE_LAST[:replaced])
+        assert replaced_by(first) == sorted(name for name, _ in FROM_THE_LAST[replaced:])
+        assert total(last, 3) == REPLACED_FROM_THE_LAST[replaced]
+        assert total(first, 3) == 273670 + 310310 - REPLACED_FROM_THE_LAST[replaced]
 
 
-@pytest.mark.parametrize("act_layers, replaced", [(0, 0), (1, 1), (2, 7), (3, 13), (4, 19)])
-def test_backward_by_stages_is_layer_wise_from_the_last(act_layers, replaced):
-    assert replace_stages(3, activation.ATAC, act_layers) == replace_sites(3, activation.ATAC, replaced)
-    assert replace_stages(3, activation.ATAC, act_layers, "bac") == replace_sites(3, activation.ATAC, replaced)
+def test_backward_by_stages_is_layer_wise_from_the_last():
+    for act_layers, replaced in enumerate((0, 1, 7, 13, 19)):
+        assert replace_stages(3, activation.ATAC, act_layers) == replace_sites(3, activation.ATAC, replaced)
+        assert replace_stages(3, activation.ATAC, act_layers, "bac") == replace_sites(3, activation.ATAC, replaced)
+    for act_layers, expected in enumerate((78342, 82822, 88518, 90086, 90790)):
+        assert total(replace_stages(1, activation.ATAC, act_layers, "bac"), 1) == expected
 
 
-@pytest.mark.parametrize("act_layers, expected", [(0, 78342), (1, 82822), (2, 88518), (3, 90086), (4, 90790)])
-def test_backward_by_stages_with_one_block(act_layers, expected):
-    assert total(replace_stages(1, activation.ATAC, act_layers, "bac"), 1) == expected
-
-
-@pytest.mark.parametrize("act_layers, stages", [(0, ()), (1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (4, (1, 2, 3, None))])
-def test_forward_by_stages_leaves_the_head_for_last(act_layers, stages):
-    units = replace_stages(2, activation.ATAC, act_layers, "pre")
-    assert {site.stage for site, unit in zip(sites(2), units) if unit is activation.ATAC} == set(stages)
-    assert [unit is activation.ATAC for unit in units] == [site.stage in stages for site in sites(2)]
+def test_forward_by_stages_leaves_the_head_for_last():
+    for act_layers in range(5):
+        stages = (1, 2, 3, None)[:act_layers]
+        units = replace_stages(2, activation.ATAC, act_layers, "pre")
+        assert [unit is activation.ATAC for unit in units] == [site.stage in stages for site in sites(2)]
 
 
 def test_the_other_sites_get_the_rest():

@@ -236,7 +236,7 @@ def test_an_evaluation_that_lost_an_image_is_an_error():
     (["--params", "own.params", "--mirror", "x"], 2, ["--mirror is for cifar10 and cifar100, not for imagenet"]),
     (["--params", "own.params", "--dataset", "cifar10"], 1, ["was trained with --dataset imagenet, not cifar10"]),
     (["--params", "other.params"], 1, ["images of 1 class(es) that the net does not have, n01443537 first"]),
-    (["--params", "unnamed.params"], 1, ["1,000 classes and the net 4, and nobody says which are which"])])
+    (["--params", "unnamed.params"], 1, ["1,000 classes and the net 4, and no names to match them by"])])
 def test_what_does_not_fit_is_one_sentence(files, data, arguments, status, parts):
     refused(run(files, data, *arguments), status, *parts)
 

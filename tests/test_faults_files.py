@@ -24,18 +24,6 @@ def test_files_of_every_format_are_read_or_refused_in_a_sentence(tmp_path):
         assert outcomes["refused"], name  # and the sound file was accepted, or the reader would not have begun
 
 
-def test_a_process_that_dies_is_laid_to_its_file(tmp_path):
-    child = files.Child(tmp_path)
-    try:
-        assert set(child.formats) == set(FORMATS)
-        child.process.kill()
-        child.process.wait()
-        outcome, detail = child.ask(FORMATS[0], 0, 0)
-        assert outcome == suite.FAULT and "CIFAR" in detail and child.gone
-    finally:
-        child.end()
-
-
 # JSON.
 
 @pytest.mark.parametrize("text, reason", [
@@ -58,19 +46,17 @@ def test_a_value_that_has_its_shape():
     assert json_files.problem({**SOUND, "label": "fine"}, SHAPE) is None
 
 
-@pytest.mark.parametrize("change, reason", [
-    ({"name": "../x"}, "name is not the name of a file"), ({"name": ".."}, "name is not the name of a file"),
-    ({"name": "a\nb"}, "name is not the name of a file"), ({"name": 3}, "name is not"), ({"count": True},
-                                                                                         "count is not a whole"),
-    ({"count": -1}, "count is not"), ({"count": 2**70}, "count is not"), ({"count": 3.0}, "count is not"),
-    ({"parts": {}}, "parts is not a list"), ({"parts": [{"share": .5}, {}]}, r"parts\[1\] has no 'share'"),
-    ({"parts": [{"share": float("nan")}]}, r"parts\[0\].share is not a number from 0 to 1"),
-    ({"label": 3}, "label is not text"), ({"versions": {"a": 10**400}}, "versions.a is not a finite number"),
-    ({"versions": {"a\n": 1}}, "a name in versions is not text"), ({"versions": []}, "versions is not an object")])
-def test_a_value_that_has_not(change, reason):
-    import re
-
-    assert re.search(reason, json_files.problem({**SOUND, **change}, SHAPE))
+def test_a_value_that_has_not():
+    for change, reason in (
+            ({"name": "../x"}, "name is not the name of a file"), ({"name": ".."}, "name is not the name of a file"),
+            ({"name": "a\nb"}, "name is not the name of a file"), ({"count": True}, "count is not a whole"),
+            ({"count": -1}, "count is not"), ({"count": 2**70}, "count is not"), ({"count": 3.0}, "count is not"),
+            ({"parts": {}}, "parts is not a list"), ({"parts": [{"share": .5}, {}]}, "parts[1] has no 'share'"),
+            ({"parts": [{"share": float("nan")}]}, "parts[0].share is not a number from 0 to 1"),
+            ({"label": 3}, "label is not text"), ({"versions": {"a": 10**400}}, "versions.a is not a finite number"),
+            ({"versions": {"a\n": 1}}, "a name in versions is not text"),
+            ({"versions": []}, "versions is not an object")):
+        assert reason in json_files.problem({**SOUND, **change}, SHAPE)
 
 
 def test_a_file_of_json_is_read_or_one_sentence(tmp_path):
@@ -119,7 +105,7 @@ def test_an_archive_behind_weights_has_no_member_twice(tmp_path):
 
 @pytest.mark.parametrize("change, reason", [
     ({"best": None}, "best is not an object"), ({"seconds": "9"}, "seconds is not a finite number"),
-    ({"id": "another"}, "its id is another, and what it says makes"), ({"files": {}}, "files has no 'metrics.jsonl'"),
+    ({"id": "another"}, "its id is another, but its content makes"), ({"files": {}}, "files has no 'metrics.jsonl'"),
     ({"experiment": {"seed": 5}}, "its id is"), ({"experiment": {"arguments": {"classes": 10, "wings": 2}}}, "wings"),
     ({"experiment": {"model": "x"}}, "unknown model"), ({"experiment": {"recipe": {"epochs": 20}}}, "is missing"),
     ({"experiment": {"arguments": {"classes": 10, "blocks": 0}}}, "arguments.blocks cannot be 0")])

@@ -45,29 +45,15 @@ def test_flags_are_not_guessed_from_a_part_of_them(capsys):
     assert "unrecognized arguments: --block 3" in refused(capsys, "--block", 3)
 
 
-@pytest.mark.parametrize("flag, value, said", [
-    ("--blocks", "0", "0 is below 1"), ("--blocks", "2.5", "'2.5' is not a whole number"),
-    ("--blocks", "-1", "-1 is below 1"), ("--blocks", "x", "'x' is not a whole number"), ("--blocks", "", "''"),
-    ("--classes", "0", "0 is below 1"), ("--r", "0", "0 is below 1"), ("--reduction", "-1", "-1 is below 1"),
+@pytest.mark.parametrize("flag, value, said", [  # one of each kind of flag
+    ("--blocks", "0", "0 is below 1"), ("--blocks", "2.5", "'2.5' is not a whole number"), ("--blocks", "", "''"),
     ("--act-layers", "-1", "-1 is below 0"), ("--act-order", "front", "invalid choice: 'front'"),
-    ("--replaced-sites", "-1", "-1 is below 0"), ("--replace-from", "middle", "invalid choice: 'middle'"),
     ("--alpha", "nan", "'nan' is not a finite number"), ("--beta", "inf", "'inf' is not a finite number"),
-    ("--kernel-size", "0", "0 is below 1"), ("--layers", "0", "0 is below 1"),
-    ("--variant", "gamma", "invalid choice: 'gamma'"), ("--model", " ", "it is empty"),
-    ("--dataset", "mnist", "invalid choice: 'mnist'"), ("--data-dir", "", "it is empty"),
-    ("--mirror", "", "it is empty"), ("--label-mode", "rough", "invalid choice: 'rough'"),
+    ("--model", " ", "it is empty"), ("--data-dir", "", "it is empty"),
     ("--gpus", "x", "'x' is not a list of whole numbers"), ("--gpus", "0;1", "'0;1' is not a list of whole numbers"),
-    ("--mode", "symbolic", "invalid choice: 'symbolic'"), ("--fused", "yes", "invalid choice: 'yes'"),
-    ("--num-epochs", "0", "0 is below 1"), ("--batch-size", "0", "0 is below 1"),
     ("--lr", "-0.1", "-0.1 is below 0"), ("--lr", "1e999", "'1e999' is not a finite number"),
-    ("--momentum", "-1", "-1 is below 0"), ("--wd", "-0.5", "-0.5 is below 0"),
-    ("--wd", "none", "'none' is not a finite number"), ("--lr-mode", "poly", "invalid choice: 'poly'"),
-    ("--lr-decay", "-1", "-1 is below 0"), ("--lr-decay-epoch", "1.5", "'1.5' is not a list of whole numbers"),
-    ("--lr-decay-period", "-1", "-1 is below 0"), ("--warmup-epochs", "-1", "-1 is below 0"),
-    ("--warmup-lr", "-1", "-1 is below 0"), ("--no-wd", "yes", "'yes' is neither on nor off"),
-    ("--label-smoothing", "-1", "-1 is below 0"), ("--mixup-alpha", "0", "0 is below"),
-    ("--mixup-off-epoch", "-1", "-1 is below 0"), ("--accumulate", "0", "0 is below 1"),
-    ("--num-gpus", "-1", "-1 is below 0"), ("--num-gpus", "x", "'x' is not a whole number"),
+    ("--lr-decay-epoch", "1.5", "'1.5' is not a list of whole numbers"),
+    ("--no-wd", "yes", "'yes' is neither on nor off"), ("--mixup-alpha", "0", "0 is below"),
     # What MXNet would abort at, or build for hours.
     ("--blocks", "1001", "1001 is above 1000"), ("--classes", "9" * 30, "is above 100000"),
     ("--kernel-size", "1003", "1003 is above 1001"), ("--r", "2147483648", "2147483648 is above 2147483647"),

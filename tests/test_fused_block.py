@@ -41,21 +41,6 @@ def test_what_lies_before_a_fused_net_gets_its_gradient(make, train_mode):
     assert np.abs(found[1]).max() > 0 and fused_nets.distance(*found) < 1e-4
 
 
-def test_gradients_of_the_images_may_add_up_where_a_unit_reads_them():
-    net = started(UnitFirst)
-    forward, _ = fused.fuse(net, "on")
-    x, dy = (mx.nd.array(array) for array in inputs(4, 16, 7))
-    found = []
-    for request, times in (("write", 1), ("add", 3)):
-        x.attach_grad(request)
-        for _ in range(times):
-            with autograd.record():
-                y = forward(x)
-            y.backward(dy)
-        found.append(x.grad.asnumpy())
-    assert fused_nets.distance(found[1], 3 * found[0].astype("float64")) < 1e-5
-
-
 # Norms.
 
 class Unscaled(nn.HybridSequential):

@@ -114,12 +114,12 @@ def test_what_is_named_like_an_image_and_cannot_be_read_is_a_damaged_image(sourc
     made = image_sources.Folders(source.directory)
     assert len(made) == 14
     message = refusal(evaluate, made)
-    assert f"{inside / 'a.JPEG'}: it is a link to what is not there" in message and "(1 more like it)" in message
+    assert f"{inside / 'a.JPEG'}: it is a broken link to " in message and "(1 more like it)" in message
     batches = evaluate(made, damaged="skip")
     assert sum(count for _, _, count in batches) == 12
     assert batches.skipped == [str(inside / "a.JPEG"), str(inside / "b.jpg")] and "left out" in caplog.text
     (source.directory / "n99999999").symlink_to(inside / "gone")  # or the labels would be others than its owner means
-    assert "n99999999 is a link to what is not there" in refusal(image_sources.Folders, source.directory)
+    assert "n99999999 is a broken link" in refusal(image_sources.Folders, source.directory)
 
 
 def test_images_beside_class_folders_are_refused(tmp_path):
@@ -138,7 +138,7 @@ def test_class_folders_at_another_depth_are_found_and_said(tmp_path):
     assert f"give --data-dir {root}" in refusal(imagenet.load, tmp_path)
     files.folder(tmp_path / "b", (1, 1))
     files.folder(tmp_path / "b" / files.CLASSES[2], (2,), ("images",))
-    assert f"{tmp_path}/b/{files.CLASSES[2]} has no images in it but in folders" in refusal(
+    assert f"{tmp_path}/b/{files.CLASSES[2]} has images only in folders of its own" in refusal(
         image_sources.Folders, tmp_path / "b")
 
 
@@ -259,7 +259,7 @@ def test_the_same_files_are_not_trained_and_validated_on(tmp_path, link):
 
 def test_the_same_records_are_not_trained_and_validated_on(tmp_path):
     rec = files.record_file(tmp_path / "a", [files.jpeg(number) for number in range(6)])
-    assert "a.rec is to be trained on and validated on" in refusal(imagenet.load, rec_train=rec, rec_val=rec)
+    assert "a.rec would be both trained on and validated on" in refusal(imagenet.load, rec_train=rec, rec_val=rec)
     lines = rec.with_suffix(".idx").read_text().splitlines(keepends=True)
     for name, part in (("train", lines[:4]), ("val", lines[4:])):
         (tmp_path / f"{name}.idx").write_text("".join(part))
@@ -603,10 +603,10 @@ def test_a_record_file_that_goes_on_behind_its_index_is_said(place, source, capl
     for content in ("".join(lines[:7]), "".join(lines[:8])[:-2]):  # at the end of a line, and within an offset
         index.write_text(content)
         message = refusal(evaluate, image_sources.Records(rec))
-        assert f"{rec} goes on for " in message and f"records in {index}, which was cut" in message
+        assert f"{rec} has " in message and f"records in {index}, which was cut" in message
     index.write_text("".join(lines[:7]))
     assert sum(count for _, _, count in evaluate(image_sources.Records(rec), damaged="skip")) == 7
-    assert "goes on for" in caplog.text
+    assert "bytes after the last of the" in caplog.text
 
 
 def test_records_with_several_labels_are_refused_for_that(tmp_path):

@@ -70,51 +70,39 @@ def test_every_cuda_library_has_its_wheel():
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-cpu.txt", "requirements-dev.txt"])
-@pytest.mark.parametrize("python", [*PYTHONS, "3.15"])
-def test_each_python_gets_each_package_once(name, python):
-    chosen = [
-        line for line in read_requirements(name) if not line.marker or line.marker.evaluate({"python_version": python})
-    ]
-    names = [line.name for line in chosen]
-    assert len(names) == len(set(names))
-    pins = {line.name: str(line.specifier) for line in chosen}
-    if name != "requirements-dev.txt":
+def test_each_python_gets_each_package_once(name):
+    for version in (*PYTHONS, "3.15"):
+        chosen = [line for line in read_requirements(name)
+                  if not line.marker or line.marker.evaluate({"python_version": version})]
+        pins = {line.name: str(line.specifier) for line in chosen}
+        assert len(chosen) == len(pins)
+        if name == "requirements-dev.txt":
+            continue
         pinned = {package for package, pin in pins.items() if pin.startswith("==")}
-        assert {"gluoncv", "opencv-python"} | ({"numpy", "matplotlib"} if python in PYTHONS else set()) <= pinned
+        assert {"gluoncv", "opencv-python"} | ({"numpy", "matplotlib"} if version in PYTHONS else set()) <= pinned
         # A Python that nobody has tried gets the newest of what is made for each Python.
-        assert python in PYTHONS or pins["numpy"] == pins["matplotlib"] == ""
-        assert ("setuptools" in pins) == (python not in PYTHONS[:4])  # distutils
-        assert pins["numpy"] == NUMPYS.get(python, "==1.23.5")
+        assert version in PYTHONS or pins["numpy"] == pins["matplotlib"] == ""
+        assert ("setuptools" in pins) == (version not in PYTHONS[:4])  # distutils
+        assert pins["numpy"] == NUMPYS.get(version, "==1.23.5")
         assert {"requests", "graphviz"} <= set(pins)  # MXNet itself comes without what it asks for
 
 
 # ---- Python and its packages
 
 
-@pytest.mark.parametrize("version", [(2, 7, 18), (3, 7, 16)])
-def test_older_pythons_are_refused(version):
+def test_older_pythons_are_refused_and_others_pass():
+    for version in (*PYTHONS, "3.15", "4.0"):
+        python.check_version(tuple(int(part) for part in version.split(".")))
     with pytest.raises(InputError) as raised:
-        python.check_version(version)
-    assert f"Python {version[0]}.{version[1]} " in sentence(raised) and "scripts/setup.sh" in sentence(raised)
+        python.check_version((3, 7, 16))
+    assert "Python 3.7 " in sentence(raised) and "scripts/setup.sh" in sentence(raised)
 
 
-@pytest.mark.parametrize("version", [*PYTHONS, "3.15", "4.0"])
-def test_other_pythons_pass(version):
-    python.check_version(tuple(int(part) for part in version.split(".")))
-
-
-@pytest.mark.parametrize(
-    "installed, spec, expected",
-    [
-        (["mxnet"], Spec("mxnet/__init__.py"), "mxnet"),
-        (["mxnet-cu112"], Spec("mxnet/__init__.py"), "mxnet-cu112"),
-        ([], Spec("mxnet/__init__.py"), ""),
-        ([], None, "MXNet is not installed"),
-        ([], Spec(None), "MXNet is not installed"),
-        (["mxnet"], None, "mxnet is installed without its files"),
-        (["mxnet", "mxnet-cu112"], Spec("mxnet/__init__.py"), "both installed"),
-    ],
-)
+@pytest.mark.parametrize("installed, spec, expected", [
+    (["mxnet"], Spec("mxnet/__init__.py"), "mxnet"), (["mxnet-cu112"], Spec("mxnet/__init__.py"), "mxnet-cu112"),
+    ([], Spec("mxnet/__init__.py"), ""), ([], None, "MXNet is not installed"),
+    ([], Spec(None), "MXNet is not installed"), (["mxnet"], None, "mxnet is installed without its files"),
+    (["mxnet", "mxnet-cu112"], Spec("mxnet/__init__.py"), "both installed")])
 def test_installed_build(installed, spec, expected):
     def ask():
         return python.installed_build(lambda name: "1.9.1" if name in installed else None, lambda name: spec)
@@ -133,13 +121,12 @@ def test_missing_numpy_is_refused(monkeypatch):
         python.check_numpy()
 
 
-@pytest.mark.parametrize("version", ["1.24.0", "1.26.4", "2.3.5", "10.0.1rc1"])
-def test_newer_numpy_gets_its_old_names_back(monkeypatch, version):
+def test_newer_numpy_gets_its_old_names_back(monkeypatch):
     given = []
     monkeypatch.setattr(numpy_names, "restore", given.append)
-    python.check_numpy(version, find_spec=lambda name: Spec("there"))
-    python.check_numpy("1.23.5", find_spec=lambda name: Spec("there"))  # has them still, with warnings
-    assert given == [sys.modules["numpy"]]
+    for version in ("1.23.5", "1.24.0", "2.3.5", "10.0.1rc1"):  # the first has them still, with warnings
+        python.check_numpy(version, find_spec=lambda name: Spec("there"))
+    assert given == [sys.modules["numpy"]] * 3
 
 
 def test_python_312_without_distutils_is_refused(monkeypatch):
@@ -150,9 +137,7 @@ def test_python_312_without_distutils_is_refused(monkeypatch):
     assert f"pip install setuptools{pin.specifier}" in sentence(raised)
 
 
-@pytest.mark.parametrize(
-    "version, refused", [(None, None), ("1.13.1+cpu", None), ("2.0.0", "2.0.0"), ("2.13.0+cpu", "2.13.0+cpu")]
-)
+@pytest.mark.parametrize("version, refused", [(None, None), ("1.13.1+cpu", None), ("2.0.0", "2.0.0")])
 def test_pytorch_beside_which_gluoncv_cannot_be_imported(version, refused):
     assert python.refused_torch({"torch": version}.get) == refused
 
@@ -174,17 +159,10 @@ def write(path, text):
     path.write_text(text + "\n")
 
 
-@pytest.mark.parametrize(
-    "siblings, cpus, cores",
-    [
-        (["0,2", "1,3", "0,2", "1,3"], range(4), 2),
-        (["0-1", "0-1", "2-3", "2-3"], [0, 1], 1),
-        (["0-1", "0-1", "2-3", "2-3"], [1, 2], 2),
-        (["0", "1", "2"], range(3), 3),
-        ([], range(5), 5),  # no topology to read
-        ([], [7], 1),
-    ],
-)
+@pytest.mark.parametrize("siblings, cpus, cores", [
+    (["0,2", "1,3", "0,2", "1,3"], range(4), 2), (["0-1", "0-1", "2-3", "2-3"], [0, 1], 1),
+    (["0-1", "0-1", "2-3", "2-3"], [1, 2], 2), (["0", "1", "2"], range(3), 3),
+    ([], range(5), 5), ([], [7], 1)])  # no topology to read
 def test_hyperthreads_and_affinity(tmp_path, siblings, cpus, cores):
     assert threads.usable_cores(machine(tmp_path, siblings), cpus) == cores
 
@@ -193,51 +171,22 @@ V1, V2 = "4:cpu,cpuacct:{}", "0::{}"
 GROUPS = "sys/fs/cgroup"
 
 
-@pytest.mark.parametrize(
-    "files, quota",
-    [
-        ({}, math.inf),
-        ({"proc/self/cgroup": V2.format("/")}, math.inf),
-        ({"proc/self/cgroup": V2.format("/"), f"{GROUPS}/cpu.max": "max 100000"}, math.inf),
-        ({"proc/self/cgroup": V2.format("/"), f"{GROUPS}/cpu.max": "250000 100000"}, 2.5),
-        ({"proc/self/cgroup": V2.format("/a/b"), f"{GROUPS}/a/b/cpu.max": "50000 100000"}, 0.5),
-        ({"proc/self/cgroup": V2.format("/a/b"), f"{GROUPS}/a/cpu.max": "300000 100000"}, 3),  # the group above
-        ({"proc/self/cgroup": V2.format("/on/the/host"), f"{GROUPS}/cpu.max": "400000 100000"}, 4),  # in a container
-        ({"proc/self/cgroup": V2.format("/"), f"{GROUPS}/cpu.max": "garbage"}, math.inf),
-        (
-            {
-                "proc/self/cgroup": V1.format("/job"),
-                f"{GROUPS}/cpu,cpuacct/job/cpu.cfs_quota_us": "200000",
-                f"{GROUPS}/cpu,cpuacct/job/cpu.cfs_period_us": "100000",
-            },
-            2,
-        ),
-        (
-            {
-                "proc/self/cgroup": "5:memory:/x\n" + V1.format("/docker/id"),
-                f"{GROUPS}/cpu/cpu.cfs_quota_us": "150000",
-                f"{GROUPS}/cpu/cpu.cfs_period_us": "100000",
-            },
-            1.5,
-        ),
-        (
-            {
-                "proc/self/cgroup": V1.format("/"),
-                f"{GROUPS}/cpu/cpu.cfs_quota_us": "-1",
-                f"{GROUPS}/cpu/cpu.cfs_period_us": "100000",
-            },
-            math.inf,
-        ),
-    ],
-)
-def test_control_group_quota(tmp_path, files, quota):
-    root = machine(tmp_path, files=files)
+@pytest.mark.parametrize("group, files, quota", [
+    (None, {}, math.inf), (V2.format("/"), {}, math.inf), (V2.format("/"), {"cpu.max": "max 100000"}, math.inf),
+    (V2.format("/"), {"cpu.max": "250000 100000"}, 2.5), (V2.format("/a/b"), {"a/b/cpu.max": "50000 100000"}, .5),
+    (V2.format("/a/b"), {"a/cpu.max": "300000 100000"}, 3),  # the group above
+    (V2.format("/on/the/host"), {"cpu.max": "400000 100000"}, 4),  # in a container
+    (V2.format("/"), {"cpu.max": "garbage"}, math.inf),
+    (V1.format("/job"), {"cpu,cpuacct/job/cpu.cfs_quota_us": "200000",
+                         "cpu,cpuacct/job/cpu.cfs_period_us": "100000"}, 2),
+    ("5:memory:/x\n" + V1.format("/docker/id"), {"cpu/cpu.cfs_quota_us": "150000",
+                                                 "cpu/cpu.cfs_period_us": "100000"}, 1.5),
+    (V1.format("/"), {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf)])
+def test_control_group_quota(tmp_path, group, files, quota):
+    files = {f"{GROUPS}/{name}": text for name, text in files.items()}
+    root = machine(tmp_path, files=files if group is None else {"proc/self/cgroup": group, **files})
     assert threads.cpu_quota(root) == quota
     assert threads.usable_cores(root, range(8)) == max(1, min(8, math.floor(quota) if quota < math.inf else 8))
-
-
-def test_this_machine_has_a_sensible_count():
-    assert 1 <= threads.usable_cores() <= os.cpu_count()
 
 
 def test_environment_is_set_once_and_the_users_stays():
@@ -250,24 +199,13 @@ def test_environment_is_set_once_and_the_users_stays():
     assert environment == users
 
 
-@pytest.mark.parametrize(
-    "files, memory",
-    [
-        ({}, math.inf),
-        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    2048 kB"}, 2 << 20),
-        ({"proc/meminfo": "MemAvailable:", "proc/self/cgroup": V2.format("/")}, math.inf),
-        ({"proc/self/cgroup": V2.format("/a"), f"{GROUPS}/a/memory.max": "max", f"{GROUPS}/memory.max": "4096"}, 4096),
-        (
-            {
-                "proc/meminfo": "MemAvailable: 1024 kB",
-                "proc/self/cgroup": "5:memory:/x",
-                f"{GROUPS}/memory/x/memory.limit_in_bytes": "9223372036854771712",
-            },
-            1 << 20,
-        ),
-        ({"proc/self/cgroup": "5:memory:/x\n1:cpu:/", f"{GROUPS}/memory/memory.limit_in_bytes": "8192"}, 8192),
-    ],
-)
+@pytest.mark.parametrize("files, memory", [
+    ({}, math.inf), ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    2048 kB"}, 2 << 20),
+    ({"proc/meminfo": "MemAvailable:", "proc/self/cgroup": V2.format("/")}, math.inf),
+    ({"proc/self/cgroup": V2.format("/a"), f"{GROUPS}/a/memory.max": "max", f"{GROUPS}/memory.max": "4096"}, 4096),
+    ({"proc/meminfo": "MemAvailable: 1024 kB", "proc/self/cgroup": "5:memory:/x",
+      f"{GROUPS}/memory/x/memory.limit_in_bytes": "9223372036854771712"}, 1 << 20),
+    ({"proc/self/cgroup": "5:memory:/x\n1:cpu:/", f"{GROUPS}/memory/memory.limit_in_bytes": "8192"}, 8192)])
 def test_usable_memory(tmp_path, files, memory):
     assert allocator.usable_memory(machine(tmp_path, files=files)) == memory
 
@@ -297,31 +235,19 @@ ALLOCATOR = {
 }
 
 
-@pytest.mark.parametrize(
-    "version, users, expected",
-    [
-        ((2, 36), {}, ALLOCATOR),
-        ((2, 34), {}, {key: ALLOCATOR[key] for key in ALLOCATOR if key != "GLIBC_TUNABLES"}),
-        ((2, 36), ALLOCATOR, {}),
-        ((2, 36), {**ALLOCATOR, "MALLOC_TOP_PAD_": ""}, {}),
-        ((2, 36), {**ALLOCATOR, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0:x=1"}, {}),
-        (
-            (2, 36),
-            {"GLIBC_TUNABLES": "glibc.rtld.nns=5:glibc.malloc.top_pad=1", "MALLOC_MMAP_THRESHOLD_": "7"},
-            {
-                "GLIBC_TUNABLES": "glibc.rtld.nns=5:glibc.malloc.top_pad=1:glibc.malloc.hugetlb=1",
-                "MALLOC_TRIM_THRESHOLD_": "17179869184",
-            },
-        ),
-    ],
-)
+@pytest.mark.parametrize("version, users, expected", [
+    ((2, 36), {}, ALLOCATOR),
+    ((2, 34), {}, {key: ALLOCATOR[key] for key in ALLOCATOR if key != "GLIBC_TUNABLES"}),
+    ((2, 36), {**ALLOCATOR, "MALLOC_TOP_PAD_": ""}, {}),
+    ((2, 36), {**ALLOCATOR, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0:x=1"}, {}),
+    ((2, 36), {"GLIBC_TUNABLES": "glibc.rtld.nns=5:glibc.malloc.top_pad=1", "MALLOC_MMAP_THRESHOLD_": "7"},
+     {"GLIBC_TUNABLES": "glibc.rtld.nns=5:glibc.malloc.top_pad=1:glibc.malloc.hugetlb=1",
+      "MALLOC_TRIM_THRESHOLD_": "17179869184"})])
 def test_the_allocators_settings_leave_the_users_as_they_are(version, users, expected):
     assert allocator.to_set(users, version, math.inf, 1 << 32) == expected
 
 
-@pytest.mark.parametrize(
-    "answer, version", [("glibc 2.36", (2, 36)), (None, None), ("musl 1.2", None), (ValueError, None)]
-)
+@pytest.mark.parametrize("answer, version", [("glibc 2.36", (2, 36)), ("musl 1.2", None), (ValueError, None)])
 def test_other_c_libraries_are_left_alone(monkeypatch, answer, version):
     def confstr(name):
         if answer is ValueError:
@@ -505,13 +431,9 @@ def test_importing_the_library_starts_nothing_anew():
 # ---- System libraries
 
 
-def test_present_libraries_pass():
-    system.check_libraries(loader())
-    assert system.check_opencv(loader()) is None
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux wheels use the system's libraries")
 def test_missing_libraries_are_named_with_their_packages():
+    system.check_libraries(loader())
     names = [name for name, _, _ in system.MXNET_LIBRARIES]
     with pytest.raises(InputError) as raised:
         system.check_libraries(loader(missing=names))
@@ -524,6 +446,7 @@ def test_missing_libraries_are_named_with_their_packages():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux wheels use the system's libraries")
 def test_opencv_libraries_only_warn():
+    assert system.check_opencv(loader()) is None
     warning = system.check_opencv(loader(missing=["libGL.so.1"]))
     assert "libGL.so.1" in warning and "apt-get install libgl1" in warning and "glib" not in warning
 
@@ -569,31 +492,32 @@ def test_missing_driver(wheels):
     assert "NVIDIA driver" in sentence(raised) and "bash scripts/setup.sh --cpu" in sentence(raised)
 
 
-@pytest.mark.parametrize("name, package", cuda.CUDA_LIBRARIES)
-def test_missing_or_broken_wheel_is_named(wheels, no_driver_answer, name, package):
-    wheel = f"nvidia-{package.replace('_', '-')}-cu11"
-    with pytest.raises(InputError) as raised:
-        cuda.load_cuda([str(wheels)], loader(broken=[name]))
-    assert f"{name}, which" in sentence(raised) and "file too short" in sentence(raised) and wheel in sentence(raised)
-    (wheels / "nvidia" / package / "lib" / name).unlink()
-    with pytest.raises(InputError) as raised:
-        cuda.load_cuda([str(wheels)], loader(missing=[name]))
-    assert sentence(raised).startswith(f"{name}, which") and f"the wheel {wheel} holds it" in sentence(raised)
-    assert "bash scripts/setup.sh --gpu" in sentence(raised) and "requirements.txt" in sentence(raised)
+def test_missing_or_broken_wheel_is_named(wheels, no_driver_answer):
+    for name, package in cuda.CUDA_LIBRARIES:
+        wheel, path = f"nvidia-{package.replace('_', '-')}-cu11", wheels / "nvidia" / package / "lib" / name
+        with pytest.raises(InputError) as raised:
+            cuda.load_cuda([str(wheels)], loader(broken=[name]))
+        said = sentence(raised)
+        assert f"{name}, which" in said and "file too short" in said and wheel in said
+        path.unlink()
+        with pytest.raises(InputError) as raised:
+            cuda.load_cuda([str(wheels)], loader(missing=[name]))
+        said = sentence(raised)
+        assert said.startswith(f"{name}, which") and f"the wheel {wheel} holds it" in said
+        assert "bash scripts/setup.sh --gpu" in said and "requirements.txt" in said
+        write(path, "")
 
 
-@pytest.mark.parametrize("capability", [(5, 0), (6, 1), (7, 5), (8, 9)])
-def test_usable_gpus(capability):
-    assert cuda.gpu_fault(12040, [("GPU", 7, 5), ("Other", *capability)]) is None
-
-
-@pytest.mark.parametrize("capability", [(3, 7), (9, 0), (12, 0)])
-def test_unusable_gpus(wheels, monkeypatch, capability):
-    monkeypatch.setattr(cuda, "ask_driver", lambda driver: (12040, [("GPU", 7, 5), ("Other", *capability)]))
-    with pytest.raises(InputError) as raised:
-        cuda.load_cuda([str(wheels)], loader())
-    assert "Other has compute capability {}.{}".format(*capability) in sentence(raised)
-    assert "bash scripts/setup.sh --cpu" in sentence(raised) and "CUDA_VISIBLE_DEVICES" in sentence(raised)
+def test_usable_and_unusable_gpus(wheels, monkeypatch):
+    for capability in ((5, 0), (6, 1), (7, 5), (8, 9)):
+        assert cuda.gpu_fault(12040, [("GPU", 7, 5), ("Other", *capability)]) is None
+    for capability in ((3, 7), (9, 0), (12, 0)):
+        answer = 12040, [("GPU", 7, 5), ("Other", *capability)]
+        monkeypatch.setattr(cuda, "ask_driver", lambda driver: answer)  # noqa: B023
+        with pytest.raises(InputError) as raised:
+            cuda.load_cuda([str(wheels)], loader())
+        assert "Other has compute capability {}.{}".format(*capability) in sentence(raised)
+        assert "bash scripts/setup.sh --cpu" in sentence(raised) and "CUDA_VISIBLE_DEVICES" in sentence(raised)
 
 
 def test_old_driver():
@@ -621,14 +545,8 @@ def stub(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "gpus, expected",
-    [
-        ("", []),
-        ("7.5", [("Stub GPU 0", 7, 5)]),
-        ("8.6,9.0", [("Stub GPU 0", 8, 6), ("Stub GPU 1", 9, 0)]),
-    ],
-)
+@pytest.mark.parametrize("gpus, expected", [
+    ("", []), ("8.6,9.0", [("Stub GPU 0", 8, 6), ("Stub GPU 1", 9, 0)])])
 def test_capabilities_are_read_from_the_driver(stub, monkeypatch, gpus, expected):
     monkeypatch.setenv("STUB_CUDA_GPUS", gpus)
     monkeypatch.setenv("STUB_CUDA_VERSION", "11080")
@@ -639,14 +557,6 @@ def test_capabilities_are_read_from_the_driver(stub, monkeypatch, gpus, expected
 def test_no_driver_and_no_answers_mean_no_gpus():
     assert cuda.gpu_capabilities(loader(missing=["libcuda.so.1"])) == []
     assert cuda.ask_driver(object()) == (0, [])
-
-
-def test_the_stub_has_all_that_mxnet_links_to(stub):
-    driver = system.load_library(str(stub / "libcuda.so.1"))
-    for name in ["cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuGetErrorString", "cuGraphKernelNodeGetParams",
-                 "cuGraphNodeGetType", "cuLaunchKernel", "cuModuleGetFunction", "cuModuleLoadData",
-                 "cuModuleLoadDataEx", "cuModuleUnload"]:  # fmt: skip
-        assert hasattr(driver, name), name
 
 
 # ---- The import hook
@@ -673,10 +583,10 @@ def test_hook_prepares_at_loading_only_and_raises_import_errors(tmp_path, monkey
 
 def test_an_installed_hook_prepares_once_and_says_that_mxnet_is_missing(tmp_path):
     """Also beside the .pth file's hook, and found from within prepare() itself."""
-    code = ("import sys\nfrom support import import_hook, runtime\n"
+    code = ("import sys\nfrom support import import_hook, python\n"
             "import_hook.install()\nimport_hook.install()\n"
             "print(sys.meta_path.count(import_hook.Finder), import_hook.Finder.find_spec('numpy'))\n"
-            "checked, runtime.check_python = runtime.check_python, lambda: print('prepares') or checked()\n"
+            "checked, python.check_version = python.check_version, lambda: print('prepares') or checked()\n"
             "try:\n    import mxnet\nexcept ImportError as error:\n    print(error)")
     for options, said in (([], "prepares\n"), (["-S"], "prepares\nMXNet is not installed for ")):
         done = subprocess.run([sys.executable, *options, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -713,19 +623,12 @@ def setup(checkout, *flags, **environment):
     return done
 
 
-@pytest.mark.parametrize(
-    "flags, gpus, requirements, why",
-    [
-        ([], "7.5", "requirements.txt", "Stub GPU 0 (7.5)"),
-        ([], "5.0,8.6", "requirements.txt", "Stub GPU 1 (8.6)"),
-        ([], "9.0", "requirements-cpu.txt", "capability 9.0, but mxnet-cu112 1.9.1 holds code for sm_50 to sm_86 only"),
-        ([], "8.6,9.0", "requirements-cpu.txt", "Stub GPU 1 has compute capability 9.0"),
-        ([], "", "requirements-cpu.txt", "shows no GPU"),
-        (["--cpu"], "7.5", "requirements-cpu.txt", "--cpu"),
-        (["--gpu"], "8.6", "requirements.txt", "--gpu"),
-        (["--gpu"], "", "requirements.txt", "--gpu"),
-    ],
-)
+@pytest.mark.parametrize("flags, gpus, requirements, why", [
+    ([], "5.0,8.6", "requirements.txt", "Stub GPU 1 (8.6)"),
+    ([], "9.0", "requirements-cpu.txt", "capability 9.0, but mxnet-cu112 1.9.1 holds code for sm_50 to sm_86 only"),
+    ([], "8.6,9.0", "requirements-cpu.txt", "Stub GPU 1 has compute capability 9.0"),
+    ([], "", "requirements-cpu.txt", "shows no GPU"), (["--cpu"], "7.5", "requirements-cpu.txt", "--cpu"),
+    (["--gpu"], "", "requirements.txt", "--gpu")])
 def test_setup_chooses_the_build(checkout, stub, flags, gpus, requirements, why):
     done = setup(checkout, "--dry-run", *flags, LD_LIBRARY_PATH=str(stub), STUB_CUDA_GPUS=gpus)
     assert done.returncode == 0 and f"({requirements})" in done.stdout and why in done.stdout
@@ -771,8 +674,8 @@ def test_setup_wants_a_python_that_fits(checkout, tmp_path):
     assert "no Python 3.8 or newer found (python3 is 3.6)" in done.stderr and "`uv python install 3.11`" in done.stderr
 
 
-@pytest.mark.parametrize("version", ["3.15", "3.100", "4.0"])
-def test_setup_tries_a_newer_python_with_a_warning(checkout, tmp_path, version):
+def test_setup_tries_a_newer_python_with_a_warning(checkout, tmp_path):
+    version = "3.100"
     path = tools(tmp_path / "bin")
     fake(path / "python3", f"echo {version}")
     done = setup(checkout, "--dry-run", PYTHON="", PATH=str(path))

@@ -98,7 +98,7 @@ def test_a_compiler_that_is_no_command(built, monkeypatch, name):
 
 def test_a_compiler_that_fails(built, monkeypatch):
     monkeypatch.setenv("CXX", "false")
-    refused("false could not compile the operators: it ended with status 1 and no word")
+    refused("false could not compile the operators: it ended with status 1 and no message")
     assert list(built.iterdir()) == []
 
 

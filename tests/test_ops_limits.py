@@ -188,7 +188,7 @@ print(fuse(net)[1])
 
 def test_gradients_found_before_the_operators_came_are_noticed():
     done = fused_nets.run(LATE, MXNET_EXEC_INPLACE_GRAD_SUM_CAP=None)
-    assert done.stdout.startswith("plain Gluon operators: this process found gradients before "), done.stderr[-2000:]
+    assert done.stdout.startswith("plain Gluon operators: this process computed gradients before "), done.stderr[-2000:]
 
 
 # Locales and compilers.

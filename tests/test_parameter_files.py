@@ -81,8 +81,9 @@ FORMS = {  # a writer, and what is said of its file
 }
 
 
-@pytest.mark.parametrize("kind", NETS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form, kind", [
+    *((form, "cifar") for form in FORMS), ("export", "imagenet"), ("export", "attention"),
+    ("save_parameters", "imagenet"), ("savez, big-endian float64", "imagenet")])
 def test_a_file_of_any_form_gives_its_numbers_to_another_copy_of_the_net(tmp_path, form, kind):
     write, library, names = FORMS[form]
     source, other = made(kind), made(kind, seed=1)
@@ -130,7 +131,7 @@ def test_a_net_whose_fused_twin_was_used_is_exported_and_so_is_the_twin(tmp_path
 def test_another_head_is_kept_and_all_else_is_loaded(tmp_path):
     for kind in NETS:
         source = made(kind)
-        for write, *_ in FORMS.values():
+        for write, *_ in FORMS.values() if kind == "cifar" else [FORMS["export"]]:
             path = write(source, kind, tmp_path)
             target = made(kind, seed=1, classes=3)
             before, head, sentences = numbers_of(target), head_of(target), []
@@ -306,8 +307,8 @@ def test_an_archive_without_arrays_is_read(tmp_path):
     (archive([("a.npy", member(shape="(__import__('os').getpid(),)"))]), "description that NumPy does not write"),
     (archive([("a.npy", member(shape="(" + "1, " * 5000 + ")"))]), "description that NumPy does not write"),
     (archive([("a.npy", member("'|O'", data=b"\x80\x02cposix\nsystem\n"))]), "Python objects, which are never unpick"),
-    (archive([("a.npy", member("'<U9'", data=bytes(72)))]), "'a.npy' holds <U9, no numbers"),
-    (archive([("a.npy", member("'<c8'", data=bytes(16)))]), "'a.npy' holds <c8, no numbers"),
+    (archive([("a.npy", member("'<U9'", data=bytes(72)))]), "'a.npy' holds <U9, not numbers"),
+    (archive([("a.npy", member("'<c8'", data=bytes(16)))]), "'a.npy' holds <c8, not numbers"),
     (archive([("a.npy", member("[('x', '<f4')]"))]), "description that NumPy does not write"),
     (archive([("a.npy", member(version=b"\4\0"))]), "does not start as an array"),
     (archive([("a.npy", b"\x93NUMPY\1")]), "does not start as an array"),
@@ -315,7 +316,7 @@ def test_an_archive_without_arrays_is_read(tmp_path):
     (archive([("data.pkl", b"x")]), "'data.pkl' is no array of numpy.savez .PyTorch's files are pickles"),
     (archive([("a.txt", b"x")]), "'a.txt' is no array of numpy.savez .a ZIP"),
     (archive([("a.npy", member())], zipfile.ZIP_BZIP2), "compressed or encrypted in a way"),
-    (archive([("a.npy", member()), ("b.npy", member())]).replace(b"b.npy", b"a.npy"), "'a.npy' stands twice"),
+    (archive([("a.npy", member()), ("b.npy", member())]).replace(b"b.npy", b"a.npy"), "'a.npy' occurs twice"),
     (archive([("a.npy", member())])[:-30], "it is not sound"),
     (archive([("a.npy", member())]).replace(bytes(8), bytes(7) + b"\1", 1), "it is not sound"),
 ])

@@ -56,14 +56,14 @@ def refused(path, content, said=None):
 # Reading what MXNet writes.
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1,), (7,), (2, 3), (1, 1, 1, 1), (3, 1, 5, 2), (2, 1, 2, 1, 2, 1)])
-def test_what_mxnet_saves_is_read(tmp_path, dtype, shape):
-    value = numbers(shape, dtype)
-    mx.nd.save(str(tmp_path / "x"), {"one": mx.nd.array(value, dtype=dtype), "two.three": mx.nd.ones((2,))})
-    arrays, attachments = params_file.read(tmp_path / "x")
-    assert list(arrays) == ["one", "two.three"] and attachments == {}
-    assert arrays["one"].dtype == value.dtype and arrays["one"].shape == shape
-    np.testing.assert_array_equal(arrays["one"], value)
+def test_what_mxnet_saves_is_read(tmp_path, dtype):
+    for shape in ((1,), (7,), (2, 3), (1, 1, 1, 1), (3, 1, 5, 2), (2, 1, 2, 1, 2, 1)):
+        value = numbers(shape, dtype)
+        mx.nd.save(str(tmp_path / "x"), {"one": mx.nd.array(value, dtype=dtype), "two.three": mx.nd.ones((2,))})
+        arrays, attachments = params_file.read(tmp_path / "x")
+        assert list(arrays) == ["one", "two.three"] and attachments == {}
+        assert arrays["one"].dtype == value.dtype and arrays["one"].shape == shape
+        np.testing.assert_array_equal(arrays["one"], value)
 
 
 def test_scalars_and_arrays_without_numbers_are_read(tmp_path):
@@ -141,7 +141,7 @@ def test_what_cannot_be_opened_is_a_sentence(tmp_path, path):
     (header([array(code=8)], [b"a"]), "unknown type code 8"),
     (header([array(code=-1)], [b"a"]), "unknown type code -1"),
     (header([array(code=12)], [b"a"]), "unknown type code 12"),
-    (header([array(), array()], [b"a", b"a"]), "the name 'a' stands twice"),
+    (header([array(), array()], [b"a", b"a"]), "the name 'a' occurs twice"),
     (header([array()], [b"\xff\xfe"]), "a name is not text"),
     (header([array()], [], named=1) + struct.pack("<Q", 2 ** 63), "ends within a name"),
     (header([array()], [b"a"]) + b"\0", "not a sound archive"),
@@ -214,7 +214,7 @@ def flips(content):
             damaged[place] ^= 1 << bit
 
 
-@pytest.mark.parametrize("attachments", [None, {}, {"eighteen-letters.x": b"12"}])
+@pytest.mark.parametrize("attachments", [None, {"eighteen-letters.x": b"12"}])
 def test_no_flipped_bit_in_a_file_of_ours_changes_what_is_read(tmp_path, attachments):
     """Each is refused; only in a few fields of the archive that carry nothing (a date, a version) may one pass."""
     content = small(tmp_path / "x", attachments)
@@ -250,7 +250,7 @@ def test_a_flipped_bit_in_a_file_of_mxnets_is_refused_or_read_and_never_a_crash(
 def test_random_bytes_behind_a_true_beginning_never_crash(tmp_path):
     content = small(tmp_path / "x")
     generator = np.random.RandomState(0)
-    for _ in range(1000):
+    for _ in range(300):
         kept = generator.randint(0, len(content))
         (tmp_path / "x").write_bytes(content[:kept] + generator.bytes(generator.randint(1, 200)))
         with pytest.raises(InputError):

@@ -81,7 +81,7 @@ def test_a_second_run_does_nothing_and_other_settings_are_refused(official, caps
     assert "cannot be read" in error(capsys, official)
     (official / "rec" / "train.json").unlink()
     assert prepare(official) == 0
-    assert "not of this program: left as it is" in capsys.readouterr().out
+    assert "not made by this program: left as it is" in capsys.readouterr().out
 
 
 STRANGE = ("a tench", "tiger shark", "été", "猫 と 犬")
@@ -161,7 +161,7 @@ def test_an_interrupted_run_goes_on_where_it_was(official, monkeypatch, capsys):
 def test_a_folder_whose_name_mxnet_cannot_write_to_is_refused_before_anything_is_unpacked(official, capsys):
     other = official.parent / os.fsdecode(b"\xff")
     official.rename(other)
-    assert "only where the whole path is UTF-8; choose another folder" in error(capsys, other)
+    assert "only if the whole path is UTF-8; choose another folder" in error(capsys, other)
     assert not (other / "train").exists()
 
 
@@ -296,7 +296,7 @@ def test_kaggles_solution_names_the_images(official, capsys):
     rows = [f"{name[:-5]},{label} 1 2 3 4 {label} 5 6 7 8 " for name, label in zip(VAL, VAL_CLASSES)]
     labels = official / "LOC_val_solution.csv"
     labels.write_text("\n".join(["ImageId,PredictionString", *rows[1:]]) + "\n")
-    assert f"{VAL[0]}, of which --val-labels says nothing" in error(capsys, official, "--val-labels", labels)
+    assert f"{VAL[0]}, which --val-labels does not list" in error(capsys, official, "--val-labels", labels)
     labels.write_text("\n".join(["ImageId,PredictionString", *rows[::-1]]) + "\n")
     assert prepare(official, "--val-labels", labels, "--folders-only") == 0
     assert is_sorted(official)

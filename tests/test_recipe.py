@@ -90,7 +90,7 @@ def test_what_is_refused_of_smoothing_mixing_and_parts():
     refused("^label_smoothing is a share below 1, got 1$", label_smoothing=1)
     refused("^label_smoothing must be a finite number of at least 0, got -0.1$", label_smoothing=-.1)
     refused("^mixup_off_epochs needs mixup_alpha", mixup_off_epochs=1)
-    refused("^a batch of 32 does not fall into 3 equal parts", accumulate=3)
+    refused("^a batch of 32 cannot be cut into 3 equal parts", accumulate=3)
     refused("^accumulate must be at least 1, got 0$", accumulate=0)
     made = Recipe(**{**PLAIN, "accumulate": 32, "mixup_alpha": .2, "mixup_off_epochs": 5})
     assert made.scaled(4).mixup_off_epochs == 2

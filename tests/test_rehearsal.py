@@ -25,12 +25,12 @@ def test_the_record_is_of_a_rehearsal_that_went_well():
 def test_differences_would_be_said():
     record = json.loads(rehearsal.RECORD.read_text(encoding="utf-8"))
     record["resume"].update(equal=3, metrics_equal=False)
-    assert "3 of" in rehearsal.findings(record) and "DIFFERS" in rehearsal.findings(record)
+    assert "3 of" in rehearsal.findings(record) and "DIFFER" in rehearsal.findings(record)
 
 
 def test_a_folder_of_too_few_classes_is_refused(tmp_path):
     (tmp_path / "n01440764").mkdir()
-    with pytest.raises(InputError, match="has 1 folders of classes, 32 are needed"):
+    with pytest.raises(InputError, match="has 1 class folders, but 32 are needed"):
         rehearsal.rehearse(tmp_path)
 
 

@@ -91,13 +91,13 @@ def test_numbers_that_the_evidence_contradicts_are_refused(tmp_path):
                         ("best", {**own["best"], "epoch": 0}), ("last", {**own["last"], "top5": 1}),
                         ("last", {**own["last"], "images": 10}), ("seconds", 1), ("train_images_per_second", 9.)):
         (place / ledger.RECORD).write_text(json.dumps({**own, name: value}))
-        with pytest.raises(InputError, match=rf"not what the files beside it say: {name}.* is .* and not .*restore"):
+        with pytest.raises(InputError, match=rf"with the files in its folder: {name}.* is .* and not .*restore"):
             report.update(tmp_path)
     (place / ledger.RECORD).write_text(json.dumps(own))
     for name in ledger.EVIDENCE:
         content = (place / name).read_bytes()
         (place / name).write_bytes(content + b" ")
-        with pytest.raises(InputError, match=f"{name} is not the file whose checksum it has"):
+        with pytest.raises(InputError, match=f"{name} does not have the checksum in the record"):
             ledger.read(tmp_path)
         (place / name).unlink()
         with pytest.raises(InputError, match=f"{name}: No such file or directory"):
@@ -278,7 +278,7 @@ def test_the_readme_has_the_schedule_with_most_cells_and_points_to_the_others():
     many = [record(cell(unit), .32, epochs=15) for unit in ("atac", "relu")]
     brief = report.exhibit_text("table3", few + many, "results/", brief=True)
     assert "0.3100" not in brief and brief.count("0.3200") >= 2
-    assert "Runs with other schedules or data: [results/README.md](results/README.md)." in brief
+    assert "Runs with other schedules or data are in [results/README.md](results/README.md)." in brief
     assert "20 epochs" not in report.answers_text(few + many, brief=True)
     assert "0.3100" in report.exhibit_text("table3", few + many)
     assert "20 epochs" in report.answers_text(few + many, False)
@@ -298,7 +298,7 @@ def test_replacement_shows_shares_of_the_gain():
     assert "Not run under these conditions: 2, 3, 4, 5, 6 sites." in text
     ends = [run for run in runs if run.cell.key != "cifar10-b1-atac-replaced_sites1"]
     assert "No run yet" in report.exhibit_text("fig6", ends)  # the ends alone are no series
-    assert "No shares" in report.exhibit_text("fig6", runs[1:])
+    assert "no shares" in report.exhibit_text("fig6", runs[1:])
 
 
 def test_extras_appear_when_they_were_run():
@@ -342,7 +342,7 @@ def test_a_call_shows_its_own_cells_and_where_the_rest_is(monkeypatch, tmp_path)
     text = report.own_text(grid.TABLE3, ours, data, tmp_path)
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     assert rows == ["| net", "| ReLU", "| ATAC"] and "0.9100" in text and "0.5000" not in text and "0.4000" not in text
-    assert text.endswith(f"Table III: activation, micro-modules and locality, beside the published numbers: "
+    assert text.endswith(f"Table III: activation, micro-modules and locality, beside the published numbers, are in "
                          f"{tmp_path / report.PAGE}")
     steps = report.own_text(grid.FIG6, [grid.Run(grid.replaced(TASK, 1, 1), 400, 0)], data, tmp_path)
     row, = (line for line in steps.splitlines() if line.startswith("| 1 of 7"))

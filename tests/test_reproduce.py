@@ -208,13 +208,13 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_evaluated(published,
     before = tree(published)
     accuracy = entry["last"]["accuracy"]
     result = call("publish", finished_run[0])
-    tiny.one_sentence(result, 1, f"the name resnet20_v2_b1_cifar10 is taken, it holds {accuracy:.4f} "
+    tiny.one_sentence(result, 1, f"the name resnet20_v2_b1_cifar10 is taken; it holds {accuracy:.4f} "
                       f"({entry['record']}); give --name NEW, or --replace to replace it")
     others = authors_entry(b"")
     (published / "params" / "manifest.json").write_text(json.dumps({"models": [others]}))
-    with pytest.raises(InputError, match=r"is taken, it holds 0\.7859 \(the paper's authors\)"):
+    with pytest.raises(InputError, match=r"is taken; it holds 0\.7859 \(the paper's authors\)"):
         publishing.publish(finished_run[0], others["name"])
-    with pytest.raises(InputError, match="is taken, it holds a file that the manifest does not list"):
+    with pytest.raises(InputError, match="is taken; it holds a file that the manifest does not list"):
         publishing.publish(finished_run[0])
     (published / "params" / "manifest.json").write_bytes(before[published / "params" / "manifest.json"])
     assert tree(published) == before
@@ -274,7 +274,7 @@ def test_publish_refuses(repository, finished_run, tmp_path):
             publishing.publish(run, name, data)
     with pytest.raises(InputError, match="name the folder of a finished run"):
         publishing.publish(tmp_path, "trial", data)
-    with pytest.raises(InputError, match="is that the run's data"):
+    with pytest.raises(InputError, match="give the run's own data with --data-dir"):
         publishing.publish(run, "trial", publishing.SAMPLE)
     other = tmp_path / "other"
     other.mkdir()
@@ -284,12 +284,12 @@ def test_publish_refuses(repository, finished_run, tmp_path):
     with pytest.raises(InputError, match="last.params is not a usable parameter file"):
         publishing.publish(other, "trial", data)
     (other / "last.params").unlink()
-    with pytest.raises(InputError, match="last.params is not the file whose checksum the ledger has"):
+    with pytest.raises(InputError, match="last.params does not have the checksum in the ledger"):
         publishing.publish(other, "trial", data)
     assert not tree(repository / "params") and not tree(repository / "results")
     (other / "last.params").write_bytes((run / "best.params").read_bytes()[:-1])
     ledger.add(run, ledger.RESULTS)
-    with pytest.raises(InputError, match="last.params is not the file whose checksum the ledger has"):
+    with pytest.raises(InputError, match="last.params does not have the checksum in the ledger"):
         publishing.publish(other, "trial", data)
 
 
@@ -347,7 +347,7 @@ def test_verify(published, finished_run, capsys, monkeypatch):
     assert "FAILED: accuracy" in capsys.readouterr().out
     place.write_text(json.dumps([{**evaluation, "data_sha256": "0"} for evaluation in evaluations]))
     assert weights.verify() == 0  # nothing in the usual place, and the sample is not what is recorded
-    assert "0 evaluated, 1 held to their checksums only, 0 differ" in capsys.readouterr().out
+    assert "0 evaluated, 1 checked by checksum only, 0 differ" in capsys.readouterr().out
     (published / "params" / entry["file"]).write_bytes(b"?")
     assert weights.verify() == 1
     assert "is damaged; restore it" in capsys.readouterr().out
@@ -400,7 +400,7 @@ def test_download(published, capsys):
         with pytest.raises(InputError, match="holds other bytes than expected"):
             weights.download("all")
         assert not list(root.glob("file*"))  # neither the file nor a half one
-    with pytest.raises(InputError, match="no weights called 'x'; there are resnet20_v2_b1_cifar10"):
+    with pytest.raises(InputError, match="no weights called 'x'; known names: resnet20_v2_b1_cifar10"):
         weights.download("x")
     (root / "manifest.json").write_text(json.dumps({"models": [{**listed, "urls": []}]}))
     with pytest.raises(InputError, match="ships with the repository and has no address"):
@@ -427,7 +427,7 @@ def test_download_of_a_file_that_only_its_git_blob_describes(repository, tmp_pat
         assert (root / here).read_bytes() == content and f"{len(content):,} bytes" in capsys.readouterr().out
     (root / "manifest.json").write_text(json.dumps({"models": [authors_entry(content)]}))
     assert weights.verify() == 0
-    assert "0 evaluated, 1 held to their checksums only, 0 differ\n" in capsys.readouterr().out
+    assert "0 evaluated, 1 checked by checksum only, 0 differ\n" in capsys.readouterr().out
     for place in (mirror, mirror.as_uri(), mirror.parent, f"{mirror.parent.as_uri()}/"):  # the file, or its folder
         (root / here).unlink()
         weights.download("all", mirror=str(place))

@@ -211,7 +211,7 @@ def test_a_stop_within_an_epoch_and_the_rest_are_the_whole(tmp_path, place, numb
     folder = tmp_path / "parts"
     assert str(caught.value) == (
         f"stopped by {number.name} in epoch {place[0]} after step {place[1] + 1} of 8; everything is saved in "
-        f"{folder / 'last.params'}: give the same command with --resume {folder} to go on")
+        f"{folder / 'last.params'}: to resume, give the same command with --resume {folder}")
     state = checkpoint.read(folder / folders.LAST).state
     assert (state["epoch"], state["step"]) == (place[0], place[1] + 1)
     assert state["meter"]["images"] == (place[1] + 1) * 16 * devices
@@ -445,27 +445,33 @@ def test_a_lack_of_memory_keeps_the_last_checkpoint_and_does_not_wait_for_the_de
 
 
 STUCK = """
-import ctypes, sys
+import ctypes, sys, threading
 from engine import signals
 
 libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
 with signals.StopSignal(float(sys.argv[1])):
-    print("ready", flush=True)
+    threading.Timer(.2, lambda: print("ready", flush=True)).start()
     for _ in range(2):
         libc.pthread_mutex_lock(lock)  # the second time for ever, and no signal ends that
 """
 
 
-@pytest.mark.parametrize("patience, signals, said", [
-    ("600", 2, ""), (".5", 1, "the step under way did not end in the 0.5 s since SIGTERM: left without saving it\n")])
-def test_a_step_that_never_ends_does_not_keep_the_process(patience, signals, said):
+@pytest.mark.parametrize("patience, again, said", [
+    ("600", True, ""),
+    (".5", False, "the step under way did not end in the 0.5 s since SIGTERM: left without saving it\n")])
+def test_a_step_that_never_ends_does_not_keep_the_process(patience, again, said):
     with subprocess.Popen([sys.executable, "-c", STUCK, patience], cwd=ROOT, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
-        for _ in range(signals):
-            time.sleep(.2)  # two that come at once may count as one
+        process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + 60
+        while again and process.poll() is None and time.monotonic() < end:  # two that come at once may count as one
+            time.sleep(.1)
             process.send_signal(signal.SIGTERM)
-        assert (process.wait(60), process.stderr.read()) == (128 + signal.SIGTERM, said)
+        try:
+            assert (process.wait(60), process.stderr.read()) == (128 + signal.SIGTERM, said)
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("steps, interval, lines", [(3, 100, [3]), (1, 1, [1]), (4, 1, [1, 2, 3, 4]), (4, 3, [3])])
@@ -502,18 +508,25 @@ def test_sighup_stops_a_run_like_sigterm_unless_it_was_started_to_ignore_it(tmp_
 
 
 CHILD = """
-import sys, time
+import os, sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
 from support import runtime
 runtime.prepare()
 import tiny
 from pathlib import Path
 from engine import run, runlog
-from engine.data import cifar
 from engine.data import in_memory
 runlog.start_logging()
-batches = tiny.Hooked(in_memory.TrainBatches(tiny.split(128), 16, 0), 1, 3, lambda: (print("WAITING", flush=True),
-                                                                              time.sleep(3)))
+
+
+def wait():
+    print("WAITING", flush=True)
+    while os.isatty(0):
+        time.sleep(.02)
+    time.sleep(.2)  # the signal comes with the end of the terminal
+
+
+batches = tiny.Hooked(in_memory.TrainBatches(tiny.split(128), 16, 0), 1, 3, wait)
 try:
     run.train(tiny.job(Path({folder!r}), batches=batches, log_interval=1))
 except run.Stopped as stop:
@@ -527,6 +540,7 @@ def test_a_terminal_that_is_closed_leaves_the_run_saved(tmp_path):
     code = CHILD.format(root=str(root), tests=str(root / "tests"), folder=str(tmp_path))
     child, terminal = pty.fork()
     if not child:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which a caller under nohup ignores
         os.execv(sys.executable, [sys.executable, "-c", code])
     seen = b""
     while b"WAITING" not in seen:
@@ -584,8 +598,8 @@ def test_a_folder_without_a_name_gets_a_free_number(tmp_path, monkeypatch):
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path, file):
     assert folders.new_directory(tmp_path, "x") == tmp_path  # a folder that exists, without a run
     (tmp_path / file).write_text("1")
-    advice = "go on with it by --resume" if file == folders.LAST else \
-        "its last.params is gone: go on from another of its checkpoints with --resume FILE"
+    advice = "resume it with --resume" if file == folders.LAST else \
+        "its last.params is gone: resume another of its checkpoints with --resume FILE"
     with pytest.raises(InputError, match=f"holds a run already: {advice}, or give another --save-dir"):
         folders.new_directory(tmp_path, "x")
 

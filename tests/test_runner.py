@@ -115,12 +115,15 @@ def test_a_killed_script_takes_its_trainings_with_it(interrupted):
 COUNTS_SIGTERM = """
 import signal, sys, time
 signals = []
-signal.signal(signal.SIGTERM, lambda *_: signals.append(1))
+def told(*_):
+    signals.append(1)
+    print("told", flush=True)
+signal.signal(signal.SIGTERM, told)
 print("ready", flush=True)
 end = time.monotonic() + 60
-while not signals and time.monotonic() < end:
+while len(signals) < {0} and time.monotonic() < end:
     time.sleep(.02)
-time.sleep(1)
+time.sleep({1})  # in which there might be more
 sys.exit(len(signals))
 """
 
@@ -133,16 +136,17 @@ def supervised(source):
     return child
 
 
-@pytest.mark.parametrize("sent, received", [([signal.SIGHUP] * 3, 1), ([signal.SIGTERM] * 2, 2)],
+@pytest.mark.parametrize("sent, told", [([signal.SIGHUP] * 3, 1), ([signal.SIGTERM] * 2, 2)],
                          ids=["death of the parent", "asked twice"])
-def test_the_parents_death_is_told_once(sent, received):
+def test_the_parents_death_is_told_once(sent, told):
     # A parent with threads dies in pieces: the kernel may send its signal for each. A second SIGTERM would kill.
-    child = supervised(COUNTS_SIGTERM)
-    for number in sent:
+    child = supervised(COUNTS_SIGTERM.format(told, 2 - told))
+    for place, number in enumerate(sent):
         child.send_signal(number)
-        time.sleep(.1)
+        if place < told:
+            assert child.stdout.readline() == "told\n"
     child.communicate()
-    assert child.returncode == received
+    assert child.returncode == told
 
 
 def test_no_training_outlives_its_supervisor():
@@ -203,7 +207,7 @@ def test_a_record_is_never_replaced_by_another_run(interrupted, place, tmp_path)
     lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     lines[0]["train_loss"] += 1
     (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(runner.InputError, match="is another run of what"):
+    with pytest.raises(runner.InputError, match="already holds the record of another run"):
         ledger.add(copy, results)
     lines[-1]["val_accuracy"] = .99
     (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -245,11 +249,11 @@ def test_data_that_are_missing_are_said_once_and_before_anything_else(place, mon
         trainings.train()
     said, = (line for line in caplog.messages if "FAILED" in line)
     assert said.startswith("4 runs, the first is cifar100-coarse-b1-relu, 1 epoch, seed 0: FAILED: ")
-    assert "holds CIFAR-10, not CIFAR-100" in said and "--only cifar10 trains on that" in said
+    assert "holds CIFAR-10, not CIFAR-100" in said and "use --only cifar10 to train on that" in said
 
 
 @pytest.mark.parametrize("status, said", [
-    (137, "killed by signal 9 (out of memory?); the same command resumes it from what it saved; log: "),
+    (137, "killed by signal 9 (out of memory?); the same command resumes it from its checkpoint; log: "),
     (-9, "killed by signal 9 (out of memory?); "), (139, "killed by signal 11 (SIGSEGV); "),
     (134, "killed by signal 6 (SIGABRT); "), (1, "the last words (exit status 1; "), (255, "the last words (exit"),
     (143, "the last words (exit status 143; ")])
@@ -294,7 +298,7 @@ def test_the_plan_names_every_run_and_its_time(interrupted, place):
     text = plan.text(runs, options(place, jobs=2))
     assert f"cifar10-b1-relu, {EPOCHS} epochs, seed 0: finished, in the ledger" in text
     assert f"cifar10-b1-atac, {EPOCHS} epochs, seed 0: to run, about " in text
-    assert "cifar100-coarse-b1-relu, 3 epochs, seed 0: to run, when its data is there, about " in text
+    assert "cifar100-coarse-b1-relu, 3 epochs, seed 0: to run as soon as its data is there, about " in text
     assert text.count("holds CIFAR-10, not CIFAR-100") == 1
     assert "3 runs: 1 finished, 2 to do, 2 at a time on the CPU" in text
     assert "the ledger's runs on this kind of hardware" in text

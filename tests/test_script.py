@@ -107,7 +107,7 @@ def test_the_checkpoint_to_go_on_from(tmp_path, monkeypatch):
         (Path(folder) / folders.LAST).touch()
     assert found("") == Path("runs/name-2/last.params") and found("", "a") == Path("a/last.params")
     assert found("a") == found("a", "a") == found("a/last.params", str(tmp_path / "a")) == Path("a/last.params")
-    with pytest.raises(InputError, match="^--resume goes on in a; leave --save-dir out$"):
+    with pytest.raises(InputError, match="^--resume continues the run in a; leave --save-dir out$"):
         found("a", "b")
 
 
@@ -143,7 +143,7 @@ def test_cifar_saves_within_an_epoch_where_it_is_asked_to(tmp_path, monkeypatch)
 
 def test_a_wrong_flag_of_a_run_leaves_nothing_behind(tmp_path):
     result = tiny.call(train_cifar.main, *SHORT, "--accumulate", "5", folder=tmp_path)
-    tiny.one_sentence(result, 2, "a batch of 16 does not fall into 5 equal parts")
+    tiny.one_sentence(result, 2, "a batch of 16 cannot be cut into 5 equal parts")
     assert not os.listdir(tmp_path)
 
 

@@ -20,7 +20,7 @@ LOADED = ("from support import runtime; runtime.prepare(); import mxnet, gluoncv
 def test_a_number_of_threads_is_read_or_refused(value, number):
     environment = {"OMP_NUM_THREADS": value}
     if number is None:
-        with pytest.raises(InputError, match="^OMP_NUM_THREADS='.*' in the environment is no number of threads: give"):
+        with pytest.raises(InputError, match="^OMP_NUM_THREADS='.*' in the environment is not a number of threads: g"):
             threads.check(environment)
     else:
         threads.check(environment)
@@ -45,7 +45,7 @@ def test_mxnet_loads_with_the_first_number_of_a_list_and_where_warnings_are_erro
 
 
 def test_a_script_says_what_keeps_mxnet_from_loading():
-    for environment, words in (({"OMP_NUM_THREADS": "abc"}, "OMP_NUM_THREADS='abc' in the environment is no number"),
+    for environment, words in (({"OMP_NUM_THREADS": "abc"}, "OMP_NUM_THREADS='abc' in the environment is not a"),
                                ({"PYTHONOPTIMIZE": "2"}, "PYTHONOPTIMIZE=2 (python -OO) drops the docstrings")):
         done = subprocess.run([sys.executable, "evaluate.py", "--pretrained", "x"], cwd=ROOT,
                               env={**os.environ, **environment}, capture_output=True, text=True)

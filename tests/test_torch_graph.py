@@ -1,5 +1,7 @@
 """Gluon nets and their translations to PyTorch: the same numbers, both ways."""
 import json
+import subprocess
+import sys
 
 import mxnet as mx
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (requirements-torch.txt)")
 
 import model  # noqa: E402
+from backend.graph import PATH, graph_of  # noqa: E402
 from backend.torch import operators  # noqa: E402
-from backend.torch.convert import arrays_of, graph_of  # noqa: E402
+from backend.torch.convert import arrays_of  # noqa: E402
 from backend.torch.graph import gluon_names, torch_name, translate  # noqa: E402
+from support import ROOT  # noqa: E402
 from support.errors import InputError  # noqa: E402
 
 BATCH, CLASSES = 2, 5
@@ -219,9 +223,35 @@ def graph_of_layer(layer):
     """The graph of one layer that stands under the name bn."""
     graph = json.loads(graph_of(layer))
     for node in graph["nodes"]:
-        if "__path__" in node.get("attrs", {}):
-            node["attrs"]["__path__"] = "bn." + node["attrs"]["__path__"]
+        if PATH in node.get("attrs", {}):
+            node["attrs"][PATH] = "bn." + node["attrs"][PATH]
     return json.dumps(graph)
+
+
+# Without MXNet.
+
+WITHOUT = """
+import sys
+import numpy, torch
+sys.modules["mxnet"] = None  # any import of it fails
+from backend import torch as backend
+from backend.torch.graph import translate
+from support import params_file
+
+net = translate(open(sys.argv[1]).read(), params_file.read(sys.argv[2])[0]).eval()
+numpy.save(sys.argv[3], net(torch.tensor(numpy.load(sys.argv[4]))).detach().numpy())
+"""
+
+
+def test_files_are_enough_without_mxnet(tmp_path):
+    net, side = net_of("prelu_resnet20_v2")
+    images = images_of(side).astype("float32")
+    files = [str(tmp_path / name) for name in ("net.json", "net.params", "logits.npy", "images.npy")]
+    (tmp_path / "net.json").write_text(graph_of(net))
+    net.save_parameters(files[1])
+    np.save(files[3], images)
+    subprocess.run([sys.executable, "-c", WITHOUT, *files], check=True, cwd=ROOT)
+    assert error(np.load(files[2]), net(mx.nd.array(images)).asnumpy()) < 1e-5
 
 
 # torch.export.

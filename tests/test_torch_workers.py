@@ -125,7 +125,7 @@ def test_a_run_is_stopped_and_killed_and_comes_to_the_same_bits(tmp_path):
     whole = torchrun(tmp_path, *command(data, "--save-dir", "whole"))
     said = whole.communicate(timeout=240)[0]
     assert whole.returncode == 0, said
-    assert "global batch 8 (4 on each of 2, 1 in each of 2 workers), 50 steps an epoch" in said
+    assert "global batch 8 (4 on each of 2 devices, 1 in each of 2 workers), 50 steps an epoch" in said
     assert said.count("global batch") == 1  # the first worker speaks for all
 
     job = torchrun(tmp_path, *command(data, "--save-dir", "run"))

@@ -1,5 +1,6 @@
 """train_cifar.py: the authors' command line, every flag, and whole runs, most of them in this process."""
 import dataclasses
+import fcntl
 import json
 import os
 import shlex
@@ -185,7 +186,8 @@ def test_a_run_leaves_everything_that_explains_it(tmp_path, cifar10):
     assert found["last"]["accuracy"] == records[-1]["val_accuracy"]
 
     log = (folder / "train.log").read_text()
-    for part in ("running on the CPU, as asked", "64 training and 40 test images", "global batch 16 (16 on each of 1)",
+    for part in ("running on the CPU, as asked", "64 training and 40 test images",
+                 "global batch 16 (16 on each of 1 device)",
                  "resnet20_v2, blocks=1, classes=10: 78,342 parameters (77,850 trainable), 12.5",
                  "Epoch[0] Batch [2]\tSpeed: ", "[Epoch 1] validation: err-top1="):
         assert part in log and part in result.err, part
@@ -227,7 +229,7 @@ def test_the_authors_command_runs_on_cifar_100(tmp_path, cifar100, monkeypatch, 
                        *arguments, folder=tmp_path)
     assert result.status == 0, result.err
     assert "no GPU is present: running on the CPU" in result.err
-    assert "the decays at 300, 350 lie behind the end of the run, which has 1 epoch" in result.err
+    assert "the run ends after 1 epoch, before the decays at 300, 350" in result.err
     assert f"cifar100 ({mode} labels): accuracy " in result.err
     folder = tmp_path / "runs" / f"cifar100-{mode}_atac_resnet20_v2_b3_seed0"
     found = json.loads((folder / "result.json").read_text())
@@ -388,7 +390,7 @@ def test_a_named_recipe_does_not_move_the_decays_of_a_run(two_epochs, cifar10):
     tiny.one_sentence(
         tiny.call(train_cifar.main, *resume, "scaled", "--num-epochs", "8", folder=two_epochs), 1,
         "--resume: --recipe scaled moves the decays in proportion to --num-epochs: it asks for lr_decay_epochs=[6, 7] "
-        "but the checkpoint has lr_decay_epochs=[1]; leave --recipe out, then the run keeps its own")
+        "but the checkpoint has lr_decay_epochs=[1]; leave --recipe out, so that the run keeps its own")
     tiny.one_sentence(tiny.call(train_cifar.main, *resume, "paper", folder=two_epochs), 1,
                       "--recipe paper asks for lr_decay_epochs=[300, 350] but the checkpoint has lr_decay_epochs=[1]")
 
@@ -412,8 +414,8 @@ def two_epochs(tmp_path_factory, cifar10):
     (["--seed", "1"], "seed=1 but the checkpoint has seed=0"),
     (["--val-split", "8"], "val_split=8 but the checkpoint has val_split=0"),
     (["--num-epochs", "1"], "--resume: the checkpoint is in epoch 2 already, so --num-epochs 1 is too few"),
-    (["--gpus", "0,1"], "was written by a run on 1 device(s), this one has 2; resume with as many"),
-    (["--save-dir", "other"], "--resume goes on in run; leave --save-dir out")])
+    (["--gpus", "0,1"], "was written by a run on 1 device(s), this one has 2; resume with 1"),
+    (["--save-dir", "other"], "--resume continues the run in run; leave --save-dir out")])
 def test_resume_refuses_another_run(two_epochs, cifar10, monkeypatch, arguments, said):
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
     before = {name: (two_epochs / "run" / name).read_bytes() for name in ("last.params", "metrics.jsonl")}
@@ -430,13 +432,13 @@ def test_resume_refuses_other_data(two_epochs, tmp_path):
 
 def test_a_run_is_not_overwritten(two_epochs, cifar10):
     result = train(two_epochs, cifar10, "--save-dir", "run")
-    tiny.one_sentence(result, 1, "run holds a run already: go on with it by --resume, or give another --save-dir")
+    tiny.one_sentence(result, 1, "run holds a run already: resume it with --resume, or give another --save-dir")
 
 
 def test_weights_only_are_no_run_to_go_on_with(tmp_path, cifar10):
     tiny.ready(model.get_model("resnet20_v2", blocks=1)).save_parameters(str(tmp_path / "x.params"))
     result = train(tmp_path, cifar10, "--resume", "x.params")
-    tiny.one_sentence(result, 1, "x.params holds weights only", "use --resume-params")
+    tiny.one_sentence(result, 1, "x.params holds weights only", "with --resume-params")
 
 
 def test_resume_without_a_run_starts_one_and_the_same_command_then_goes_on(tmp_path, cifar10):
@@ -444,7 +446,7 @@ def test_resume_without_a_run_starts_one_and_the_same_command_then_goes_on(tmp_p
     assert first.status == 0 and "going on" not in first.err
     (tmp_path / "runs" / "cifar10_resnet20_v2_b1_seed0-2").mkdir()  # a later one that failed before it saved anything
     second = train(tmp_path, cifar10, "--resume")
-    assert second.status == 0 and "going on from runs/cifar10_resnet20_v2_b1_seed0/last.params: epoch 1, step 0" \
+    assert second.status == 0 and "resuming from runs/cifar10_resnet20_v2_b1_seed0/last.params: epoch 1, step 0" \
         in second.err
     assert len(tiny.metrics_of(tmp_path / "runs" / "cifar10_resnet20_v2_b1_seed0")) == 2
 
@@ -514,36 +516,42 @@ def more(tmp_path_factory):
 
 
 PROCESS = ["--batch-size", "8", "--log-interval", "1"]
+SET_PIPE_SIZE = 1031  # fcntl.F_SETPIPE_SZ, which Python has from 3.10 on
 
 
 def stopped(folder, data, number):
     """Start the script, send it a signal within the second epoch; returns status and standard error."""
     command = [sys.executable, str(ROOT / "train_cifar.py"), "--gpus", "", *tiny.TINY_NET, *SHORT, *PROCESS,
                "--data-dir", data, "--save-dir", "run"]
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0) as process:
+        fcntl.fcntl(process.stderr, SET_PIPE_SIZE, 4096)  # fifty lines: the training waits for its reader in the epoch
         try:
             lines = []
             for line in process.stderr:
                 lines.append(line)
-                if line.startswith("Epoch[1] Batch [3]"):
+                if line.startswith(b"Epoch[1] Batch [3]"):
                     process.send_signal(number)
                     lines += process.stderr.readlines()
-            return process.wait(60), "".join(lines)
+            return process.wait(60), b"".join(lines).decode()
         finally:
             process.kill()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, more):
+    """The folder of the run that nobody stopped."""
+    return trained(tmp_path_factory.mktemp("whole"), more, *PROCESS)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_within_an_epoch_saves_and_the_rest_makes_the_whole(tmp_path, more, number):
+def test_a_signal_within_an_epoch_saves_and_the_rest_makes_the_whole(tmp_path, more, whole, number):
     status, err = stopped(tmp_path, more, number)
     assert status == 128 + number and "Traceback" not in err
     assert f"stopped by {number.name} in epoch 1 after step " in err.splitlines()[-1]
-    assert err.splitlines()[-1].endswith("give the same command with --resume run to go on")
+    assert err.splitlines()[-1].endswith("to resume, give the same command with --resume run")
     state = checkpoint.read(tmp_path / "run" / run.LAST).state
     assert state["epoch"] == 1 and 3 <= state["step"] < 64
-    folder = trained(tmp_path, more, *PROCESS, "--resume")
-    (tmp_path / "whole").mkdir()
-    assert_same_run(trained(tmp_path / "whole", more, *PROCESS), folder)
+    assert_same_run(whole, trained(tmp_path, more, *PROCESS, "--resume"))
 
 
 @pytest.mark.skipif(not allocator.glibc_version(), reason="this system has another C library than glibc")

@@ -4,8 +4,8 @@ import json
 
 import mxnet as mx
 import numpy as np
-import numpy_units as plain
 import pytest
+from numpy_units import filled
 
 import model
 from model import activation, get_model, list_models, load_params, weights
@@ -16,21 +16,6 @@ from support.errors import InputError
 
 IMAGES = np.random.RandomState(5).normal(0, 1, (2, 3, 32, 32)).astype("float32")
 STATISTICS = ("gamma", "beta", "running_mean", "running_var")
-
-
-def filled(net, seed=0, dtype="float32"):
-    """The net with random numbers that `dtype` can hold."""
-    generator = np.random.RandomState(seed)
-    net.initialize()
-    parameters = net._collect_params_with_prefix()
-    numbers = plain.random_numbers({name: parameters[name].shape for name in parameters}, generator)
-    for name, value in numbers.items():
-        if name.endswith("weight"):
-            value /= np.sqrt(np.prod(value.shape[1:]))
-        if name == "features.0.gamma":
-            value[:] = 1  # MXNet's forward writes this into a gamma with scale=False
-        parameters[name].set_data(mx.nd.array(value.astype(dtype)))
-    return net
 
 
 def arrays_of(net):
@@ -241,26 +226,25 @@ def test_names_go_both_ways(name, arguments, described):
         assert from_authors(ours) == ours
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_to_the_authors_and_back_is_the_identity(name):
-    arguments = {"blocks": 2} if name.endswith("resnet20_v2") else {}
-    names = list(get_model(name, **arguments)._collect_params_with_prefix())
-    theirs = [to_authors(ours) for ours in names]
-    assert [from_authors(one) for one in theirs] == names
-    assert len(set(theirs)) == len(names)
+def test_to_the_authors_and_back_is_the_identity():
+    for name in list_models():
+        arguments = {"blocks": 2} if name.endswith("resnet20_v2") else {}
+        names = list(get_model(name, **arguments)._collect_params_with_prefix())
+        theirs = [to_authors(ours) for ours in names]
+        assert [from_authors(one) for one in theirs] == names
+        assert len(set(theirs)) == len(names)
 
 
-@pytest.mark.parametrize("ours, theirs", [
-    ("layer3.0.act1.gate.0.weight", "layer3.0.relu1.module.0.weight"),
-    ("layer3.0.act1.gate.1.running_var", "layer3.0.relu1.module.1.running_var"),
-    ("layer3.5.act2.gate.3.weight", "layer3.5.relu2.module.3.weight"),
-    ("layer4.2.act2.gate.4.gamma", "layer4.2.relu2.module.4.gamma"),
-    ("conv1.weight", "conv1.weight"), ("bn1.gamma", "bn1.gamma"), ("fc.bias", "fc.bias"),
-    ("layer3.0.bn1.gamma", "layer3.0.bn1.gamma"), ("layer4.0.downsample.1.beta", "layer4.0.downsample.1.beta"),
-])
-def test_names_of_the_released_imagenet_file(ours, theirs):
-    assert from_authors(theirs) == ours
-    assert to_authors(ours) == theirs
+def test_names_of_the_released_imagenet_file():
+    for ours, theirs in (
+            ("layer3.0.act1.gate.0.weight", "layer3.0.relu1.module.0.weight"),
+            ("layer3.0.act1.gate.1.running_var", "layer3.0.relu1.module.1.running_var"),
+            ("layer3.5.act2.gate.3.weight", "layer3.5.relu2.module.3.weight"),
+            ("layer4.2.act2.gate.4.gamma", "layer4.2.relu2.module.4.gamma"),
+            *((name, name) for name in ("conv1.weight", "bn1.gamma", "fc.bias", "layer3.0.bn1.gamma",
+                                        "layer4.0.downsample.1.beta"))):
+        assert from_authors(theirs) == ours
+        assert to_authors(ours) == theirs
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -301,8 +285,8 @@ def states():
             "on two devices": on_two_devices}
 
 
-@pytest.mark.parametrize("state", states())
-@pytest.mark.parametrize("ctx", [mx.cpu(), [mx.cpu(0), mx.cpu(1)], [mx.cpu(3)]], ids=str)
+@pytest.mark.parametrize("state, ctx", [*((state, [mx.cpu(0), mx.cpu(1)]) for state in states()),
+                                        ("on two devices", mx.cpu()), ("compiled", [mx.cpu(3)])])
 def test_our_own_file_loads_into_a_net_in_any_state(tmp_path, state, ctx):
     source = filled(get_model("atac_resnet20_v2", blocks=1))
     source.save_parameters(str(tmp_path / "own.params"))
@@ -365,7 +349,6 @@ def test_numbers_are_cast_to_the_nets_type(tmp_path):
         np.testing.assert_array_equal(arrays_of(net)[name], value)
 
 
-@pytest.mark.parametrize("state", ["fresh", "initialized", "compiled"])
 @pytest.mark.parametrize("other, arguments, said", [
     ("resnet20_v2", {"blocks": 1}, "it lacks 70 arrays (features.2.0.act1.gate.0.weight, "),
     ("atac_resnet20_v2", {"blocks": 2}, "that the net does not (features.2.1.act1.gate.0.weight, "),
@@ -376,21 +359,22 @@ def test_numbers_are_cast_to_the_nets_type(tmp_path):
     ("seactivation_resnet20_v2", {"blocks": 1}, "head SEActivation with r=2"),
     ("atac_resnet20_v2", {"blocks": 1, "inner_relu": False}, "it lacks"),
 ])
-def test_another_nets_file_changes_nothing(tmp_path, state, other, arguments, said):
+def test_another_nets_file_changes_nothing(tmp_path, other, arguments, said):
     filled(get_model(other, **arguments), seed=1).save_parameters(str(tmp_path / "other.params"))
-    net = get_model("atac_resnet20_v2", blocks=1)
-    states()[state](net)
-    before = None if state == "fresh" else arrays_of(net)
-    with pytest.raises(InputError) as caught:
-        load_params(net, tmp_path / "other.params", [mx.cpu(0), mx.cpu(1)])
-    message = str(caught.value)
-    assert said in message and message.startswith(str(tmp_path / "other.params")) and "\n" not in message
-    if before is None:
-        assert all(parameter._data is None for parameter in net.collect_params().values())
-    else:
-        assert net.output.weight.list_ctx() == [mx.cpu()]
-        for name, value in arrays_of(net).items():
-            np.testing.assert_array_equal(value, before[name])
+    for state in ("fresh", "compiled"):
+        net = get_model("atac_resnet20_v2", blocks=1)
+        states()[state](net)
+        before = None if state == "fresh" else arrays_of(net)
+        with pytest.raises(InputError) as caught:
+            load_params(net, tmp_path / "other.params", [mx.cpu(0), mx.cpu(1)])
+        message = str(caught.value)
+        assert said in message and message.startswith(str(tmp_path / "other.params")) and "\n" not in message
+        if before is None:
+            assert all(parameter._data is None for parameter in net.collect_params().values())
+        else:
+            assert net.output.weight.list_ctx() == [mx.cpu()]
+            for name, value in arrays_of(net).items():
+                np.testing.assert_array_equal(value, before[name])
 
 
 def test_one_array_of_a_wrong_shape_or_with_nan_changes_nothing(tmp_path):

@@ -154,6 +154,19 @@ def job(folder, contexts=CPU, images=128, seed=0, batches=None, held_out=None, b
         test_batches=test if held_out else None, directory=folder, **own)
 
 
+class OneOfTwo(distributed.Team):
+    """One of two workers, which holds the other's numbers ready."""
+
+    size = 2
+
+    def __init__(self, rank, other):
+        super().__init__("device")
+        self.rank, self.other = rank, other
+
+    def total(self, values):
+        return super().total(values) + self.other
+
+
 class Hooked:
     """Training batches that call something before one of their steps."""
 

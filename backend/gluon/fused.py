@@ -1,4 +1,4 @@
-"""The same function and the same parameters, computed by the fused operators of ops/ where they fit."""
+"""The same function of the same parameters, computed by the fused operators of ops/ if they fit."""
 import contextlib
 import ctypes
 
@@ -15,27 +15,27 @@ from support import garbage
 from support.errors import InputError
 from support.words import counted
 
-# Channels up to which a unit alone is faster as an operator: CIFAR's are (docs/PERFORMANCE.md); those of ResNet-50,
-# with 256 and 512, were slower in training, where the covariances of all pairs of channels count.
+# Most channels of a unit that is faster as an operator of its own: CIFAR's units are (docs/PERFORMANCE.md). ResNet-50's
+# units (256 and 512 channels) were slower in training, which needs the covariance of every pair of channels.
 WIDEST = 64
 NORM = ("gamma", "beta", "running_mean", "running_var")  # the order in which the operators take them
 
 
 class Unfit(Exception):
-    """The fused operators do not know this net, or something in it; the message is a clause that says what."""
+    """The fused operators cannot compute this net or a part of it; the message is a clause that says which."""
 
 
 def fuse(net, wanted="auto"):
-    """Find the fastest way to compute an initialized net on a CPU.
+    """Find the fastest way to compute an initialized net on a CPU. Returns (forward, sentence).
 
-    Returns (forward, sentence). forward is called in the place of net and uses net's own parameters, so that training,
-    saving and loading go on with net; it is made of the layers that net has now. A CIFARResNetV2 becomes a graph of
-    fused blocks; any other net keeps its graph, and its ATAC, SEActivation and NiN units of up to 64 channels (with the
-    BatchNorm before them) become operators; LocalSE units, for which that is slower, with "on" alone. Without the
-    operators, or where they do not fit, forward is net itself. The sentence says which, and why.
+    Call forward in place of net. It uses net's own parameters, so train, save and load net as before; it is built from
+    the layers that net has now. A CIFARResNetV2 becomes a graph of fused blocks. Any other net keeps its graph, and its
+    ATAC, SEActivation and NiN units of up to 64 channels (with the BatchNorm before them) become operators; LocalSE
+    units are slower as operators and become some only with "on". If the operators are not built or do not fit, forward
+    is net itself. The sentence says which form it is, and why.
 
-    wanted : "auto", "on" (InputError where "auto" would fall back) or "off" (net itself). Raises InputError for a net
-    whose weights are not all there.
+    wanted : "auto", "on" (raises InputError if "auto" would fall back) or "off" (net itself). Raises InputError if
+    weights are missing.
     """
     if wanted == "off":
         return net, "plain Gluon operators, as asked"
@@ -51,7 +51,7 @@ def fuse(net, wanted="auto"):
 
 
 def weights_missing(net, error):
-    """The InputError for a net whose weights are not all there, from the error in which MXNet said so."""
+    """The InputError for a net with missing weights, from MXNet's error."""
     return InputError(f"the weights of {type(net).__name__} are not all there ({str(error).splitlines()[0]}); "
                       "initialize it, run it once and put all of it on the same devices")
 
@@ -83,7 +83,7 @@ def _fused(net, demanded):
 
 
 def recorded(x):
-    """Whether autograd knows an array: it has a buffer for its gradient, or was computed while recording."""
+    """Whether autograd knows an array: it has a gradient buffer, or was computed while recording."""
     symbol = ctypes.c_void_p()
     if mx.base._LIB.MXAutogradGetSymbol(x.handle, ctypes.byref(symbol)):
         return False
@@ -94,16 +94,16 @@ def recorded(x):
 class Fused(Block):
     """net's forward pass by fused operators: one graph for training, one for inference, made by build(net, training).
 
-    Called with images (N, 3, S, S); InputError for others. What is differentiated in inference mode
-    (record(train_mode=False)) is computed by net itself. Parameters, their names and files are net's, and so is every
-    attribute that is not here. own_statistics: the graph moves all running statistics in the forward pass, as GPUs do,
-    and finds the gradient of the images only if autograd may ask for it.
+    Takes images (N, 3, S, S); raises InputError for others. If gradients are recorded in inference mode
+    (record(train_mode=False)), net itself computes. Parameters, their names and files are net's, and so is every
+    attribute that this class lacks. own_statistics: the graph moves all running statistics in the forward pass, as GPUs
+    do, and computes the gradient of the images only if autograd may ask for it.
     """
 
     def __init__(self, net, build, own_statistics):
         super().__init__(prefix="fused_")
         garbage.collect()
-        self._net = [net]  # in a list, or it would become a child
+        self._net = [net]  # in a list, so that Gluon does not register it as a child
         self.own_statistics = own_statistics
         self.training, self.inference = build(net, True), build(net, False)
         self.differentiable = None  # the training graph with a gradient of the images
@@ -128,7 +128,7 @@ class Fused(Block):
         return self.differentiable(x)
 
     def frozen(self):
-        """A graph for inference that later changes of the weights need not reach."""
+        """A graph for inference; later changes of the weights may not reach it."""
         return FrozenTwin(self._net[0]) if self.own_statistics else self.inference
 
     def hybridize(self, active=True, **settings):
@@ -136,10 +136,10 @@ class Fused(Block):
         self._settings = {"active": active, **settings}
         super().hybridize(**self._settings)
 
-    # What a user of Gluon asks of a Block, asked of net.
+    # The interface of Block, passed on to net.
 
     def __getattr__(self, name):
-        if name == "_net":  # not made yet
+        if name == "_net":  # not set yet
             raise AttributeError(name)
         return getattr(self._net[0], name)
 
@@ -170,10 +170,10 @@ class Fused(Block):
         self._net[0].summary(*inputs)
 
     def export(self, path, *args, **kwargs):
-        """Write net's graph of MXNet's own operators, which every MXNet reads, and its parameters."""
+        """Write net's parameters and its graph in MXNet's own operators, which every MXNet reads."""
         net, = self._net
         if not net._cached_graph:
-            net._build_cache(mx.sym.var("data"))  # which HybridBlock leaves to the first call after hybridize
+            net._build_cache(mx.sym.var("data"))  # HybridBlock does this only in the first call after hybridize
         return net.export(path, *args, **kwargs)
 
     def cast(self, dtype):
@@ -190,10 +190,10 @@ class Fused(Block):
 
 
 def norm_settings(block, scaled=True):
-    """A BatchNorm's (eps, momentum); Unfit where it is used in a way that the operators do not know.
+    """A BatchNorm's (eps, momentum); raises Unfit if the operators cannot compute it.
 
-    scaled: whether they multiply by its gamma, which MXNet takes for 1 in a BatchNorm(scale=False), whatever it holds.
-    A beta is added in any case; center=False only says that it is not learned.
+    scaled: whether the operators multiply by its gamma; MXNet takes gamma as 1 in a BatchNorm(scale=False), whatever it
+    holds. Beta is always added; center=False only means that it is not learned.
     """
     settings = block._kwargs if type(block) is nn.BatchNorm else {}
     if settings.get("axis") != 1 or settings["use_global_stats"] or settings["fix_gamma"] == scaled:
@@ -202,36 +202,36 @@ def norm_settings(block, scaled=True):
 
 
 def plain_norm(block):
-    """Whether a block is a BatchNorm that the operators can take over."""
+    """Whether a block is a BatchNorm that the operators can compute."""
     with contextlib.suppress(Unfit):
         return bool(norm_settings(block))
     return False
 
 
-# The operators of the units by class. Exactly these classes: a subclass may compute something else.
+# The operators of the units, by exact class: a subclass may compute something else.
 KINDS = {part.constructor: part.operator for part in registry.CIFAR.parts.values() if part.operator}
 
 
 def kind_of(unit):
-    """A unit as the attribute of an operator; Unfit for one that the operators do not have."""
+    """A unit as the attribute of an operator; raises Unfit if there is no operator for it."""
     if type(unit) not in KINDS:
         raise Unfit(f"there is no fused {type(unit).__name__}")
-    if type(unit) is activation.NiN and len(unit) != 7:  # ReLU, then twice convolution, BatchNorm, ReLU
+    if type(unit) is activation.NiN and len(unit) != 7:  # 7: ReLU, then twice convolution, BatchNorm, ReLU
         raise Unfit("there is no fused NiN of one layer")
     return KINDS[type(unit)].format(unit=unit)
 
 
 def blocks_in(block):
-    """A block and all that it is made of."""
+    """A block and all blocks inside it."""
     yield block
     for child in block._children.values():
         yield from blocks_in(child)
 
 
 def common_norm(block, unscaled=None):
-    """The attributes that say how all BatchNorms in a block normalize; Unfit if they differ.
+    """The operators' attributes epsilon and momentum of all BatchNorms in a block; raises Unfit if they differ.
 
-    unscaled: the one among them without gamma.
+    unscaled: the BatchNorm without gamma.
     """
     settings = {norm_settings(part, scaled=part is not unscaled)
                 for part in blocks_in(block) if isinstance(part, nn.BatchNorm)}
@@ -241,7 +241,7 @@ def common_norm(block, unscaled=None):
 
 
 def layers_of(unit):
-    """The layers inside a unit, in the order of the data flow; none in a scalar one."""
+    """The layers inside a unit in the order of the data flow; a scalar unit has none."""
     return getattr(unit, "gate", unit if isinstance(unit, nn.HybridSequential) else ())
 
 
@@ -263,7 +263,7 @@ def norm_parameters(block):
 
 
 def steps_of(net):
-    """(operator, its parameters, its attributes) along the net; Unfit where an operator is missing."""
+    """(operator, its parameters, its attributes) along the net; raises Unfit if an operator is missing."""
     if type(net) is not CIFARResNetV2:
         raise Unfit(f"{type(net).__name__} as a whole has none")
     first, stem, *stages = list(net.features)[:5]
@@ -288,7 +288,7 @@ def steps_of(net):
 
 
 class Chain(HybridBlock):
-    """The steps of a CIFARResNetV2 over the net's own parameters; subclasses make operators of them."""
+    """The steps of a CIFARResNetV2 over the net's own parameters; subclasses turn them into operators."""
 
     def __init__(self, net):
         super().__init__(prefix="fused_")
@@ -300,7 +300,7 @@ class Chain(HybridBlock):
 
 
 class TrainingTwin(Chain):
-    """A CIFARResNetV2 as stem, blocks, head and dense layer. input_gradient: find the gradient of the images too."""
+    """A CIFARResNetV2 as stem, blocks, head and dense layer. input_gradient: compute the gradient of the images too."""
 
     def __init__(self, net, input_gradient=False):
         super().__init__(net)
@@ -312,13 +312,13 @@ class TrainingTwin(Chain):
             if operator == "dense":
                 return F.FullyConnected(x, *inputs, **attributes)
             if operator == "stem" and self._input_gradient:
-                x = F.identity(x)  # which, unlike the operator, can add to the gradient of the images
+                x = F.identity(x)  # unlike the operator, it can add to the gradient of the images
                 attributes = {**attributes, "input_gradient": "1"}
-            x = getattr(F, f"atac_{operator}")(x, *inputs, **attributes)[0]  # the others are for the backward pass
+            x = getattr(F, f"atac_{operator}")(x, *inputs, **attributes)[0]  # the backward pass reads the other outputs
 
 
 class InferenceTwin(Chain):
-    """A CIFARResNetV2 as one operator, which prepares itself anew for every batch: the weights may have moved."""
+    """A CIFARResNetV2 as one operator, which prepares its weights again for every batch: they may have changed."""
 
     def hybrid_forward(self, F, x, **arrays):
         return F.atac_net_inference(x, *(arrays[parameter.name] for parameter in parameters_in(self._steps)),
@@ -328,8 +328,8 @@ class InferenceTwin(Chain):
 class FrozenTwin(HybridBlock):
     """A CIFARResNetV2 as one operator over a copy of its weights in one array.
 
-    MXNet takes longer to hand over the arrays of a net one by one than the net to answer an image. The operator keeps
-    what follows from the weights until they are changed.
+    MXNet takes longer to pass the arrays of a net one by one than the net takes for an image. The operator keeps what
+    it derives from the weights until they change.
     """
 
     def __init__(self, net):
@@ -356,7 +356,7 @@ def parameters_in(steps):
 
 
 def layers_attribute(steps):
-    """Steps in the words of the operator for a whole net."""
+    """The steps as the attribute of the operator for a whole net."""
     return ";".join(f"{operator}:{','.join(f'{name}={value}' for name, value in attributes.items())}"
                     for operator, _, attributes in steps)
 
@@ -370,7 +370,7 @@ def twin(net, training):
 
 
 def layered_units(net):
-    """The units of a net that are worth an operator of their own: those of several layers."""
+    """The units of a net that deserve an operator of their own: those with several layers."""
     found = []
     for block in blocks_in(net):
         if type(block) in KINDS and layers_of(block) and unit_parameters(block)[0].shape[1] <= WIDEST:
@@ -383,7 +383,7 @@ def layered_units(net):
 
 @contextlib.contextmanager
 def forwarding(blocks):
-    """Let blocks compute by another hybrid_forward: blocks is a list of (block, function) pairs."""
+    """Within the block, replace hybrid_forward: blocks is a list of (block, function) pairs."""
     for block, function in blocks:
         block.hybrid_forward = function
     try:
@@ -394,10 +394,10 @@ def forwarding(blocks):
 
 
 def traced(net, training):
-    """net's graph with an operator for each unit of layers, and for the BatchNorm whose result only that unit reads."""
+    """net's graph with an operator for each unit of layers, and the BatchNorm before it if only the unit reads that."""
     suffix = "" if training else "_inference"
     norms = {id(block): block for block in blocks_in(net) if plain_norm(block)}
-    before = {}  # name of a BatchNorm's symbol: what it normalizes, and the block
+    before = {}  # name of a BatchNorm's symbol: (its input, the block)
     merged = []
 
     def norm_forward(block):
@@ -430,7 +430,7 @@ def traced(net, training):
         data = mx.sym.var("data", dtype="float32")
         with forwarding(hooks):
             graph = net(data)
-        # A merged BatchNorm that is still in the graph has other readers too: it would move its statistics twice.
+        # A merged BatchNorm that is still in the graph has other readers: it would move its statistics twice.
         left = set(merged) & {name.rpartition("_output")[0] for name in graph.get_internals().list_outputs()}
         if not left:
             return SymbolBlock(graph, data, params=net.collect_params())

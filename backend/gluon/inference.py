@@ -1,12 +1,12 @@
-"""A net for inference only: BatchNorm folded into the layer before it, oneDNN's fused operators where they are right.
+"""A net for inference only: BatchNorm folded into the layer before it, and oneDNN's fused operators if they are right.
 
     from model import inference
     faster, sentence = inference.optimize(net, images)   # images (N, C, H, W): the batch to be answered later
     logits = faster(images)
 
-Both functions work on the net's symbolic graph, so that they serve every HybridBlock of one input. They copy the
-weights: later changes of the net do not reach the copy, and inference with the copy does not bring the net's own
-weights into oneDNN's layout, which would disturb a training that goes on.
+`fold` and `optimize` work on the net's symbolic graph, so they take every HybridBlock of one input. They copy the
+weights: later changes of the net do not reach the copy, and inference with the copy leaves the net's own weights in
+MXNet's layout, on which further training depends.
 """
 import json
 
@@ -22,16 +22,16 @@ from support.errors import InputError
 from .fused import fuse, weights_missing
 
 BACKEND = "MKLDNN"  # MXNet 1.9.1's name of its oneDNN subgraphs
-IMAGES = 64  # that a graph must answer as the plain net does, at least
+IMAGES = 64  # at least so many images must get the plain net's answers
 # Largest difference from the plain net, in units of the logits' standard deviation. A float16 number
 # has 11 bits, so ten roundings are 0.01.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-4, "float16": 1e-2}
 
 
 class InferenceNet(gluon.SymbolBlock):
-    """A graph with weights of its own, run in inference mode also where gradients are recorded.
+    """A graph with its own weights, run in inference mode even while gradients are recorded.
 
-    batch_norms and folded count the BatchNorms that the net had and those that are now part of another layer.
+    batch_norms : BatchNorms that the net had. folded : those that are now part of another layer.
     """
 
     def __init__(self, graph):
@@ -58,11 +58,11 @@ class InferenceNet(gluon.SymbolBlock):
 def fold(net):
     """A copy of net for inference with every BatchNorm that follows a linear layer folded into that layer.
 
-    net: an initialized HybridBlock of one input; it stays as it is. A BatchNorm is folded where it alone reads the
-    output of a Convolution or FullyConnected, over whose output channels it runs: y = gamma (w x + b - mean) /
-    sqrt(var + eps) + beta is again linear in x. Weights and biases are computed in float64 from the running
-    statistics and rounded once to the net's type, on each device of net from the statistics there. Other BatchNorms
-    stay. Returns an InferenceNet. Raises InputError for a block that cannot be traced or is not initialized.
+    net: an initialized HybridBlock of one input; it does not change. A BatchNorm is folded if it alone reads the output
+    of a Convolution or FullyConnected and runs over its output channels: y = gamma (w x + b - mean) / sqrt(var + eps) +
+    beta is again linear in x. Weights and biases are computed in float64 from the running statistics of each device and
+    rounded once to the net's type. Other BatchNorms stay. Returns an InferenceNet. Raises InputError for a block that
+    cannot be traced or is not initialized.
     """
     graph = _Graph.of(net)
     graph.fold()
@@ -70,16 +70,16 @@ def fold(net):
 
 
 def optimize(net, example, fused="auto"):
-    """The most fused form of net for inference that answers as net does, and a sentence saying which and why.
+    """The most fused form of net for inference that answers as net does. Returns (callable, sentence); times nothing.
 
-    net: as in `fold`. example: NDArray (N, ...) as net will get it; shape, type, mean and spread count. The forms tried
-    are, in this order: our own fused operators for the whole net (model.fuse), folded BatchNorm with oneDNN's fused
-    operators (float32 nets on CPUs), the same without fusing additions, folded BatchNorm alone, net itself. fused is
-    "auto" for that, "on" for nothing but our operators (InputError where they do not fit), or "off" for net itself.
-    Each must agree with the plain net, on each of net's devices,
-    on at least IMAGES seeded random images in batches of N, on a batch of another length and on the first one once
-    more, within TOLERANCE. Returns (callable, sentence); nothing is timed. Raises InputError as `fold`
-    does, and for an example that is no batch for this net.
+    net: as in `fold`. example: NDArray (N, ...) as net will get it; its shape, type, mean and spread matter. The forms
+    tried are, in this order: our own fused operators for the whole net (model.fuse), folded BatchNorm with oneDNN's
+    fused operators (float32 nets on CPUs), the same without fused additions, folded BatchNorm alone, net itself.
+    Each must agree with the plain net within TOLERANCE, on each of net's devices: on at least IMAGES seeded random
+    images in batches of N, on a batch of another length, and on the first batch again. The sentence says which form it
+    is, and why.
+    fused: "auto" tries all forms; "on" tries also fused units, and raises InputError if our operators do not fit; "off"
+    returns net itself. Raises InputError as `fold` does, and for an example that is not a batch for this net.
     """
     if not isinstance(example, mx.nd.NDArray) or len(example.shape) < 2 or 0 in example.shape \
             or str(np.dtype(example.dtype)) not in TOLERANCE:
@@ -128,13 +128,13 @@ def optimize(net, example, fused="auto"):
 
 
 def predict(forward, images):
-    """Answers to a few images with little ado: a NumPy batch to NumPy answers.
+    """NumPy answers to a small NumPy batch, with little overhead.
 
-    forward: a net on the CPU of one output, such as `optimize` returns. images: floats (N, C, H, W) of the type that it
-    takes; they are not converted. MXNet reads the batch where it lies, which mx.nd.array(images) would copy.
+    forward: a net on the CPU with one output, such as `optimize` returns. images: floats (N, C, H, W) of the net's
+    type. They are neither converted nor copied (mx.nd.array would copy them).
     """
     batch = np.ascontiguousarray(images)
-    # A view, because MXNet marks what it is lent as read-only.
+    # A view, because MXNet marks the array as read-only.
     return forward(mx.nd.from_numpy(batch.view())).asnumpy()
 
 
@@ -151,8 +151,8 @@ _FLAGS = {"True": True, "1": True, "False": False, "0": False}
 class _Graph:
     """A net as MXNet's graph in JSON, whose nodes refer to each other as objects, and its numbers.
 
-    nodes are in the order of the data flow. An input is (node, number of its output, version); values maps the name
-    of a parameter to its numpy arrays, one a context. takes: what the net takes, or None.
+    nodes : in the order of the data flow; an input is (node, number of its output, version). values : {name of a
+    parameter: its NumPy arrays, one for each context}. takes : which arrays the net takes, or None.
     """
 
     def __init__(self, symbol, data, values, contexts, takes, batch_norms=0, folded=0):
@@ -167,7 +167,7 @@ class _Graph:
 
     @classmethod
     def of(cls, net, takes=None):
-        """Trace net, and copy the numbers it uses. takes: for a net that does not say itself what it takes."""
+        """Trace net, and copy the numbers that it uses. takes: for a net without an attribute `takes`."""
         parameters = dict(net.collect_params().items())
         data = "data"
         while data in parameters:
@@ -176,7 +176,7 @@ class _Graph:
             raise InputError(f"{type(net).__name__} is not a HybridBlock and has no graph; run it as it is")
         try:
             output = net(mx.sym.var(data))
-        except Exception as error:  # whatever a user's block raises when it is called in a way it does not know
+        except Exception as error:  # a user's block may raise anything when it is called with a symbol
             raise InputError(f"{type(net).__name__} cannot be traced with one symbolic input ({error}); run it as it "
                              "is") from error
         symbol = mx.sym.Group(list(output)) if isinstance(output, (list, tuple)) else output
@@ -196,14 +196,14 @@ class _Graph:
 
     @property
     def dtype(self):
-        """The type of the first weights, which the input must have too."""
+        """The type of the first weights, and so of the input."""
         for node in self.nodes:
             if node["op"] in ("Convolution", "FullyConnected") and node["inputs"][1][0]["name"] in self.values:
                 return str(self.values[node["inputs"][1][0]["name"]][0].dtype)
         return "float32"
 
     def symbol(self):
-        """The graph as a Symbol; nodes that nothing needs any more are left out."""
+        """The graph as a Symbol, without nodes that nothing needs any more."""
         needed = {id(node) for node, _, _ in self.heads}
         for node in reversed(self.nodes):
             if id(node) in needed:
@@ -220,7 +220,7 @@ class _Graph:
             "heads": written(self.heads), "attrs": self.attrs}))
 
     def readers(self):
-        """id of a node -> how often its output is read, as the net's answer too."""
+        """{id of a node: how often its output is read}; an output of the net counts as read."""
         count = {}
         for entries in [node["inputs"] for node in self.nodes] + [self.heads]:
             for source, _, _ in entries:
@@ -228,13 +228,13 @@ class _Graph:
         return count
 
     def redirect(self, entry_of):
-        """Replace the source of every input and head by entry_of(input), None to leave it."""
+        """Replace the source of every input and head by entry_of(input), if that is not None."""
         for node in self.nodes:
             node["inputs"] = [entry_of(entry) or entry for entry in node["inputs"]]
         self.heads = [entry_of(entry) or entry for entry in self.heads]
 
     def fold(self):
-        """Fold what can be folded, in place."""
+        """Fold every BatchNorm that can be folded, in place."""
         readers = self.readers()
         replaced, added = {}, {}
         for norm in self.nodes:
@@ -259,18 +259,18 @@ class _Graph:
         attrs = layer["attrs"]
         axis = int(norm.get("attrs", {}).get("axis", 1))
         if layer["op"] == "FullyConnected":
-            # An axis counted from the front is the last one only if the layer flattens its input to (N, C).
+            # Axis 1 is the last one only if the layer flattens its input to (N, C).
             channels = (-1, 1) if _flag(attrs, "flatten", True) else (-1,)
         else:
             layout = attrs.get("layout", "None")
             channels = (1,) if layout == "None" else (layout.index("C"), layout.index("C") - len(layout))
-        # The other outputs of a BatchNorm, mean and variance, are lost with it.
+        # A folded BatchNorm has no mean and variance as outputs.
         own = [source for source, _, _ in layer["inputs"][1:] + numbers]
         return (axis in channels and not _flag(norm.get("attrs", {}), "output_mean_var", False)
                 and all(source["op"] == "null" and source["name"] in self.values for source in own))
 
     def _new_variables(self, layer, norm):
-        """Variable nodes of the folded weight and bias, their numbers entered in values."""
+        """Variable nodes of the folded weight and bias; their numbers go into values."""
         names = [source["name"] for source, _, _ in layer["inputs"][1:]]
         gamma, beta, mean, variance = (source["name"] for source, _, _ in norm["inputs"][1:])
         if _flag(norm.get("attrs", {}), "fix_gamma", True):
@@ -298,7 +298,7 @@ class _Graph:
         return new
 
     def name_activations(self):
-        """Write F.relu(x) as F.Activation(x, act_type="relu"), and so on: MXNet fuses only that spelling."""
+        """Write F.relu(x) as F.Activation(x, act_type="relu"), and so on: MXNet fuses only the latter."""
         for node in self.nodes:
             if node["op"] in ("relu", "sigmoid", "tanh"):
                 node.update(op="Activation", attrs={"act_type": node["op"]})
@@ -306,9 +306,9 @@ class _Graph:
     def misread_sums(self):
         """The additions that MXNet must not fuse with the convolution before them.
 
-        An addition whose other term is a layer that further operators read, too: once the addition is fused, MXNet
-        forgets that it reads the layer, fuses the layer with its other reader, and the addition gets what comes out of
-        that. So the shortcut of a pre-activation block gets what BatchNorm and ReLU have made of it.
+        These are the additions whose other term is a layer with more readers. Once such an addition is fused, MXNet
+        forgets that it reads the layer, fuses the layer with its other reader, and adds the result of that: the
+        shortcut of a pre-activation block would be added after BatchNorm and ReLU.
         """
         readers = self.readers()
         fusing = {id(source) for node in self.nodes if node["op"] in ("Activation", "LeakyReLU", "clip")
@@ -323,10 +323,10 @@ class _Graph:
         return [node for node in self.nodes if node["op"] == "elemwise_add"]
 
     def keep_apart(self, sums):
-        """Let add_n do these additions, which MXNet does not fuse into a convolution.
+        """Turn these additions into add_n, which MXNet does not fuse into a convolution.
 
-        MXNET_DISABLE_MKLDNN_FUSE_CONV_SUM does so for all nets of the process, but is read only as MXNet loads. In the
-        additions left, the convolution comes first: MXNet mixes up the inputs of some in which it comes second.
+        (MXNET_DISABLE_MKLDNN_FUSE_CONV_SUM works for the whole process and is read only as MXNet loads.) In the other
+        additions the convolution becomes the first term: MXNet mixes up the inputs of some in which it is the second.
         """
         for node in sums:
             node.update(op="add_n", attrs={"num_args": "2"})
@@ -342,7 +342,7 @@ def _flag(attrs, name, default):
 
 
 def _no_subgraph(graph, dtype):
-    """Why oneDNN's fused operators are out of question, or None."""
+    """Why oneDNN's fused operators cannot be used, or None."""
     if any(context.device_type != "cpu" for context in graph.contexts):
         return "they are for CPUs"
     if not mx.runtime.Features().is_enabled("MKLDNN"):
@@ -353,7 +353,7 @@ def _no_subgraph(graph, dtype):
 
 
 def _partitioned(graph, apart, example):
-    """The graph after MXNet's partitioning, which is kept away from the additions that `apart` returns.
+    """The graph after MXNet's partitioning; the additions that `apart` returns are not fused.
 
     The parameters keep their names and numbers.
     """
@@ -374,7 +374,7 @@ def _partitioned(graph, apart, example):
 class _Check:
     """The plain net's answers to seeded random images, to compare other forms with.
 
-    images: how many are different; fault: why nothing can be compared, or None.
+    images: how many different ones. fault: why nothing can be compared, or None.
     """
 
     def __init__(self, plain, example, contexts):
@@ -393,7 +393,7 @@ class _Check:
             self.spreads = [output.std() for output in outputs]
 
     def distance(self, net):
-        """Largest difference over all answers, in units of the spread; infinity where an answer is not finite."""
+        """Largest difference over all answers, in units of the spread; infinity if an answer is not finite."""
         worst = 0.0
         for batch, expected in zip(self.batches, self.expected):
             for answer, right, spread in zip(_answers(net, batch), expected, self.spreads):
@@ -404,10 +404,10 @@ class _Check:
 
 
 def _random_batches(example):
-    """Batches of the example's length with IMAGES images or more, one of another length, and the first once more.
+    """Batches of the example's length with IMAGES images or more, one of another length, and the first one again.
 
-    White noise with the example's mean and spread, which a net meets with numbers of the size it is made for: where
-    BatchNorm's statistics do not fit its input at all, a deep net can make a thousand times more of each rounding.
+    They are white noise with the example's mean and spread. If the input does not fit BatchNorm's statistics at all, a
+    deep net can enlarge each rounding a thousand times.
     """
     values = example.astype("float64").asnumpy()
     mean, spread = values.mean(), values.std()

@@ -14,8 +14,8 @@ from support.errors import out_of_memory
 from .placement import array, input_type, shares, staged
 from .state import restore_layout
 
-# Steps that may be queued on the device before the result of the oldest is read. One is always under way, so the
-# device never waits for the host, and the queue stays short enough to stop and to notice NaN at once.
+# Steps that may be queued on the device before the result of the oldest is read. One step is always under way, so the
+# device never waits for the host; the queue is short enough to stop and to notice NaN at once.
 LAG = 2
 
 
@@ -39,14 +39,14 @@ class Loss:
     """Cross entropy of logits and labels, one number (nats) an image, with smoothed and with mixed labels.
 
     smoothing: this share of the target is spread evenly over all outputs, the label's own included [Szegedy et al.
-    2016]. share: what is left of the label where images were mixed; the rest is the label of the image at the same
-    place from the end.
+    2016]. share: the label's weight if images were mixed; the rest belongs to the label of the image at the same place
+    from the end.
     """
 
     def __init__(self, smoothing=0.0):
         self.smoothing = smoothing
         self._plain = gluon.loss.SoftmaxCrossEntropyLoss()
-        self._plain.hybridize()  # one call for its four operators
+        self._plain.hybridize()  # one call in place of four operators
 
     def __call__(self, logits, labels, share=1.0):
         if not self.smoothing and share == 1:
@@ -59,7 +59,7 @@ class Loss:
 
 
 def _parts(shares, count):
-    """The shares of a batch, [(images, labels)], in `count` equal parts one after the other: a list of such lists."""
+    """The shares of a batch, [(images, labels)], cut into `count` equal parts: a list of such lists."""
     if count == 1:
         return [shares]
     edges = [[len(labels) * part // count for part in range(count + 1)] for _, labels in shares]
@@ -68,21 +68,21 @@ def _parts(shares, count):
 
 
 def wants_input_gradient(forward, context):
-    """Whether a training step must ask for the gradient of its input, which nothing uses.
+    """Whether a training step must ask for the gradient of its input, although nothing uses it.
 
-    On a CPU, MXNet's BatchNorm moves its running statistics in the backward pass, and that reaches a BatchNorm at the
-    very input only if the input wants a gradient. It changes no gradient of a weight. A forward pass with
-    `own_statistics` moves them itself, as GPUs do.
+    On a CPU, MXNet's BatchNorm moves its running statistics in the backward pass, which reaches a BatchNorm at the very
+    input only if the input wants a gradient. The weights' gradients stay the same. A forward pass with `own_statistics`
+    moves the statistics itself, as GPUs do.
     """
     return context.device_type == "cpu" and not getattr(forward, "own_statistics", False)
 
 
 @dataclasses.dataclass
 class Method:
-    """How a step is computed, beside its batch and its rate.
+    """How a step is computed, in addition to its batch and rate.
 
-    smoothing: of the labels (Loss). accumulate: parts of a device's batch, one after the other, for a net whose
-    gradients add up (make_trainer). scale: for float16, else None.
+    smoothing: of the labels (Loss). accumulate: number of parts of a device's batch, computed one after the other; the
+    net's gradients must add up (make_trainer). scale: for float16, else None.
     """
 
     smoothing: float = 0.0
@@ -91,18 +91,18 @@ class Method:
 
 
 def train_steps(net, trainer, batches, contexts, meter, forward=None, method=None, settle=None):
-    """Train on batches; yields (after each step) the steps done.
+    """Train on batches; after each step yields the number of steps done.
 
     batches : (learning rate, images, labels), or (learning rate, images, labels, share) to mix each device's images
-        with themselves in reverse: share of an image, the rest of its mirror.
-    forward : forward(x) gives the logits if another callable than net, on net's parameters, is to compute them.
+        with the same images in reverse order: share of the one image, 1 - share of the other.
+    forward : forward(x) gives the logits from net's parameters; None for net itself.
     method : a Method; the plain one by default.
     settle : called after each step with the steps done; if it returns True, meter is brought up to date and the device
-        has finished before they are yielded: the caller saves there.
+        finishes before the number is yielded, so that the caller can save.
 
-    The batch is shared out over the contexts; the gradient is the mean over the whole of it. Accuracy counts answers
-    that are the image's label, or the one with the larger share. meter lags behind by LAG steps and is complete when
-    the generator ends, also when it is closed early. Raises Diverged if a loss is not finite.
+    The batch is divided among the contexts; the gradient is the mean over the whole batch. Accuracy counts answers that
+    are the image's label, or the label with the larger share. meter lags LAG steps behind; it is complete when the
+    generator ends, even if it is closed early. Raises Diverged if a loss is not finite.
     """
     forward, method = forward or net, method or Method()
     cross_entropy, dtype = Loss(method.smoothing), input_type(net)
@@ -115,8 +115,8 @@ def train_steps(net, trainer, batches, contexts, meter, forward=None, method=Non
     def read_all():
         while pending:
             _read(pending.popleft(), meter)
-        # The engine does not know that a compiled net's backward pass writes running statistics, and would let
-        # others read them before it is through.
+        # MXNet's engine does not know that a compiled net's backward pass writes running statistics; it would let
+        # others read them too early.
         mx.nd.waitall()
 
     lost = False
@@ -137,37 +137,37 @@ def train_steps(net, trainer, batches, contexts, meter, forward=None, method=Non
             lost = out_of_memory(error) is not None
             raise
         finally:
-            if not lost:  # MXNet would wait for ever for a step for which it had no memory or thread
+            if not lost:  # MXNet would wait forever for a step that found no memory or thread
                 read_all()
 
 
 def _differentiate(forward, cross_entropy, parts, share, scale):
-    """Gradients of [(images, labels)] by device; returns (images, sums of loss and of correct answers) of each."""
+    """Compute the gradients of [(images, labels)]; returns (images, [sum of loss, correct answers]) for each device."""
     if share != 1:
         parts = [(share * x + (1 - share) * reverse(x), y) for x, y in parts]
     for x, _ in parts:
         if wants_input_gradient(forward, x.context):
             x.attach_grad()
     with autograd.record():
-        # float16 logits are too coarse for a loss, and sums of them.
+        # float16 is too coarse for the loss and its sum.
         outputs = [forward(x).astype("float32", copy=False) for x, _ in parts]
         losses = [cross_entropy(output, y, share) for output, (_, y) in zip(outputs, parts)]
         heads = losses if scale is None or scale.value == 1 else [loss * scale.value for loss in losses]
     autograd.backward(heads)
     answers = [y if share >= .5 else reverse(y) for _, y in parts]
-    # Two numbers a device and step are all that the host ever reads.
+    # The host reads only two numbers for each device and step.
     return [(len(y), mx.nd.stack(loss, output.argmax(axis=1) == y).sum(axis=1))
             for loss, output, y in zip(losses, outputs, answers)]
 
 
 def _update(net, trainer, images, contexts, method):
-    """One step of the optimizer, with the gradient's mean over this many images, and as many of each worker."""
+    """One step of the optimizer with the mean gradient over `images` images of each worker."""
     if method.scale is None:
         trainer.step(images)
     else:
         factor = method.scale.value
         trainer.allreduce_grads()
-        finite = finite_gradients(net, contexts[0])  # summed over all devices and workers, the same on each
+        finite = finite_gradients(net, contexts[0])  # the sum over all devices and workers, equal on each
         method.scale.follow(finite)
         if finite:
             trainer.update(images * factor)
@@ -183,13 +183,12 @@ def _read(results, meter):
 def evaluate(net, batches, contexts, labels, forward=None, team=None):
     """The Scores of net on batches of (images, labels, count); only the first `count` of a batch are real.
 
-    A team's workers each bring their own batches, and all get the scores over those of all.
+    Each worker of a team brings its own batches; all get the scores over all batches.
 
     labels : classes of the data; the net may have more outputs. Batches go to the contexts in turn.
-    forward : forward(x) gives the logits if another callable than net, on net's parameters, is to compute them.
+    forward : forward(x) gives the logits from net's parameters; None for net itself.
 
-    The host counts while the device computes the next batches, so that only logits are read and nothing waits for the
-    counts. Raises Diverged if the net answers with NaN or infinity.
+    The host counts while the device computes the next batches. Raises Diverged if the net answers with NaN or infinity.
     """
     forward, dtype = forward or net, input_type(net)
     counts, pending = Counts(labels), collections.deque()

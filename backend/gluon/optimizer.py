@@ -9,17 +9,17 @@ from .state import optimizer_state
 
 
 class NAG(mx.optimizer.NAG):
-    """mx.optimizer.NAG to the bit, in one call where an operator for it is handed in (the rule: docs/FIDELITY.md, 4.5).
+    """mx.optimizer.NAG to the bit, in one call if `update_all` is given (the rule: docs/FIDELITY.md, 4.5).
 
-    update_all(weights, grads, momenta, lr, momentum, wds, rescale_grad) changes lists of float32 arrays on one CPU in
-    place: weights and momenta as `nag_mom_update` does it, with one decay of wds for each. Without it, on GPUs and
-    without momentum, MXNet's operators take the parameters one by one, bundled for its engine.
+    update_all(weights, grads, momenta, lr, momentum, wds, rescale_grad) changes weights and momenta in place as
+    `nag_mom_update` does; all are lists of float32 arrays on one CPU, with one decay in wds for each. Without it, on
+    GPUs, and without momentum, MXNet's operators update the parameters one by one.
     """
 
     def __init__(self, update_all=None, **kwargs):
         super().__init__(**kwargs)
         self.update_all = update_all
-        self.aggregate_num = sys.maxsize  # so that the Trainer's updater hands over everything of one type
+        self.aggregate_num = sys.maxsize  # the Trainer's updater then passes all arrays of one type at once
 
     def update_multi_precision(self, index, weight, grad, state):
         """Update the arrays of one type on one device; the four arguments are of equal length."""
@@ -36,13 +36,13 @@ class NAG(mx.optimizer.NAG):
 
 
 def make_trainer(net, recipe, kvstore="device", dtype="float32", update_all=None, team=None):
-    """NAG over all parameters of net; several devices add their gradients through kvstore: device, local or nccl.
+    """The gluon.Trainer with NAG over all parameters of net.
 
-    A team (distributed.Team) adds them over its workers too, in its own way.
-
-    dtype 'float16' casts net (but for its BatchNorms, which stay float32) and keeps float32 master weights in the
-    optimizer's state. The gradient of a step is that of the loss summed over the batch and is divided in float32, so
-    that small gradients do not vanish in float16. update_all: an operator that updates everything at once (NAG).
+    kvstore : device, local or nccl; it adds the gradients of several devices. team : a distributed.Team, which adds
+    them also over its workers. update_all : an operator that updates everything at once (NAG).
+    dtype : 'float16' casts net (except its BatchNorms, which stay float32) and keeps float32 master weights in the
+    optimizer's state. The gradients are summed over the batch and divided in float32, so that small ones do not vanish
+    in float16.
     """
     parameters = net.collect_params()
     if recipe.no_wd:
@@ -61,12 +61,12 @@ def make_trainer(net, recipe, kvstore="device", dtype="float32", update_all=None
     optimizer = NAG(update_all, learning_rate=recipe.lr, momentum=recipe.momentum, wd=recipe.wd,
                     multi_precision=dtype != "float32")
     trainer = (team or Team(kvstore)).trainer(parameters, optimizer)
-    # Left to the first step, this would copy device 0's running statistics over those of all while they change.
+    # The first step would do this while running statistics change, and copy device 0's to all devices.
     trainer._init_kvstore()
     trainer._init_params()
     for name, master in masters.items():
         if np.dtype(parameters[name].dtype) != np.float32:
             for device in range(len(parameters[name].list_ctx())):
-                # Left to the optimizer, it would be made of the rounded weight.
+                # The optimizer would copy the rounded weight.
                 optimizer_state(trainer, parameters[name], device)[1][:] = master
     return trainer

@@ -1,4 +1,4 @@
-"""The devices that a net runs on: chosen, set up, and given their share of every batch."""
+"""The devices that a net runs on: choosing them, setting them up, and giving each its share of a batch."""
 import mxnet as mx
 import numpy as np
 
@@ -10,8 +10,8 @@ from support.errors import InputError
 def devices(gpus):
     """Contexts for GPU numbers, and a sentence about the choice.
 
-    Without any GPU the same number of CPU contexts takes their place, so that the global batch stays what the
-    command says. Raises InputError for a number that the machine does not have.
+    On a machine without GPUs, as many CPU contexts take their place, so that the global batch stays what the command
+    says. Raises InputError for a number that the machine does not have.
     """
     wanted = list(gpus)
     if len(set(wanted)) != len(wanted) or any(number < 0 for number in wanted):
@@ -20,7 +20,7 @@ def devices(gpus):
     if not wanted:
         return [mx.cpu()], "running on the CPU, as asked"
     if not present:
-        number = "the CPU" if len(wanted) == 1 else f"{len(wanted)} CPU contexts in the place of {len(wanted)} GPUs"
+        number = "the CPU" if len(wanted) == 1 else f"{len(wanted)} CPU contexts in place of {len(wanted)} GPUs"
         return [mx.cpu(index) for index in range(len(wanted))], f"no GPU is present: running on {number}"
     if max(wanted) >= present:
         raise InputError(f"--gpus {','.join(map(str, wanted))}: this machine has {present} GPU(s), "
@@ -29,7 +29,7 @@ def devices(gpus):
 
 
 def initialize(net, seed, contexts):
-    """He et al.'s initialization as the authors call it: Gaussian, average of the fans, PReLU slope 0.25."""
+    """He et al.'s initialization with the authors' arguments: Gaussian, average of the fans, PReLU slope 0.25."""
     mx.random.seed(seed)
     net.initialize(mx.init.MSRAPrelu(), ctx=contexts)
 
@@ -41,14 +41,14 @@ def set_mode(net, mode):
 
 
 def training_type(wanted, contexts):
-    """The type to train in on these contexts, and a sentence about it where float16 was asked for; else None."""
+    """The type to train in on these contexts, and a sentence about it if float16 was asked for, else None."""
     if wanted == "float16" and not on_gpus(contexts):
         return "float32", "float16 is for GPUs (MXNet's dense layers do not run in it on a CPU): float32 is used"
     return wanted, "float16 with float32 master weights; checkpoints are float32" if wanted == "float16" else None
 
 
 def input_type(net):
-    """The type of images that net takes: float16 where any of its parameters has that (a BatchNorm's never do)."""
+    """The type of images that net takes: float16 if any of its parameters has it (a BatchNorm's never do)."""
     return "float16" if any(np.dtype(parameter.dtype) == np.float16 for parameter in net.collect_params().values()) \
         else "float32"
 
@@ -64,18 +64,18 @@ def on_gpus(contexts):
 
 
 def staged(items, stage, contexts):
-    """stage(item) of each; for GPUs by a thread that is one item ahead, so that no GPU waits for it."""
+    """stage(item) of each item; for GPUs a thread works one item ahead, so that no GPU waits."""
     results = (stage(item) for item in read_from(items))
     return prefetch(results, depth=1) if on_gpus(contexts) else results
 
 
 def array(values, context, dtype="float32"):
-    """A NumPy array where the context takes it from: page-locked memory, which a GPU copies by itself, or its own."""
+    """A NumPy array in the context's memory; for a GPU in page-locked memory, which the GPU copies by itself."""
     return mx.nd.array(values, mx.cpu_pinned(context.device_id) if context.device_type == "gpu" else context, dtype)
 
 
 def shares(images, labels, contexts, dtype):
-    """The part of a batch for each context, as array() has it: [(context, images, labels)]; the last takes the rest."""
+    """A batch divided among the contexts: [(context, images, labels)] with array()s; the last takes the rest."""
     count = min(len(contexts), len(images))
     size = len(images) // count
     edges = [size * index for index in range(count)] + [len(images)]

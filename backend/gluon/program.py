@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Scorer(base.Scorer):
-    """net on its contexts. forward: computes the logits if another callable is to, on net's parameters."""
+    """net on its contexts. forward : forward(x) gives the logits from net's parameters; None for net itself."""
 
     def __init__(self, net, contexts, forward=None):
         self.net, self.contexts, self.forward = net, contexts, forward or net
@@ -65,7 +65,7 @@ class Program(Scorer, base.Program):
         state.check_weights(self.net)
 
     def score(self, batches, labels):
-        """As Scorer's, with the mean of all devices' BatchNorm statistics; each worker brings its own batches."""
+        """As Scorer.score, with the mean of all devices' BatchNorm statistics; each worker brings its own batches."""
         state.average_running_statistics(self.net, self.team)
         return loop.evaluate(self.net, batches, self.contexts, labels, self.forward, self.team)
 
@@ -92,13 +92,13 @@ class Program(Scorer, base.Program):
 def prepare(net, experiment, contexts, team, fused="auto", mode="hybrid", weights=None, ignore_output=False):
     """The Program that trains a new net: initialized by the experiment's seed, in the fastest form that fits.
 
-    fused, mode : as --fused and --mode say. weights : a parameter file to start from, or None; ignore_output: all of
-    it except the last layer. Raises InputError for weights that do not fit.
+    fused, mode : the values of --fused and --mode. weights : a parameter file to start from, or None. ignore_output :
+    do not load its last layer. Raises InputError for weights that do not fit.
     """
     placement.initialize(net, experiment.seed, contexts)
     if weights:
         load_params(net, weights, contexts, ignore_output, log.info)
-    if experiment.recipe.accumulate > 1:  # which the fused operators cannot
+    if experiment.recipe.accumulate > 1:  # the fused operators cannot add up gradients
         forward, operators = net, "plain Gluon operators, which can add up gradients"
     else:
         forward, operators = fuse(net, fused)
@@ -109,7 +109,7 @@ def prepare(net, experiment, contexts, team, fused="auto", mode="hybrid", weight
 def scorer(net, contexts, example, mode="hybrid", fused="auto"):
     """The Scorer of a net that has its weights on the CPU, and a sentence about the form in which it is computed.
 
-    example : images (N, 3, S, S), NumPy, as they will come; None leaves the net as it is.
+    example : NumPy images (N, 3, S, S) like those to come; None leaves the net as it is.
     """
     if contexts != [mx.cpu()]:
         net.collect_params().reset_ctx(contexts)

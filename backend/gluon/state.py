@@ -1,9 +1,9 @@
 """Every number of a net in training as NumPy arrays by name, there and back.
 
-`name`: a weight or a running statistic, by its structural name. `optimizer/name.i`: NAG's i-th state of it.
-`running/d/name`: a running statistic on device d, if there are several, counted through worker by worker.
+`name`: a weight or a running statistic, by its structural name. `optimizer/name.i`: NAG's i-th state of that weight.
+`running/d/name`: a running statistic on device d, if there are several; d counts the devices worker by worker.
 
-Everything is float32: a float16 net gives its master weights, so that both types' states are interchangeable.
+Everything is float32: a float16 net gives its master weights, so the states of both types are interchangeable.
 """
 import ctypes
 
@@ -14,7 +14,7 @@ from engine.steps import Diverged
 
 
 def check_weights(net):
-    """Raise Diverged when a weight is not finite. A loss need not show it: MXNet's ReLU turns NaN into 0."""
+    """Raise Diverged if a weight is not finite. The loss may not show it: MXNet's ReLU turns NaN into 0."""
     for name, parameter in net._collect_params_with_prefix().items():
         for copy in parameter.list_data():
             if not np.isfinite(copy.asnumpy()).all():
@@ -22,9 +22,9 @@ def check_weights(net):
 
 
 def running_statistics(net, team=None):
-    """BatchNorm's running statistics, by structural name: a list of arrays, of every device of every worker in turn.
+    """BatchNorm's running statistics: {structural name: [array of each device, worker by worker]}.
 
-    Each device keeps those of its own share of each batch. Empty where there is but one device.
+    Each device keeps the statistics of its own share of each batch. {} if there is only one device.
     """
     parameters = {name: parameter for name, parameter in net._collect_params_with_prefix().items()
                   if parameter.grad_req == "null"}
@@ -36,7 +36,7 @@ def running_statistics(net, team=None):
     numbers = np.zeros((team.size, devices, sum(copies[0].size for copies in own.values())))
     for device in range(devices):
         numbers[team.rank, device] = np.concatenate([copies[device].asnumpy().ravel() for copies in own.values()])
-    numbers = team.total(numbers).reshape(team.size * devices, -1)  # of zeros and one worker's each: exact
+    numbers = team.total(numbers).reshape(team.size * devices, -1)  # exact: each row is zero on all workers except one
     edges = np.cumsum([0] + [copies[0].size for copies in own.values()])
     return {name: [mx.nd.array(row[start:end].reshape(copies[0].shape), dtype=copies[0].dtype) for row in numbers]
             for (name, copies), start, end in zip(own.items(), edges, edges[1:])}
@@ -48,10 +48,9 @@ def mean(arrays):
 
 
 def average_running_statistics(net, team=None):
-    """Give all devices of all workers the mean of their BatchNorm statistics, which is what a saved file holds.
+    """Give all devices of all workers the mean of their BatchNorm statistics.
 
-    Every device keeps statistics of its own share of each batch; without this, evaluation would see one device's and
-    a file the mean of all.
+    A saved file holds that mean; without this call an evaluation would use the statistics of one device.
     """
     parameters = net._collect_params_with_prefix()
     for name, copies in running_statistics(net, team).items():
@@ -61,9 +60,9 @@ def average_running_statistics(net, team=None):
 def restore_layout(net):
     """Bring the weights back to MXNet's plain layout after inference.
 
-    On a CPU, inference converts each convolution's weights in place to oneDNN's blocked layout, and a step of
-    training that meets such a weight picks another kernel, depending on the threads' timing: the run would no
-    longer be repeatable to the bit. Asking for an array's address converts it back.
+    On a CPU, inference converts each convolution's weights in place to oneDNN's blocked layout. A training step that
+    meets such a weight may pick another kernel, depending on the threads' timing, and the run would no longer be
+    repeatable to the bit. Asking for an array's address converts it back.
     """
     mx.nd.waitall()
     for parameter in net.collect_params().values():
@@ -75,7 +74,7 @@ def restore_layout(net):
 def arrays_of(net, trainer=None, team=None):
     """All numbers by name; without a trainer no optimizer's state. Raises Diverged if a weight is not finite.
 
-    All workers of a team call it, for each has statistics of its own.
+    All workers of a team must call it: each has statistics of its own.
     """
     check_weights(net)
     running = running_statistics(net, team)
@@ -93,7 +92,7 @@ def arrays_of(net, trainer=None, team=None):
 
 
 def forms_of(net, trainer, team=None):
-    """{name: (shape, type)} of what arrays_of gives."""
+    """{name: (shape, type)} of the arrays that arrays_of gives."""
     parameters = net._collect_params_with_prefix()
     forms = {name: (parameter.shape, np.dtype(np.float32)) for name, parameter in parameters.items()}
     forms.update({f"optimizer/{name}.{index}": (array.shape, np.dtype(array.dtype))
@@ -106,7 +105,7 @@ def forms_of(net, trainer, team=None):
 
 
 def restore(arrays, net, trainer, team=None):
-    """Give a net and its trainer, on all devices, what arrays_of gave, or the weights alone."""
+    """Set a net and its trainer, on all devices, to the arrays of arrays_of, or to the weights alone."""
     devices, rank = _devices(net), team.rank if team is not None else 0
     for name, parameter in net._collect_params_with_prefix().items():
         parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))
@@ -128,9 +127,9 @@ def _devices(net):
 
 
 def _states(net, trainer, device=0):
-    """The optimizer's arrays on one device except master weights, by structural name: lists, for NAG of 1 or 0.
+    """The optimizer's arrays on one device without master weights: {structural name: list}, for NAG of length 1 or 0.
 
-    Trainer offers its states only as a pickle, which would run code from a crafted file as it is read.
+    Trainer offers its states only as a pickle, and reading a crafted pickle runs code.
     """
     return {name: _flat(state[0] if np.dtype(parameter.dtype) == np.float16 else state)
             for name, parameter, state in _trained(net, trainer, device)}
@@ -149,9 +148,9 @@ def _trained(net, trainer, device):
 
 
 def optimizer_state(trainer, parameter, device=0):
-    """A parameter's state in the optimizer on one device; created, as zeros, where no step has been made yet.
+    """A parameter's state in the optimizer on one device; created as zeros before the first step.
 
-    The momentum (None without), or for a float16 parameter the pair of it and the float32 master weight.
+    It is the momentum (or None); for a float16 parameter (momentum, float32 master weight).
     """
     updater, index = trainer._updaters[device], trainer._param2idx[parameter.name]
     if index not in updater.states:

@@ -1,25 +1,10 @@
 """Gluon nets to PyTorch and their numbers back. Needs both MXNet and PyTorch."""
-import json
-
 import mxnet as mx
 
-from model.graph import json_of
+from backend.graph import graph_of
 from model.weights import set_params
 
-from .graph import FROZEN, PATH, gluon_names, translate
-
-
-def graph_of(net):
-    """The graph of a net in MXNet's JSON, with the parameters' structural names (backend.torch.graph)."""
-    graph = json.loads(json_of(net(mx.sym.var("data"))))
-    parameters = {parameter.name: (path, parameter) for path, parameter in net._collect_params_with_prefix().items()}
-    for node in graph["nodes"]:
-        if node["name"] in parameters:
-            path, parameter = parameters[node["name"]]
-            node["attrs"][PATH] = path
-            if parameter.grad_req == "null":
-                node["attrs"][FROZEN] = "1"
-    return json.dumps(graph)
+from .graph import gluon_names, translate
 
 
 def arrays_of(net):

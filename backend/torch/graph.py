@@ -1,8 +1,8 @@
 """MXNet's graph of a net as a torch.fx.GraphModule: the same operators on the same arrays; it needs no MXNet.
 
-A parameter's node in the graph carries its structural name in Gluon as attribute PATH, and FROZEN if nothing trains it
-(convert.graph_of writes both). Modules and parameters stand under these names, so that state_dict() reads
-`features.2.0.conv1.weight`. Only BatchNorm's parameters have other names in PyTorch: `torch_name`, `gluon_names`.
+Modules and parameters stand under the structural names that backend.graph.graph_of has put into the graph, so that
+state_dict() reads `features.2.0.conv1.weight`. Only BatchNorm's parameters have other names in PyTorch: `torch_name`,
+`gluon_names`.
 """
 import ast
 import inspect
@@ -11,11 +11,10 @@ import json
 import torch
 from torch import fx, nn
 
+from backend.graph import FROZEN, PATH
 from support.errors import InputError
 
 from . import operators
-
-PATH, FROZEN = "__path__", "__frozen__"
 
 # The mapping of names. running_mean, running_var and all names of other layers are the same in both.
 _BATCHNORM = {"gamma": "weight", "beta": "bias"}
@@ -44,7 +43,7 @@ def gluon_names(names):
 def translate(text, arrays):
     """The module of a graph, in training mode, on the CPU.
 
-    text : the graph, as MXNet writes it in JSON, with one input and one output. arrays : {Gluon's name: NumPy array}.
+    text : the graph, as graph_of writes it, with one output. arrays : {Gluon's name: NumPy array}.
     Raises InputError for what cannot be translated or is missing, with the name of the operator or the array.
     """
     return _Translation(json.loads(text)["nodes"], arrays).module(json.loads(text)["heads"])
@@ -128,7 +127,7 @@ class _Translation:
 
 def _checked(node, function, called):
     """A node's attributes as Python values, which the function of its operator takes. Raises InputError."""
-    settings = {name: _value(text) for name, text in node.get("attrs", {}).items() if not name.startswith("__")}
+    settings = {name: value_of(text) for name, text in node.get("attrs", {}).items() if not name.startswith("__")}
     for name, allowed in operators.ALLOWED.get(node["op"], {}).items():
         if settings.get(name, allowed[0]) not in allowed:
             raise InputError(f"{called} has {name}={settings[name]!r}; there is a translation for "
@@ -140,7 +139,7 @@ def _checked(node, function, called):
     return settings
 
 
-def _value(text):
+def value_of(text):
     """'(1, 1)' is a pair, 'max' a text."""
     try:
         return ast.literal_eval(text)

@@ -8,7 +8,7 @@ import torch
 from engine.steps import Counts
 from support.errors import out_of_memory
 
-from .placement import Later, array, staged
+from .placement import Later, array, moved, staged
 
 # Steps that may be queued on the device before the result of the oldest is read. One is always under way, so the
 # device never waits for the host, and the queue stays short enough to stop and to notice NaN at once.
@@ -114,8 +114,7 @@ def train_steps(trainer, steps, meter, resident=None, settle=None):
     with contextlib.closing(drawn() if resident else staged(steps, stage, device)) as batches:
         try:
             for done, (rate, images, labels, share) in enumerate(batches, 1):
-                pending.append(trainer.step(rate, images.to(device, non_blocking=True),
-                                            labels.to(device, non_blocking=True), share))
+                pending.append(trainer.step(rate, moved(images, device), labels.to(device, non_blocking=True), share))
                 read(LAG)
                 if settle is not None and settle(done):
                     read(0)
@@ -155,7 +154,7 @@ def evaluate(net, batches, device, labels, resident=None, casting=contextlib.nul
     with torch.no_grad(), contextlib.closing(resting() if resident else staged(batches, stage, device)) as staging:
         for images, truth in staging:
             with casting():
-                logits = net(images.to(device, non_blocking=True))
+                logits = net(moved(images, device))
             pending.append((Later(logits.float()), truth))
             read(LAG)
         read(0)

@@ -6,6 +6,8 @@ from engine.data.prefetch import prefetch
 from engine.steps import read_from
 from support.errors import InputError
 
+LAYOUT = torch.channels_last  # of the arrays of a net and of its images on the device
+
 
 def devices(gpus):
     """The device for GPU numbers, in a list, and a sentence about the choice; the CPU if the machine has no GPU.
@@ -50,6 +52,11 @@ def array(values, device, dtype=None):
     """A NumPy array as a tensor that the device can take: for a GPU in page-locked memory, which it copies itself."""
     tensor = torch.from_numpy(np.array(values, dtype))
     return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def moved(images, device):
+    """A batch of images on the device; nothing waits for it."""
+    return images.to(device, non_blocking=True, memory_format=LAYOUT)
 
 
 class Later:

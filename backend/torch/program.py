@@ -10,8 +10,10 @@ from engine.steps import LossScale
 from support.errors import InputError
 
 from . import loop, placement, state
+from .graph import translate
 from .optimizer import make_optimizer
 from .resident import Residents
+from .start import drawn
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +21,10 @@ NAME = f"PyTorch {torch.__version__} on the graph of the net"
 
 
 class Scorer(base.Scorer):
-    """net, a module, on its device."""
+    """net, a module, on its device, with its arrays channels-last, which convolutions are faster on."""
 
     def __init__(self, net, devices):
-        self.net, self.devices, self.device = net.to(devices[0]), devices, devices[0]
+        self.net, self.devices, self.device = net.to(devices[0], memory_format=placement.LAYOUT), devices, devices[0]
         self.residents = Residents(self.device)
 
     @property
@@ -39,12 +41,11 @@ class Scorer(base.Scorer):
 
 
 class Program(Scorer, base.Program):
-    """A module in training by the recipe of an Experiment, with the workers of a Team."""
+    """A module in training by the recipe of an Experiment, with the workers of a Team. compiled : by torch.compile."""
 
-    operators = NAME
-
-    def __init__(self, net, devices, experiment, team):
+    def __init__(self, net, devices, experiment, team, compiled=False):
         super().__init__(net, devices)
+        self.operators = NAME + ", compiled" * compiled
         self.team, self.rank, self.size = team, team.rank, team.size
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -53,7 +54,12 @@ class Program(Scorer, base.Program):
         recipe = experiment.recipe
         self.optimizer = make_optimizer(self.net, recipe)
         self.trainer = loop.Trainer(self.net, self.optimizer, self.device, team, recipe.label_smoothing,
-                                    recipe.accumulate, LossScale() if experiment.dtype == "float16" else None)
+                                    recipe.accumulate, LossScale() if experiment.dtype == "float16" else None,
+                                    self._compiled() if compiled else self.net)
+
+    def _compiled(self):
+        # On a GPU with CUDA graphs, which launch a whole pass at once.
+        return torch.compile(self.net, dynamic=False, mode="default" if self.kind == "cpu" else "reduce-overhead")
 
     @property
     def scale(self):
@@ -91,7 +97,7 @@ class Program(Scorer, base.Program):
         return self.team.any(flag)
 
     def environment(self):
-        return {"torch": torch.__version__, "contexts": str([str(device) for device in self.devices]),
+        return {"torch": torch.__version__, "contexts": f"[{self.device}]",
                 "gpus": runlog.gpu_names() if self.kind == "gpu" else []}
 
 
@@ -101,11 +107,25 @@ def exact():
 
 
 def prepare(net, experiment, devices, team, fused="auto", mode="hybrid", weights=None, ignore_output=False):
-    """The Program that trains a new net, a Gluon net, which MXNet initializes by the experiment's seed.
+    """The Program that trains a new net: a Gluon net, or the text of its graph (backend.graph).
 
-    fused, mode : of the Gluon backend, which "on" asks for. weights : a parameter file to start from, or None;
+    A Gluon net is initialized by MXNet from the experiment's seed, as the other backend does it; the weights of a graph
+    are drawn by NumPy from the same distributions. fused : 'on' compiles the net, which takes a minute or two. mode :
+    of the Gluon backend, without meaning here. weights : a parameter file to start a Gluon net from, or None;
     ignore_output: all of it except the last layer. Raises InputError for weights that do not fit.
     """
+    exact()
+    if isinstance(net, str):
+        if weights:
+            raise InputError(f"{weights}: a net starts from weights only if MXNet is installed")
+        module = translate(net, drawn(net, experiment.seed))
+    else:
+        module = _initialized(net, experiment.seed, weights, ignore_output)
+    return Program(module, devices, experiment, team, fused == "on")
+
+
+def _initialized(net, seed, weights, ignore_output):
+    """The module of a new Gluon net. Needs MXNet."""
     import mxnet as mx
 
     from backend.gluon.placement import initialize
@@ -113,17 +133,17 @@ def prepare(net, experiment, devices, team, fused="auto", mode="hybrid", weights
 
     from .convert import to_torch
 
-    if fused == "on":
-        raise InputError("--fused on is for --backend gluon; leave it out with PyTorch")
-    exact()
-    initialize(net, experiment.seed, [mx.cpu()])
+    initialize(net, seed, [mx.cpu()])
     if weights:
         load_params(net, weights, mx.cpu(), ignore_output, log.info)
-    return Program(to_torch(net), devices, experiment, team)
+    return to_torch(net)
 
 
 def scorer(net, devices, example, mode="hybrid", fused="auto"):
-    """The Scorer of a Gluon net that has its weights, and a sentence about the form in which it is computed."""
+    """The Scorer of a Gluon net that has its weights, and a sentence about the form in which it is computed.
+
+    example, mode, fused : of the Gluon backend, without meaning here.
+    """
     from .convert import to_torch
 
     exact()

@@ -1,10 +1,10 @@
-"""The flags of the data sets, and which of them are for which."""
+"""The flags of the data sets, and the data sets that each flag is for."""
 from support.errors import InputError
 
 from ..recipe import CROP_RATIO, HALVINGS, INPUT_SIZE
 from .flags import number, words
 
-# Flags of some data sets only, by their names in the parsed arguments.
+# Flags that only some data sets have, by their names in the parsed arguments.
 IMAGES_FLAGS = ("input_size", "crop_ratio", "num_data_workers", "damaged")
 IMAGENET_FLAGS = ("use_rec", "rec_val", "rec_val_idx", "count_padding", *IMAGES_FLAGS)
 DATA_FLAGS = {"cifar10": ("mirror",), "cifar100": ("mirror", "label_mode"), "imagenet": IMAGENET_FLAGS,
@@ -28,19 +28,19 @@ def add_data_flags(parser, dataset_help, datasets=("cifar10", "cifar100", "folde
     """The data: which set, where, with which labels."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", choices=datasets, help=dataset_help)
-    group.add_argument("--data-dir", type=words, metavar="DIR", help="default ~/.mxnet/datasets/DATASET; "
-                       "CIFAR's official archive is downloaded to it when there is none; of --dataset folder the "
-                       "folder with train/ and val/, each with a folder of images for each class")
+    group.add_argument("--data-dir", type=words, metavar="DIR", help="folder of the data (default "
+                       "~/.mxnet/datasets/DATASET); CIFAR's official archive is downloaded there if it is missing; "
+                       "--dataset folder needs train/ and val/ in DIR, each with a folder of images for each class")
     group.add_argument("--mirror", type=words, metavar="URL", help="folder to download the archive from")
-    group.add_argument("--label-mode", choices=("fine", "coarse"),
-                       help="CIFAR-100: 100 classes, or the 20 superclasses that the authors trained on (default)")
+    group.add_argument("--label-mode", choices=("fine", "coarse"), help="CIFAR-100: the 100 classes (fine), or the 20 "
+                       "superclasses that the authors trained on (coarse, the default)")
 
 
 def add_imagenet_flags(parser):
-    """The data of train_imagenet.py: ImageNet or a folder of images, where, and how the images are cut."""
+    """The data of train_imagenet.py: which set, where, and how the images are cut."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", choices=("imagenet", "folder"), help="imagenet (default), or folder: your own "
-                       "images in --data-dir, with train/ and val/ and a folder for each class in both")
+                       "images in --data-dir, in train/ and val/, each with a folder for each class")
     group.add_argument("--data-dir", type=words, metavar="DIR", help="folder with train/ and val/, or with the "
                        "record files (default ~/.mxnet/datasets/imagenet)")
     group.add_argument("--use-rec", action="store_true", help="read record files: rec/train.rec and rec/val.rec in "
@@ -49,7 +49,7 @@ def add_imagenet_flags(parser):
         group.add_argument(f"--rec-{split}", type=words, metavar="FILE", help=f"record file of {split}")
         group.add_argument(f"--rec-{split}-idx", type=words, metavar="FILE", help="its index")
     group.add_argument("--damaged", choices=("refuse", "skip"), default="refuse",
-                       help="end with the name of an image that cannot be read (default), or leave it out and say so")
+                       help="if an image cannot be read: stop and name it (default), or leave it out and name it")
     group.add_argument("--input-size", type=number(int, 32, 4096), metavar="S",
                        help=f"side of the images, a multiple of 32 (default {INPUT_SIZE})")
     group.add_argument("--crop-ratio", type=number(float, 0.01, most=1), metavar="X", help="validation images: "
@@ -57,7 +57,7 @@ def add_imagenet_flags(parser):
 
 
 def check_imagenet_flags(args):
-    """InputError for values that contradict each other."""
+    """Raise InputError for values that contradict each other."""
     if args.input_size and args.input_size % HALVINGS:
         raise InputError(f"--input-size must be a multiple of {HALVINGS} (the nets halve it five times), not "
                          f"{args.input_size}")

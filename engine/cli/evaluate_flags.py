@@ -10,16 +10,16 @@ STDOUT = "-"  # where --json writes without a file
 
 
 def parse(description, hosts, argv=None):
-    """(parser, parsed flags) of evaluate.py; hosts: CIFAR's and ImageNet's of model.registry. Ends at a wrong flag."""
+    """(parser, parsed flags). hosts: CIFAR and IMAGENET of model.registry. A wrong flag ends the process."""
     _, imagenet = hosts
     parser = flags.Parser(prog="evaluate.py", description=description)
-    parser.add_argument("--params", type=flags.words, metavar="FILE", help="the weights; of a run's folder its "
+    parser.add_argument("--params", type=flags.words, metavar="FILE", help="the weights; for a run's folder its "
                         "best.params")
     parser.add_argument("--pretrained", type=flags.words, metavar="NAME",
-                        help="weights of this repository instead, by their name in params/manifest.json")
+                        help="instead of --params: weights of this repository, by their name in params/manifest.json")
     net_flags.add_net_flags(parser, *hosts, without=imagenet.start)
     data_flags.add_data_flags(parser, "default: what the file was trained on",
-                         ("cifar10", "cifar100", "imagenet", "folder"))
+                              ("cifar10", "cifar100", "imagenet", "folder"))
     group = parser.add_argument_group("data of ImageNet")
     group.add_argument("--use-rec", action="store_true", default=None,
                        help="read a record file, not a folder of images for each class")
@@ -29,29 +29,28 @@ def parse(description, hosts, argv=None):
     group.add_argument("--input-size", type=flags.number(int, 32, 4096), metavar="S",
                        help=f"side of the images; default: what the file was trained with, or {INPUT_SIZE}")
     group.add_argument("--crop-ratio", type=flags.number(float, .01, 1), metavar="X",
-                       help="share of the shorter side that the middle crop takes; default as --input-size, or "
-                       f"{CROP_RATIO}")
+                       help="share of the shorter side that the middle crop keeps; default: what the file was trained "
+                       f"with, or {CROP_RATIO}")
     group.add_argument("-j", "--num-data-workers", "--num-workers", type=flags.number(int, 0, flags.MOST_THREADS),
-                       metavar="N",
-                       help="threads that read images ahead (default: one a core)")
+                       metavar="N", help="threads that read images ahead (default: one for each core)")
     group.add_argument("--damaged", choices=("refuse", "skip"),
-                       help="an image that cannot be read ends the evaluation (default), or is left out and named")
+                       help="if an image cannot be read: stop and name it (default), or leave it out and name it")
     group.add_argument("--count-padding", action="store_true", default=None,
-                       help="count the full batches of the authors' record iterator, padding included: their 21.41 is "
-                       "of 49,920 images, in batches of 256")
+                       help="count as the authors' record iterator does, in full batches with padding: their 21.41%% "
+                       "is for 49,920 images, in batches of 256")
     group = parser.add_argument_group("run")
     flags.add_device_flags(group)
     group.add_argument("--batch-size", type=flags.number(int, 1), metavar="N",
-                       help="default 250; of ImageNet 32 on a CPU, 128 on a GPU, and 256 with --count-padding")
+                       help="default 250; for ImageNet 32 on a CPU, 128 on a GPU, and 256 with --count-padding")
     group.add_argument("--confusion-matrix", type=flags.figure, metavar="FILE",
-                       help="draw the confusion matrix there: a .png, .pdf or .svg")
-    group.add_argument("--by-class", type=flags.words, metavar="CSV", help="write the table of all classes there")
+                       help="draw the confusion matrix into FILE: a .png, .pdf or .svg")
+    group.add_argument("--by-class", type=flags.words, metavar="CSV", help="write the table of all classes to CSV")
     group.add_argument("--json", nargs="?", type=flags.words, const=STDOUT, metavar="FILE",
-                       help="write the result as one line of JSON (of --images a line for each) to FILE; without FILE "
-                       "to standard output, and the words for people to standard error")
+                       help="write the result as one line of JSON (one line for each of --images) to FILE; without "
+                       "FILE to standard output, and the text for people to standard error")
     group.add_argument("--images", nargs="+", metavar="FILE",
                        help="classify these pictures instead: JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, ICO or JPEG 2000, "
-                       "whatever they are called; transparent parts show white")
+                       "with any file name; transparent parts become white")
     args = parser.parse_args(argv)
     if (args.params is None) == (args.pretrained is None):
         parser.error("one of these is required: --params or --pretrained")

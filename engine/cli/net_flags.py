@@ -1,21 +1,22 @@
-"""The flags of the nets, made from the hosts of model.registry that a program hands over, and the authors' spelling."""
+"""The flags of the nets, from the hosts of model.registry that a program passes, and the authors' spelling of them."""
 from support.errors import InputError
 from support.names import nearest
 
 from .flags import MOST_FLOAT, number, switch, words
 
-GATE = "ChaATAC"  # the authors' --act-type of ATAC; of SEActivation with --useGlobal
+GATE = "ChaATAC"  # the authors' --act-type for ATAC; with --useGlobal for SEActivation
 
 
 def add_net_flags(parser, *hosts, default=None, without=()):
-    """The nets of some hosts: a short name means the first one's. `default`: the net without --model.
+    """The nets of some hosts; a short name means a net of the first host.
 
-    without : arguments of the nets that are no flags of this program.
+    default : the net without --model. without : arguments of the nets that are not flags of this program.
     """
     group = parser.add_argument_group("network")
     group.add_argument(
-        "--model", type=words, metavar="NAME", help=f"a {' or '.join(host.title for host in hosts)} of "
-        f"model.list_models(), or {', '.join(hosts[0].short)} in short" + (f" (default {default})" if default else ""))
+        "--model", type=words, metavar="NAME", help=f"the net: a {' or '.join(host.title for host in hosts)} of "
+        f"model.list_models(), or a short name: {', '.join(hosts[0].short)}"
+        + (f" (default {default})" if default else ""))
     for name, declared in _declared(hosts).items():
         if name not in without:
             _, first = declared[0]
@@ -30,7 +31,7 @@ def add_net_flags(parser, *hosts, default=None, without=()):
 
 
 def _declared(hosts):
-    """{name: [(part or None, Argument)]}: the arguments with a flag and what they belong to; None is the host."""
+    """{name: [(part, Argument)]}: the arguments that have a flag; part is None for an argument of the host."""
     found = {}
     for host in hosts:
         owned = [(None, {**host.arguments, **host.start})]
@@ -59,7 +60,7 @@ def _text(declared):
 
 
 def _values(argument):
-    """What argparse is told of an argument's values."""
+    """The keywords that tell argparse the values of an argument."""
     if argument.choices:
         return {"choices": argument.choices}
     if argument.kind is bool:
@@ -73,7 +74,7 @@ def _values(argument):
 
 
 def full_name(name, host):
-    """The net that --model names, which may be one of the host's in short; None for None."""
+    """The net that --model names, by its full name or a short name of the host; None for None."""
     return name and host.short.get(name.lower(), name.lower())
 
 
@@ -125,5 +126,5 @@ def _authors_net(args, given, host):
 
 
 def net_text(name, arguments):
-    """A net in a line of a log: its name and those arguments that have a value."""
+    """A net for a line of the log: its name and the arguments that have a value."""
     return ", ".join([name] + [f"{key}={value}" for key, value in arguments.items() if value is not None])

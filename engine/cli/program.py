@@ -1,4 +1,4 @@
-"""A program as a process: its standard streams, Ctrl-C, and the sentence and the status that it ends with."""
+"""A program as a process: its standard streams, Ctrl-C, and its last sentence and exit status."""
 import contextlib
 import errno
 import os
@@ -12,14 +12,14 @@ from .flags import program
 
 
 def _discard_output():
-    """Let Python flush what is left of standard output into nothing, without a word, when it ends."""
+    """Discard what is left of standard output, so that Python can flush it at its end without an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _open_streams():
-    """Give standard streams that were closed (`2>&-`) to the null device.
+    """Point closed standard streams (`2>&-`) to the null device.
 
-    The next file to be opened, a checkpoint, would take a closed stream's place and get what libraries print.
+    Otherwise the next file opened, such as a checkpoint, takes the stream's number and receives what libraries print.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -30,13 +30,13 @@ def _open_streams():
                 os.dup2(opened, number)
                 os.close(opened)
             os.set_inheritable(number, True)  # to the process that tune() starts
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as the process
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - open until the process ends
 
 
 def clean_up_at_interrupt():
-    """Have Ctrl-C raise KeyboardInterrupt from here on: for a script with temporary folders or processes to end.
+    """Let Ctrl-C raise KeyboardInterrupt from here on, for a script that must remove folders or end processes.
 
-    Not while modules are imported, nor beside MXNet: both swallow exceptions, and the script would run on.
+    Call it neither while modules are imported nor beside MXNet: both swallow exceptions, and the script would run on.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,7 +44,7 @@ def clean_up_at_interrupt():
 
 @contextlib.contextmanager
 def _ended_by_interrupts():
-    """Within the block Ctrl-C ends the process at once, unless it is ignored or something else handles it."""
+    """Within the block Ctrl-C ends the process at once, unless it is ignored or has another handler."""
     ends = threading.current_thread() is threading.main_thread() \
         and signal.getsignal(signal.SIGINT) == signal.default_int_handler
     if ends:
@@ -57,7 +57,7 @@ def _ended_by_interrupts():
 
 
 def _leave_at_once(sentence):
-    """End the process with a sentence and status 1, without what is to be done at its end: MXNet would wait there."""
+    """Print a sentence and end the process with status 1, without its exit handlers: MXNet would wait in them."""
     print(sentence, file=sys.stderr, flush=True)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
@@ -68,13 +68,13 @@ def run_script(main):
     """Run a script's main() and end the process with its status.
 
     An InputError becomes one sentence on standard error and exit status 1; so does a lack of memory. Ctrl-C ends the
-    process at once, with the status 130 in a shell, until main takes care of it (clean_up_at_interrupt).
+    process at once (status 130 in a shell) until main handles it (clean_up_at_interrupt).
     """
     name = sys.argv[0].rpartition("/")[2]
     if name == "__main__.py":  # of a package
         name = program(f"python -m {sys.modules['__main__'].__spec__.parent}")
     _open_streams()
-    if hasattr(sys.stdout, "reconfigure"):  # a path need not be text that can be printed
+    if hasattr(sys.stdout, "reconfigure"):  # a path may hold bytes that cannot be printed
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _ended_by_interrupts():
@@ -87,7 +87,7 @@ def run_script(main):
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
         status = 130
-    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+    except BrokenPipeError:  # the reader of our output has ended, as `| head` does
         _discard_output()
         status = 1
     except Exception as error:

@@ -1,7 +1,7 @@
-"""What the training programs share, in the order of a run: flags and a checkpoint to a Start, to a folder, to a Result.
+"""What the training programs share, in the order of a run: from flags and a checkpoint to a Start, a folder, a Result.
 
-A program hands over what is its own: its flags, its experiment and, since the engine knows neither networks nor a
-framework, the package `model` and a backend.
+A program passes its flags, its experiment, the package `model` and a backend: the engine imports neither networks nor
+a framework.
 """
 import contextlib
 import dataclasses
@@ -26,14 +26,14 @@ from . import flags, net_flags
 
 log = logging.getLogger(__name__)
 
-LOCK = ".lock"  # in a run's folder while a run is in it
+LOCK = ".lock"  # in a run's folder while the run lasts
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
     """What the flags, the machine and a checkpoint decide.
 
-    net : not yet initialized. devices : this worker's. team : the workers (backend.base).
+    net : not yet initialized. devices : this worker's devices. team : the workers (backend.base).
     resume, saved : the checkpoint to resume and its Saved; None for a new run. command : the command line.
     """
 
@@ -47,25 +47,20 @@ class Start:
 
     @property
     def batch_size(self):
-        """Images of a step, on all devices of all workers."""
+        """Images in a step, over all devices of all workers."""
         return self.experiment.recipe.batch_size * self.experiment.devices
 
 
 def train(parser, args, experiment_of, backend, model, dtype, report, remarks=lambda start: ()):
     """Train what the command line asks for; returns the exit status. Raises InputError if it cannot be done.
 
-    experiment_of(args, stored) : the Experiment of the command line; what that leaves open comes from the Experiment of
-        a checkpoint, or from the defaults (stored is None). It raises InputError or TypeError for what cannot be.
-    backend, model : the module that computes (backend.base) with a sentence about its choice or None, and the package
-        that has the networks.
-    dtype : to train in if neither the flags nor a checkpoint say it.
+    experiment_of(args, stored) : the Experiment of the command line; what the flags leave open comes from `stored`, a
+        checkpoint's Experiment, or from the defaults if it is None. Raises InputError or TypeError for wrong flags.
+    backend, model : the module that computes (backend.base), and the package of the networks.
+    dtype : the type to train in if neither the flags nor a checkpoint say it.
     report(args, start, training, result, directory) : called with the Result of a run that ended.
     remarks(start) : more sentences for the log.
     """
-    runlog.start_logging()
-    backend, sentence = backend
-    if sentence:
-        log.info("%s", sentence)
     with started(parser, args, experiment_of, backend, model, dtype) as start:
         experiment = start.experiment
         data = sets.of(experiment.dataset, args, Known.of(experiment))
@@ -88,15 +83,15 @@ def train(parser, args, experiment_of, backend, model, dtype, report, remarks=la
 
 @contextlib.contextmanager
 def started(parser, args, experiment_of, backend, model, dtype):
-    """The Start of a run as a context; arguments as `train`. Ends the process for flags that cannot be used."""
+    """The Start of a run as a context; arguments as in `train`. Flags that cannot be used end the process."""
     if args.resume_params:
         args.resume_params = folders.weights_file(args.resume_params)
     experiment = None
-    if not (args.resume or args.resume is not None and args.save_dir):  # else a checkpoint may have what is missing
+    if not (args.resume or args.resume is not None and args.save_dir):  # else a checkpoint may supply what is missing
         experiment = _or_exit(parser, experiment_of, args, None)
     devices, sentence = _or_exit(parser, _devices, args, backend)
     with backend.join(args.kvstore) as team:
-        if team.rank:  # what all of them would say, the first worker says
+        if team.rank:  # the first worker speaks for all
             for name in (None, "engine"):
                 logging.getLogger(name).setLevel(logging.WARNING)
         if team.local_rank:
@@ -123,7 +118,7 @@ def started(parser, args, experiment_of, backend, model, dtype):
         threads = backend.kind(devices) == "cpu" and os.environ.get("OMP_NUM_THREADS")
         log.info("%s", command)
         log.info("%s%s", sentence, f", threads: {threads}" if threads else "")
-        log.debug("%s", runtime.settings_sentence())  # a long one, for the file
+        log.debug("%s", runtime.settings_sentence())  # long: only for the file
         if remark:
             log.info("%s", remark)
         yield Start(experiment, net, devices, team, resume, saved, command)
@@ -134,7 +129,7 @@ def _built(experiment, model):
 
 
 def _or_exit(parser, function, *arguments):
-    """function(*arguments); an InputError or a TypeError ends the process as a wrong flag does."""
+    """function(*arguments). An InputError or a TypeError ends the process as a wrong flag does."""
     try:
         return function(*arguments)
     except (InputError, TypeError) as error:
@@ -149,16 +144,16 @@ def _devices(args, backend):
 
 
 def _checkpoint_of(args, experiment):
-    """The checkpoint that --resume asks for; None without --resume, or where no run has saved one yet.
+    """The checkpoint that --resume asks for; None without --resume, or if no run has saved one yet.
 
-    experiment: names the folder where neither --resume nor --save-dir does.
+    experiment: names the folder if neither --resume nor --save-dir does.
     """
     if args.resume is None:
         return None
     if args.resume:
         path = folders.checkpoint_to_resume(args.resume)
         if args.save_dir and expanded(args.save_dir).resolve() != path.parent.resolve():
-            raise InputError(f"--resume goes on in {path.parent}; leave --save-dir out")
+            raise InputError(f"--resume continues the run in {path.parent}; leave --save-dir out")
         return path
     place = expanded(args.save_dir) if args.save_dir else folders.newest_directory(experiment.name)
     if place and (place / folders.LAST).exists():
@@ -168,7 +163,7 @@ def _checkpoint_of(args, experiment):
 
 
 def _saved_at(path, team):
-    """The Saved of a checkpoint that can be resumed; InputError for another file."""
+    """The Saved of a checkpoint that can be resumed. Raises InputError for another file."""
     if not path.is_file():
         raise InputError(f"--resume: worker {team.rank} does not reach {path}; the run's folder must lie on a disk "
                          "that all of them reach by the same path")
@@ -181,17 +176,17 @@ def _saved_at(path, team):
 
 
 def refuse_another_run(experiment, stored, state, named=None):
-    """InputError where an experiment differs from a checkpoint's in more than the number of epochs, saying in what.
+    """Raise InputError, with the difference, if an experiment differs from a checkpoint's in more than its epochs.
 
-    named: what --recipe says, whose numbers come in place of the checkpoint's.
+    named: the value of --recipe, whose numbers replace the checkpoint's.
     """
     epochs = experiment.recipe.epochs
     same = dataclasses.replace(stored, recipe=dataclasses.replace(stored.recipe, epochs=epochs))
     if named and experiment.recipe != same.recipe:
         difference = dataclasses.replace(same, recipe=experiment.recipe).difference(same, "the checkpoint has")
         moves = "moves the decays in proportion to --num-epochs: it " if named == "scaled" else ""
-        raise InputError(f"--recipe {named} {moves}asks for {difference}; leave --recipe out, then the run keeps its "
-                         "own")
+        raise InputError(f"--recipe {named} {moves}asks for {difference}; leave --recipe out, so that the run keeps "
+                         "its own")
     difference = experiment.difference(same, "the checkpoint has")
     if difference:
         raise InputError(f"the command asks for {difference}; only --num-epochs may change when a run is resumed")
@@ -201,7 +196,7 @@ def refuse_another_run(experiment, stored, state, named=None):
 
 
 def check_data(start, origin):
-    """InputError unless the data are those of the checkpoint and the net has an output for each of their classes."""
+    """Raise InputError unless the net has an output for each class and the data are the checkpoint's."""
     if start.experiment.classes < len(origin.class_names):
         raise InputError(f"--classes {start.experiment.classes} is too few for the {len(origin.class_names)} classes "
                          "of the data")
@@ -211,7 +206,7 @@ def check_data(start, origin):
 
 
 def tell_operators(start, program):
-    """Say in the log what computes the net, and if a resumed run was computed in another way until now."""
+    """Log what computes the net; warn if a resumed run was computed in another way so far."""
     log.info("%s", program.operators)
     before = start.saved.operators if start.saved else ""
     if before and _way(before) != _way(program.operators):
@@ -220,15 +215,15 @@ def tell_operators(start, program):
 
 
 def _way(operators):
-    """What of a sentence about the operators decides the bits of a run: without the reason."""
+    """The part of a sentence about the operators that decides a run's bits: without the reason."""
     return "plain Gluon operators" if operators.startswith("plain") else operators.partition(" (")[0]
 
 
 @contextlib.contextmanager
 def folder(start, args):
-    """The run's folder, a new one or the resumed run's, held while the context is open; the log goes to a file there.
+    """The run's folder, new or the resumed run's, locked while the context is open; the log goes to a file there.
 
-    Nothing is written before, so that a start that fails leaves no folder behind.
+    Nothing is written before this, so a start that fails leaves no folder behind.
     """
     def new():
         return folders.new_directory(args.save_dir, start.experiment.name, resumed=args.resume is not None)
@@ -243,8 +238,8 @@ def folder(start, args):
                 directory / LOCK, f"{directory} is in use by another run, process {{owner}}; wait for its end, "
                 "or give another --save-dir"))
             if args.save_dir and not start.resume:
-                new()  # another run may have come and gone in between
-                (directory / folders.BEST).unlink(missing_ok=True)  # of a first epoch that starts again
+                new()  # another run may have ended here before the lock was taken
+                (directory / folders.BEST).unlink(missing_ok=True)  # from a first epoch that starts again
             if not args.logging_file:
                 runlog.log_to_file(directory / "train.log")
         yield Path(start.team.agreed(_text(directory)))
@@ -255,13 +250,13 @@ def _text(path):
 
 
 def announce(start, args, training, model):
-    """Say in the log what will be trained and how."""
+    """Log what will be trained and how."""
     experiment, recipe, team = start.experiment, start.experiment.recipe, start.team
     for remark in (*getattr(args, "remarks", ()), *training.remarks):
         log.info("%s", remark)
     log.info("recipe: %s", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(recipe).items()))
-    log.info("global batch %d (%d on each of %d%s%s), %s an epoch, seed %d", start.batch_size,
-             recipe.batch_size, experiment.devices,
+    log.info("global batch %d (%d on each of %s%s%s), %s an epoch, seed %d", start.batch_size,
+             recipe.batch_size, counted(experiment.devices, "device"),
              f", {len(start.devices)} in each of {team.size} workers" if team.size > 1 else "",
              f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else "",
              counted(training.batches.steps, "step"), experiment.seed)
@@ -269,26 +264,28 @@ def announce(start, args, training, model):
         log.info("%s", remark)
     late = [epoch for epoch in recipe.lr_decay_epochs if epoch >= recipe.epochs]
     if late and recipe.lr_mode == "step" and not recipe.lr_decay_period:
-        log.warning("the decays at %s lie behind the end of the run, which has %s; --recipe scaled moves them in "
-                    "proportion", ", ".join(map(str, late)), counted(recipe.epochs, "epoch"))
+        log.warning("the run ends after %s, before the decays at %s; --recipe scaled moves them in proportion",
+                    counted(recipe.epochs, "epoch"), ", ".join(map(str, late)))
     size = experiment.input_size
     complexity = model.complexity.count(start.net, (3, size, size))
     log.info("%s: %s parameters (%s trainable), %.3fM multiply-adds",
              net_flags.net_text(experiment.model, experiment.net), f"{complexity.total:,}",
              f"{complexity.trainable:,}", complexity.macs / 1e6)
     if recipe.label_smoothing or recipe.mixup_alpha:
-        log.info("training accuracy is counted against the hard labels%s",
-                 ", of mixed images the one with the larger share" if recipe.mixup_alpha else "")
+        log.info("training accuracy counts the hard labels%s",
+                 ", for mixed images the one with the larger share" if recipe.mixup_alpha else "")
     if experiment.first_epoch and not start.resume:
-        log.info("the schedule is entered at epoch %d, with fresh momentum", experiment.first_epoch)
+        log.info("the schedule starts at epoch %d, with fresh momentum", experiment.first_epoch)
     if args.summary and team.rank == 0:
-        with contextlib.suppress(BrokenPipeError):  # the reader may have seen enough
+        with contextlib.suppress(BrokenPipeError):  # `| head` may have ended
             print(model.complexity.table(complexity), flush=True)
 
 
 def run_in(directory, start, args, training, program):
-    """Run it in its folder. Returns the exit status, and the Result; None if the run was stopped, and in a worker other
-    than worker 0. Raises InputError if the run fails."""
+    """Run it in its folder; returns (exit status, Result). Raises InputError if the run fails.
+
+    The Result is None if the run was stopped, and in every worker except worker 0.
+    """
     origin = training.origin
     saved = checkpoint.Saved(
         start.experiment, {"variant": origin.variant, "sha256": origin.provenance["sha256"],
@@ -303,10 +300,10 @@ def run_in(directory, start, args, training, program):
     try:
         return 0, run.train(job, start.resume)
     except run.Stopped as stop:
-        # As text: a record of the log that is kept would keep the error, and with it the run and its connections.
+        # As text: a kept log record would keep the error, and so the run and its connections.
         log.warning("%s", str(stop))
         return stop.status, None
     except InputError as error:
-        failure = type(error)(str(error))  # without its traceback, which would keep the run as well
-    log.debug("%s: %s", Path(sys.argv[0]).name, str(failure))  # for the file; run_script says it
+        failure = type(error)(str(error))  # without the traceback, which would also keep the run
+    log.debug("%s: %s", Path(sys.argv[0]).name, str(failure))  # for the file; run_script prints it
     raise failure

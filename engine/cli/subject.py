@@ -1,4 +1,4 @@
-"""What evaluate.py evaluates: a parameter file and the flags about it, held against each other."""
+"""What evaluate.py evaluates: a parameter file, checked against the flags."""
 from typing import Any, NamedTuple
 
 from support import params_file
@@ -12,9 +12,9 @@ from .data_flags import refuse_flags_of_others
 
 
 class Subject(NamedTuple):
-    """A parameter file ready to be evaluated: its net, with weights on its devices, and the data set that it is for.
+    """A parameter file ready to be evaluated: its net, with weights on the devices, and its data set.
 
-    recognised: a line that says what kind of file it is.
+    recognised: a line that names the kind of file.
     """
 
     file: str
@@ -29,11 +29,10 @@ class Subject(NamedTuple):
     device_sentence: str
 
 
-def subject_of(parser, args, model, backend, choice=None):
-    """The Subject of a command line. InputError, or the process's end, if the file and the flags do not fit.
+def subject_of(parser, args, model, backend):
+    """The Subject of a command line. If the file and the flags do not fit, raises InputError or ends the process.
 
-    model, backend : the package that has the networks, and the module that computes (backend.base). choice : a sentence
-    about the choice of the backend.
+    model, backend : the package of the networks, and the module that computes (backend.base).
     """
     entry = None
     if args.pretrained:
@@ -65,15 +64,14 @@ def subject_of(parser, args, model, backend, choice=None):
     devices, sentence = backend.devices(args.gpus)
     recognised = []
     model.load_params(net, args.params, say=recognised.append)
-    return Subject(args.params, recognised[0], name, arguments, net, data, names, backend, devices,
-                   "; ".join(filter(None, (choice, sentence))))
+    return Subject(args.params, recognised[0], name, arguments, net, data, names, backend, devices, sentence)
 
 
 def _described(args, known, arrays, model):
     """What to build and what to evaluate on: (name, arguments, Dataset).
 
-    A file of ours, or the manifest's entry of a file that is not, says it itself, and flags that contradict it are
-    refused; for other files (known is None) the flags say it, and the last bias says the number of classes.
+    known : what a file of ours, or the manifest for another file, says; flags that contradict it are refused. If known
+    is None, the flags say everything except the number of classes, which the last bias says.
     """
     if known is not None:
         for flag, given, own in (("--model", args.net_name, known.model), ("--dataset", args.dataset, known.dataset),

@@ -1,1 +1,1 @@
-"""The data sets: their files, found, checked and read; their batches."""
+"""The data sets: their files are found, checked and read, and made into batches."""

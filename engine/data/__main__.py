@@ -1,6 +1,6 @@
-"""Show what data there is and how fast it becomes batches, or download it.
+"""Show which data are present and how fast they become batches, or download them.
 
-    python -m engine.data --dataset cifar10              # what is there, and images/s of the pipeline alone
+    python -m engine.data --dataset cifar10              # the data, and images/s of the pipeline alone
     python -m engine.data --dataset cifar10 --download   # fetch the official archive first
     python -m engine.data --dataset imagenet --data-dir DIR
     python -m engine.data --dataset folder --data-dir DIR --input-size 32
@@ -22,7 +22,7 @@ from engine.recipe import INPUT_SIZE
 
 
 def measure(batches, workers=0, seconds=3.0, repeats=5):
-    """Images/s of training batches alone: the median of `repeats`, over `seconds` in all."""
+    """Images/s of training batches alone: the median of `repeats` measurements, over `seconds` in all."""
     stream = itertools.chain.from_iterable(batches.epoch(index, workers=workers) for index in itertools.count())
     next(stream)
     speeds = []
@@ -41,7 +41,7 @@ def _parser():
     parser.add_argument("--data-dir", type=flags.words, help="folder of the data (default: ~/.mxnet/datasets/DATASET)")
     parser.add_argument("--seconds", type=flags.number(float, 0, 86400), default=3.0,
                         help="how long to measure (default: 3; 0: not at all)")
-    parser.add_argument("--batch-size", type=flags.number(int, 1, 100_000), help="default 128; of ImageNet 64")
+    parser.add_argument("--batch-size", type=flags.number(int, 1, 100_000), help="default 128; for ImageNet 64")
     parser.add_argument("--workers", type=flags.number(int, 0, 1024), default=0,
                         help="threads that make batches ahead (default: 0)")
     group = parser.add_argument_group("CIFAR")
@@ -57,8 +57,10 @@ def _parser():
     group = parser.add_argument_group("ImageNet and folders of images")
     group.add_argument("--use-rec", action="store_true", help="read the record files, not the class folders")
     group.add_argument("--split", choices=SPLITS, help="only this one")
-    group.add_argument("--input-size", type=flags.number(int, 1, 10_000), default=INPUT_SIZE)
-    group.add_argument("--damaged", choices=DAMAGED, default="refuse")
+    group.add_argument("--input-size", type=flags.number(int, 1, 10_000), default=INPUT_SIZE,
+                       help="side of the images (default: %(default)s)")
+    group.add_argument("--damaged", choices=DAMAGED, default="refuse",
+                       help="stop at a damaged image, or leave it out and name it (default: %(default)s)")
     return parser
 
 

@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100: found, checked and loaded as the official files have them.
+"""CIFAR-10 and CIFAR-100: find, check and load the files.
 
-Images stay in the files' own layout: uint8 (N, 3, 32, 32), red, green, blue planes. Nothing here needs MXNet.
+Images stay in the files' layout: uint8 (N, 3, 32, 32), red, green, blue planes.
 """
 import hashlib
 import itertools
@@ -27,12 +27,11 @@ log = logging.getLogger(__name__)
 class Cifar:
     """A loaded data set and where its bytes come from.
 
-    label_mode: 'coarse' or 'fine' for CIFAR-100, None for CIFAR-10; class_names: by label.
-    variant: "official", or one line that names what is not; it belongs beside every result.
+    label_mode: 'coarse' or 'fine' for CIFAR-100, None for CIFAR-10. class_names: by label.
+    variant: "official", or one line that names what is not official; it belongs beside every result.
     provenance: for JSON: {"files": [{"name", "sha256" of the bytes as loaded, "images", "official"}],
-    "official": whether all of it is, "sha256": of train images, train labels, test images, test labels
-    (labels as little-endian int32), the same for every form in which the same images may lie, "train_images",
-    "test_images"}.
+    "official": whether all files are, "sha256": of train images, train labels, test images, test labels (labels as
+    little-endian int32), equal for the same images in any form, "train_images", "test_images"}.
     """
 
     name: str
@@ -49,7 +48,7 @@ class Cifar:
 
 
 class NotFound(InputError):
-    """There is no data set where it was looked for. what: that, in short; holds: the other one that is there."""
+    """The data set was not found. what: that, in short. holds: the name of the data set that is there instead."""
 
     def __init__(self, what, advice, holds=None, message=None):
         super().__init__(message or f"{what}; {advice}")
@@ -57,21 +56,20 @@ class NotFound(InputError):
 
 
 def default_root(name: str) -> Path:
-    """Where the data set lies if nobody says otherwise: ~/.mxnet/datasets/<name>, as Gluon has it."""
+    """The default folder of the data set: ~/.mxnet/datasets/<name>, as in Gluon."""
     return expanded(os.environ.get("MXNET_HOME") or "~/.mxnet") / "datasets" / name
 
 
 def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
     """Load 'cifar10' or 'cifar100' from `root` (default: `default_root`) into memory.
 
-    Taken is the first of these that exists: the official archive in root, binary before python, read without
-    being unpacked to disk; the files themselves in root or in their official folder there, a binary file
-    perhaps as NAME.bin.xz. If root has none of them, root/<name> is searched the same way. Training files may
-    be missing, and files need not be the official bytes: both are said in `variant` and in a warning.
+    The first of these that exists is loaded: the official archive in root, binary before python, read without
+    unpacking it to disk; or the files themselves in root or in their official folder there, a binary file also as
+    NAME.bin.xz. If root has none of them, root/<name> is searched the same way. Training files may be missing, and
+    files need not be the official bytes: `variant` and a warning say so.
 
-    label_mode: 'coarse' (20 superclasses) or 'fine' (100 classes), for CIFAR-100 only. The default is
-    'coarse': the authors trained on the default of Gluon's CIFAR100, so the paper's CIFAR-100 column is about
-    superclasses.
+    label_mode: 'coarse' (20 superclasses) or 'fine' (100 classes), for CIFAR-100 only. The default is 'coarse': the
+    authors trained on the default of Gluon's CIFAR100, so the paper's CIFAR-100 column is about superclasses.
 
     Raises InputError if nothing is found or a file is malformed (with file, byte offset and reason).
     """
@@ -82,7 +80,7 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
         found = find(dataset, folder)
         if found is None:
             raise _not_found(dataset, folder, given=root is not None)
-    except OSError as error:  # a folder that may not be searched, say
+    except OSError as error:  # such as a folder without permission
         raise InputError(f"{folder} cannot be searched: {error.strerror}; give another --data-dir") from None
     form, archive, contents = found
 
@@ -112,7 +110,7 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
         images = np.ascontiguousarray(np.concatenate([images for images, _ in found])).reshape(-1, 3, SIDE, SIDE)
         splits[split] = Split(images, np.concatenate([labels for _, labels in found]).astype(np.int32))
 
-    # The files' digests are from other projects' lists; the archive's, from the data's own site, outranks them.
+    # The archive's digest is from the data's own site; it outranks the files' digests from other projects.
     if archive is not None and not all(record["official"] for record in records.values()) \
             and hashlib.md5(archive.read_bytes()).hexdigest() == form.archive_md5:
         records = {file: {**record, "official": True} for file, record in records.items()}
@@ -130,7 +128,7 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
 
 
 def load_or_download(name: str, root=None, label_mode: Optional[str] = None, base_url: Optional[str] = None) -> Cifar:
-    """`load`, after a `download` where there is nothing to load."""
+    """`load`, after a `download` if nothing is found."""
     try:
         return load(name, root, label_mode)
     except NotFound as missing:
@@ -163,13 +161,13 @@ def _label_column(dataset, label_mode) -> int:
 
 
 def class_names(name: str, label_mode: Optional[str] = None) -> Tuple[str, ...]:
-    """The class names of a data set by label, without its data; arguments as `load`."""
+    """The class names of a data set by label, without its data; arguments as in `load`."""
     dataset = _dataset(name)
     return dataset.labels[_label_column(dataset, label_mode)][1]
 
 
 def check_size(model: str, size: int) -> None:
-    """InputError for a net whose images have another side than CIFAR's 32 pixels."""
+    """Raise InputError for a net whose images do not have CIFAR's 32 x 32 pixels."""
     if size != SIDE:
         raise InputError(f"{model} is for images of {size} x {size} pixels and CIFAR's have {SIDE} x {SIDE}: name a "
                          "net that ends in _resnet20_v2")
@@ -180,7 +178,7 @@ def _advice(dataset) -> str:
 
 
 def _not_found(dataset, root, given):
-    """The NotFound of a folder. given: whether the user has named it."""
+    """The NotFound for a folder. given: whether the user named it."""
     for other in SETS.values():
         if given and find(other, root) is not None:
             return NotFound(f"{root} holds {other.title}, not {dataset.title}",
@@ -213,8 +211,8 @@ def _variant(form, records) -> str:
 
 
 def _runs(files, form):
-    """Neighbours in the official list, of the same split, as one group."""
-    # Along neighbours, the distance between the two positions stays the same.
+    """Groups of files that are neighbours in the official list and of the same split."""
+    # Neighbours keep the same distance between their positions in both lists.
     keys = [(file.split, form.files.index(file) - position) for position, file in enumerate(files)]
     groups = itertools.groupby(zip(keys, files), key=lambda pair: pair[0])
     return [[file for _, file in group] for _, group in groups]
@@ -225,11 +223,11 @@ def _span(run) -> str:
 
 
 def download(name: str, root=None, base_url: Optional[str] = None, form: str = "binary", **how) -> Path:
-    """Fetch the official archive of a data set into `root` (default: `default_root`) and return its path.
+    """Fetch the official archive of a data set into `root` (default: `default_root`); returns its path.
 
-    base_url: a mirror's folder, https://, http:// (the checksum is compared) or file://;
-    form: 'binary' or 'python'; how: progress, timeout and attempts of `engine.data.download.fetch`.
-    Raises InputError if it cannot be had or has other bytes than the official one.
+    base_url: a mirror's folder, https://, http:// (the checksum is compared) or file://. form: 'binary' or 'python'.
+    how: progress, timeout and attempts of `engine.data.download.fetch`. Raises InputError if it cannot be fetched or
+    differs from the official archive.
     """
     dataset = _dataset(name)
     if form not in dataset.forms:
@@ -237,7 +235,7 @@ def download(name: str, root=None, base_url: Optional[str] = None, form: str = "
     archive = dataset.forms[form].archive
     path = (expanded(root) if root is not None else default_root(name)) / archive
     url = f"{(base_url or BASE_URL).rstrip('/')}/{archive}"
-    # What was named on the command line may be http; the site's own https address must not lead to it.
+    # A mirror named by the user may be http; the site's own https address must not redirect to http.
     allow_http = base_url is not None
     return network.fetch(url, path, md5=dataset.forms[form].archive_md5, most=dataset.forms[form].unpacked,
                          allow_http=allow_http, **how)
@@ -269,10 +267,9 @@ class CifarSet(Dataset):
         remarks = [f"data: {self.title}, {len(data.train):,} training and {len(data.test):,} test images, sha256 "
                    f"{data.provenance['sha256']}"]
         if self.label_mode == "coarse":
-            remarks.append(f"labels: the 20 superclasses under an output of {experiment.classes}, as in the authors' "
-                           "runs and the paper's table; --label-mode fine trains the 100 classes")
-        return training_of(data.origin, data.train, data.test, experiment, batch_size, kind, "test", remarks,
-                           part)
+            remarks.append(f"labels: the 20 superclasses, with {experiment.classes} outputs of the net, as in the "
+                           "authors' runs and the paper's table; --label-mode fine trains the 100 classes")
+        return training_of(data.origin, data.train, data.test, experiment, batch_size, kind, "test", remarks, part)
 
     def images(self, classes, kind, batch_size=None):
         data = self.load()

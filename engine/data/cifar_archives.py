@@ -1,4 +1,4 @@
-"""CIFAR's files as they lie on a disk: found, unpacked in memory, parsed; what is malformed is refused."""
+"""CIFAR's files on a disk: found, unpacked in memory and parsed. Malformed files are refused."""
 import gzip
 import lzma
 import posixpath
@@ -17,10 +17,7 @@ def refuse(where, offset, reason):
 
 
 def find(dataset, root):
-    """The first form present, the archive it is in or None, and an iterator of (File, name for errors, content).
-
-    None where there is no form.
-    """
+    """(form, its archive or None, iterator of (File, name for errors, content)) of the first form found, or None."""
     for folder in (root, root / dataset.name):
         for form in dataset.forms.values():
             if (folder / form.archive).is_file():
@@ -35,7 +32,7 @@ def find(dataset, root):
 
 
 def _spellings(place, file):
-    # The last one that exists is taken: a plain file before a compressed one.
+    # The last one that exists counts: a plain file comes before a compressed one.
     plain = place / file.name
     return [place / f"{file.name}.xz", plain] if plain.suffix == ".bin" else [plain]
 
@@ -49,7 +46,7 @@ def _read(path, file, form) -> bytes:
 
 
 def _unxz(packed, path, limit) -> bytes:
-    # 256 MiB is four times what the strongest preset needs; without a limit a file asks for what it likes.
+    # 256 MiB is four times the need of the strongest preset; without a limit a file decides.
     stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 28)
     try:
         content = stream.decompress(packed, max_length=limit + 1)
@@ -65,7 +62,7 @@ def _unxz(packed, path, limit) -> bytes:
 
 
 class _Bounded:
-    """Reads of a stream up to a number of bytes that no honest archive reaches."""
+    """Reads a stream, but refuses more bytes than the official archive can have."""
 
     def __init__(self, stream, limit, where):
         self.stream, self.left, self.limit, self.where = stream, limit, limit, where
@@ -79,11 +76,11 @@ class _Bounded:
 
 
 def _archive_contents(path, form):
-    """The wanted members of a tar.gz, read in memory in one pass; nothing is written, no link is followed.
+    """The wanted members of a tar.gz, read into memory in one pass; nothing is written, no link is followed.
 
     Byte offsets in errors are those of the unpacked archive.
     """
-    # Gluon's own mirror has the files at the top of the archive, without the folder.
+    # In the archive of Gluon's mirror the files lie at the top, without the folder.
     wanted = {name: file for file in form.files for name in (file.name, f"{form.folder}/{file.name}")}
     limit = form.unpacked
     try:
@@ -95,14 +92,14 @@ def _archive_contents(path, form):
                     if file is not None:
                         where = f"{path} ({member.name})"
                         yield file, where, _member(archive, member, file.images * form.max_bytes, where)
-                    if archive.offset > limit:  # where the next one is to be; tarfile would read on for hours
+                    if archive.offset > limit:  # the next member's place; tarfile would read for hours
                         where = f"{path} ({ascii(member.name)[:80]})"
                         refuse(where, member.offset, "unpacked, the archive is larger than the official one can be")
-            while stream.read(1 << 20):  # to the end, where gzip compares its checksum
+            while stream.read(1 << 20):  # gzip compares its checksum at the end
                 pass
     except InputError:
         raise
-    # ValueError: tarfile lets it through for some broken headers
+    # tarfile lets ValueError through for some broken headers
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path} is no whole tar.gz archive ({error}); fetch it again or remove it") from None
 
@@ -120,7 +117,7 @@ def _member(archive, member, limit, where) -> bytes:
 
 
 def parse_binary(content, where, dataset) -> Tuple[np.ndarray, List[np.ndarray]]:
-    """A binary file as uint8 (N, 3072) pixels and one uint8 (N,) array per label."""
+    """A binary file as uint8 (N, 3072) pixels and one uint8 (N,) array for each kind of label."""
     if not content:
         refuse(where, 0, "the file is empty")
     count, rest = divmod(len(content), dataset.record)

@@ -1,4 +1,4 @@
-"""The official files of CIFAR-10 and CIFAR-100: names, digests, what the labels mean."""
+"""The official files of CIFAR-10 and CIFAR-100: names, digests, meaning of the labels."""
 from dataclasses import dataclass
 from typing import Dict, Tuple
 
@@ -10,7 +10,7 @@ BASE_URL = "https://www.cs.toronto.edu/~kriz/"
 
 @dataclass(frozen=True)
 class File:
-    """One official file: its name, the split it belongs to, its number of images and its digest."""
+    """One official file."""
 
     name: str
     split: str  # 'train' or 'test'
@@ -31,21 +31,21 @@ class Form:
 
     @property
     def unpacked(self) -> int:
-        """Bytes that the archive cannot exceed, packed or unpacked."""
-        # 16 MiB: its other members (class names, a readme) and tar headers take some 30 kB.
+        """Most bytes of the archive, packed or unpacked."""
+        # 16 MiB is ample: its other members (class names, a readme) and tar headers take some 30 kB.
         return sum(file.images for file in self.files) * self.max_bytes + (16 << 20)
 
 
 @dataclass(frozen=True)
 class Official:
-    """What is known of one data set."""
+    """The facts of one data set."""
 
     name: str
     title: str
-    forms: Dict[str, Form]  # in the order of preference
+    forms: Dict[str, Form]  # the preferred one first
     # (key in the python files, class names), in the order of the label bytes in the binary ones
     labels: Tuple[Tuple[str, Tuple[str, ...]], ...]
-    label_modes: Tuple[str, ...]  # one per label; empty where there is nothing to choose
+    label_modes: Tuple[str, ...]  # one for each kind of label; empty if there is only one kind
 
     @property
     def record(self) -> int:
@@ -57,7 +57,7 @@ def _form(files, **fields):
     return Form(files=tuple(File(*file) for file in files), **fields)
 
 
-# A pickled image takes some 3,100 bytes, and twice its pixels where Python 3 wrote them for Python 2 as text.
+# A pickled image takes some 3,100 bytes, and twice its pixels if Python 3 wrote them for Python 2 as text.
 _PICKLED_BYTES = 8192
 
 
@@ -84,8 +84,8 @@ CIFAR100_CLASSES = _names("""
     telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """)
 
-# Digests of the archives: the data sets' own page. Of the files: sha1 of the binary ones as MXNet's Gluon
-# checks them, md5 of the python ones as torchvision does.
+# The archives' digests are from the data sets' own page. The files' digests: sha1 of the binary ones from MXNet's
+# Gluon, md5 of the python ones from torchvision.
 SETS = {
     "cifar10": Official(
         name="cifar10",

@@ -1,4 +1,4 @@
-"""A folder with a folder of images for each class: what is in it, and what to say if it is arranged in another way."""
+"""A folder with a folder of images for each class: its content, and advice if it is arranged in another way."""
 import os
 import shlex
 from pathlib import Path
@@ -8,24 +8,24 @@ from engine.data.class_names import SYNSETS, check_names
 from support.errors import InputError
 
 SPLITS = ("train", "val")
-EXTENSIONS = (".jpeg", ".jpg", ".png")  # of an image in a class folder, capital letters or not
+EXTENSIONS = (".jpeg", ".jpg", ".png")  # of images in a class folder, in upper or lower case
 PREPARE = "bash scripts/prepare_imagenet.sh --data-dir"
 
-# Neither classes nor images, like every hidden file: what macOS's archives, a NAS and a file system's root have.
+# Ignored, like every hidden file: folders that macOS's archives, a NAS and a file system's root contain.
 _NOBODYS = ("__MACOSX", "@eaDir", "lost+found")
 
 
 class Listing(NamedTuple):
-    """Names in a folder, sorted. images: those in `unreadable` too, which are links to nothing, pipes and so on."""
+    """Names in a folder, sorted. images includes `unreadable`, which are broken links, pipes and so on."""
 
     folders: List[str]
     images: List[str]
     unreadable: List[str]
-    dead: List[str]  # other links to nothing
+    dead: List[str]  # other broken links
 
 
 def listing(directory) -> Listing:
-    """What matters in a folder; neither hidden names nor folders of an extraction under way. Raises InputError."""
+    """The content of a folder, without hidden names and folders of an unfinished extraction. Raises InputError."""
     found = Listing([], [], [], [])
     try:
         with os.scandir(directory) as entries:
@@ -52,7 +52,7 @@ def listing(directory) -> Listing:
 def _is(kind):
     try:
         return kind()
-    except OSError:  # a link to itself, or to where nobody may look
+    except OSError:  # a link to itself, or to a place without permission
         return False
 
 
@@ -62,14 +62,14 @@ def _of_records(name, path):
 
 
 def classes(directory) -> List[str]:
-    """Names of the class folders, sorted; [] if there are none. Raises InputError if some of the images have no class.
+    """Names of the class folders, sorted; [] if there are none. Raises InputError if some images have no class.
 
-    A link to nothing may have been a class, without which every later label would be another.
+    It also raises InputError for a broken link: if that was a class, every later label would change.
     """
     found = listing(directory)
     if found.dead:
-        raise InputError(f"{Path(directory) / found.dead[0]} is a link to what is not there, so that nobody knows "
-                         "whether it is a class: mend or remove it")
+        raise InputError(f"{Path(directory) / found.dead[0]} is a broken link, which may have been a class: mend or "
+                         "remove it")
     if found.folders and found.images:
         raise InputError(f"{directory} has {len(found.images):,} image(s) beside its class folders, {found.images[0]} "
                          f"first: move them into their classes{_sorting(directory)}")
@@ -80,7 +80,7 @@ def classes(directory) -> List[str]:
 def class_order(train, val) -> Tuple[str, ...]:
     """The classes by label: the folders in train, sorted.
 
-    Without training images (None) the official classes where all the folders in val are of them, else those folders.
+    Without training images (None): the official classes if they include all folders in val, else those folders.
     """
     if train is not None:
         return tuple(classes(train))
@@ -89,7 +89,7 @@ def class_order(train, val) -> Tuple[str, ...]:
 
 
 def instead(directory) -> str:
-    """What a folder without class folders has instead, where that helps."""
+    """Advice for a folder without class folders, from its content; may be empty."""
     directory = Path(directory)
     if listing(directory).images:
         return f" but images side by side{_sorting(directory)}"
@@ -99,7 +99,7 @@ def instead(directory) -> str:
 
 
 def _sorting(directory):
-    """How to sort images into classes; nothing for training images, which no list of labels is made for."""
+    """How to sort images into classes; empty for training images, which have no list of labels."""
     directory = Path(directory)
     if directory.name == "train":
         return ""
@@ -109,7 +109,7 @@ def _sorting(directory):
 
 
 def check_depth(directory, name, alone: bool) -> None:
-    """InputError if a class folder without images has them in folders of its own; alone: there is no class but it."""
+    """Raise InputError if a class folder without images has folders with images. alone: it is the only class."""
     path = Path(directory) / name
     inner = listing(path).folders
     if set(inner) & set(SPLITS):
@@ -121,5 +121,4 @@ def check_depth(directory, name, alone: bool) -> None:
     if alone:
         raise InputError(f"the class folders are not in {directory} but in {path}, {first.name} first: move them up, "
                          f"into {directory}")
-    raise InputError(f"{path} has no images in it but in folders of its own, {first.name} first: a class folder is to "
-                     "hold its images itself")
+    raise InputError(f"{path} has images only in folders of its own, {first.name} first: move them up, into {path}")

@@ -1,4 +1,4 @@
-"""What a data set is to a run and to evaluate.py: the one interface, which a data set of your own implements too."""
+"""The interface of a data set to a run and to evaluate.py; implement it to add a data set of your own."""
 import abc
 from dataclasses import dataclass
 from typing import Any, Iterable, Optional, Tuple
@@ -10,12 +10,12 @@ from support.errors import InputError
 from support.json_files import NOTHING, OBJECT, TEXT
 
 EVERY_IMAGE = "every image once"
-OWN = "own images"  # of which there are no official ones
+OWN = "own images"  # there are no official ones
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known before any data is read: the net, and the data that it was or will be trained on."""
+    """What is known before any data are read: the net, and the data that it was or will be trained on."""
 
     model: str
     arguments: dict
@@ -29,13 +29,13 @@ class Known:
 
     @classmethod
     def of(cls, experiment, class_names=()):
-        """From an Experiment, and the class names of a file of ours."""
+        """From an Experiment and the class names of a file of ours."""
         return cls(experiment.model, experiment.net, experiment.dataset, experiment.label_mode,
                    tuple(class_names) or None, experiment.input_size, experiment.crop_ratio)
 
     @classmethod
     def of_entry(cls, entry, path):
-        """From the manifest's entry of somebody else's file. Raises InputError for one that does not say it all."""
+        """From the manifest's entry for a file that is not ours. Raises InputError for an incomplete entry."""
         wrong = json_files.problem({"label_mode": None, **entry}, cls.ENTRY)
         if wrong:
             raise InputError(f"{path}: in the manifest {wrong}; restore it from the repository")
@@ -46,8 +46,8 @@ class Known:
 class Origin:
     """Where data are from.
 
-    class_names : by label. variant : "official", or one line that names what is not; it belongs beside every result.
-    provenance : for JSON: sha256, official, train_images, test_images and what else the data set has.
+    class_names : by label. variant : "official", or one line that names what is not official; it belongs beside every
+    result. provenance : for JSON: sha256, official, train_images, test_images and more fields of the data set.
     """
 
     class_names: Tuple[str, ...]
@@ -56,7 +56,7 @@ class Origin:
 
     @property
     def in_short(self):
-        """What the data are; a warning has said what is not official as they were read."""
+        """What the data are, without details: a warning named what is not official as they were read."""
         if self.variant.startswith(OWN):
             return OWN
         return self.variant if self.provenance["official"] else "not the official files"
@@ -66,11 +66,12 @@ class Origin:
 class Training:
     """Batches to train on and to score.
 
-    batches : `steps` an epoch, `epoch(index, start, workers)` gives (images, labels) of the steps from `start` on:
-        float32 (B, 3, S, S) and int32 (B,), a function of (seed, epoch, step) alone. `draws(epoch, step)`, if there
-        is one, gives the random choices of a step, to make its images from `split` on a device.
-    score_batches : (images, labels, count) with the first `count` real, scored after every epoch; scored_on says
-        which images they are: 'test', 'validation' or 'held-out'.
+    batches : `steps` is the number of steps in an epoch; `epoch(index, start, workers)` gives (images, labels) of the
+        steps from `start` on: float32 (B, 3, S, S) and int32 (B,), a function of (seed, epoch, step) alone.
+        `draws(epoch, step)`, which is optional, gives the random choices of a step, to make its images from `split` on
+        a device.
+    score_batches : (images, labels, count) with the first `count` real, scored after every epoch.
+    scored_on : the kind of these images: 'test', 'validation' or 'held-out'.
     test_batches : the test images if score_batches are held out, else None.
     remarks : sentences for the log.
     """
@@ -87,7 +88,7 @@ class Training:
 class Images:
     """Test images as batches of (images, labels, count).
 
-    expected : how many an evaluation has to count, damaged ones included. text : what a report says of them.
+    expected : how many an evaluation must count, damaged ones included. text : their description in a report.
     """
 
     origin: Origin
@@ -102,19 +103,19 @@ class Images:
         return list(self.batches.skipped)
 
     def check(self, counted):
-        """InputError unless this number is what there was to count."""
-        if counted + len(self.skipped) != self.expected:  # never on whole data
+        """Raise InputError unless all images were counted."""
+        if counted + len(self.skipped) != self.expected:  # never with sound data
             raise InputError(f"evaluated {counted:,} of {self.expected:,} images, {len(self.skipped):,} left out")
 
 
 class Dataset(abc.ABC):
     """A data set by its name; nothing is read before `training` or `images`.
 
-    options : the parsed flags, of which each data set takes its own. known : the Known of the net, or None.
+    options : the parsed flags; each data set takes its own. known : the Known of the net, or None.
 
     name : as in an Experiment. label_mode : 'coarse' or 'fine' for CIFAR-100, else None. title : both in words.
-    outputs : the lengths of output that its nets have, the commonest first; () if the data decide. record : what it
-    adds to the JSON record of an evaluation.
+    outputs : the lengths of its nets' outputs, the most common first; () if the data decide. record : its fields in
+    the JSON record of an evaluation.
     """
 
     label_mode = None
@@ -127,46 +128,46 @@ class Dataset(abc.ABC):
 
     @abc.abstractmethod
     def class_names(self, classes):
-        """Names by label, before any data is read; classes: length of the net's output."""
+        """Names by label, before any data are read; classes : length of the net's output."""
 
     @abc.abstractmethod
     def complete(self, model, arguments, size):
-        """The net's arguments with what the flags add; size: side of the net's images. InputError if it cannot be."""
+        """The net's arguments, completed by the flags; size : side of the net's images. Raises InputError."""
 
     @abc.abstractmethod
     def training(self, experiment, batch_size, kind, part=(0, 1)):
-        """The Training of an Experiment, batch_size images a step, on devices of a kind ('cpu' or 'gpu').
+        """The Training of an Experiment with batch_size images in a step, on devices of a kind ('cpu' or 'gpu').
 
-        part : (rank, workers): which share of every batch. Raises InputError for data that cannot be used.
+        part : (rank, workers), this worker's share of every batch. Raises InputError for data that cannot be used.
         """
 
     @abc.abstractmethod
     def images(self, classes, kind, batch_size=None):
-        """The test images as Images, for a net of so many classes."""
+        """The test images as Images, for a net with this number of classes."""
 
     @abc.abstractmethod
     def pixels(self, picture):
-        """A picture, uint8 (height, width, 3), blue first, as the net takes it: float32 (1, 3, S, S)."""
+        """The net's input, float32 (1, 3, S, S), for a picture, uint8 (height, width, 3), blue first."""
 
 
 def unnamed(classes):
-    """What classes are called that nobody has named."""
+    """The names of classes without names."""
     return tuple(f"class {label}" for label in range(classes))
 
 
 def translate(source, names, outputs):
-    """The outputs of a net that the labels of a source mean, int32 by label; None if the numbers are the same.
+    """The net's output for each label of a source, int32 (labels,); None if the numbers are the same.
 
     names, outputs: the class names by label and by output. Raises InputError for images of a class that the net does
     not have.
     """
     known = unnamed(len(names)) != names
     if not known and len(names) <= len(outputs):
-        return None  # a record file that nobody explains has numbers, and those are outputs
+        return None  # without class names, the labels of a record file are outputs
     if not known or unnamed(len(outputs)) == outputs:
         if len(names) != len(outputs):
-            raise InputError(f"{source.description} has {len(names):,} classes and the net {len(outputs):,}, and "
-                             "nobody says which are which: give the data that the net was trained on")
+            raise InputError(f"{source.description} has {len(names):,} classes and the net {len(outputs):,}, and no "
+                             "names to match them by: give the data that the net was trained on")
         return None
     places = {name: place for place, name in enumerate(outputs)}
     present = [names[label] for label in np.unique(source.labels) if label >= 0]

@@ -1,5 +1,4 @@
-"""Fetch one file from the network: resumed, checked, and put in its place only when whole."""
-
+"""Fetch one file from the network: resume it, check it, and put it in its place only when it is whole."""
 import contextlib
 import http.client
 import os
@@ -38,17 +37,17 @@ def fetch(
     attempts: int = 4,
     pause: float = 1.0,
 ) -> Path:
-    """Bring `url` to `path` and return the path; a file that is there already and right is kept as it is.
+    """Bring `url` to `path` and return the path; a right file that is there already stays.
 
-    The bytes arrive in `path`.part, which a later call continues after an interruption, and are compared
-    with size (bytes), md5, sha256 and git_blob (hexadecimal; git's name of a file's content), where given, before they
-    replace `path` in one step. With none of the four, any existing file counts as right.
+    The bytes arrive in `path`.part, which a later call continues after an interruption. They are compared with size
+    (bytes), md5, sha256 and git_blob (hexadecimal; git's name of a file's content), if given, and then replace `path`
+    in one step. If none of the four is given, any existing file counts as right.
 
-    most: bytes that the right file cannot exceed, where its size is not known; a server that sends on is left there.
-    url: https://, file://, or http:// (this machine only, unless allow_http; then redirects to it too).
-    timeout: seconds of silence allowed; attempts: tries in all after lost connections and server faults;
+    most: the most bytes of the right file, if its size is not known; more are not received.
+    url: https://, file://, or http:// (only this machine, unless allow_http, which also allows redirects to http://).
+    timeout: seconds of silence allowed. attempts: number of tries after lost connections and server faults.
     pause: seconds before the second try, doubled before each further one.
-    Raises InputError when the file cannot be had: wrong address or bytes, no connection, no room to write.
+    Raises InputError if the file cannot be fetched: wrong address or bytes, no connection, no room to write.
     """
     path = files.expanded(path)
     _check_address(url, allow_http, schemes=("https", "http", "file"))
@@ -62,7 +61,7 @@ def fetch(
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_name(path.name + ".lock"),
                     waiting=f"process {{owner}} is fetching {path.name} already; waiting for it"):
-            if not (path.is_file() and _mismatch(path, size, wanted) is None):  # by the one that was waited for
+            if not (path.is_file() and _mismatch(path, size, wanted) is None):  # another process may have fetched it
                 _fetch(_Source(url, part, size, most, progress, allow_http, timeout), wanted, attempts, pause)
                 os.replace(part, path)
     except OSError as error:
@@ -77,11 +76,11 @@ def fetch(
 
 
 def _fetch(source, wanted, attempts, pause):
-    """Bring the right bytes into the source's partial file; InputError where it has others."""
+    """Bring the right bytes into the source's partial file. Raises InputError if the source has others."""
     resumed = _size(source.part) > 0
     source.receive_patiently(attempts, pause)
     problem = source.mismatch(wanted)
-    if problem and resumed:  # the older half may come from other bytes: once more, from nothing
+    if problem and resumed:  # the older part may come from another file: again, from nothing
         source.part.unlink()
         source.receive_patiently(attempts, pause)
         problem = source.mismatch(wanted)
@@ -91,11 +90,11 @@ def _fetch(source, wanted, attempts, pause):
 
 
 class _Retry(Exception):
-    """A fault that may be gone a moment later."""
+    """A fault that may be gone at the next try."""
 
 
 class _Source:
-    """One address being received into one partial file."""
+    """One address, received into one partial file."""
 
     def __init__(self, url, part, size, most, progress, allow_http, timeout):
         self.url, self.part, self.size = url, part, size
@@ -141,19 +140,19 @@ class _Source:
                     self.part.unlink()
                     raise _Retry("the server sent another part than the one asked for")
             else:
-                have = 0  # the whole file comes, whether asked for or not
+                have = 0  # the server sends the whole file
             length = response.headers.get("Content-Length", "")
-            # A server may announce what it likes: no digits of other scripts, and no more than a disk could hold.
+            # A server may announce anything: accept only ASCII digits, and no more than a disk could hold.
             total = have + int(length) if re.fullmatch("[0-9]{1,18}", length) else self.size
             with open(self.part, "ab" if have else "wb") as out:
                 have = self.copy(response, out, have, total)
         if self.most is not None and have > self.most:
-            return  # which is a mismatch
+            return  # `mismatch` reports it
         if total is not None and have < total:
             raise _Retry(f"the connection ended after {have:,} of {total:,} bytes")
 
     def mismatch(self, wanted):
-        """What is wrong with the partial file, None if it is whole and right."""
+        """What is wrong with the partial file, or None."""
         if self.size is None and self.most is not None and _size(self.part) > self.most:
             return f"more than the {self.most:,} bytes that it can have"
         return _mismatch(self.part, self.size, wanted)
@@ -182,11 +181,11 @@ class _Source:
             return self.opener.open(urllib.request.Request(self.url, headers=headers), timeout=self.timeout)
         except urllib.error.HTTPError as error:
             with error:
-                answer = " ".join(f"{error.code} {error.reason}".split())[:200]  # the server's words, on one line
+                answer = " ".join(f"{error.code} {error.reason}".split())[:200]  # the server's words on one line
                 if error.code == 416 and have:
                     if error.headers.get("Content-Range", "") == f"bytes */{have}":
                         return None
-                    self.part.unlink()  # longer than the file, so of another one
+                    self.part.unlink()  # it is longer than the file, so it comes from another one
                     return self.open(0)
                 if error.code >= 500 or error.code in (408, 429):
                     raise _Retry(f"the server answers {answer}") from None
@@ -203,7 +202,7 @@ class _Source:
             if isinstance(reason, ssl.SSLCertVerificationError) or self.url.startswith("file:"):
                 raise InputError(f"{self.url}: {_words(reason)}; check the address or use a mirror") from None
             raise _Retry(_words(reason)) from None
-        except (http.client.InvalidURL, ValueError, OverflowError) as error:  # this one's, or one it redirects to
+        except (http.client.InvalidURL, ValueError, OverflowError) as error:  # of this address or of a redirect
             raise InputError(f"{self.url!r} is no usable address, or leads to one: {_words(error)}") from None
         except (OSError, http.client.HTTPException) as error:
             raise _Retry(_words(error)) from None
@@ -233,7 +232,7 @@ def _check_address(url, allow_http, schemes):
 
 
 def _mismatch(path, size, wanted) -> Optional[str]:
-    """What is wrong with a file, None if it is as expected. wanted: name of a digest -> its value, or None."""
+    """What is wrong with a file, or None. wanted: {name of a digest: its value or None}."""
     found = path.stat().st_size
     if size is not None and found != size:
         return f"{found:,} bytes instead of {size:,}"
@@ -249,16 +248,16 @@ def _size(path) -> int:
 
 
 def _words(error) -> str:
-    """An exception as a few words without the "[Errno 111]" in front."""
+    """An exception in a few words, without "[Errno 111]"."""
     if isinstance(error, socket.timeout):
         return "no answer in time"
     text = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
-    # It may quote the server: on one line, and not all that it says.
+    # It may quote the server: keep it short and on one line.
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))[:200]
 
 
 class _Progress:
-    """A bar on a terminal, a line every tenth in a log; on stderr either way."""
+    """A bar on a terminal, a line for each tenth in a log; both on stderr."""
 
     def __init__(self, name, have, total, shown):
         self.name, self.have, self.total, self.shown = name, have, total, shown

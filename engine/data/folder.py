@@ -20,16 +20,16 @@ HOW = "--dataset folder takes --data-dir DIR with DIR/train and DIR/val, each wi
 
 
 class FolderSet(ImageNetSet):
-    """Images in a folder for each class, for nets of 32 pixels and for ResNet-50 alike; options as ImageNetSet's.
+    """A folder of images for each class, for nets of 32 pixels and for ResNet-50; options as ImageNetSet's.
 
-    A net of 32 pixels gets the middle square of every image, scaled, and CIFAR's means and augmentation; it is held in
-    memory. A ResNet-50 gets what ImageNet's images get.
+    For a net of 32 pixels, the scaled middle square of every image is held in memory, with CIFAR's means and
+    augmentation. For a ResNet-50, the images are treated as ImageNet's.
     """
 
     outputs = ()
 
     def root(self, need=SPLITS):
-        """The folder. Raises InputError if it lacks a split."""
+        """The folder. Raises InputError if a split is missing."""
         if self.options.data_dir is None:
             raise InputError(HOW)
         root = expanded(self.options.data_dir)
@@ -110,7 +110,7 @@ class FolderSet(ImageNetSet):
 
 
 def own_variant(sources, names, root):
-    """What stands beside every result: these are nobody's official data."""
+    """The variant of the data, which belongs beside every result: there are no official ones."""
     counts = " and ".join(f"{len(source):,} {'training' if split == 'train' else 'validation'} images"
                           for split, source in sources.items())
     return f"{OWN}: {counts} in {len(names):,} classes"

@@ -1,4 +1,4 @@
-"""Batches of images that are read and decoded as they are needed: augmented to train on, cropped in order to score."""
+"""Batches of images that are read and decoded as needed: augmented for training, cropped in order for scoring."""
 import contextlib
 import functools
 import logging
@@ -19,7 +19,7 @@ from support.threads import usable_cores
 
 log = logging.getLogger(__name__)
 
-# Red, green, blue on the scale 0..255, as the authors' script hands them to MXNet's iterator.
+# Red, green, blue on the scale 0..255, as the authors' script passes them to MXNet's iterator.
 MEAN = (123.68, 116.779, 103.939)
 STD = (58.393, 57.12, 57.375)
 
@@ -34,10 +34,10 @@ ATTEMPTS = 10  # random crops tried before the largest central one is taken
 DAMAGED = ("refuse", "skip")
 CHUNK = 8  # images that a thread makes at a time
 
-# The evaluation of epoch 155 gave the error in the released file's name; the iterator had made this many before.
+# The evaluation of epoch 155 gave the error in the released file's name, after so many passes of the iterator.
 RELEASED_PASSES = 155
 
-# One stream of random numbers per purpose, so that none depends on how much another has drawn.
+# One random stream for each purpose, so that none depends on the draws of another.
 _ORDER, _AUGMENT = range(2)
 
 _SCALE = 1 / np.array(STD)
@@ -45,7 +45,7 @@ _SHIFT = -np.array(MEAN) / np.array(STD)
 
 
 class _Batches:
-    """What both kinds of batches share: a source, its damaged images, and threads that make images in chunks."""
+    """The common part of both kinds of batches: a source, its damaged images, and threads that make chunks."""
 
     def __init__(self, source, input_size, damaged):
         if damaged not in DAMAGED:
@@ -75,7 +75,7 @@ class _Batches:
             log.warning("left out %s: %s", name, reason)
 
     def _made(self, plans, size, workers):
-        """(images, labels, sound, plan) of each plan; self._fill(plan, row, image out) -> label or None makes a row."""
+        """(images, labels, sound, plan) for each plan; self._fill(plan, row, out) makes a row; its label or None."""
         def chunk(plan, out, labels, sound, rows):
             for row in rows:
                 label = self._fill(plan, row, out[row])
@@ -93,7 +93,7 @@ class _Batches:
         if workers < 1:
             yield from filter(None, (call() for call in calls()))
             return
-        # Results come in order, so that with its last chunk a batch is whole. Ahead is one batch, and work for all.
+        # Results come in order, so a batch ends with its last chunk. The depth is a batch plus work for all threads.
         workers = min(workers, usable_cores())
         with contextlib.closing(ahead(calls(), workers, depth=2 * workers + -(-size // CHUNK))) as results:
             yield from filter(None, results)
@@ -102,19 +102,19 @@ class _Batches:
 class TrainBatches(_Batches):
     """Shuffled, augmented batches; each is a function of (seed, epoch, step) alone.
 
-    An epoch resumed at any step therefore gives the bits of an uninterrupted one, with any number of workers, and the
-    parts of several machines together are the batch of one. What does not fill a batch is left out of an epoch.
+    So an epoch resumed at any step gives the bits of an uninterrupted one, with any number of workers, and the parts
+    of several machines together are the batch of one machine. Images that do not fill a batch are left out of an epoch.
 
-    Augmentation (the authors' log): a random crop of min_area to 1 of the image's area and 3/4 to 4/3 in shape,
+    Augmentation (the authors' log): a random crop with min_area to 1 of the image's area and a shape of 3/4 to 4/3,
     resized to input_size; a mirror image half of the time; brightness, contrast and saturation changed by up to
-    `jitter` each, in random order; noise along the principal components of colour, of deviation `lighting`. The
-    authors' iterator decodes at full size and resizes bilinearly. So do we, but where the crop has twice the pixels
-    that are wanted, or more, the JPEG is decoded at 1/2, 1/4 or 1/8 (`images.crop`). Areas and the logarithms of
-    shapes are drawn evenly, as there; the colour noise is not cut to 0..255, as it is there.
+    `jitter` each, in random order; noise of deviation `lighting` along the principal components of colour.
+    Differences from the authors' iterator, which decodes at full size and resizes bilinearly: if the crop is at least
+    twice as large as wanted, the JPEG is decoded at 1/2, 1/4 or 1/8 (`images.crop`); the colour noise is not cut to
+    0..255. As there, areas and the logarithms of shapes are drawn evenly.
 
-    batch_size : of all parts together. part : (rank, parts): the rank-th share of every batch.
+    batch_size : of all parts together. part : (rank, parts), the rank-th share of every batch.
     damaged : 'refuse' raises InputError with the image's name; 'skip' takes the next sound image of the epoch's order
-    in its place and names it in `skipped`. Raises InputError for arguments that do not fit the source.
+    instead and names the damaged one in `skipped`. Raises InputError for arguments that do not fit the source.
     """
 
     def __init__(self, source: Source, batch_size: int, seed: int, input_size: int = INPUT_SIZE, jitter: float = .4,
@@ -127,8 +127,8 @@ class TrainBatches(_Batches):
         if batch_size % part[1]:
             raise InputError(f"a batch of {batch_size} cannot be shared by {part[1]} workers: give a multiple")
         if not 0 <= jitter < 1 or not lighting >= 0 or not 0 < min_area <= 1:
-            raise InputError(f"jitter {jitter} is to be from 0 to below 1, lighting {lighting} 0 or more, the smallest "
-                             f"area {min_area} above 0 and up to 1")
+            raise InputError(f"jitter {jitter} must be from 0 to below 1, lighting {lighting} at least 0, and the "
+                             f"smallest area {min_area} above 0 and up to 1")
         check_seed(seed)
         self.batch_size, self.seed, self.part = batch_size, seed, part
         self.jitter, self.lighting, self.min_area = jitter, lighting, min_area
@@ -137,7 +137,7 @@ class TrainBatches(_Batches):
     def epoch(self, index: int, start: int = 0, workers: int = 0) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
         """This part of the batches of epoch `index` from step `start` on: new (float32 (b, 3, S, S), int32 (b,)).
 
-        workers: threads that compute ahead (no more than there are cores), 0 for none.
+        workers: threads that compute ahead (at most one for each core), 0 for none.
         """
         if index < 0 or not 0 <= start <= self.steps:
             raise InputError(f"there is no step {start} in epoch {index}: an epoch has {self.steps} steps, from 0")
@@ -152,7 +152,7 @@ class TrainBatches(_Batches):
             yield pixels, labels
 
     def _plan(self, order, epoch, step, rows):
-        # Drawn for the whole batch and for all of an image at once: neither parts nor an image's size move the rest.
+        # Drawn at once for the whole batch: neither parts nor an image's size change the draws of other images.
         stream = random_stream(self.seed, _AUGMENT, epoch, step)
         even = stream.random((self.batch_size, 2 * ATTEMPTS + 7))
         normal = stream.standard_normal((self.batch_size, 3))
@@ -187,8 +187,8 @@ class TrainBatches(_Batches):
 def random_box(even: np.ndarray, min_area: float, height: int, width: int) -> images.Box:
     """A random part of an image, from 2 x ATTEMPTS + 2 numbers of [0, 1): (y, x, height, width).
 
-    Its share of the area is even from min_area to 1, the logarithm of its width/height even within RATIO. After
-    ATTEMPTS that do not fit it is the largest central part with a shape within RATIO.
+    Its share of the area is uniform from min_area to 1, and the logarithm of its width/height is uniform within RATIO.
+    After ATTEMPTS that do not fit, it is the largest central part with a shape within RATIO.
     """
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     areas, ratios = even[:2 * ATTEMPTS].reshape(2, ATTEMPTS)
@@ -201,28 +201,28 @@ def random_box(even: np.ndarray, min_area: float, height: int, width: int) -> im
 
 
 def shorter_side(input_size: int, crop_ratio: float) -> int:
-    """Pixels that the shorter side of an image gets, before the middle of input_size is taken."""
+    """Pixels of an image's shorter side before the middle crop of input_size."""
     return max(input_size, math.ceil(round(input_size / crop_ratio, 6)))
 
 
 def normalise_centre(pixels: np.ndarray, shorter: int, out: np.ndarray) -> None:
-    """An image as a net evaluates it, into out: float32 (3, S, S); pixels: uint8 (height, width, 3), blue first."""
+    """Write a net's input for evaluation into out, float32 (3, S, S); pixels: uint8 (height, width, 3), blue first."""
     images.planes(images.centre(pixels, shorter, out.shape[-1]), _SCALE, _SHIFT, out)
 
 
 class EvalBatches(_Batches):
-    """Every image once, in order: (float32 (B, 3, S, S), int32 (B,), count) with B always the batch size.
+    """Every image once, in order: (float32 (B, 3, S, S), int32 (B,), count), B always the batch size.
 
-    Only the first `count` images of a batch are real. The shorter side becomes input_size / crop_ratio pixels,
-    rounded up (256 for 224 and .875), bilinearly, and the middle is taken: the authors' iterator, to the bit.
+    Only the first `count` images of a batch are real. The shorter side becomes input_size / crop_ratio pixels, rounded
+    up (256 for 224 and .875), bilinearly; then the middle is cropped. This is the authors' iterator, to the bit.
 
-    part : (rank, parts): the rank-th stretch of the images, each image in one part.
+    part : (rank, parts), the rank-th stretch of the images; each image is in one part.
     damaged : 'refuse' raises InputError with the image's name; 'skip' leaves it out of the counts and names it in
     `skipped`.
-    count_padding : True counts as the authors' iterator does. It gives full batches only: what the last one lacks
-    comes from the first images, which are counted again, and the next pass begins behind them. `passes` is the number
-    of passes before this one. The default, of the released file's evaluation, gives 195 batches of 256, which are
-    49,920 of 50,000 images; the very first pass gives 50,176.
+    count_padding : True counts as the authors' iterator does. It gives only full batches: the last one is filled with
+    the first images, which are counted again, and the next pass begins after them. passes : the number of passes before
+    this one. The default is the released file's evaluation: 195 batches of 256, which are 49,920 of 50,000 images; the
+    very first pass gives 50,176.
     """
 
     def __init__(self, source: Source, batch_size: int, input_size: int = INPUT_SIZE, crop_ratio: float = CROP_RATIO,

@@ -1,4 +1,4 @@
-"""Labelled images with random access: those of a folder for each class, and those of a record file."""
+"""Labelled images with random access, from a folder for each class or from a record file."""
 import contextlib
 import hashlib
 import logging
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 class Source:
     """Labelled image files with random access, safe to use from many threads.
 
-    labels : int32 (N,), -1 where a damaged record hides it; class_names : by label, or None where nobody says.
-    sha256 : of the list of images with their labels, not of their pixels: reading 140 GB takes many minutes.
-    description : what it is, for messages.
+    labels : int32 (N,), -1 if a damaged record hides it. class_names : by label, or None if they are not known.
+    sha256 : of the list of images with their labels, not of the pixels: reading 140 GB takes many minutes.
+    description : its name in messages.
     """
 
     labels: np.ndarray
@@ -33,7 +33,7 @@ class Source:
         return len(self.labels)
 
     def read(self, index: int) -> bytes:
-        """The bytes of image `index`. Raises Damaged where they cannot be had."""
+        """The bytes of image `index`. Raises Damaged if they cannot be read."""
         raise NotImplementedError
 
     def name(self, index: int) -> str:
@@ -44,7 +44,7 @@ class Source:
         """Damage that shows without reading the images, in words; None if there is none."""
 
     def check(self, damaged: str = "refuse") -> None:
-        """InputError for such damage; damaged='skip' says it in the log instead."""
+        """Raise InputError for such damage; damaged='skip' logs it instead."""
         damage = self.damage()
         if damage and damaged == "refuse":
             raise InputError(f"{damage}; replace what is damaged, or leave it out with --damaged skip")
@@ -52,7 +52,7 @@ class Source:
             log.warning("left out: %s", damage)
 
     def shared(self, other: "Source") -> Optional[str]:
-        """A file that another source of the same kind has too; None if there is none."""
+        """A file that another source of the same kind also has; None if there is none."""
 
 
 class Folders(Source):
@@ -68,7 +68,7 @@ class Folders(Source):
         if not present:
             raise InputError(f"{self.directory} has no class folders" + (
                 class_folders.instead(self.directory) or
-                f": it is to hold a folder of images for each class, such as {SYNSETS[0]}"))
+                f": it must hold a folder of images for each class, such as {SYNSETS[0]}"))
         self.class_names = tuple(class_names or present)
         labels = {name: label for label, name in enumerate(self.class_names)}
         strange = [name for name in present if name not in labels]
@@ -76,7 +76,7 @@ class Folders(Source):
             raise InputError(f"{self.directory} has {len(strange)} class folder(s) that are none of the "
                              f"{len(labels)} classes, {strange[0]} first: take them away or give the right folder")
         self.files: List[str] = []
-        self._unreadable: List[int] = []  # links to nothing, pipes and so on: images that nobody can read
+        self._unreadable: List[int] = []  # broken links, pipes and so on
         counts = []
         for name in present:
             found = class_folders.listing(self.directory / name)
@@ -104,7 +104,7 @@ class Folders(Source):
             return images.read(path)
         except Damaged:
             if path.is_symlink() and not os.path.exists(path):
-                raise Damaged(f"it is a link to what is not there, {os.readlink(path)}") from None
+                raise Damaged(f"it is a broken link to {os.readlink(path)}") from None
             raise
 
     def name(self, index):
@@ -125,7 +125,7 @@ class Folders(Source):
         for file in self.files:
             if file in theirs:
                 first.setdefault(file.partition("/")[0], file)
-        for file in first.values():  # one of each class: whoever links files links folders
+        for file in first.values():  # one of each class is enough: people link whole folders
             with contextlib.suppress(OSError):
                 if os.path.samefile(self.directory / file, other.directory / file):
                     return str(other.directory / file)
@@ -135,9 +135,10 @@ class Folders(Source):
 class Records(Source):
     """Images of a record file, in the order of its index.
 
-    The labels are those of the .lst that MXNet's tool leaves beside a record file; without one every record's header
-    is read, a disk access for each. Both are compared again when a record is read.
-    class_names : None: those of the file synset.txt beside it, if there is one.
+    The labels come from the .lst that MXNet's tool leaves beside a record file; without one, every record's header is
+    read, with a disk access for each. A record's label is compared again when the record is read.
+    idx : its index (default NAME.idx beside NAME.rec). class_names : None takes the names in synset.txt beside it, if
+    there is one.
     """
 
     def __init__(self, rec, idx=None, class_names: Optional[Sequence[str]] = None):
@@ -161,7 +162,7 @@ class Records(Source):
         return len(self._records)
 
     def _whole(self, values):
-        """Labels as int32, -1 for NaN; InputError for one that is no class."""
+        """Labels as int32, -1 for NaN. Raises InputError for a label that is not a class."""
         classes = len(self.class_names or SYNSETS)
         known = ~np.isnan(values)
         if not known.any():
@@ -199,8 +200,8 @@ class Records(Source):
                     f"but {records.path} ends at byte {records.size:,}: {records.missing:,} of {len(self):,} records "
                     "are missing")
         if records.unlisted:
-            return (f"{records.path} goes on for {records.unlisted:,} bytes behind the last of the {len(self):,} "
-                    f"records in {records.index_path}, which was cut or is of a shorter file")
+            return (f"{records.path} has {records.unlisted:,} bytes after the last of the {len(self):,} records in "
+                    f"{records.index_path}, which was cut or belongs to a shorter file")
         return None
 
     def shared(self, other):
@@ -209,18 +210,8 @@ class Records(Source):
         return self.description if same else None
 
 
-def folders(directory, class_names: Optional[Sequence[str]] = None) -> Folders:
-    """The images of `directory`/CLASS/*.JPEG; class_names: the order of the labels (default: the folders, sorted)."""
-    return Folders(directory, class_names)
-
-
-def records(rec, idx=None, class_names: Optional[Sequence[str]] = None) -> Records:
-    """The images of a record file; idx: its index (default: NAME.idx beside NAME.rec)."""
-    return Records(rec, idx, class_names)
-
-
 def _listed_labels(path, keys):
-    """The labels that a .lst has for these keys, float64; None where it does not have them all."""
+    """The labels that a .lst has for these keys, float64; None if it does not have all."""
     if not path.is_file():
         return None
     labels = {}

@@ -1,7 +1,7 @@
-"""ImageNet's 2012 classification images from record files or class folders: found and checked.
+"""ImageNet's 2012 classification images in record files or class folders: find and check them.
 
-The images stay on disk and are read at random, by as many threads as there are workers. engine.data.prepare_imagenet
-makes the record files. Nothing here needs MXNet.
+The images stay on disk and are read in random order, by one thread for each data worker. engine.data.prepare_imagenet
+makes the record files.
 """
 import hashlib
 import logging
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 NAMES = dict(zip(SYNSETS, (Path(__file__).parent / "imagenet_names.txt").read_text("ascii").splitlines()))
 
-BATCH = {"cpu": 32, "gpu": 128}  # to score at once: every image needs megabytes in a ResNet-50
-AUTHORS_BATCH = 256  # two GPUs with 128 each; how much of the padding is counted depends on it
+BATCH = {"cpu": 32, "gpu": 128}  # images to score at once: each needs megabytes in a ResNet-50
+AUTHORS_BATCH = 256  # two GPUs with 128 each; the counted padding depends on it
 PADDING = "full batches of the authors' record iterator, its padding included"
 
 OFFICIAL_COUNTS = {"train": 1_281_167, "val": 50_000}
@@ -39,10 +39,10 @@ OFFICIAL_COUNTS = {"train": 1_281_167, "val": 50_000}
 class Data:
     """ImageNet, or some images in its form.
 
-    train, val : Source, None where not needed. class_names : WordNet ids, or 'class 0' to 'class K-1' for record
-    files without a synset.txt. variant : "official counts", or one sentence about what is not; it belongs beside every
-    result. provenance : for JSON: {"sha256" of both lists of images, "official" whether counts and classes are the
-    official ones, "splits": {split: {"source", "images", "sha256"}}}.
+    train, val : Source; None if not needed. class_names : WordNet ids, or 'class 0' to 'class K-1' for record files
+    without a synset.txt. variant : "official counts", or one sentence about what is not official; it belongs beside
+    every result. provenance : for JSON: {"sha256" of both lists of images, "official": whether counts and classes are,
+    "splits": {split: {"source", "images", "sha256"}}}.
     """
 
     train: Optional[Source]
@@ -57,7 +57,7 @@ class Data:
 
 
 def default_root() -> Path:
-    """Where the data set lies if nobody says otherwise: ~/.mxnet/datasets/imagenet, as GluonCV has it."""
+    """The default folder of the data set: ~/.mxnet/datasets/imagenet, as in GluonCV."""
     return expanded(os.environ.get("MXNET_HOME") or "~/.mxnet") / "datasets" / "imagenet"
 
 
@@ -65,12 +65,12 @@ def load(data_dir=None, use_rec: bool = False, rec_train=None, rec_train_idx=Non
          need: Sequence[str] = SPLITS, class_names: Optional[Sequence[str]] = None, variant_of=None) -> Data:
     """Find the splits in `need` ('train', 'val'): in data_dir/SPLIT, a folder for each class, or in record files.
 
-    data_dir : default `default_root()`. use_rec : record files, those named or data_dir/rec/SPLIT.rec or
-    data_dir/SPLIT.rec; they are also taken where one is named or where data_dir has record files and no folders. A
-    data_dir that itself holds the class folders serves as either split.
-    class_names : the order of a folder's labels (default `class_order`). With SYNSETS the folders of some of the 1,000
-    classes keep the labels of the official order. variant_of : says what is not official, of (sources by split,
-    class names, root); by default by ImageNet's counts, which is a warning too.
+    data_dir : default `default_root()`; if it holds the class folders itself, it serves as either split.
+    use_rec : take record files: those named, data_dir/rec/SPLIT.rec or data_dir/SPLIT.rec. They are also taken if one
+    is named, or if data_dir has record files and no folders.
+    class_names : the order of a folder's labels (default `class_order`). With SYNSETS, folders of some of the 1,000
+    classes keep the labels of the official order.
+    variant_of(sources by split, class names, root) : the variant; by default from ImageNet's counts, with a warning.
 
     Raises InputError if nothing is found, if something is malformed, or if both splits would be the same files.
     """
@@ -78,7 +78,7 @@ def load(data_dir=None, use_rec: bool = False, rec_train=None, rec_train_idx=Non
     named = {"train": (rec_train, rec_train_idx), "val": (rec_val, rec_val_idx)}
     try:
         return _load(root, use_rec, {split: named[split] for split in need}, class_names, variant_of or _variant)
-    except OSError as error:  # a folder that may not be searched, say
+    except OSError as error:  # such as a folder without permission
         raise InputError(f"{error.filename or root} cannot be read: {error.strerror}; give another --data-dir"
                          ) from None
 
@@ -98,8 +98,8 @@ def _load(root, use_rec, named, class_names, variant_of):
         names = next(iter(sources.values())).class_names
     shared = sources["train"].shared(sources["val"]) if len(sources) > 1 else None
     if shared is not None:
-        raise InputError(f"{shared} is to be trained on and validated on, so that no score would mean anything: give "
-                         "other images for one of them")
+        raise InputError(f"{shared} would be both trained on and validated on, so that no score would mean anything: "
+                         "give other images for one of them")
     variant = variant_of(sources, names, root)
     provenance = {
         "sha256": hashlib.sha256("".join(source.sha256 for source in sources.values()).encode()).hexdigest(),
@@ -140,8 +140,7 @@ def _find_folders(root, need, class_names):
         raise InputError(f"there is no folder {root}: give ImageNet's with --data-dir; docs/IMAGENET.md says how to "
                          "get and prepare it")
     if not any((root / split).is_dir() for split in SPLITS):
-        # or a sentence that it is no folder of classes
-        source = Folders(root, class_names or class_order(None, root))
+        source = Folders(root, class_names or class_order(None, root))  # raises if it has no class folders
         if len(need) > 1:
             parent = root.resolve().parent
             advice = f"put those to train on into {root / 'train'} and others into {root / 'val'}, in class folders"
@@ -179,11 +178,11 @@ def _variant(sources, names, root):
 
 
 class ImageNetSet(Dataset):
-    """ImageNet, its images read as they are needed, from record files or from a folder for each class.
+    """ImageNet: images read as needed, from record files or from a folder for each class.
 
     options : data_dir, use_rec, rec_train, rec_train_idx, rec_val, rec_val_idx, damaged, num_data_workers,
-    count_padding, input_size, crop_ratio; what is absent is off. A label means a class by its name, a WordNet id: if
-    the data have only some of a net's classes, or have them in another order, an evaluation translates their labels.
+    count_padding, input_size, crop_ratio; an absent one is off. A class is known by its name, a WordNet id: if the
+    data have only some of a net's classes, or another order, an evaluation translates the labels.
     """
 
     outputs = (len(SYNSETS),)
@@ -215,7 +214,7 @@ class ImageNetSet(Dataset):
         return tuple(f"{name} {NAMES[name]}" if name in NAMES else name for name in self._names(classes))
 
     def _names(self, classes):
-        """The names as the data have them; 'class 0' and so on if nobody knows."""
+        """The names in the data; 'class 0' and so on if they are not known."""
         if self.classes_of_run:
             return tuple(self.classes_of_run)
         return SYNSETS if classes == len(SYNSETS) else unnamed(classes)
@@ -226,9 +225,9 @@ class ImageNetSet(Dataset):
         return self.sized(arguments)
 
     def sized(self, arguments):
-        """The arguments of a net, and self.size settled."""
-        own = "input_size" in arguments
-        if own and self.option("input_size"):  # of a net that was made for one size
+        """The arguments of a net; sets self.size."""
+        own = "input_size" in arguments  # the net is made for one size
+        if own and self.option("input_size"):
             arguments = {**arguments, "input_size": self.option("input_size")}
         self.size = (arguments["input_size"] if own else self.size) or INPUT_SIZE
         if not isinstance(self.size, int) or self.size % HALVINGS or not isinstance(self.crop_ratio, (int, float)):
@@ -264,11 +263,11 @@ class ImageNetSet(Dataset):
         translation = translate(data.val, data.class_names, names)
         if translation is not None:
             batches = Translated(batches, translation)
-            text += "; its classes are in another order than the net's, and told by their names"
+            text += "; its classes are in another order than the net's and matched by name"
         return Images(data.origin, batches, expected, text, PADDING if padding else EVERY_IMAGE)
 
     def pixels(self, picture):
-        """As a validation image: the middle of it, at the run's size."""
+        """As a validation image: its middle, at the run's size."""
         images.require()
         batch = np.empty((1, 3, self.size, self.size), np.float32)
         normalise_centre(picture, shorter_side(self.size, self.crop_ratio), batch[0])

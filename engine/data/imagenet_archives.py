@@ -1,4 +1,4 @@
-"""ImageNet's official archives to class folders: checked extraction, and the labels of the validation images."""
+"""From ImageNet's official archives to class folders: checked extraction, and the labels of the validation images."""
 import contextlib
 import io
 import re
@@ -15,8 +15,8 @@ DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLES = "ImageId,PredictionString"  # the first line of LOC_val_solution.csv
 
-MAX_IMAGE = 1 << 26  # bytes; the largest image of ImageNet has a quarter of that
-MAX_TEXT = 1 << 26  # of a file of the development kit
+MAX_IMAGE = 1 << 26  # bytes; four times ImageNet's largest image
+MAX_TEXT = 1 << 26  # bytes of a file in the development kit
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 _CLASS_ARCHIVE = re.compile(r"(?:\./)?(n\d{8})\.tar")
@@ -25,12 +25,12 @@ _IMAGE = re.compile(r"(?:\./)?([A-Za-z0-9_-][A-Za-z0-9_.-]*\.(?:jpeg|jpg|png))",
 
 @contextlib.contextmanager
 def _opened(path, name=None, mode="r:"):
-    """A tar archive, from a path or an open file; InputError if it is none, or ends too early."""
+    """A tar archive, from a path or an open file. Raises InputError if it is not one, or ends too early."""
     where = str(path) if name is None else name
     try:
         with tarfile.open(path, mode) if name is None else tarfile.open(fileobj=path, mode=mode) as archive:
             yield archive
-    # ValueError, EOFError: tarfile and gzip let them through for some broken files
+    # tarfile and gzip let ValueError and EOFError through for some broken files
     except (tarfile.TarError, ValueError, EOFError) as error:
         if isinstance(error, InputError):
             raise
@@ -38,15 +38,15 @@ def _opened(path, name=None, mode="r:"):
 
 
 def _members(archive, where, pattern):
-    """[(first group of pattern, member)] of an archive that holds nothing but such plain files (and folders)."""
+    """[(first group of pattern, member)] of an archive; raises InputError if it holds other files than such."""
     found = []
     for member in archive:
         if member.isdir():
             continue
         match = pattern.fullmatch(member.name)
         if not member.isreg() or match is None:
-            raise InputError(f"{where} holds {ascii(member.name)}, which does not belong into it: it is not the "
-                             "official archive, and nothing was unpacked from it")
+            raise InputError(f"{where} holds {ascii(member.name)}, which does not belong in the official archive: "
+                             "nothing was unpacked; get the official one")
         found.append((match.group(1), member))
     if not found:
         raise InputError(f"{where} is empty: get it again")
@@ -64,7 +64,7 @@ def _unpack(archive, member, path, where):
 
 
 def unpack_train(archive, folder):
-    """Unpack the archive of class archives into folder/CLASS/*.JPEG, without the classes that are there already."""
+    """Unpack the archive of class archives into folder/CLASS/*.JPEG; classes that are there already are left out."""
     folder.mkdir(parents=True, exist_ok=True)
     with _opened(archive) as outer:
         members = [(name, member) for name, member in _members(outer, archive, _CLASS_ARCHIVE)
@@ -82,7 +82,7 @@ def unpack_train(archive, folder):
 
 
 def unpack_val(archive, labels, folder):
-    """Unpack the flat archive of validation images into folder/CLASS/*.JPEG; labels: as `read_labels` gives them."""
+    """Unpack the flat archive of validation images into folder/CLASS/*.JPEG; labels: from `read_labels`."""
     part = folder.with_name(folder.name + ".part")
     with _opened(archive) as opened:
         members = dict(_members(opened, archive, _IMAGE))
@@ -100,9 +100,9 @@ def unpack_val(archive, labels, folder):
 
 
 def sort_val(folder, labels):
-    """Move the images that lie side by side in a folder into folder/CLASS; labels: as `read_labels` gives them.
+    """Move the images that lie side by side in a folder into folder/CLASS; labels: from `read_labels`.
 
-    A sorting that was stopped is finished by the next one: what is in its class already stays there.
+    After a stop, the next call finishes the work: images in their class already stay there.
     """
     here = listing(folder)
     before = [(name, label) for label in here.folders for name in listing(folder / label).images]
@@ -122,8 +122,8 @@ def _class_of_each(names, labels, where):
     if isinstance(labels, dict):
         absent = next((name for name in names if name.rpartition(".")[0] not in labels), None)
         if absent is not None:
-            raise InputError(f"{where} has {absent}, of which --val-labels says nothing: give the labels that belong "
-                             "to it")
+            raise InputError(f"{where} has {absent}, which --val-labels does not list: give the labels that belong to "
+                             "it")
         return {name: labels[name.rpartition(".")[0]] for name in sorted(names)}
     if len(names) != len(labels):
         raise InputError(f"{where} has {len(names):,} images and there are {len(labels):,} labels: give the "
@@ -132,11 +132,11 @@ def _class_of_each(names, labels, where):
 
 
 def read_labels(path, known=()):
-    """Classes of the validation images: in the order of their names, or {name without extension: class}.
+    """Classes of the validation images: a list in the order of their names, or {name without extension: class}.
 
     path: a text file with a WordNet id, or a name in `known`, on each line; or the official development kit (.tar.gz),
-    which has numbers and, in meta.mat, what they stand for; or Kaggle's LOC_val_solution.csv, whose lines name the
-    images. Raises InputError.
+    which has numbers and, in meta.mat, their meaning; or Kaggle's LOC_val_solution.csv, whose lines name the images.
+    Raises InputError.
     """
     path = expanded(path)
     try:
@@ -151,22 +151,22 @@ def read_labels(path, known=()):
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
-        raise InputError(f"{path} is empty: it is to have a WordNet id on each line")
+        raise InputError(f"{path} is empty: it must have a WordNet id on each line")
     if lines[0] != KAGGLES:
         return [_label(path, number, line, known) for number, line in enumerate(lines, 1)]
-    # ILSVRC2012_val_00000001,n01751748 111 108 334 321: the class before each of the boxes, one class in an image
+    # ILSVRC2012_val_00000001,n01751748 111 108 334 321: a class and a box, repeated; an image has one class
     pairs = [line.partition(",") for line in lines[1:]]
     return {name: _label(path, number, boxes.partition(" ")[0], known)
             for number, (name, _, boxes) in enumerate(pairs, 2)}
 
 
 def _label(path, number, text, known):
-    """A class in a line of a file of labels. Raises InputError."""
+    """The class in a line of a file of labels. Raises InputError."""
     if text in known or _WORDNET_ID.fullmatch(text):
         return text
     if text.isdigit():
-        raise InputError(f"{path}, line {number}: {text[:20]} is a number of the development kit, whose meaning is in "
-                         f"the kit: give the kit itself, {DEVKIT}, with --val-labels")
+        raise InputError(f"{path}, line {number}: {text[:20]} is a number that only the development kit explains: give "
+                         f"the kit itself, {DEVKIT}, with --val-labels")
     raise InputError(f"{path}, line {number}: {ascii(text[:40])} is no WordNet id such as n01440764")
 
 
@@ -185,7 +185,7 @@ def _devkit_labels(path):
     try:
         synsets = loadmat(io.BytesIO(texts["meta.mat"]), squeeze_me=True)["synsets"].reshape(-1)
         ids = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
-    except Exception as error:  # whatever SciPy meets in a broken file
+    except Exception as error:  # SciPy may raise anything for a broken file
         raise InputError(f"{path}: its meta.mat cannot be read ({' '.join(str(error).split())[:100]})") from None
     try:
         labels = [ids[int(line)] for line in texts[GROUND_TRUTH].split()]

@@ -1,11 +1,11 @@
-"""Image files to pixels: read, decoded, cropped, resized and jittered, as uint8 arrays (height, width, 3), blue first.
+"""From image files to pixels: read, decode, crop, resize and jitter uint8 arrays (height, width, 3), blue first.
 
-Every picture of the project comes through `read` and `decode`: training images, validation images and those that
-somebody hands to evaluate.py. JPEGs are OpenCV's, which MXNet's own record iterator is built on: decoded at full size,
-resized bilinearly and cropped, the pixels are the iterator's to the bit. The other formats are Pillow's. Pictures are
-turned upright by their EXIF data, 16 bits become the upper 8, and transparent parts show white.
+`read` and `decode` serve all pictures of the project: training images, validation images and those given to
+evaluate.py. OpenCV decodes JPEGs, as in MXNet's record iterator: at full size, resized bilinearly and cropped, the
+pixels equal the iterator's to the bit. Pillow decodes the other formats. EXIF data turn pictures upright, 16 bits
+become the upper 8, and transparent parts become white.
 
-OpenCV runs single-threaded; callers have threads of their own, and both decoding and resizing release Python's lock.
+OpenCV runs single-threaded: callers have their own threads, and decoding and resizing release Python's lock.
 """
 import contextlib
 import ctypes
@@ -28,16 +28,16 @@ from support.files import regular
 
 try:
     import cv2
-except ImportError as error:  # said by require(), when images are to be read
+except ImportError as error:  # require() reports it when images are to be read
     cv2, _missing = None, error
 
-MAX_PIXELS = 1 << 27  # twice the largest image of ImageNet; a crafted file asks for what it likes
-HUNGRY = {"WEBP": 2, "JPEG2000": 4}  # formats that are decoded with so many times the memory of the others
-TILE = 1 << 18  # pixels that are converted at a time: a picture needs little more memory than its pixels
-MOST_SCANS = 100  # of a JPEG: each costs the time of all its pixels, and programs write about ten
-LONGEST_STRIP = 64  # of an image's longer side to its shorter one, as far as it is resized
+MAX_PIXELS = 1 << 27  # twice the largest image of ImageNet; a crafted file may claim any size
+HUNGRY = {"WEBP": 2, "JPEG2000": 4}  # decoding these formats needs so many times the memory of the others
+TILE = 1 << 18  # pixels converted at a time: a picture needs little more memory than its pixels
+MOST_SCANS = 100  # of a JPEG: each takes the time of all its pixels, and programs write about ten
+LONGEST_STRIP = 64  # longer side over shorter side; a longer image is cut before it is resized
 
-# What Pillow may try, whatever a file is called. Other plugins of its run programs (Ghostscript), or fail in odd ways.
+# The formats that Pillow may try, for any file name. Its other plugins run programs (Ghostscript) or fail in odd ways.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "JPEG2000")
 NAMES = "JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, ICO or JPEG 2000"
 GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -50,12 +50,12 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _END, _SCAN, _APP1 = 0xD9, 0xDA, 0xE1
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset((0x01, 0xD8))
-# What may follow compressed pixels: tables, another scan, a comment, application data, the end.
+# These may follow compressed pixels: tables, another scan, a comment, application data, the end.
 _BETWEEN = frozenset((0xC4, _END, _SCAN, 0xDB, 0xDC, 0xDD, 0xFE)) | frozenset(range(0xE0, 0xF0))
 
 Box = Tuple[int, int, int, int]  # y, x, height, width
 
-# Pillow's remarks about odd files; what matters is an exception as well.
+# Silence Pillow's remarks about odd files; what matters is also an exception.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
@@ -63,9 +63,9 @@ ORDERS = tuple(itertools.permutations(range(3)))
 
 
 def require() -> None:
-    """Prepare OpenCV in this process; InputError where it cannot be imported.
+    """Prepare OpenCV in this process. Raises InputError if it cannot be imported.
 
-    `read` and `decode` do without it: for a JPEG in grey or RGB Pillow gives the same pixels, more slowly.
+    `read` and `decode` work without it: Pillow gives the same pixels for a grey or RGB JPEG, more slowly.
     """
     if cv2 is None:
         raise InputError(system.check_opencv() or f"OpenCV cannot be imported ({_missing}): {python.USE_VENV}")
@@ -73,7 +73,7 @@ def require() -> None:
 
 
 class Jpeg(NamedTuple):
-    """What the markers of a JPEG tell: its size in pixels, and whether it has EXIF data."""
+    """The facts in a JPEG's markers: its size in pixels, and whether it has EXIF data."""
 
     height: int
     width: int
@@ -81,7 +81,7 @@ class Jpeg(NamedTuple):
 
 
 def read_markers(data: bytes) -> Jpeg:
-    """Walk through a JPEG from marker to marker. Raises Damaged where they make no image."""
+    """Walk through a JPEG from marker to marker. Raises Damaged if they do not make an image."""
     position, scanned, size, exif = 2, 0, None, False
     while True:
         found = _MARKER.search(data, position)
@@ -125,7 +125,7 @@ def _check_size(height, width, kind="JPEG"):
 
 
 def read(path) -> bytes:
-    """All bytes of an image file. Raises Damaged for what is no regular file: a pipe may never have a writer."""
+    """All bytes of an image file. Raises Damaged for anything except a regular file: reading a pipe may never end."""
     try:
         with open(path, "rb", opener=regular) as file:
             size = os.fstat(file.fileno()).st_size
@@ -137,10 +137,10 @@ def read(path) -> bytes:
 
 
 def check(data: bytes) -> Optional[Jpeg]:
-    """Damaged unless these bytes are an image file that is there to its end; a JPEG's markers, else None.
+    """Raise Damaged unless these bytes are a whole image file; returns a JPEG's markers, else None.
 
-    OpenCV fills what is missing of a JPEG with grey and says nothing, hence the walk; Pillow refuses by itself. Pixels
-    that were overwritten and are still legal code cannot be told from others; a checksum of the file can.
+    OpenCV silently fills the missing part of a JPEG with grey, so its markers are checked; Pillow refuses by itself.
+    Overwritten pixels that are still legal code go unnoticed; only a checksum of the file shows them.
     """
     if not data:
         raise Damaged("the file is empty")
@@ -156,17 +156,17 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def crop(data: bytes, choose: Callable[[int, int], Box], side: Optional[int] = None) -> Tuple[np.ndarray, Box]:
-    """The part of an image file that choose(height, width) names, and that box.
+    """The part of an image file in the box choose(height, width), and that box.
 
-    side: pixels that the part is to become, each way. A JPEG whose part has at least twice, four or eight times as
-    many is decoded at half, a quarter or an eighth of its size, which takes less time and averages where bilinear
-    resizing would skip. None: full size always.
+    side: height and width to which the caller will resize the part. If the part of a JPEG is at least 2, 4 or 8 times
+    larger each way, the JPEG is decoded at 1/2, 1/4 or 1/8 of its size: this is faster, and averages pixels that
+    bilinear resizing would skip. None: always full size.
     """
     markers = check(data)
     if markers is None:
         pixels = _pillow(data)
         return _cut(pixels, choose(*pixels.shape[:2]))
-    # An EXIF orientation may turn the image, so its size is known only with its pixels.
+    # An EXIF orientation may turn the image, so its size is known only after decoding.
     if side is None or markers.exif or min(markers.height, markers.width) < 2 * side:
         pixels = _opencv(data, 1)
         return _cut(pixels, choose(*pixels.shape[:2]))
@@ -201,7 +201,7 @@ def _opencv(data, factor):
 
 @functools.lru_cache(maxsize=None)
 def _silence_libtiff():
-    """As above: Pillow's libtiff writes a line to standard error for each broken row of an image."""
+    """Pillow's libtiff writes a line to standard error for each broken row of an image; stop that."""
     from PIL import Image
 
     with contextlib.suppress(AttributeError, OSError):  # a Pillow without it
@@ -216,8 +216,8 @@ def _pillow(data):
     """An image decoded by Pillow, which refuses a file with missing pixels."""
     from PIL import Image, ImageFile, ImageOps
 
-    # Both hold for the whole process. GluonCV's import switches the first on. Of the second Pillow refuses twice as
-    # much, which counts where a plugin decodes an image before its size can be asked for.
+    # Both hold for the whole process. Importing GluonCV sets the first to True. Pillow refuses twice the second, which
+    # matters if a plugin decodes an image before its size is known.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     _silence_libtiff()
@@ -231,7 +231,7 @@ def _pillow(data):
             image.decodermaxblock = 1 << 24  # Pillow's 64 KiB take minutes for an image of one long row
             image.load()
             with contextlib.suppress(SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
-                ImageOps.exif_transpose(image, in_place=True)  # broken EXIF data say nothing, as in OpenCV
+                ImageOps.exif_transpose(image, in_place=True)  # broken EXIF data are ignored, as in OpenCV
             _scale_transparency(image, data)
             return _eight_bits(image, shift, inverted)
     except (Damaged, MemoryError):
@@ -245,7 +245,7 @@ def _pillow(data):
 
 
 def _check_tiles(image):
-    """Damaged for a TIFF whose tiles are larger than an image may be, or do not hold all of its pixels."""
+    """Raise Damaged for a TIFF whose tiles are larger than an image may be, or do not hold all its pixels."""
     _check_size(image.tag_v2.get(_TILE_LENGTH, 0), image.tag_v2.get(_TILE_WIDTH, 0), image.format)
     if sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in image.tile) \
             < image.width * image.height:
@@ -253,9 +253,9 @@ def _check_tiles(image):
 
 
 def _scale(image):
-    """Of an image as opened: by how many bits its grey is to be shifted to have 8, and whether 0 is white.
+    """(bits to shift an opened image's grey by to get 8 bits, whether 0 is white).
 
-    Raises Damaged for numbers whose range nobody knows, such as those of a TIFF of floats.
+    Raises Damaged for numbers of unknown range, such as a TIFF's floats.
     """
     tags = getattr(image, "tag_v2", {})
     if image.mode in COLOURS:
@@ -268,7 +268,7 @@ def _scale(image):
 
 
 def _scale_transparency(image, data):
-    """A PNG names its transparent colour on its own scale, and Pillow takes it for one of the pixels it has made."""
+    """Bring a PNG's transparent colour, which is on the file's scale, to the scale of Pillow's pixels."""
     key = image.info.get("transparency")
     if key is None or image.format != "PNG":
         return
@@ -280,7 +280,7 @@ def _scale_transparency(image, data):
 
 
 def _eight_bits(image, shift, inverted):
-    """The pixels of a loaded image of Pillow's; a tile at a time, so that only they and the image are in memory."""
+    """The pixels of an image loaded by Pillow; converted tile by tile to save memory."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows, columns = max(1, TILE // image.width), min(TILE, image.width)
     for top, left in itertools.product(range(0, image.height, rows), range(0, image.width, columns)):
@@ -311,18 +311,18 @@ def _colours(part):
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear, without smoothing first, as MXNet's iterator and transforms do it: (..., 3) -> (height, width, 3)."""
+    """Bilinear, without smoothing first, as in MXNet's iterator and transforms: (..., 3) -> (height, width, 3)."""
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def centre(pixels: np.ndarray, shorter: int, side: int) -> np.ndarray:
     """The middle (side, side, 3) of an image whose shorter side becomes `shorter` pixels.
 
-    The longer side is rounded down, as is the margin above and to the left: the iterator's way.
+    The longer side and the margins above and to the left are rounded down, as in MXNet's iterator.
     """
     height, width = pixels.shape[:2]
     longest = LONGEST_STRIP * min(height, width)
-    if max(height, width) > longest:  # a strip, of which gigabytes would be made to show the middle
+    if max(height, width) > longest:  # resizing a long strip would take gigabytes
         y, x = (max(0, extent - longest) // 2 for extent in (height, width))
         pixels = pixels[y:y + longest, x:x + longest]
         height, width = pixels.shape[:2]
@@ -333,10 +333,10 @@ def centre(pixels: np.ndarray, shorter: int, side: int) -> np.ndarray:
 
 
 def jitter(pixels: np.ndarray, factors, order: Tuple[int, int, int]) -> np.ndarray:
-    """Change brightness, contrast and saturation by `factors`, in the order of their numbers 0, 1, 2.
+    """Change brightness (0), contrast (1) and saturation (2) by `factors`, in this order of the numbers.
 
-    Each is a mixture, factor x image + (1 - factor) x other, with black, with the mean grey of the image, and with
-    its grey version; each is rounded and cut to 0..255, as in MXNet.
+    Each is a mixture, factor x image + (1 - factor) x other; the other is black, the image's mean grey, and its grey
+    version. Each result is rounded and cut to 0..255, as in MXNet.
     """
     for which in order:
         factor = float(factors[which])
@@ -352,7 +352,7 @@ def jitter(pixels: np.ndarray, factors, order: Tuple[int, int, int]) -> np.ndarr
 
 
 def planes(pixels: np.ndarray, scale: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:
-    """scale x pixels + shift by channel into out, float32 (3, height, width), red first; scale, shift: (3,)."""
+    """Write scale x pixels + shift, by channel, into out: float32 (3, height, width), red first. scale, shift: (3,)."""
     for plane, values, factor, offset in zip(out, cv2.split(pixels)[::-1], scale, shift):
         np.multiply(values, np.float32(factor), out=plane, dtype=np.float32)
         plane += np.float32(offset)

@@ -1,4 +1,4 @@
-"""Images in memory, and batches of them: shuffled and augmented to train on, in order to score."""
+"""Images in memory and their batches: shuffled and augmented for training, in order for scoring."""
 import functools
 import hashlib
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from engine.seeds import check_seed, random_stream
 from support.errors import InputError
 from support.threads import usable_cores
 
-# Of pixel values scaled to 0..1, as the authors' code has them for both CIFAR sets. The deviations are the mean of each
-# image's own; over all CIFAR-10 training pixels they are .247, .243, .262.
+# Of pixel values scaled to 0..1, as in the authors' code for both CIFAR sets. Each deviation is the mean of
+# the images' own deviations; over all CIFAR-10 training pixels the deviations are .247, .243, .262.
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2023, 0.1994, 0.2010)
 
-# Images to score at once: on a GPU enough to fill it. Both divide CIFAR's 10,000, so that nothing is padded.
+# Images to score at once; 1000 fill a GPU. Both divide CIFAR's 10,000, so nothing is padded.
 CPU_BATCH, GPU_BATCH = 250, 1000
 
 PAD = 4  # zero pixels on each side before the random crop, the authors' transforms.RandomCrop(32, pad=4)
 SIDE = 32
 
-# One stream of random numbers per purpose, so that none depends on how much another has drawn.
+# One random stream for each purpose, so that none depends on the draws of another.
 _HOLD_OUT, _ORDER, _AUGMENT = range(3)
 
 SCALE = (1 / (255 * np.array(STD))).astype(np.float32).reshape(3, 1, 1)
@@ -47,7 +47,7 @@ class Split:
 
 
 def digest(*splits: Split) -> str:
-    """SHA-256 of the images and labels (as little-endian int32) of some splits."""
+    """SHA-256 of the images and labels (as little-endian int32) of the splits."""
     found = hashlib.sha256()
     for split in splits:
         found.update(split.images)
@@ -56,7 +56,7 @@ def digest(*splits: Split) -> str:
 
 
 def hold_out(split: Split, count: int, seed: int) -> Tuple[Split, Split]:
-    """Set `count` images aside, drawn from the seed, every class by its share; both parts keep the order.
+    """Hold out `count` images, drawn from the seed, of every class in proportion; both parts keep the order.
 
     Returns (training part, held-out part). Raises InputError if either would be empty.
     """
@@ -66,7 +66,7 @@ def hold_out(split: Split, count: int, seed: int) -> Tuple[Split, Split]:
     sizes = np.bincount(split.labels)
     shares = sizes * count / len(split)
     taken = np.floor(shares).astype(int)
-    # What rounding down left over goes to the largest remainders, on a tie to the lower label.
+    # The images left by rounding down go to the largest remainders, on a tie to the lower label.
     taken[np.argsort(taken - shares, kind="stable")[: count - taken.sum()]] += 1
 
     generator = random_stream(seed, _HOLD_OUT)
@@ -77,15 +77,18 @@ def hold_out(split: Split, count: int, seed: int) -> Tuple[Split, Split]:
 
 
 def normalise(images: np.ndarray) -> np.ndarray:
-    """(pixel / 255 - MEAN) / STD per channel: uint8 (..., 3, H, W) -> new float32 array of the same shape."""
+    """(pixel / 255 - MEAN) / STD by channel: uint8 (..., 3, H, W) -> new float32 array of the same shape."""
     out = np.multiply(images, SCALE, dtype=np.float32)
     out += SHIFT
     return out
 
 
 class Draws(NamedTuple):
-    """The random choices of a step: images by their index, the corner (y, x) of each crop in the padded image, and
-    which are mirrored; None without augmentation."""
+    """The random choices of a step.
+
+    chosen : indices of the images. y, x : the corner of each crop in the padded image. mirrored : which are mirrored.
+    The last three are None without augmentation.
+    """
 
     chosen: np.ndarray
     y: Optional[np.ndarray] = None
@@ -102,12 +105,12 @@ def stretch(count: int, part: Tuple[int, int]) -> slice:
 class TrainBatches:
     """Shuffled, augmented batches; each is a function of (seed, epoch, step) alone.
 
-    An epoch resumed at any step therefore gives the bits of an uninterrupted one, with any number of workers, and the
-    parts of several processes together are the batch of one.
+    So an epoch resumed at any step gives the bits of an uninterrupted one, with any number of workers, and the parts of
+    several processes together are the batch of one.
     Augmentation: PAD zero pixels around each image, a random 32x32 crop, a mirror image half of the time.
-    last_batch: 'discard' leaves out what does not fill a batch (the authors' setting), 'keep' makes it a
-    smaller one. batch_size : of all parts together. part : (rank, parts): the rank-th share of every batch.
-    Raises InputError for a batch that is larger than the split, or a wrong argument.
+    last_batch: 'discard' leaves out images that do not fill a batch (the authors' setting), 'keep' makes a smaller
+    batch of them. batch_size : of all parts together. part : (rank, parts): the rank-th share of every batch.
+    Raises InputError for a batch larger than the split, or a wrong argument.
     """
 
     def __init__(self, split: Split, batch_size: int, seed: int, augment: bool = True, last_batch: str = "discard",
@@ -126,7 +129,7 @@ class TrainBatches:
         if last_batch == "keep" and len(split) % batch_size:
             self.steps += 1
         if augment:
-            # Padded once and kept: 240 MB for 50,000 images. crops[n, :, y, x] is then a view, not a copy.
+            # Padded once: 240 MB for 50,000 images. _crops is a view, not a copy.
             border = ((0, 0), (0, 0), (PAD, PAD), (PAD, PAD))
             padded = np.pad(split.images, border)
             self._crops = np.lib.stride_tricks.sliding_window_view(padded, (SIDE, SIDE), axis=(2, 3))
@@ -134,7 +137,7 @@ class TrainBatches:
     def epoch(self, index: int, start: int = 0, workers: int = 0) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
         """This part of the batches of epoch `index` from step `start` on: new (float32 (b, 3, 32, 32), int32 (b,)).
 
-        workers: threads that compute ahead (no more than there are cores), 0 for none.
+        workers: threads that compute ahead (at most one for each core), 0 for none.
         """
         if index < 0 or not 0 <= start <= self.steps:
             raise InputError(f"there is no step {start} in epoch {index}: an epoch has {self.steps} steps, from 0")
@@ -146,7 +149,7 @@ class TrainBatches:
         return ahead(calls, workers, depth=2 * workers)
 
     def draws(self, epoch: int, step: int, order=None) -> "Draws":
-        """What is drawn for this part of a step, to make its images elsewhere, on a GPU say."""
+        """The random choices of this part of a step, to make its images elsewhere, such as on a GPU."""
         order = self._order(epoch) if order is None else order
         chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
         rows = stretch(len(chosen), self.part)
@@ -174,9 +177,9 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Every image once, in order: (float32 (B, 3, 32, 32), int32 (B,), count) with B always the batch size.
+    """Every image once, in order: (float32 (B, 3, 32, 32), int32 (B,), count), B always the batch size.
 
-    Only the first `count` images of a batch are real: the last batch is filled up from the first image on.
+    Only the first `count` images of a batch are real: the last batch is filled with the first images.
     part : (rank, parts): the rank-th stretch of the images, each image in one part. Raises InputError for an empty one.
     """
 
@@ -203,7 +206,7 @@ class EvalBatches:
 
 
 def small(picture: np.ndarray) -> np.ndarray:
-    """The middle square of a picture, uint8 (height, width, 3), blue first, scaled: uint8 (3, 32, 32), red first."""
+    """The scaled middle square, uint8 (3, 32, 32), red first, of a picture, uint8 (height, width, 3), blue first."""
     height, width = picture.shape[:2]
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
@@ -213,9 +216,9 @@ def small(picture: np.ndarray) -> np.ndarray:
 
 
 def training_of(origin, train, test, experiment, batch_size, kind, tested, remarks, part=(0, 1)):
-    """The Training on two Splits, experiment.val_split images of `train` held out.
+    """The Training on two Splits; experiment.val_split images of `train` are held out.
 
-    tested : what `test` is called. part : (rank, workers), as Dataset.training.
+    tested : the name of `test`. part : (rank, workers), as in Dataset.training.
     """
     held_out = None
     if experiment.val_split:

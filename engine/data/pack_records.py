@@ -1,7 +1,7 @@
-"""Folders of images to record files, by MXNet's own im2rec.
+"""From folders of images to record files, with functions of MXNet's im2rec.
 
-im2rec packs, under this program's eyes: by itself it takes the labels from the folders that it happens to meet, leaves
-unreadable images out without an error, and waits for ever when its writer dies.
+im2rec as a program takes the labels from the folders that it happens to find, leaves out unreadable images without an
+error, and waits forever if its writer dies. So this module calls only its encoder and does the rest itself.
 """
 import contextlib
 import functools
@@ -26,7 +26,7 @@ SEED = 100  # of im2rec's own shuffling
 
 
 def _im2rec():
-    """MXNet's tool as a module, its talk turned off: what it cannot read is named by this program."""
+    """MXNet's tool as a module, without its output: this program names what it cannot read."""
     runtime.prepare()
     root = Path(importlib.util.find_spec("mxnet").submodule_search_locations[0])
     path = root / "tools" / "im2rec.py"
@@ -41,7 +41,7 @@ def _im2rec():
 
 
 def _encode(tool, settings, index, row):
-    """A row of the list and its packed record. Raises Damaged."""
+    """(row of the list, packed record). Raises Damaged."""
     results = []
     tool.image_encode(settings, index, row, SimpleNamespace(put=results.append))
     record = results[0][1]
@@ -51,7 +51,7 @@ def _encode(tool, settings, index, row):
 
 
 def _size(path):
-    """Bytes of a file, 0 if it cannot be looked at."""
+    """Bytes of a file; 0 if they cannot be found out."""
     try:
         return path.stat().st_size
     except OSError:
@@ -61,7 +61,7 @@ def _size(path):
 def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse"):
     """Write folder/SPLIT.rec, .idx, .lst and .json (how it was made) from an engine.data.imagenet.Folders.
 
-    The images are shuffled as im2rec does it. resize: pixels of the shorter side, 0 for the files as they are.
+    The images are shuffled as in im2rec. resize: pixels of the shorter side, 0 for the files as they are.
     Returns the names of the damaged images that were left out; damaged='refuse' raises InputError for the first.
     """
     # A header and two words for each record, the index and the list take some 200 bytes an image.
@@ -112,7 +112,7 @@ def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse
         record.close()
     if not written:
         raise InputError(f"{source.description} has no image that is not damaged")
-    # As im2rec writes it, except names that are not UTF-8, which end im2rec.
+    # As im2rec writes it; im2rec fails at names that are not UTF-8.
     parts["lst"].write_text("".join(f"{number}\t{label:f}\t{file}\n" for number, file, label in written),
                             encoding="utf-8", errors="surrogateescape")
     if not _is_whole(parts["rec"], parts["idx"], len(written)):  # the disk may have been full
@@ -126,7 +126,7 @@ def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse
 
 
 def _is_whole(rec, idx, count):
-    """Whether a record file and its index belong together and have so many records, to the end of the last one."""
+    """Whether a record file and its index belong together and have `count` records, whole to the last one."""
     try:
         made = RecordFile(rec, idx)
         made.read(int(made.offsets.argmax()))
@@ -136,11 +136,11 @@ def _is_whole(rec, idx, count):
 
 
 def pack_stage(source, folder, split, resize, quality, threads, damaged):
-    """`pack`, unless its result is there; a sentence about the outcome."""
+    """`pack`, unless its result is there already. Returns a sentence about the outcome."""
     path, settings = folder / f"{split}.rec", folder / f"{split}.json"
     if path.exists():
         if not settings.exists():
-            return f"{path} is there already and not of this program: left as it is"
+            return f"{path} is there already, not made by this program: left as it is"
         try:
             made = json.loads(settings.read_text(encoding="utf-8"))
             asked = {"list_sha256": source.sha256, "resize": resize, "quality": quality if resize else None}

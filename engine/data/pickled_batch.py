@@ -1,10 +1,9 @@
 """CIFAR's "python version" files, read without unpickling them.
 
-Unpickling a file can run any code its writer wished for. Here the opcodes are only listed
-(`pickletools.genops` executes nothing) and followed symbolically: a call becomes a record of what would
-have been called, and in the end only the few records that describe a numpy array of integers are
-understood. The known dialects are the official files (Python 2, protocol 2) and their re-writings by
-Python 3 (protocols 2 to 5); everything else is refused with its place in the file.
+Unpickling a file can run any code of its writer. Here the opcodes are only listed (`pickletools.genops` executes
+nothing) and followed symbolically: a call becomes a record of the call, and only the few records that describe a NumPy
+array of integers are accepted. The known dialects are the official files (Python 2, protocol 2) and copies of them
+written by Python 3 (protocols 2 to 5); everything else is refused with its place in the file.
 """
 
 import io
@@ -18,14 +17,14 @@ from support.errors import InputError
 
 PIXELS = 3 * 32 * 32
 
-# CIFAR-100's training file, the largest, takes some 250,000 opcodes. The bound keeps a hostile file of
-# one-byte opcodes from growing into a hundred times its size in memory.
+# CIFAR-100's training file, the largest, has some 250,000 opcodes. A hostile file of one-byte opcodes would take a
+# hundred times its size in memory.
 MAX_OPCODES = 1_000_000
 
-# Text opcodes hold one name a line; without a bound, a decimal number of megabytes takes hours to convert.
+# Text opcodes hold one name on a line; to convert a decimal number of megabytes would take hours.
 MAX_LINE = 256
 
-# numpy moved its core package in 2.0; both names appear in files.
+# NumPy moved its core package in 2.0; both names appear in files.
 RECONSTRUCT = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
 FROMBUFFER = ("numpy.core.numeric _frombuffer", "numpy._core.numeric _frombuffer")
 ENCODE = "_codecs encode"
@@ -41,7 +40,7 @@ TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class Labels(NamedTuple):
-    """One label per image, and the byte offset in the file where each (or the array of all) begins."""
+    """One label for each image, and the byte offset in the file where each (or the array of all) begins."""
 
     values: np.ndarray  # int64 (N,)
     offsets: np.ndarray  # int64 (N,)
@@ -52,8 +51,8 @@ def read_batch(
 ) -> Tuple[np.ndarray, Dict[str, Labels]]:
     """The images and labels of one pickled CIFAR batch.
 
-    content: the whole file; name: how errors call it; label_keys: e.g. ("coarse_labels", "fine_labels").
-    Returns (uint8 (N, 3072), {key: Labels}). Labels are integers, their range is not checked.
+    content: the whole file. name: its name in errors. label_keys: such as ("coarse_labels", "fine_labels").
+    Returns (uint8 (N, 3072), {key: Labels}). Labels are integers; their range is not checked.
     Raises InputError (file, byte offset, reason) for anything that is not such a batch.
     """
     try:
@@ -83,14 +82,14 @@ class _Global(str):
 
 
 class _Call:
-    """What `function(*args)` would have returned, and the state it would have been given afterwards."""
+    """A call `function(*args)` that was not made, and the state that its result would have been given."""
 
     def __init__(self, function, args):
         self.function, self.args, self.state = function, args, None
 
 
 def _kind(value) -> str:
-    # The value itself could be as large as the file, or hostile: only its kind is shown.
+    # The value itself could be very large, or hostile: only its kind is shown.
     if isinstance(value, _Call):
         return f"a call of {value.function}"
     if isinstance(value, _Global):
@@ -113,7 +112,7 @@ def _opcodes(content):
                 raise _Refusal(offset, f"more than {MAX_OPCODES:,} pickle opcodes")
             yield opcode.name, argument, offset
             offset = stream.tell()
-    except ValueError as error:  # genops: unknown opcode, cut argument, text that cannot be decoded
+    except ValueError as error:  # from genops: unknown opcode, cut argument, text that cannot be decoded
         raise _Refusal(offset, f"no readable pickle opcode ({str(error)[:100]})") from None
     if stream.tell() != len(content):
         raise _Refusal(stream.tell(), f"{len(content) - stream.tell():,} bytes after the end of the pickle")
@@ -196,7 +195,7 @@ def _expect(value, kind, offset):
 
 
 def _text(value, offset) -> str:
-    # Python 2's keys are byte strings; Python 3 re-writes those as bytes or, in protocol 2, as encoded text.
+    # Python 2's keys are byte strings; Python 3 writes them as bytes or, in protocol 2, as encoded text.
     if isinstance(value, _Call) and value.function == ENCODE and value.args:
         value = value.args[0]
     if isinstance(value, bytes):
@@ -212,7 +211,7 @@ def _known(name, offset) -> _Global:
 
 
 def _array(value, offset) -> np.ndarray:
-    """The integer array that a symbolic value describes, without a copy where the bytes allow it."""
+    """The integer array that a symbolic value describes, without a copy if possible."""
     layout = None
     if isinstance(value, _Call) and value.function in RECONSTRUCT:
         if isinstance(value.state, tuple) and len(value.state) == 5:
@@ -274,7 +273,7 @@ def _images(value, offset) -> np.ndarray:
 def _labels(key, value, offset, count) -> Labels:
     if isinstance(value, list):
         for label, at in value:
-            # bool is an int to Python; 63 bits is what the array below holds
+            # bool is an int in Python; the array below holds 63 bits
             if type(label) is not int or label.bit_length() > 63:
                 raise _Refusal(at, f"a label in '{key}' is {_kind(label)}, not a class number")
         values = np.fromiter((label for label, _ in value), np.int64, len(value))

@@ -1,4 +1,4 @@
-"""Work done ahead in threads, its results in order."""
+"""Compute ahead in threads; the results come in order."""
 import functools
 import itertools
 from collections import deque
@@ -10,7 +10,7 @@ from typing import Iterable, Iterator
 def prefetch(items: Iterable, depth: int = 2) -> Iterator:
     """Iterate in one background thread, at most `depth` items ahead.
 
-    An exception in `items` is raised here, in its turn. The thread ends with this generator, closed or exhausted.
+    An exception in `items` is raised here, in its turn. The thread ends when this generator is closed or exhausted.
     """
     end = object()
     iterator = iter(items)

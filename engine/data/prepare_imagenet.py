@@ -1,4 +1,4 @@
-"""ImageNet's official archives, or folders of images, to record files, by MXNet's own im2rec.
+"""From ImageNet's official archives, or folders of images, to record files.
 
     python -m engine.data.prepare_imagenet --data-dir DIR
 
@@ -6,10 +6,10 @@
     DIR/ILSVRC2012_img_val.tar     -> DIR/val/CLASS/*.JPEG   -> DIR/rec/val.rec, .idx, .lst
                                                                 DIR/rec/synset.txt, the class names by label
 
-Every stage writes under a name that ends in .part and renames what is whole, so that the same command, started again
-after any stop, does not repeat a finished stage; of the training archive every class is one. The images are packed as
-they are unless --resize is given: that is what the authors' recipe trains on, whose random crops are taken from the
-full size. Images made smaller first are quicker to read, but the crops are of fewer pixels, compressed twice.
+Every stage writes under a name that ends in .part and renames it when it is whole. So the same command, started again
+after any stop, does not repeat a finished stage; each class of the training archive is a stage. Without --resize the
+images are packed as they are: the authors' recipe takes its random crops from the full size. Smaller images are faster
+to read, but their crops have fewer pixels, compressed twice.
 """
 import argparse
 import os
@@ -33,7 +33,7 @@ ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"
 
 
 def _image_folder(args, split, root):
-    """The folder of class folders of a split, its archive unpacked first; None if there is neither."""
+    """The folder of a split's class folders, after unpacking its archive; None if there is neither."""
     given = getattr(args, split)
     path = expanded(given) if given else root / ARCHIVES[split]
     folder = path if path.is_dir() else root / split
@@ -61,11 +61,11 @@ def _val_labels(args, root, images):
 
 
 def prepare(args):
-    """Do what the command line asks, stage by stage, and say so."""
+    """Do what the command line asks, and print each stage."""
     root = expanded(args.data_dir) if args.data_dir else imagenet.default_root()
     if not args.folders_only and str(root) != os.fsencode(root).decode("utf-8", "replace"):
-        raise InputError(f"--data-dir {ascii(str(root))}: MXNet writes record files only where the whole path is "
-                         "UTF-8; choose another folder, or unpack with --folders-only")
+        raise InputError(f"--data-dir {ascii(str(root))}: MXNet writes record files only if the whole path is UTF-8; "
+                         "choose another folder, or unpack with --folders-only")
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / ".prepare.lock", f"another preparation is at work in {root}: wait for it"):
         found = {split: _image_folder(args, split, root) for split in args.splits}
@@ -108,7 +108,7 @@ def _splits(text):
 
 def _parser():
     parser = Parser(prog="prepare_imagenet.sh", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data-dir", metavar="DIR", help="where the archives or folders are and everything goes "
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the archives or class folders, and of all output "
                         "(default ~/.mxnet/datasets/imagenet)")
     parser.add_argument("--train", metavar="PATH", help=f"archive or folder of class folders (default "
                         f"DIR/{ARCHIVES['train']}, else DIR/train)")
@@ -124,9 +124,9 @@ def _parser():
     parser.add_argument("--resize", type=number(int, 1, 10_000), default=0, metavar="N", help="make the shorter side N "
                         "pixels (larger or smaller) and compress them again (default: the files as they are)")
     parser.add_argument("--quality", type=number(int, 1, 100), metavar="Q",
-                        help="of the JPEGs with --resize (default 95)")
+                        help="quality of the JPEGs with --resize (default 95)")
     parser.add_argument("--threads", type=number(int, 1, 1024), default=usable_cores(), metavar="N",
-                        help="images read or compressed at once (default: the cores, %(default)s)")
+                        help="threads that read or compress images (default: one for each core, %(default)s)")
     parser.add_argument("--damaged", choices=image_batches.DAMAGED, default="refuse",
                         help="stop at a damaged image, or leave it out and name it (default %(default)s)")
     return parser
@@ -148,7 +148,7 @@ def main(argv=None) -> int:
         print(f"{parser.prog}: {place}: {error.strerror}; what is finished stays, run this again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; what is finished stays, the same command goes on", file=sys.stderr)
+        print("stopped; what is finished stays, run this again to continue", file=sys.stderr)
         return 130
     return 0
 

@@ -1,12 +1,13 @@
-"""Record files: MXNet's .rec read at random through its .idx, by any number of threads.
+"""Record files: read MXNet's .rec in any order through its .idx, from any number of threads.
 
-A .rec is a row of records: two little-endian uint32, the magic number and (part << 29 | length), then the content,
-zeros up to a multiple of four bytes. Content that holds the magic number at such a multiple is cut there into parts
-(1 first, 2 middle, 3 last; 0 is a whole record). The content of an image's record is the header `<IfQQ` (number of
-labels if it is not a plain one, the label, an id of 128 bits) and the image file. A line of the .idx is KEY\\tOFFSET.
+A .rec is a sequence of records. A record is two little-endian uint32, the magic number and (part << 29 | length), then
+the content, then zeros up to a multiple of four bytes. Content that holds the magic number at such a multiple is cut
+there into parts (1 first, 2 middle, 3 last; 0 is a whole record). The content of an image's record is the header
+`<IfQQ` (number of labels or 0 for a plain one, the label, an id of 128 bits) and the image file. A line of the .idx is
+KEY\\tOFFSET.
 
 `MXIndexedRecordIO` seeks and reads on one handle, which two threads must not do at once; here every read names its
-place (`os.pread`). Nothing here needs MXNet.
+place (`os.pread`).
 """
 import os
 import re
@@ -20,8 +21,8 @@ from support.errors import InputError
 from support.files import content, expanded, regular
 
 MAGIC = 0xCED7230A
-PROBES = 64  # places of an index that are compared with its record file before anything else
-MAX_BYTES = 1 << 28  # of an image file, which is all in memory while it is decoded
+PROBES = 64  # offsets of an index that are compared with its record file first
+MAX_BYTES = 1 << 28  # of an image file, which is whole in memory while it is decoded
 _WORDS = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")
 _LABEL = struct.Struct("<f")
@@ -29,15 +30,15 @@ _INDEX = re.compile(rb"(?:\d{1,18}\t\d{1,18}\r?\n)*(?:\d{1,18}\t\d{1,18})?")
 
 
 class Damaged(ValueError):
-    """An image cannot be had. Says why in a few words; whoever catches it knows the image's name."""
+    """An image cannot be read. The message says why in a few words; the caller knows the image's name."""
 
 
 class RecordFile:
     """Labelled images in a .rec, in the order of its .idx.
 
-    keys, offsets : int64 (N,), the numbers of the records and where they begin; size : bytes of the .rec.
-    Raises InputError where the .idx cannot be read or is of another file: where no record begins at most of its
-    offsets. Records that lie behind the end of the .rec are counted in `missing`, and reading one raises Damaged.
+    keys, offsets : int64 (N,), the numbers of the records and where they begin. size : bytes of the .rec.
+    Raises InputError if the .idx cannot be read or belongs to another file (no record begins at most of its offsets).
+    Records beyond the end of the .rec are counted in `missing`; reading one raises Damaged.
     """
 
     def __init__(self, rec, idx):
@@ -57,7 +58,7 @@ class RecordFile:
         self._check_offsets()
 
     def _check_offsets(self):
-        """A look at some of the places that the index names: one record may be damaged, most of them are not."""
+        """Raise InputError if most of some sampled offsets are wrong: one record may be damaged, but not most."""
         within = self.offsets[self.offsets < self.size]
         looked = within[np.unique(np.linspace(0, len(within) - 1, min(PROBES, len(within))).astype(int))].tolist()
         wrong = [offset for offset in looked if self._words(offset)[0] != MAGIC]
@@ -70,12 +71,12 @@ class RecordFile:
 
     @property
     def missing(self) -> int:
-        """How many records of the .idx begin behind the end of the .rec."""
+        """How many records of the .idx begin beyond the end of the .rec."""
         return int((self.offsets >= self.size).sum())
 
     @property
     def unlisted(self) -> int:
-        """Bytes of the .rec behind the last record of the .idx; 0 unless a further record begins there."""
+        """Bytes of the .rec after the last record of the .idx; 0 unless a further record begins there."""
         try:
             _, end = self._record(int(self.offsets.max()))
             return self.size - end if self._words(end)[0] == MAGIC else 0
@@ -99,9 +100,9 @@ class RecordFile:
         return label, content[start:]
 
     def labels(self, threads: int = 16) -> np.ndarray:
-        """Every record's label, float32 (N,), NaN where the record cannot be read; from the headers alone.
+        """Every record's label, float32 (N,), NaN if the record cannot be read; from the headers alone.
 
-        That is one small read of the disk for each image, so threads wait side by side.
+        Each image takes one small read of the disk, so many threads wait in parallel.
         """
         labels = np.full(len(self), np.nan, np.float32)
 

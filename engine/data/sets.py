@@ -1,4 +1,4 @@
-"""The data sets by name. One of your own: a class like FolderSet, its name here and in engine.experiment."""
+"""The data sets by name. To add your own: a class like FolderSet, its name here and in engine.experiment."""
 from .cifar import CifarSet
 from .folder import FolderSet
 from .imagenet import ImageNetSet
@@ -7,5 +7,5 @@ SETS = {"cifar10": CifarSet, "cifar100": CifarSet, "imagenet": ImageNetSet, "fol
 
 
 def of(name, options, known=None):
-    """The Dataset of a name; arguments as Dataset's."""
+    """The Dataset of a name; arguments as in Dataset."""
     return SETS[name](name, options, known)

@@ -1,4 +1,4 @@
-"""Long work on a disk: whether there is room for it, and how far it is."""
+"""Long work on a disk: whether there is room for it, and its progress."""
 import shutil
 import sys
 import time

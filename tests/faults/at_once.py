@@ -72,7 +72,7 @@ class Crowds:
             while not child.ended() and not (place / "run" / "last.params").exists():
                 time.sleep(.005)
             child.kill()
-            said += ", both go on with it"
+            said += ", both resume it"
         wait = rng.choice((0, rng.uniform(0, 1.5)))
         outputs = [place / "first", place / "second"]
         children = []
@@ -84,7 +84,7 @@ class Crowds:
         statuses = [child.wait() for child in children]
         lasts = [small_runs.last_line(output.read_text(errors="replace")) for output in outputs]
         refused = [number for number in (0, 1) if statuses[number] == 1]
-        if sorted(statuses) == [0, 0] and "going on from" in outputs[1].read_text():
+        if sorted(statuses) == [0, 0] and "resuming from" in outputs[1].read_text():
             outcome = "one after the other"
         elif len(refused) != 1 or sorted(statuses) != [0, 1]:
             return FAULT, f"{said}: they ended with {statuses}: {lasts}"
@@ -114,7 +114,8 @@ class Crowds:
         records = ledger.read(results)
         mixed = [record.id for record in records for name in ledger.EVIDENCE
                  if ledger.sha256(ledger.folder_of(record.id, results) / name) != record.files[name]]
-        told = sum((self.folder / f"output-{number}").read_text().count("is another run of what") for number in (0, 1))
+        told = sum((self.folder / f"output-{number}").read_text().count("already holds the record of another run")
+                   for number in (0, 1))
         if mixed or len(records) != COUNT or told != COUNT:
             return FAULT, f"{said}: {len(records)} records, {told} refusals, not of one run: {mixed}"
         return "each name went to one of them, wholly", said

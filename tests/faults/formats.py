@@ -27,7 +27,7 @@ from engine.data import cifar, image_batches, image_sources, images
 from engine.steps import Meter
 from model.array_names import to_authors
 from model.weights import pretrained_file
-from reproduce import ledger, publish, report, weights
+from reproduce import blocks, grid, ledger, publish, report, weights
 from support import params_file
 from support.errors import InputError
 
@@ -641,12 +641,12 @@ def render(records):
     """All of the report that depends on records."""
     report.answers_text(records, False)
     report.runs_table(records)
-    for exhibit in report.grid.EXHIBITS.values():
-        for block in report.blocks_of(exhibit, records):
-            report.caption(block)
-            report.effort(block)
-            if exhibit is not report.grid.FIG6:  # whose numbers need the sizes of its nets: half a minute
-                report.numbers_of(block)
+    for exhibit in grid.EXHIBITS.values():
+        for block in blocks.blocks_of(exhibit, records):
+            blocks.caption(block)
+            blocks.effort(block)
+            if exhibit is not grid.FIG6:  # its numbers need the sizes of its nets: half a minute
+                blocks.numbers_of(block)
 
 
 class LedgerRecord(Json):

@@ -2,8 +2,8 @@
 
 And trainings that may not have the memory that they need (a limit on their address space).
 
-    python -m tests.faults.memory FUNCTION FOLDER ANSWER LENGTH LEAK      (a process of its own, and no fork: a fork's
-                                                                           memory grows with every page it touches)
+    python -m tests.faults.memory FUNCTION FOLDER ANSWER LENGTH      (a process of its own, and no fork: a fork's memory
+                                                                      grows with every page it touches)
 """
 import contextlib
 import gc
@@ -60,15 +60,13 @@ class Watched:
             self.call(self.done)
 
 
-def training(folder, answer, steps, leak):
-    """In a process of its own: a training of `steps` steps that keeps `leak` bytes of each."""
-    kept, seen = [], {}
+def training(folder, answer, steps):
+    """In a process of its own: a training of `steps` steps."""
+    seen = {}
     batches = in_memory.TrainBatches(tiny.split(320), 16, 0)  # 20 steps an epoch
     epochs = steps // batches.steps
 
     def call(done):
-        if leak:
-            kept.append(os.urandom(leak))
         if done == int(WARM * steps):
             seen["warm"] = held()
 
@@ -80,24 +78,22 @@ def training(folder, answer, steps, leak):
     Path(answer).write_text(json.dumps({"before": before, **seen, "end": held()}))
 
 
-def evaluations(folder, answer, rounds, leak):
-    """In a process of its own: `rounds` evaluations that keep `leak` bytes of each."""
-    kept, seen = [], {}
+def evaluations(folder, answer, rounds):
+    """In a process of its own: `rounds` evaluations."""
+    seen = {}
     net, batches = tiny.ready(tiny.net()), in_memory.EvalBatches(tiny.split(600, 9), 50)
     loop.evaluate(net, batches, tiny.CPU, 10)
     before = held()
     for number in range(rounds):
         loop.evaluate(net, batches, tiny.CPU, 10)
-        if leak:
-            kept.append(os.urandom(leak))
         if number + 1 == int(WARM * rounds):
             seen["warm"] = held()
     Path(answer).write_text(json.dumps({"before": before, **seen, "end": held()}))
 
 
-def restarts(folder, answer, rounds, leak):
+def restarts(folder, answer, rounds):
     """In a process of its own: a run that is stopped and gone on with, or that its data ends, again and again."""
-    folder, seen, kept = Path(folder), {}, []
+    folder, seen = Path(folder), {}
     for number in range(rounds):
         place = folder / str(number // 5)  # five goes at each run: four stops, and then it ends or breaks
         resume = place / run.LAST if number % 5 else None
@@ -110,8 +106,6 @@ def restarts(folder, answer, rounds, leak):
                        batches=tiny.Hooked(in_memory.TrainBatches(tiny.split(128), 16, 0), number % 5, 4, call))
         with contextlib.suppress(run.Stopped, InputError):
             run.train(job, resume)
-        if leak:
-            kept.append(os.urandom(leak))
         if number == 4:
             seen["before"] = held()
         if number + 1 == max(5, int(WARM * rounds)):
@@ -119,7 +113,7 @@ def restarts(folder, answer, rounds, leak):
     Path(answer).write_text(json.dumps({**seen, "end": held()}))
 
 
-def judged(case, done, answer, said):
+def judged(case, done, answer, said, bound):
     if done.returncode != 0:
         return Round(case, FAULT, f"{said}: it ended with {done.returncode}: {small_runs.last_line(done.stderr)}")
     seen = json.loads(answer.read_text())
@@ -128,9 +122,9 @@ def judged(case, done, answer, said):
     said += f": {seen['warm']['resident'] / 2**20:.1f} MiB when warm, {100 * growth:+.2f}% at the end"
     odd = [f"{before[name]} {name} before, {end[name]} at the end"
            for name in ("files", "threads", "children", "own threads") if end[name] != before[name]]
-    if growth > BOUND or odd:
+    if growth > bound or odd:
         return Round(case, FAULT, "; ".join([said, *odd]))
-    return Round(case, f"within {100 * BOUND:g}%", said)
+    return Round(case, f"within {100 * bound:g}%", said)
 
 
 def refused(number, seed, place):
@@ -157,10 +151,10 @@ def refused(number, seed, place):
     return Round(REFUSED, {0: "trained", 1: "a sentence"}.get(status, "a library ended the process"), said)
 
 
-def run_all(rounds, seed, folder, steps=2000, evaluated=100, restarted=60, leak=0, kinds=KINDS):
+def run_all(rounds, seed, folder, steps=2000, evaluated=100, restarted=60, bound=BOUND):
     lengths = {TRAINED: steps, SCORED: evaluated, RESTARTED: restarted}
     for number in range(rounds):
-        case, function = kinds[number % len(kinds)]
+        case, function = KINDS[number % len(KINDS)]
         place = folder / str(number)
         place.mkdir()
         if case == REFUSED:
@@ -168,10 +162,10 @@ def run_all(rounds, seed, folder, steps=2000, evaluated=100, restarted=60, leak=
             continue
         length = lengths[case]
         done = subprocess.run(
-            [sys.executable, "-m", f"{__package__}.memory", function, place, place / "answer", str(length), str(leak)],
+            [sys.executable, "-m", f"{__package__}.memory", function, place, place / "answer", str(length)],
             cwd=ROOT if "." in __package__ else ROOT / "tests", capture_output=True, text=True,
             env={**small_runs.THREADS, "PYTHONPATH": str(ROOT)})
-        yield judged(case, done, place / "answer", f"round {number}, {length:,}")
+        yield judged(case, done, place / "answer", f"round {number}, {length:,}", bound)
 
 
 THEME = Theme("memory", "Memory, files and threads", 20, (
@@ -186,4 +180,4 @@ THEME = Theme("memory", "Memory, files and threads", 20, (
 
 if __name__ == "__main__":
     {"training": training, "evaluations": evaluations, "restarts": restarts}[sys.argv[1]](
-        *sys.argv[2:4], *map(int, sys.argv[4:]))
+        *sys.argv[2:4], int(sys.argv[4]))

@@ -24,7 +24,7 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PATIENCE = 20.0  # seconds for a training that was told to stop
 LEAVE = 3.0  # seconds in which the second signal has to end a process, on a machine that is busy
 SENTENCE = re.compile(r"stopped by (SIG[A-Z]+) (before epoch \d+|in epoch \d+ after step \d+ of \d+); everything is "
-                      r"saved in run/last\.params: give the same command with --resume run to go on")
+                      r"saved in run/last\.params: to resume, give the same command with --resume run")
 KINDS = (ONCE, ONCE, ONCE, TWICE, TERMINAL, UNREAD)
 
 

@@ -161,7 +161,7 @@ def test_help_says_what_the_recipes_are_and_hides_what_is_refused(capsys):
     (["--warmup-epochs", "160"], "leaves nothing of 160 epochs"),
     (["--resume-states", "x.states"], "--resume-states: a trainer's states are a pickle"),
     (["--use-pretrained"], "start from a file with --resume-params"),
-    (["--use-se"], "--model se"), (["--teacher", "x"], "not offered"),
+    (["--use-se"], "--model se"), (["--teacher", "x"], "does not train with a teacher"),
     (["--resume-epoch", "5"], "--resume-epoch needs --resume-params"),
     (["--resume-epoch", "160", "--resume-params", "x"], "--resume-epoch 160 leaves nothing of 160 epochs"),
     (["--resume", "x", "--resume-params", "y"], "--resume and --resume-params exclude each other"),

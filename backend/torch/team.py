@@ -64,8 +64,9 @@ def _exchange(operation, *arguments):
     except RuntimeError as error:
         if out_of_memory(error) is not None:
             raise
-        raise InputError("another worker has died or cannot be reached; start all of them again, with --resume "
-                         f"({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]  # without gloo's file, line and advice
+        raise InputError(f"another worker has died or cannot be reached ({reason}); start all of them again, with "
+                         "--resume") from error
 
 
 def join(kvstore):

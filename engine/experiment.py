@@ -15,7 +15,7 @@ from .recipe import Recipe
 FORMAT = 2  # of both values in JSON
 DATASETS = ("cifar10", "cifar100", "imagenet", "folder")
 LABEL_MODES = ("coarse", "fine")  # of CIFAR-100
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16", "bfloat16", "tf32")
 CHOSEN_ON = ("test", "held-out", "validation")
 
 
@@ -52,7 +52,7 @@ class Experiment:
     input_size : side of the images in pixels.
     crop_ratio : share of the shorter side that a validation image keeps; None if images are not cropped.
     val_split : training images held out to choose the best epoch on; 0 chooses on the test images, as the authors did.
-    dtype : 'float32', or 'float16' with float32 master weights.
+    dtype : 'float32', or 'float16', 'bfloat16' or 'tf32' products with float32 weights.
     devices : how many compute a step, over all workers; each takes the recipe's batch_size.
     start : the parameter file that the weights come from, as the command named it; None for weights from the seed.
     first_epoch : the epoch of the schedule at which a run with `start` begins.

@@ -76,3 +76,19 @@ def test_flags_of_mxnet_are_refused_by_pytorch(tmp_path):
     result = tiny.call(train_cifar.main, *SHORT, "--kvstore", "nccl", "--backend", "torch", "--data-dir",
                        tiny.cifar10(tmp_path / "data"), folder=tmp_path)
     assert "--kvstore nccl" in tiny.one_sentence(result, result.status)
+
+
+def test_bfloat16_is_pytorchs_and_near_float32(tmp_path):
+    data = tiny.cifar10(tmp_path / "data")
+    result = tiny.call(train_cifar.main, *SHORT, "--dtype", "bfloat16", "--backend", "gluon", "--data-dir", data,
+                       folder=tmp_path)
+    tiny.one_sentence(result, 1, "--dtype bfloat16 is for --backend torch")
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    losses = {}
+    for dtype in ("float32", "bfloat16", "tf32"):
+        result = tiny.call(train_cifar.main, *SHORT, "--dtype", dtype, "--backend", "torch", "--data-dir", data,
+                           "--save-dir", tmp_path / dtype, folder=tmp_path)
+        assert result.status == 0, result.err
+        losses[dtype] = tiny.metrics_of(tmp_path / dtype)[-1]["train_loss"]
+    assert "tf32 is for GPUs: float32 is used" in result.err and losses["tf32"] == losses["float32"]
+    assert losses["bfloat16"] != losses["float32"] == pytest.approx(losses["bfloat16"], rel=.05)

@@ -42,6 +42,8 @@ def set_mode(net, mode):
 
 def training_type(wanted, contexts):
     """The type to train in on these contexts, and a sentence about it if float16 was asked for, else None."""
+    if wanted in ("bfloat16", "tf32"):
+        raise InputError(f"--dtype {wanted} is for --backend torch: MXNet has float32 and float16")
     if wanted == "float16" and not on_gpus(contexts):
         return "float32", "float16 is for GPUs (MXNet's dense layers do not run in it on a CPU): float32 is used"
     return wanted, "float16 with float32 master weights; checkpoints are float32" if wanted == "float16" else None

@@ -14,6 +14,8 @@ from .placement import Later, array, moved, staged
 # device never waits for the host, and the queue stays short enough to stop and to notice NaN at once.
 LAG = 2
 
+HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # products of convolutions and dense layers
+
 
 def cross_entropy(logits, labels, smoothing=0.0, share=1.0):
     """Cross entropy of logits and labels, one number (nats) an image, with smoothed and with mixed labels.
@@ -35,13 +37,14 @@ class Trainer:
     """A net, the forward pass that computes it, its optimizer and the recipe of a step, on one device a worker.
 
     team : adds the gradients over its workers, which bring as many images each. smoothing : of the labels. accumulate :
-    equal parts of a batch, one after the other. scale : a LossScale, or None.
+    equal parts of a batch, one after the other. scale : a LossScale, or None. dtype : of an Experiment.
     """
 
-    def __init__(self, net, optimizer, device, team, smoothing=0.0, accumulate=1, scale=None, forward=None):
+    def __init__(self, net, optimizer, device, team, smoothing=0.0, accumulate=1, scale=None, forward=None,
+                 dtype="float32"):
         self.net, self.optimizer, self.device, self.forward = net, optimizer, device, forward or net
         self.team = team
-        self.smoothing, self.accumulate, self.scale = smoothing, accumulate, scale
+        self.smoothing, self.accumulate, self.scale, self.dtype = smoothing, accumulate, scale, dtype
 
     def step(self, rate, images, labels, share):
         """One update. Returns [(images, Later of the sums of loss and of correct answers)] of the parts."""
@@ -78,10 +81,10 @@ class Trainer:
         return len(labels), Later(torch.stack([total.detach(), correct.to(total.dtype)]))
 
     def casting(self):
-        """The context of a forward pass: float16 products if there is a loss scale."""
-        if self.scale is None:
+        """The context of a forward pass: its products are of the half type `dtype`."""
+        if self.dtype not in HALF:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.float16)
+        return torch.autocast(self.device.type, HALF[self.dtype])
 
 
 def train_steps(trainer, steps, meter, resident=None, settle=None):

@@ -36,10 +36,10 @@ def kind(devices):
 
 
 def training_type(wanted, devices):
-    """The type to train in on these devices, and a sentence about it if float16 was asked for; else None."""
-    if wanted == "float16" and kind(devices) == "cpu":
-        return "float32", "float16 is for GPUs: float32 is used"
-    return wanted, "float16 with float32 weights; checkpoints are float32" if wanted == "float16" else None
+    """The type to train in on these devices, and a sentence about it if it is not float32; else None."""
+    if wanted in ("float16", "tf32") and kind(devices) == "cpu":
+        return "float32", f"{wanted} is for GPUs: float32 is used"
+    return wanted, f"{wanted} products with float32 weights; checkpoints are float32" if wanted != "float32" else None
 
 
 def staged(items, stage, device):

@@ -55,7 +55,7 @@ class Program(Scorer, base.Program):
         self.optimizer = make_optimizer(self.net, recipe)
         self.trainer = loop.Trainer(self.net, self.optimizer, self.device, team, recipe.label_smoothing,
                                     recipe.accumulate, LossScale() if experiment.dtype == "float16" else None,
-                                    self._compiled() if compiled else self.net)
+                                    self._compiled() if compiled else self.net, experiment.dtype)
 
     def _compiled(self):
         # On a GPU with CUDA graphs, which launch a whole pass at once.
@@ -101,9 +101,9 @@ class Program(Scorer, base.Program):
                 "gpus": runlog.gpu_names() if self.kind == "gpu" else []}
 
 
-def exact():
-    """Compute float32 in float32 on GPUs, too: PyTorch would round convolutions to TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+def exact(dtype="float32"):
+    """Compute float32 in float32 on GPUs, too: PyTorch would round convolutions to TF32, which dtype 'tf32' allows."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
 
 
 def prepare(net, experiment, devices, team, fused="auto", mode="hybrid", weights=None, ignore_output=False):
@@ -114,7 +114,7 @@ def prepare(net, experiment, devices, team, fused="auto", mode="hybrid", weights
     of the Gluon backend, without meaning here. weights : a parameter file to start a Gluon net from, or None;
     ignore_output: all of it except the last layer. Raises InputError for weights that do not fit.
     """
-    exact()
+    exact(experiment.dtype)
     if isinstance(net, str):
         if weights:
             raise InputError(f"{weights}: a net starts from weights only if MXNet is installed")

@@ -7,6 +7,7 @@ from support import threads
 from support.errors import InputError
 
 from .. import presets
+from ..experiment import DTYPES
 from ..recipe import Recipe
 
 SMOOTHING, MIXUP_ALPHA = 0.1, 0.2  # GluonCV's, for --label-smoothing and --mixup without a number
@@ -216,8 +217,8 @@ def add_run_flags(parser, save_interval, workers=1):
     """
     group = parser.add_argument_group("run")
     add_device_flags(group)
-    group.add_argument("--dtype", choices=("float32", "float16"),
-                       help="float16: on GPUs, with float32 master weights and float32 checkpoints")
+    group.add_argument("--dtype", choices=DTYPES, help="float16: on GPUs; bfloat16, and tf32 on GPUs: PyTorch's; "
+                       "weights and checkpoints stay float32 in all of them")
     group.add_argument("--kvstore", type=kvstore, default="device", metavar="NAME",
                        help=f"how MXNet adds several devices' gradients: {', '.join(KVSTORES)} (default device)")
     group.add_argument("-j", "--num-data-workers", "--num-workers", type=number(int, 0, MOST_THREADS),

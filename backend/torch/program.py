@@ -25,6 +25,8 @@ class Scorer(base.Scorer):
 
     def __init__(self, net, devices):
         self.net, self.devices, self.device = net.to(devices[0], memory_format=placement.LAYOUT), devices, devices[0]
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # events, pinned memory and NCCL take the current one, else GPU 0
         self.residents = Residents(self.device)
 
     @property

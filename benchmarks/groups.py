@@ -2,7 +2,9 @@
 import dataclasses
 from typing import Optional
 
-from model.registry import CIFAR
+from engine.experiment import Experiment
+from engine.recipe import CIFAR_PAPER
+from model.registry import CIFAR, complete_arguments
 
 from .harness import ROOT, Group, Net, Variant
 
@@ -38,7 +40,15 @@ QUICK = Scale(batch=4, batches=(2, 4), blocks=(1, 2), imagenet_batches=(1, 1), i
 
 
 def atac(blocks, batch, **settings):
-    return Net("atac_resnet20_v2", (("blocks", blocks),), batch, **settings)
+    return net_of("atac_resnet20_v2", batch, blocks=blocks, **settings)
+
+
+def net_of(model, batch, size=32, blocks=None, **settings):
+    """A net at its defaults, except for `blocks`, in batches of so many images."""
+    arguments = complete_arguments(model, {} if blocks is None else {"blocks": blocks})
+    recipe = dataclasses.replace(CIFAR_PAPER, batch_size=batch)
+    dataset = "cifar10" if size == 32 else "imagenet"
+    return Net(Experiment(model, arguments, dataset, recipe, input_size=size), **settings)
 
 
 def training(net):
@@ -118,12 +128,12 @@ def groups(scale):
     atac_b1 = atac(1, scale.batch)
     pipeline = {"data_dir": scale.data_dir, "batch": scale.batch}
     imagenet_training, imagenet_inference = (
-        Net("atac_resnet50_v1b", (("classes", 1000),), batch, scale.imagenet_size, training=training, onnx=not training)
+        net_of("atac_resnet50_v1b", batch, scale.imagenet_size, training=training, onnx=not training)
         for batch, training in zip(scale.imagenet_batches, (True, False)))
     for blocks in (1, 3, 5):
         yield Group(f"step/atac-b{blocks}", "training step", step(atac(blocks, scale.batch), scale))
     for unit, model in UNITS.items():
-        yield Group(f"step/{unit}-b1", "training step", training(Net(model, (("blocks", 1),), scale.batch)))
+        yield Group(f"step/{unit}-b1", "training step", training(net_of(model, scale.batch, blocks=1)))
     for blocks in (1, 3):
         yield Group(f"layout/atac-b{blocks}", "training step", layouts(atac(blocks, scale.batch)))
     for blocks in (1, 3):

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Optional
 
+from engine.experiment import Experiment
 from support import ROOT
 from support.errors import InputError
 from support.files import content, write_whole, writing
@@ -37,12 +38,9 @@ MOST_UNITS = 50  # in one turn
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-    """A net and a batch of its images; `onnx` exports it too."""
+    """The net of an Experiment and a batch of its images; `onnx` exports it too."""
 
-    model: str
-    arguments: tuple  # of (name, value)
-    batch: int
-    size: int = 32
+    experiment: Experiment
     training: bool = True
     onnx: bool = False
 
@@ -219,8 +217,8 @@ class References:
             worker = Worker(machine.environment(self.plan.threads), self.plan.patience)
             try:
                 worker.call(do="make", contender="mxnet_contenders:PlainNet",
-                            arguments={**dataclasses.asdict(net), "arguments": dict(net.arguments),
-                                       "folder": str(folder)})
+                            arguments={"experiment": net.experiment.as_json(), "training": net.training,
+                                       "onnx": net.onnx, "folder": str(folder)})
                 self._made[net] = folder
             except NotMeasured as error:
                 self._made[net] = error

@@ -9,6 +9,7 @@ from backend.gluon import inference, loop, optimizer, placement
 from backend.gluon.fused import Fused, blocks_in, traced
 from backend.graph import graph_of
 from engine.data import cifar, cifar_files, in_memory
+from engine.experiment import Experiment
 from engine.recipe import Recipe
 from engine.steps import Meter
 from model import fuse, get_model
@@ -44,14 +45,16 @@ class PlainNet(Contender):
     BatchNorms get other numbers than their initial ones, so that agreement means something.
     """
 
-    def __init__(self, folder, model, arguments, batch, size, training, onnx):
-        net = get_model(model, **arguments)
+    def __init__(self, folder, experiment, training, onnx):
+        run = Experiment.from_json(experiment)
+        batch, size = run.recipe.batch_size, run.input_size
+        net = get_model(run.model, **run.net)
         placement.initialize(net, 0, CPU)
-        images, labels = noise(max(batch, CHECK_IMAGES), size, arguments.get("classes", 10))
+        images, labels = noise(max(batch, CHECK_IMAGES), size, run.classes)
         _unsettle(net, images[:CHECK_IMAGES])
         logits = net(mx.nd.array(images[:CHECK_IMAGES])).asnumpy()
         arrays = {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
-        about = {"model": model, "arguments": arguments, "batch": batch, "size": size,
+        about = {"model": run.model, "arguments": run.net, "batch": batch, "size": size,
                  "macs": count(net, (3, size, size)).macs}
         losses = []
         if training:

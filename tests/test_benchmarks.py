@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from benchmarks import __main__ as command
 from benchmarks import groups, harness, machine, profile_step, report
@@ -97,7 +98,8 @@ def test_a_turn_takes_as_many_units_as_fit(monkeypatch):
 def test_what_fails_is_named_and_stops_nothing():
     found = measured(
         GEMM, harness.Variant("no module", "nosuch:Thing"), harness.Variant("wrong", "ceilings:Gemm", {"sides": 8}),
-        harness.Variant("no such net", "mxnet_contenders:PlainInference", {}, harness.Net("nosuch", (), 1)),
+        harness.Variant("no such net", "mxnet_contenders:PlainInference", {},
+                        harness.Net(dataclasses.replace(tiny.experiment(), model="nosuch"))),
         harness.Variant("no memory", "ceilings:Gemm", {"size": 10**8}), dataclasses.replace(GEMM, name="last"))
     assert found["gemm"]["median"] > 0 and found["last"]["ratio"]["median"] > 0
     assert found["gemm"]["peak_mib"] > 1 and found["gemm"]["macs"] == 512

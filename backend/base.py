@@ -29,16 +29,29 @@ class Scorer(abc.ABC):
 class Program(Scorer):
     """A net on its devices, for training: one update a step, and its whole state as NumPy arrays.
 
-    operators : what computes the net, in words. rank, size : this worker's number and the number of workers; worker 0
-    writes the run's files. scale : the LossScale of a float16 training, else None.
+    operators : what computes the net, in words. team : the workers (backend.team); worker 0 writes the run's files.
+    scale : the LossScale of a float16 training, else None.
     """
 
-    operators, rank, size, scale = "", 0, 1, None
+    operators, team, scale = "", None, None
 
     @property
     def writes(self):
         """Whether this process writes the run's files."""
-        return self.rank == 0
+        return self.team.rank == 0
+
+    @property
+    def size(self):
+        """The number of workers."""
+        return self.team.size
+
+    def total(self, values):
+        """The sum of a float64 array over the workers, exact for counts."""
+        return self.team.total(values)
+
+    def any(self, flag):
+        """Whether flag is true on any worker."""
+        return self.team.any(flag)
 
     @abc.abstractmethod
     def steps(self, steps, meter, settle=None):
@@ -63,14 +76,6 @@ class Program(Scorer):
     @abc.abstractmethod
     def restore(self, arrays):
         """Set the state from all of `arrays`, or the weights alone."""
-
-    @abc.abstractmethod
-    def total(self, values):
-        """The sum of a float64 array over the workers, exact for counts."""
-
-    @abc.abstractmethod
-    def any(self, flag):
-        """Whether flag is true on any worker."""
 
     @abc.abstractmethod
     def environment(self):

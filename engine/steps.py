@@ -13,6 +13,10 @@ from .schedule import learning_rate, mixing_share
 
 log = logging.getLogger(__name__)
 
+# Steps that may be queued on the device before the result of the oldest is read. One step is always under way, so the
+# device never waits for the host; the queue is short enough to stop and to notice NaN at once.
+LAG = 2
+
 
 class Diverged(Exception):
     """The loss or a weight is no longer a finite number."""

@@ -22,7 +22,7 @@ def distance(found, expected, floor=0.0):
 def distances(found, expected):
     """Distance of each array in a dict.
 
-    What is zero but for rounding is measured in units of the largest array, single numbers (PReLU's slopes: sums over
+    What is zero up to rounding is measured in units of the largest array, single numbers (PReLU's slopes: sums over
     whole maps, of which little may be left) in units of the largest of them.
     """
     largest = max(np.abs(array).max() for array in expected.values()) if expected else 0

@@ -93,7 +93,7 @@ def test_translation_has_the_logits_gradients_and_statistics_of_the_net(name):
                 if parameter.grad_req != "null"}
     assert {torch_name(name) for name in expected} == {name for name in own if own[name].requires_grad}
     largest = max(abs(gradient).max() for gradient in expected.values())
-    for name, gradient in expected.items():  # that of a bias before a BatchNorm is 0 but for rounding
+    for name, gradient in expected.items():  # a bias before a BatchNorm has a gradient of 0, up to rounding
         assert error(own[torch_name(name)].grad.numpy(), gradient, 1e-9 * largest) < 1e-4, name
 
     after, state = arrays_of(net), twin.state_dict()

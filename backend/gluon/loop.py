@@ -8,15 +8,11 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
-from engine.steps import Counts, LossScale
+from engine.steps import LAG, Counts, LossScale
 from support.errors import out_of_memory
 
 from .placement import array, input_type, shares, staged
 from .state import restore_layout
-
-# Steps that may be queued on the device before the result of the oldest is read. One step is always under way, so the
-# device never waits for the host; the queue is short enough to stop and to notice NaN at once.
-LAG = 2
 
 
 def finite_gradients(net, context):

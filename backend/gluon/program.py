@@ -44,7 +44,6 @@ class Program(Scorer, base.Program):
     def __init__(self, net, contexts, experiment, team, forward=None, operators="", update_all=None):
         super().__init__(net, contexts, forward)
         self.team, self.operators = team, operators
-        self.rank, self.size = team.rank, team.size
         team.broadcast(net)
         self.trainer = make_trainer(net, experiment.recipe, team.kvstore, experiment.dtype, update_all, team)
         self.method = loop.Method(experiment.recipe.label_smoothing, experiment.recipe.accumulate,
@@ -77,12 +76,6 @@ class Program(Scorer, base.Program):
 
     def restore(self, arrays):
         state.restore(arrays, self.net, self.trainer, self.team)
-
-    def total(self, values):
-        return self.team.total(values)
-
-    def any(self, flag):
-        return self.team.any(flag)
 
     def environment(self):
         return {"mxnet": mx.__version__, "contexts": str(self.contexts),

@@ -5,14 +5,10 @@ import contextlib
 import numpy as np
 import torch
 
-from engine.steps import Counts
+from engine.steps import LAG, Counts
 from support.errors import out_of_memory
 
 from .placement import Later, array, moved, staged
-
-# Steps that may be queued on the device before the result of the oldest is read. One is always under way, so the
-# device never waits for the host, and the queue stays short enough to stop and to notice NaN at once.
-LAG = 2
 
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # products of convolutions and dense layers
 

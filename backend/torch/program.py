@@ -48,7 +48,7 @@ class Program(Scorer, base.Program):
     def __init__(self, net, devices, experiment, team, compiled=False):
         super().__init__(net, devices)
         self.operators = NAME + ", compiled" * compiled
-        self.team, self.rank, self.size = team, team.rank, team.size
+        self.team = team
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.num_batches_tracked = None  # one operation less a layer and step
@@ -91,12 +91,6 @@ class Program(Scorer, base.Program):
 
     def restore(self, arrays):
         state.restore(arrays, self.net, self.optimizer, self.team)
-
-    def total(self, values):
-        return self.team.total(values)
-
-    def any(self, flag):
-        return self.team.any(flag)
 
     def environment(self):
         return {"torch": torch.__version__, "contexts": f"[{self.device}]",

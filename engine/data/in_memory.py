@@ -7,6 +7,7 @@ from typing import Iterator, NamedTuple, Optional, Tuple
 import numpy as np
 from PIL import Image
 
+from engine.data.cifar_files import SIDE
 from engine.data.dataset import Training
 from engine.data.prefetch import ahead
 from engine.seeds import check_seed, random_stream
@@ -22,7 +23,6 @@ STD = (0.2023, 0.1994, 0.2010)
 CPU_BATCH, GPU_BATCH = 250, 1000
 
 PAD = 4  # zero pixels on each side before the random crop, the authors' transforms.RandomCrop(32, pad=4)
-SIDE = 32
 
 # One random stream for each purpose, so that none depends on the draws of another.
 _HOLD_OUT, _ORDER, _AUGMENT = range(3)

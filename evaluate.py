@@ -10,8 +10,8 @@
     python evaluate.py --params FILE --images cat.png dog.jpg          # the five likeliest classes of each picture
 
 Prints a table by class (only the ten worst if there are more than 100), the speed, the cross entropy and the top-5
-accuracy; the last line is the top-1 accuracy. --json writes all of it for programs. Every image counts once; with
---count-padding images count as in the authors' log.
+accuracy; the last line is the top-1 accuracy. --json writes all of it for programs, and which images were right
+(support/bits.py reads that). Every image counts once; with --count-padding images count as in the authors' log.
 """
 import functools
 import json
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from engine.cli import evaluate_flags, net_flags
 from engine.cli.program import run_script
 from model import registry
-from support import runtime
+from support import bits, runtime
 from support.errors import InputError
 from support.files import sha256, write_whole
 
@@ -64,6 +64,7 @@ def evaluate(subject, images, args):
         "counting": images.counting, "skipped": images.skipped,
         "top1": scores.top1, "top5": scores.top5, "loss": scores.loss,
         "classes": [{"class": name, "images": count, "right": right} for name, count, right, *_ in rows],
+        "right": bits.packed(scores.right),
         "seconds": seconds, "images_per_second": scores.images / seconds, "form": form,
         "process_settings": runtime.settings()}, rows, scores.confusion, form)
 

@@ -41,15 +41,25 @@ class Block:
         return next(iter(self.scores.values())).records[0].result.data
 
     @property
-    def whole(self):
-        """Whether the runs saw a whole training set."""
-        return self.data["train_images"] >= grid.WHOLE
+    def smoke(self):
+        """Whether the runs saw too few training images to mean anything."""
+        return next(iter(self.scores.values())).records[0].smoke
+
+    @property
+    def alone(self):
+        """Whether it has one net only, which compares with nothing but the published number."""
+        return len(self.scores) == 1
+
+    @property
+    def drawn(self):
+        """Whether the report has its figure."""
+        return not (self.smoke or self.alone)
 
     @property
     def marks(self):
         """The letters of LEGEND that every number here carries."""
         return "".join(mark for mark, holds in (
-            ("S", self.protocol.short), ("D", not self.data["official"]), ("T", not self.whole),
+            ("S", self.protocol.short), ("D", not self.data["official"]), ("T", self.smoke),
             ("F", self.protocol.task is grid.FINE), ("H", self.protocol.val_split > 0)) if holds)
 
     @property
@@ -79,13 +89,21 @@ def blocks_of(exhibit, records):
 
 
 def leading(blocks):
-    """For README.md: for each task and b the block with the most cells, among those on whole training sets."""
+    """For README.md: for each task and b the first block that compares nets, or the first one."""
     best = {}
     for block in blocks:
         key = block.protocol.task, block.blocks
-        if block.whole and (key not in best or len(block.scores) > len(best[key].scores)):
+        if key not in best or best[key].alone and not block.alone:
             best[key] = block
     return list(best.values())
+
+
+def schedule_text(protocol):
+    """In a few words: '15 of 400 epochs', '400 epochs, as in the paper'."""
+    if protocol.epochs == CIFAR_PAPER.epochs:
+        return f"{protocol.epochs} epochs, as in the paper"
+    return f"{protocol.epochs} of {CIFAR_PAPER.epochs} epochs" if protocol.short \
+        else f"{protocol.epochs} epochs, the paper has {CIFAR_PAPER.epochs}"
 
 
 def caption(block):
@@ -97,7 +115,7 @@ def caption(block):
                     f"paper has {CIFAR_PAPER.epochs}**, with decays moved in proportion")
     label = ledger.data_label(data)
     images = "official data" if data["official"] else f"**not the official data: {label}**"
-    if not block.whole:
+    if block.smoke:
         images += f", **only {data['train_images']:,} training images: a smoke run**"
     held = f"; **the best epoch was chosen on {protocol.val_split:,} held-out training images**" \
         if protocol.val_split else ""
@@ -149,26 +167,37 @@ def depth_table(block, prefix):
     """Rows of Table III, Figure 7 or Figure 8: ours and published, for every b that has a run."""
     lines = ["| net | b | parameters | ours, last epoch | ours, best epoch | published | last - published | "
              "best - published | runs |", "|---|---|---|---|---|---|---|---|---|"]
-    depths = sorted({entry.cell.blocks for entry in block.entries})
-    run = {cell.blocks for cell in block.scores}
-    for depth in depths:
-        for entry in block.entries:
-            if entry.cell.blocks != depth or depth not in run or not block.shows(entry.cell):
-                continue
-            cell, score = entry.cell, block.scores.get(entry.cell)
+    without = {}  # {b: rows without a run}
+    for entry in sorted(block.entries, key=lambda entry: entry.cell.blocks):
+        cell, score = entry.cell, block.scores.get(entry.cell)
+        if score is None:
+            without.setdefault(cell.blocks, []).append(entry.row)
+        elif block.shows(cell):
             published = grid.PUBLISHED.get(cell)
-            parts = [entry.row, str(depth), f"{counts_of(cell)[0]:,}", "not run", "",
-                     f"{published:.3f}" if published is not None else "-", "", "", ""]
-            if score is not None:
-                parts[3:5] = [accuracy(score, which, block.marks) for which in ("last", "best")]
-                parts[8] = runs_text(score, prefix)
-                if published is not None:
-                    parts[6:8] = [f"{score.mean(which) - published:+.4f}" for which in ("last", "best")]
+            parts = [entry.row, str(cell.blocks), f"{counts_of(cell)[0]:,}",
+                     *(accuracy(score, which, block.marks) for which in ("last", "best")),
+                     *(["-", "", ""] if published is None else
+                       [f"{published:.3f}", *(f"{score.mean(which) - published:+.4f}" for which in ("last", "best"))]),
+                     runs_text(score, prefix)]
             lines.append(f"| {' | '.join(parts)} |")
-    without = [str(depth) for depth in depths if depth not in run]
-    if without and block.only is None:
-        lines += ["", f"Not run under these conditions: b = {', '.join(without)}."]
+    run = {cell.blocks for cell in block.scores}
+    missing = [f"{', '.join(rows)} with b = {depth}" for depth, rows in without.items() if depth in run]
+    depths = [str(depth) for depth in without if depth not in run]
+    missing += [f"any net with b = {', '.join(depths)}"] if depths else []
+    if missing and block.only is None:
+        lines += ["", f"Not run under these conditions: {'; '.join(missing)}."]
     return "\n".join(lines)
+
+
+def alone_text(block, prefix):
+    """A block of one net in one line: conditions, scores, published score and runs."""
+    (cell, score), = block.scores.items()
+    row = next(entry.row for entry in block.entries if entry.cell == cell)
+    published = grid.PUBLISHED.get(cell)
+    beside = f", published (best epoch) {published:.3f}" if published is not None else ""
+    return (f"**{block.protocol.task.title}**, {schedule_text(block.protocol)}, data: {ledger.data_label(block.data)}; "
+            f"only {row} with b = {cell.blocks}: last epoch {accuracy(score, 'last', block.marks)}, best epoch "
+            f"{accuracy(score, 'best', block.marks)}{beside} ({runs_text(score, prefix)}).")
 
 
 def gains(block):
@@ -214,19 +243,15 @@ def replacement_table(block, prefix):
 def block_text(block, prefix):
     """A block in Markdown: caption, table, figure, effort. prefix leads from the page to the results."""
     table = replacement_table if block.exhibit is grid.FIG6 else depth_table
-    return "\n\n".join([caption(block), table(block, prefix),
-                        f"![{block.exhibit.title}: {block.protocol.task.title}]({prefix}figures/{block.figure})",
-                        effort(block)])
+    figure = f"![{block.exhibit.title}: {block.protocol.task.title}]({prefix}figures/{block.figure})"
+    return "\n\n".join([caption(block), table(block, prefix), *[figure] * block.drawn, effort(block)])
 
 
 def numbers_of(block):
     """The numbers of the block's figure, for figures.draw."""
-    schedule = f"{block.protocol.epochs} of {CIFAR_PAPER.epochs} epochs" if block.protocol.short \
-        else counted(block.protocol.epochs, "epoch")
     label = ledger.data_label(block.data)
     depth = f", b = {block.blocks}" if block.blocks else ""
-    title = f"{block.exhibit.title}\n{block.protocol.task.title}{depth}; {schedule}; data: {label}" \
-        + ("" if block.whole else " (SMOKE RUN)")
+    title = f"{block.exhibit.title}\n{block.protocol.task.title}{depth}; {schedule_text(block.protocol)}; data: {label}"
     if block.exhibit is grid.FIG6:
         points = gains(block)
         series = {key: [point[key] for point in points]

@@ -24,6 +24,7 @@ from backend.gluon import loop
 from engine import evaluation, figures
 from engine.data import cifar, cifar_files, images, in_memory
 from model.array_names import to_authors
+from support import bits
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = cifar_files.CIFAR10_CLASSES
@@ -113,6 +114,7 @@ def test_one_net_has_one_score_however_its_file_was_written(files, data, argumen
     logits = net(mx.nd.array(in_memory.normalise(test.images))).asnumpy()
     answers = logits.argmax(1)
     assert found["images"] == 40 and found["top1"] == (answers == test.labels).mean()
+    assert (bits.unpacked(found["right"], 40) == (answers == test.labels)).all()
     expected = loop.evaluate(net, in_memory.EvalBatches(test, 40), tiny.CPU, 10)
     assert found["top5"] == expected.top5 and found["loss"] == pytest.approx(expected.loss, rel=1e-5)
     assert found["classes"] == [

@@ -104,6 +104,7 @@ def main():
     runtime.tune(args.tune)
     runtime.prepare()  # before NumPy and MXNet load: it names a missing piece in a sentence
     from engine import evaluation, runlog
+    from engine.figures.confusion import draw_confusion
 
     runlog.start_logging()
     say = functools.partial(print, file=sys.stderr if args.json == evaluate_flags.STDOUT else sys.stdout, flush=True)
@@ -130,7 +131,7 @@ def main():
             say(f"table of {len(rows):,} classes: {args.by_class}")
         if args.confusion_matrix:
             title = f"{subject.model}, {subject.data.title}: {record['top1']:.4f} of {record['images']:,} images right"
-            evaluation.draw_confusion(confusion, subject.class_names, args.confusion_matrix, title)
+            draw_confusion(confusion, subject.class_names, args.confusion_matrix, title)
             say(f"confusion matrix: {args.confusion_matrix}")
     finally:  # a full disk must not lose the score
         say(f"{record['images']:,} images in {record['seconds']:.1f} s, {record['images_per_second']:,.0f} images/s")

@@ -1,4 +1,4 @@
-"""The output of an evaluation: a table by class, the confusion matrix, and the likeliest classes of single pictures."""
+"""The output of an evaluation: a table by class, and the likeliest classes of single pictures."""
 import csv
 import io
 
@@ -7,7 +7,6 @@ import numpy as np
 from support.errors import InputError
 from support.files import write_whole
 
-from . import figures
 from .data.images import decode, read
 from .data.records import Damaged
 
@@ -50,33 +49,6 @@ def write_rows(rows, path):
     text = io.StringIO(newline="")
     csv.writer(text).writerows([("class", "images", "right", "most_often_taken_for", "times"), *rows])
     write_whole(path, text.getvalue())
-
-
-def draw_confusion(confusion, class_names, path, title):
-    """Draw each true class (row) as shares of its images, with the counts if there is room."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    count = len(class_names)
-    shares = confusion[:, :count] / confusion.sum(axis=1, keepdims=True).clip(1)
-    side = 14 if count > LONG else max(5.5, 0.24 * count + 2) if count > 10 else 6.5
-    font = 9 if count <= 20 else 5
-    with figures.words(*class_names) as class_names:
-        figure, axes = pyplot.subplots(figsize=(side + 0.8, side), constrained_layout=True)
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        if count <= LONG:  # more names would be too small to read
-            axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
-            axes.set_yticks(range(count), class_names, fontsize=font)
-        axes.set(xlabel="answer of the net", ylabel="class of the image", title=title)
-        if count <= 20:
-            for row in range(count):
-                for column in range(count):
-                    if confusion[row, column]:
-                        axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7,
-                                  color="white" if shares[row, column] > .5 else "black")
-        figure.colorbar(image, ax=axes, shrink=.8, label="share of the class's images")
-        figures.save(figure, path, bbox_inches="tight")  # however long the names are
 
 
 def classify(scorer, paths, class_names, pixels, say=print):

@@ -6,7 +6,7 @@ from engine.recipe import CIFAR_PAPER
 from support.words import counted, duration
 
 from . import grid, ledger
-from .nets import counts_of
+from .nets import costs_of
 from .plan import Data, Speeds
 from .scores import Protocol, by_protocol
 
@@ -51,11 +51,6 @@ class Block:
         return len(self.scores) == 1
 
     @property
-    def drawn(self):
-        """Whether the report has its figure."""
-        return not (self.smoke or self.alone)
-
-    @property
     def marks(self):
         """The letters of LEGEND that every number here carries."""
         return "".join(mark for mark, holds in (
@@ -63,12 +58,29 @@ class Block:
             ("F", self.protocol.task is grid.FINE), ("H", self.protocol.val_split > 0)) if holds)
 
     @property
-    def figure(self):
-        """File name of the block's figure."""
+    def kinds(self):
+        """The kinds of its figures (reproduce.figures); none for a smoke run or a single net."""
+        if self.smoke or self.alone:
+            return ()
+        one = len({cell.blocks for cell in self.scores}) == 1
+        depths = {unit: {cell.blocks for cell in self.scores if (cell.unit == "relu") is (unit == "relu")}
+                  for unit in ("relu", "others")}
+        difference = ("difference",) * bool(depths["relu"] & depths["others"])
+        if self.exhibit is grid.FIG6:
+            return (*(difference or ("accuracy",)), *("share",) * all(
+                point["share"] is not None for point in gains(self)))
+        if self.exhibit is grid.TABLE3:
+            return ("accuracy" if one else "parameters", *difference)
+        return ("parameters", "macs", *(() if one else difference))
+
+    @property
+    def figures(self):
+        """{kind: file name} of its figures."""
         depth = f"-b{self.blocks}" if self.blocks else ""
         held = f"-v{self.protocol.val_split}" if self.protocol.val_split else ""
-        return (f"{self.exhibit.name}-{self.protocol.task.name}{depth}-e{self.protocol.epochs}-"
-                f"{self.protocol.data_sha256[:8]}{held}.png")
+        name = (f"{self.exhibit.name}-{self.protocol.task.name}{depth}-e{self.protocol.epochs}-"
+                f"{self.protocol.data_sha256[:8]}{held}")
+        return {kind: f"{name}-{kind}.png" for kind in self.kinds}
 
 
 def blocks_of(exhibit, records):
@@ -174,7 +186,7 @@ def depth_table(block, prefix):
             without.setdefault(cell.blocks, []).append(entry.row)
         elif block.shows(cell):
             published = grid.PUBLISHED.get(cell)
-            parts = [entry.row, str(cell.blocks), f"{counts_of(cell)[0]:,}",
+            parts = [entry.row, str(cell.blocks), f"{costs_of(cell).total:,}",
                      *(accuracy(score, which, block.marks) for which in ("last", "best")),
                      *(["-", "", ""] if published is None else
                        [f"{published:.3f}", *(f"{score.mean(which) - published:+.4f}" for which in ("last", "best"))]),
@@ -205,7 +217,7 @@ def gains(block):
     task, depth = block.protocol.task, block.blocks
     full = 6 * depth + 1
     ends = [block.scores.get(grid.replaced(task, depth, end)) for end in (0, full)]
-    base = counts_of(grid.replaced(task, depth, 0))[1]
+    base = costs_of(grid.replaced(task, depth, 0)).trainable
     gain = ends[1].mean() - ends[0].mean() if all(ends) else 0
     points = []
     for sites in range(full + 1):
@@ -213,7 +225,7 @@ def gains(block):
         if cell in block.scores:
             score = block.scores[cell]
             points.append({
-                "sites": sites, "cell": cell, "increase": counts_of(cell)[1] / base - 1, "last": score.mean(),
+                "sites": sites, "cell": cell, "increase": costs_of(cell).trainable / base - 1, "last": score.mean(),
                 "spread": score.spread(), "stage": sites in grid.stage_counts(depth),
                 "share": (score.mean() - ends[0].mean()) / gain if gain > 0 else None})
     return points
@@ -229,7 +241,7 @@ def replacement_table(block, prefix):
         score = block.scores[point["cell"]]
         stage = " (whole stages)" if point["stage"] else ""
         share = "-" if point["share"] is None else f"{point['share']:.2f}"
-        lines.append(f"| {point['sites']} of {full}{stage} | {counts_of(point['cell'])[0]:,} | "
+        lines.append(f"| {point['sites']} of {full}{stage} | {costs_of(point['cell']).total:,} | "
                      f"{point['increase']:.4f} | {accuracy(score, 'last', block.marks)} | "
                      f"{accuracy(score, 'best', block.marks)} | {share} | {runs_text(score, prefix)} |")
     without = sorted(set(range(full + 1)) - {point["sites"] for point in points})
@@ -243,28 +255,6 @@ def replacement_table(block, prefix):
 def block_text(block, prefix):
     """A block in Markdown: caption, table, figure, effort. prefix leads from the page to the results."""
     table = replacement_table if block.exhibit is grid.FIG6 else depth_table
-    figure = f"![{block.exhibit.title}: {block.protocol.task.title}]({prefix}figures/{block.figure})"
-    return "\n\n".join([caption(block), table(block, prefix), *[figure] * block.drawn, effort(block)])
-
-
-def numbers_of(block):
-    """The numbers of the block's figure, for figures.draw."""
-    label = ledger.data_label(block.data)
-    depth = f", b = {block.blocks}" if block.blocks else ""
-    title = f"{block.exhibit.title}\n{block.protocol.task.title}{depth}; {schedule_text(block.protocol)}; data: {label}"
-    if block.exhibit is grid.FIG6:
-        points = gains(block)
-        series = {key: [point[key] for point in points]
-                  for key in ("sites", "increase", "last", "spread", "share", "stage")}
-        return {"kind": "replacement", "title": title, "series": [series]}
-    rows = {}
-    for entry in block.entries:
-        rows.setdefault(entry.row, []).append(entry.cell)
-    series = []
-    for row, cells in rows.items():
-        scores = [block.scores.get(cell) for cell in cells]
-        series.append({"row": row, "blocks": [cell.blocks for cell in cells],
-                       "last": [score and score.mean() for score in scores],
-                       "spread": [score and score.spread() for score in scores],
-                       "published": [grid.PUBLISHED.get(cell) for cell in cells]})
-    return {"kind": "depth", "title": title, "series": series}
+    figures = " ".join(f'<img src="{prefix}figures/{name}" width="420" alt="{block.exhibit.title}: {kind}">'
+                       for kind, name in block.figures.items())
+    return "\n\n".join([caption(block), table(block, prefix), *[figures] * bool(figures), effort(block)])

@@ -63,10 +63,9 @@ def _published_cells(entry, net):
            f"{1 - published['top1_error']:.4f} (epoch {published['epoch']}, which is the file)"]
 
 
-def counts_of(cell):
-    """(total, trainable) parameters of a cell's net."""
-    complexity = complexity_of(cell.model, tuple(cell.net.items()))
-    return complexity.total, complexity.trainable
+def costs_of(cell):
+    """The counts of a cell's net: total and trainable parameters, and multiply-adds (model.complexity)."""
+    return complexity_of(cell.model, tuple(cell.net.items()))
 
 
 def table4():

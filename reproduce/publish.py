@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import evaluate
 from engine import checkpoint
 from engine.data import cifar
+from engine.folders import HISTORY
 from model import weights
 from support import ROOT, json_files
 from support.errors import InputError
@@ -85,7 +86,7 @@ def publish(run, name=None, data_dir=None, replace=False):
             manifest, evaluated = scratch / MANIFEST.name, scratch / evaluations.FILE
             json_files.write(manifest, {"models": sorted([*others, entry], key=lambda entry: entry["name"])})
             json_files.write(evaluated, scores)
-            pictures = [picture for picture in (folder / "history.png",) if picture.exists()]
+            pictures = [picture for picture in (folder / HISTORY,) if picture.exists()]
             ledger.add(folder, ledger.RESULTS, [evaluated, *pictures])
             _put(candidate, file, manifest)
     except OSError as error:

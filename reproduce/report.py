@@ -9,7 +9,7 @@ from support.tables import fill_tables
 from support.words import counted, duration
 
 from . import figures, grid, ledger
-from .blocks import Block, alone_text, block_text, blocks_of, hardware_text, leading, numbers_of, schedule_text
+from .blocks import Block, alone_text, block_text, blocks_of, hardware_text, leading, schedule_text
 from .claims import FAILS, HOLDS, OPEN, conclusions
 from .nets import nets_table, params_table, table4
 from .scores import by_protocol
@@ -159,8 +159,8 @@ def page(records):
 
 def figures_of(records):
     """{file name: numbers} of every figure of the report."""
-    return {block.figure: numbers_of(block) for exhibit in grid.EXHIBITS.values()
-            for block in blocks_of(exhibit, records) if block.drawn}
+    return {block.figures[kind]: numbers for exhibit in grid.EXHIBITS.values()
+            for block in blocks_of(exhibit, records) for kind, numbers in figures.numbers_of(block).items()}
 
 
 def update(results=ledger.RESULTS):
@@ -168,6 +168,7 @@ def update(results=ledger.RESULTS):
     results = Path(results)
     records = ledger.read(results)
     changed = figures.save(figures_of(records), results / "figures")
+    changed = figures.save_histories(records, results) or changed
     return _write_if_new(results / PAGE, page(records)) or changed
 
 

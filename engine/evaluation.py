@@ -13,6 +13,17 @@ from .data.records import Damaged
 LONG, WORST = 100, 10  # with more than LONG classes a table shows the WORST worst
 
 
+def answer_name(class_names, output):
+    """The name of a net's answer, which may have more outputs than the data have classes."""
+    return class_names[output] if output < len(class_names) else f"output {output}"
+
+
+def chances(logits):
+    """The softmax of logits (..., outputs)."""
+    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
+
+
 def rows_of(confusion, class_names):
     """For each class: name, images, how many were right, the class it is most often taken for, and how often.
 
@@ -23,7 +34,7 @@ def rows_of(confusion, class_names):
         mistaken = confusion[label].copy()
         mistaken[label] = 0
         other = int(mistaken.argmax())
-        taken = class_names[other] if other < len(class_names) else f"output {other}"
+        taken = answer_name(class_names, other)
         rows.append((name, int(confusion[label].sum()), int(confusion[label, label]),
                      taken if mistaken[other] else "", int(mistaken[other])))
     return rows if len(rows) <= LONG else [row for row in rows if row[1]]
@@ -68,10 +79,9 @@ def classify(scorer, paths, class_names, pixels, say=print):
         logits = scorer.logits(picture)[0]
         if not np.isfinite(logits).all():
             raise InputError(f"the net answers {path} with numbers that are not finite; use another checkpoint")
-        chances = np.exp(logits - logits.max())
-        chances /= chances.sum()
-        best = np.argsort(-chances, kind="stable")[:5]
-        names = [class_names[label] if label < len(class_names) else f"output {label}" for label in best]
-        say(f"{path}: " + ", ".join(f"{name} {chances[label]:.3f}" for name, label in zip(names, best)))
-        records.append({"image": str(path), "classes": names, "probabilities": [float(chances[i]) for i in best]})
+        shares = chances(logits)
+        best = np.argsort(-shares, kind="stable")[:5]
+        names = [answer_name(class_names, label) for label in best]
+        say(f"{path}: " + ", ".join(f"{name} {shares[label]:.3f}" for name, label in zip(names, best)))
+        records.append({"image": str(path), "classes": names, "probabilities": [float(shares[i]) for i in best]})
     return records

@@ -1,4 +1,6 @@
 """The curves of trainings over their epochs: of one run, and of several runs in the same axes."""
+import math
+
 from support import palette
 
 from . import COLUMN, save, styled, words
@@ -41,7 +43,9 @@ def overlay(runs, path):
     runs : {label: records of metrics.jsonl}.
     """
     with styled() as pyplot, words(*runs, longest=48) as labels:
-        figure, (error_axes, loss_axes) = pyplot.subplots(1, 2, figsize=(2 * COLUMN, 2.6), layout="constrained")
+        columns = 1 if max(map(len, labels)) > 24 else 3
+        height = 2.3 + .15 * math.ceil((len(labels) + 1) / columns)
+        figure, (error_axes, loss_axes) = pyplot.subplots(1, 2, figsize=(2 * COLUMN, height), layout="constrained")
         for index, (label, records) in enumerate(zip(labels, runs.values())):
             color, epochs = palette.LINES[index % len(palette.LINES)], [record["epoch"] + 1 for record in records]
             # A second round through the colours has another dash.
@@ -55,7 +59,7 @@ def overlay(runs, path):
         loss_axes.set(xlabel="epoch", ylabel="cross entropy (nats)")
         for axes in (error_axes, loss_axes):
             _over_epochs(axes)
-        _legend_below(figure, error_axes, loss_axes, columns=1 if max(map(len, labels)) > 24 else 2)
+        _legend_below(figure, error_axes, loss_axes, columns=columns)
         save(figure, path)
 
 

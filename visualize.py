@@ -24,6 +24,10 @@ from support import runtime
 from support.errors import InputError
 
 
+def parse(argv=None):
+    return visualize_flags.parse(__doc__, (registry.CIFAR, registry.IMAGENET), argv)
+
+
 def subject_of(parser, args):
     """The Subject (engine.cli.subject) of a command line."""
     import model
@@ -76,7 +80,7 @@ def draw(parser, args):
 
 
 def main():
-    parser, args = visualize_flags.parse(__doc__, (registry.CIFAR, registry.IMAGENET))
+    parser, args = parse()
     if args.task == "unit":
         from engine.figures.unit import draw_unit
         draw_unit(args.output)

@@ -2,7 +2,6 @@
 
 captured : the function of a backend's module `gates`.
 """
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -95,12 +94,7 @@ def _gates_of(subject, captured, pixels):
 def predictions(subject, scorer, images, count, wrong, path):
     """Draw the first `count` test images with the net's answers; wrong: only those that it answers wrong."""
     shown, seen, right = [], 0, 0
-    every = ((pixels[:real], labels[:real]) for pixels, labels, real in images.batches)
-    for pixels, truth, share in itertools.chain.from_iterable(
-            zip(batch, labels, chances(scorer.logits(batch))) for batch, labels in every):
-        if not np.isfinite(share).all():
-            raise InputError(f"{subject.file}: the net answers with numbers that are not finite; use another "
-                             "checkpoint")
+    for pixels, truth, share in _answered(subject, scorer, images):
         answer = int(share.argmax())
         seen, right = seen + 1, right + (answer == truth)
         if answer != truth or not wrong:
@@ -112,6 +106,16 @@ def predictions(subject, scorer, images, count, wrong, path):
         raise InputError(f"the net answers {counted(seen, 'test image')} right and none wrong; leave --wrong out")
     pictures.draw_predictions(shown, path, f"{title_of(subject)}: {right:,} of the first {seen:,} test images right"
                               + "; orange: the class, then the wrong answer" * (right < seen))
+
+
+def _answered(subject, scorer, images):
+    """(the net's input, its label, the probabilities of the answers) of each test image."""
+    for pixels, labels, real in images.batches:
+        logits = scorer.logits(pixels[:real])
+        if not np.isfinite(logits).all():
+            raise InputError(f"{subject.file}: the net answers with numbers that are not finite; use another "
+                             "checkpoint")
+        yield from zip(pixels, labels, chances(logits))
 
 
 def confusion(subject, scorer, images, path):

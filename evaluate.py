@@ -10,8 +10,8 @@
     python evaluate.py --params FILE --images cat.png dog.jpg          # the five likeliest classes of each picture
 
 Prints a table by class (only the ten worst if there are more than 100), the speed, the cross entropy and the top-5
-accuracy; the last line is the top-1 accuracy. --json writes all of it for programs. Every image counts once; with
---count-padding images count as in the authors' log.
+accuracy; the last line is the top-1 accuracy. --json writes all of it for programs, and which images were right
+(support/bits.py reads that). Every image counts once; with --count-padding images count as in the authors' log.
 """
 import functools
 import json
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from engine.cli import evaluate_flags, net_flags
 from engine.cli.program import run_script
 from model import registry
-from support import runtime
+from support import bits, runtime
 from support.errors import InputError
 from support.files import sha256, write_whole
 
@@ -64,6 +64,7 @@ def evaluate(subject, images, args):
         "counting": images.counting, "skipped": images.skipped,
         "top1": scores.top1, "top5": scores.top5, "loss": scores.loss,
         "classes": [{"class": name, "images": count, "right": right} for name, count, right, *_ in rows],
+        "right": bits.packed(scores.right),
         "seconds": seconds, "images_per_second": scores.images / seconds, "form": form,
         "process_settings": runtime.settings()}, rows, scores.confusion, form)
 
@@ -102,6 +103,7 @@ def main():
     runtime.tune(args.tune)
     runtime.prepare(torch=True)  # before NumPy and MXNet load: it names a missing piece in a sentence
     from engine import evaluation, runlog
+    from engine.figures.confusion import draw_confusion
 
     runlog.start_logging()
     say = functools.partial(print, file=sys.stderr if args.json == evaluate_flags.STDOUT else sys.stdout, flush=True)
@@ -128,7 +130,7 @@ def main():
             say(f"table of {len(rows):,} classes: {args.by_class}")
         if args.confusion_matrix:
             title = f"{subject.model}, {subject.data.title}: {record['top1']:.4f} of {record['images']:,} images right"
-            evaluation.draw_confusion(confusion, subject.class_names, args.confusion_matrix, title)
+            draw_confusion(confusion, subject.class_names, args.confusion_matrix, title)
             say(f"confusion matrix: {args.confusion_matrix}")
     finally:  # a full disk must not lose the score
         say(f"{record['images']:,} images in {record['seconds']:.1f} s, {record['images_per_second']:,.0f} images/s")

@@ -1,4 +1,4 @@
-"""The output of an evaluation: a table by class, the confusion matrix, and the likeliest classes of single pictures."""
+"""The output of an evaluation: a table by class, and the likeliest classes of single pictures."""
 import csv
 import io
 
@@ -7,11 +7,21 @@ import numpy as np
 from support.errors import InputError
 from support.files import write_whole
 
-from . import figures
 from .data.images import decode, read
 from .data.records import Damaged
 
 LONG, WORST = 100, 10  # with more than LONG classes a table shows the WORST worst
+
+
+def answer_name(class_names, output):
+    """The name of a net's answer, which may have more outputs than the data have classes."""
+    return class_names[output] if output < len(class_names) else f"output {output}"
+
+
+def chances(logits):
+    """The softmax of logits (..., outputs)."""
+    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
 
 
 def rows_of(confusion, class_names):
@@ -24,7 +34,7 @@ def rows_of(confusion, class_names):
         mistaken = confusion[label].copy()
         mistaken[label] = 0
         other = int(mistaken.argmax())
-        taken = class_names[other] if other < len(class_names) else f"output {other}"
+        taken = answer_name(class_names, other)
         rows.append((name, int(confusion[label].sum()), int(confusion[label, label]),
                      taken if mistaken[other] else "", int(mistaken[other])))
     return rows if len(rows) <= LONG else [row for row in rows if row[1]]
@@ -52,33 +62,6 @@ def write_rows(rows, path):
     write_whole(path, text.getvalue())
 
 
-def draw_confusion(confusion, class_names, path, title):
-    """Draw each true class (row) as shares of its images, with the counts if there is room."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    count = len(class_names)
-    shares = confusion[:, :count] / confusion.sum(axis=1, keepdims=True).clip(1)
-    side = 14 if count > LONG else max(5.5, 0.24 * count + 2) if count > 10 else 6.5
-    font = 9 if count <= 20 else 5
-    with figures.words(*class_names) as class_names:
-        figure, axes = pyplot.subplots(figsize=(side + 0.8, side), constrained_layout=True)
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        if count <= LONG:  # more names would be too small to read
-            axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
-            axes.set_yticks(range(count), class_names, fontsize=font)
-        axes.set(xlabel="answer of the net", ylabel="class of the image", title=title)
-        if count <= 20:
-            for row in range(count):
-                for column in range(count):
-                    if confusion[row, column]:
-                        axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7,
-                                  color="white" if shares[row, column] > .5 else "black")
-        figure.colorbar(image, ax=axes, shrink=.8, label="share of the class's images")
-        figures.save(figure, path, bbox_inches="tight")  # however long the names are
-
-
 def classify(scorer, paths, class_names, pixels, say=print):
     """Say the five likeliest classes of each picture; returns a record for each.
 
@@ -96,10 +79,9 @@ def classify(scorer, paths, class_names, pixels, say=print):
         logits = scorer.logits(picture)[0]
         if not np.isfinite(logits).all():
             raise InputError(f"the net answers {path} with numbers that are not finite; use another checkpoint")
-        chances = np.exp(logits - logits.max())
-        chances /= chances.sum()
-        best = np.argsort(-chances, kind="stable")[:5]
-        names = [class_names[label] if label < len(class_names) else f"output {label}" for label in best]
-        say(f"{path}: " + ", ".join(f"{name} {chances[label]:.3f}" for name, label in zip(names, best)))
-        records.append({"image": str(path), "classes": names, "probabilities": [float(chances[i]) for i in best]})
+        shares = chances(logits)
+        best = np.argsort(-shares, kind="stable")[:5]
+        names = [answer_name(class_names, label) for label in best]
+        say(f"{path}: " + ", ".join(f"{name} {shares[label]:.3f}" for name, label in zip(names, best)))
+        records.append({"image": str(path), "classes": names, "probabilities": [float(shares[i]) for i in best]})
     return records

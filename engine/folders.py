@@ -11,7 +11,7 @@ from . import checkpoint, runlog
 
 log = logging.getLogger(__name__)
 
-LAST, BEST, METRICS = "last.params", "best.params", "metrics.jsonl"
+LAST, BEST, METRICS, HISTORY = "last.params", "best.params", "metrics.jsonl", "history.png"
 
 
 def new_directory(wanted, name, resumed=False):

@@ -16,7 +16,8 @@ from support.words import counted, duration
 
 from . import checkpoint, runlog
 from .experiment import Result, Score
-from .folders import BEST, LAST, METRICS
+from .figures import curves
+from .folders import BEST, HISTORY, LAST, METRICS
 from .schedule import learning_rate
 from .signals import Stopped, StopSignal
 from .steps import DataFault, Diverged, LossScale, Meter, Steps
@@ -310,7 +311,7 @@ class _Run:
                 record["train_images_per_second"] for record in records)[len(records) // 2],
             operators=job.saved.operators, command=job.saved.command,
             environment=runlog.environment(self.program.environment()))
-        runlog.plot_history(records, job.directory / "history.png", job.directory.name, f"{job.scored_on} images")
+        curves.plot_history(records, job.directory / HISTORY, job.directory.name, f"{job.scored_on} images")
         json_files.write(job.directory / "result.json", result.as_json())
         return result
 

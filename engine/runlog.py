@@ -1,4 +1,4 @@
-"""What a run writes: args.json, metrics.jsonl, train.log, result.json, history.png; and its progress bar."""
+"""What a run writes: args.json, metrics.jsonl, train.log, result.json; and its progress bar."""
 import contextlib
 import json
 import logging
@@ -16,8 +16,6 @@ from support.errors import InputError
 from support.files import regular, write_whole, writing
 from support.json_files import COUNT, NUMBER, POSITIVE, SHARE
 from support.words import counted
-
-from . import figures
 
 log = logging.getLogger(__name__)
 
@@ -189,40 +187,3 @@ def read_metrics(path):
             raise InputError(f"{path}: line {number} is damaged ({wrong}); mend it, or move the file away to resume "
                              "without the history")
     return records
-
-
-def plot_history(records, path, title, scored_on):
-    """Draw error (percent), loss and learning rate over the epochs, as a PNG.
-
-    records : as in metrics.jsonl. scored_on : the images of val_accuracy, such as 'test images'.
-    """
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    epochs = [record["epoch"] + 1 for record in records]
-    figure, (error_axes, loss_axes) = pyplot.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
-    curves = [("train", "training (augmented)", "tab:gray"), ("val", scored_on, "tab:blue")]
-    for key, label, color in curves:
-        errors = [100 * (1 - record[f"{key}_accuracy"]) for record in records]
-        error_axes.plot(epochs, errors, color=color, label=label, marker="." if len(epochs) < 40 else None)
-        loss_axes.plot(epochs, [record[f"{key}_loss"] for record in records], color=color, label=label,
-                       marker="." if len(epochs) < 40 else None)
-    last = 100 * (1 - records[-1]["val_accuracy"])
-    error_axes.annotate(f"{last:.2f}%", (epochs[-1], last), textcoords="offset points", xytext=(-4, 8), ha="right",
-                        color="tab:blue")
-    error_axes.set(xlabel="epoch", ylabel="top-1 error (%)", ylim=(0, None), title="error")
-    loss_axes.set(xlabel="epoch", ylabel="cross entropy (nats)", ylim=(0, None), title="loss and learning rate")
-    rate_axes = loss_axes.twinx()
-    rate_axes.step(epochs, [record["lr"] for record in records], where="mid", color="tab:orange", linewidth=1,
-                   alpha=.7, label="learning rate")
-    rate_axes.set(ylabel="learning rate", ylim=(0, None))
-    for axes in (error_axes, loss_axes):
-        axes.grid(alpha=.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    error_axes.legend(frameon=False)
-    handles = [axes.get_legend_handles_labels() for axes in (loss_axes, rate_axes)]
-    loss_axes.legend(*(sum(parts, []) for parts in zip(*handles)), frameon=False)
-    with figures.words(title, longest=100) as (title,):
-        figure.suptitle(title, fontsize=11)
-        figures.save(figure, path)

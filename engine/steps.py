@@ -2,7 +2,7 @@
 import dataclasses
 import logging
 import math
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -107,7 +107,7 @@ class Meter:
 class Counts:
     """Sums over scored images, each counted once; confusion[i, j] counts images of class i answered j.
 
-    labels : classes of the data; the net may have more outputs.
+    labels : classes of the data; the net may have more outputs. right : for each batch, which answers are right.
     """
 
     labels: int
@@ -115,6 +115,7 @@ class Counts:
     loss_sum: float = 0.0
     top5: int = 0
     confusion: Any = None
+    right: list = dataclasses.field(default_factory=list)
 
     def add(self, logits, truth):
         """Count a batch: logits (N, outputs) and labels (N,). Raises Diverged for logits that are not finite."""
@@ -132,30 +133,38 @@ class Counts:
         self.images += len(truth)
         self.loss_sum += float(np.sum(losses))
         self.top5 += int((ranks < 5).sum())
-        np.add.at(self.confusion, (truth, logits.argmax(axis=1)), 1)
+        answers = logits.argmax(axis=1)
+        np.add.at(self.confusion, (truth, answers), 1)
+        self.right.append(answers == truth)
 
     def scores(self, total=None):
         """The Scores. total(array) adds float64 sums over several workers. Raises InputError if nothing was counted."""
         if not self.images:
             raise InputError("there are no images to evaluate")
         images, loss_sum, top5, confusion = self.images, self.loss_sum, self.top5, self.confusion
+        right = np.concatenate(self.right)
         if total is not None:
+            right = None
             (images, loss_sum, top5), confusion = np.split(
                 total(np.concatenate([[images, loss_sum, top5], confusion.ravel()])), [3])
             confusion = confusion.reshape(self.confusion.shape).astype(np.int64)
         correct = np.trace(confusion)
-        return Scores(int(images), loss_sum / images, float(correct / images), float(top5 / images), confusion)
+        return Scores(int(images), loss_sum / images, float(correct / images), float(top5 / images), confusion, right)
 
 
 @dataclasses.dataclass
 class Scores:
-    """A net's score, each image counted once: loss in nats, shares of right answers, the confusion of Counts."""
+    """A net's score, each image counted once: loss in nats, shares of right answers, the confusion of Counts.
+
+    right : whether each image was answered right, in the order of the batches; None for the images of several workers.
+    """
 
     images: int
     loss: float
     top1: float
     top5: float
     confusion: np.ndarray
+    right: Optional[np.ndarray] = None
 
 
 class LossScale:

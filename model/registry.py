@@ -8,6 +8,7 @@ import importlib
 from dataclasses import dataclass, field, replace
 from typing import Any, Mapping, NamedTuple, Optional
 
+from support import palette
 from support.errors import InputError
 from support.names import nearest
 
@@ -50,7 +51,8 @@ class Part:
     path: Optional[str]  # its class, ``module.Class`` of model/
     label: str = ""  # its name in the paper's tables and figures
     meaning: str = ""  # in README's table
-    color: Optional[str] = None  # in figures; None if the paper's figures do not show it
+    color: Optional[str] = None  # in figures, with its marker; None if the paper's figures do not show it
+    marker: Optional[str] = None
     arguments: Mapping[str, Argument] = field(default_factory=dict)  # of its class, with the same defaults
     operator: Optional[str] = None  # computes it in ops/, with numbers of the built unit
     authors: Optional[str] = None  # its --act-type on the authors' command line
@@ -138,11 +140,11 @@ STEMS = {"attention": "self_attention.attention_stem", "conv": "imagenet_resnet.
 
 BRANCHES = Place("zoo.on_branches")
 
-ATAC = Part("atac", "activation.ATAC", "ATAC", "**ATAC**, r = 2", "tab:red", GATE,
+ATAC = Part("atac", "activation.ATAC", "ATAC", "**ATAC**, r = 2", palette.VERMILLION, "o", GATE,
             operator="atac {unit.inner_relu:d}", authors="ChaATAC", short=True)
-SENET = Part("senet", "refine.SE", "SENet", "SENet, r = 16", "tab:blue", {"reduction": _reduction(16)}, short=True,
-             place=BRANCHES)
-GENET = Part("genet", None, "GENet", color="tab:green", short=True, place=_gather_excite("theta", 32),
+SENET = Part("senet", "refine.SE", "SENet", "SENet, r = 16", palette.BLUE, "^", {"reduction": _reduction(16)},
+             short=True, place=BRANCHES)
+GENET = Part("genet", None, "GENet", color=palette.GREEN, marker="D", short=True, place=_gather_excite("theta", 32),
              variants=GATHER_EXCITE)
 
 CIFAR = Host(
@@ -151,33 +153,34 @@ CIFAR = Host(
         "classes": Argument(10, "length of the output (default 10 for CIFAR-10, 100 for CIFAR-100 in both label modes)",
                             least=1, most=100_000, metavar="K")},
     _by_name(  # in the order of README's table
-        Part("relu", "activation.ReLU", "ReLU", "ReLU, the host", "tab:gray", operator="relu", authors="relu"),
+        Part("relu", "activation.ReLU", "ReLU", "ReLU, the host", palette.BLACK, "s", operator="relu", authors="relu"),
         Part("leakyrelu", "activation.LeakyReLU", "LeakyReLU", "LeakyReLU, slope 0.1",
              arguments={"alpha": Argument(0.1, "slope where x < 0", float, metavar="X")},
              operator="leakyrelu {unit._alpha!r}"),
-        Part("prelu", "activation.PReLU", "PReLU", "PReLU, one learned slope a site", "tab:brown", operator="prelu",
-             authors="prelu"),
+        Part("prelu", "activation.PReLU", "PReLU", "PReLU, one learned slope a site", palette.ORANGE, "X",
+             operator="prelu", authors="prelu"),
         Part("elu", "activation.ELU", "ELU", "ELU",
              arguments={"alpha": Argument(1.0, "scale where x < 0", float, metavar="X")},
              operator="elu {unit._alpha!r}", authors="elu"),
-        Part("selu", "activation.SELU", "SELU", "SELU", "tab:cyan", operator="selu", authors="selu"),
-        Part("gelu", "activation.GELU", "GELU", "GELU (erf)", "tab:purple", operator="gelu", authors="gelu"),
-        Part("swish", "activation.Swish", "Swish", "Swish", "tab:blue",
+        Part("selu", "activation.SELU", "SELU", "SELU", palette.SKY, "v", operator="selu", authors="selu"),
+        Part("gelu", "activation.GELU", "GELU", "GELU (erf)", palette.PURPLE, "P", operator="gelu",
+             authors="gelu"),
+        Part("swish", "activation.Swish", "Swish", "Swish", palette.BLUE, "^",
              {"beta": Argument(1.0, "beta, the factor inside the sigmoid", float, metavar="X")},
              operator="swish {unit._beta!r}", authors="swish"),
         Part("sine", "activation.Sine", "Sine", "sin(x) (SIREN)"),
-        Part("xunit", "activation.XUnit", "xUnit", "xUnit, 9x9", "tab:green",
+        Part("xunit", "activation.XUnit", "xUnit", "xUnit, 9x9", palette.GREEN, "D",
              {"kernel_size": Argument(9, "depthwise kernel", least=1, most=1001, metavar="K")}, authors="xunit"),
         ATAC,
         Part("seactivation", "activation.SEActivation", "SEActivation",
-             "SEActivation, r = 2: ATAC after a global average pool", "tab:olive", GATE,
+             "SEActivation, r = 2: ATAC after a global average pool", palette.ORANGE, "v", GATE,
              operator="seactivation {unit.inner_relu:d}", authors="ChaATAC --useGlobal"),
-        Part("nin", "activation.NiN", "NiN", "NiN block at every site", "tab:green",
+        Part("nin", "activation.NiN", "NiN", "NiN block at every site", palette.GREEN, "D",
              {"reduction": _reduction(2),
               "layers": Argument(2, "number of 1x1 convolutions: 2 or 1", least=1, metavar="N")},
              operator="nin", short=True),
         Part("localsenet", "refine.LocalSE", "LocalSENet",
-             "LocalSENet, r = 1: ATAC's module after every block", "tab:blue", {"reduction": _reduction(1)},
+             "LocalSENet, r = 1: ATAC's module after every block", palette.BLUE, "^", {"reduction": _reduction(1)},
              operator="atac {unit.inner_relu:d}", short=True, place=BRANCHES),
         SENET,
         GENET))

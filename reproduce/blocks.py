@@ -6,7 +6,7 @@ from engine.recipe import CIFAR_PAPER
 from support.words import counted, duration
 
 from . import grid, ledger
-from .nets import counts_of
+from .nets import costs_of
 from .plan import Data, Speeds
 from .scores import Protocol, by_protocol
 
@@ -41,24 +41,46 @@ class Block:
         return next(iter(self.scores.values())).records[0].result.data
 
     @property
-    def whole(self):
-        """Whether the runs saw a whole training set."""
-        return self.data["train_images"] >= grid.WHOLE
+    def smoke(self):
+        """Whether the runs saw too few training images to mean anything."""
+        return next(iter(self.scores.values())).records[0].smoke
+
+    @property
+    def alone(self):
+        """Whether it has one net only, which compares with nothing but the published number."""
+        return len(self.scores) == 1
 
     @property
     def marks(self):
         """The letters of LEGEND that every number here carries."""
         return "".join(mark for mark, holds in (
-            ("S", self.protocol.short), ("D", not self.data["official"]), ("T", not self.whole),
+            ("S", self.protocol.short), ("D", not self.data["official"]), ("T", self.smoke),
             ("F", self.protocol.task is grid.FINE), ("H", self.protocol.val_split > 0)) if holds)
 
     @property
-    def figure(self):
-        """File name of the block's figure."""
+    def kinds(self):
+        """The kinds of its figures (reproduce.figures); none for a smoke run or a single net."""
+        if self.smoke or self.alone:
+            return ()
+        one = len({cell.blocks for cell in self.scores}) == 1
+        depths = {unit: {cell.blocks for cell in self.scores if (cell.unit == "relu") is (unit == "relu")}
+                  for unit in ("relu", "others")}
+        difference = ("difference",) * bool(depths["relu"] & depths["others"])
+        if self.exhibit is grid.FIG6:
+            return (*(difference or ("accuracy",)), *("share",) * all(
+                point["share"] is not None for point in gains(self)))
+        if self.exhibit is grid.TABLE3:
+            return ("accuracy" if one else "parameters", *difference)
+        return ("parameters", "macs", *(() if one else difference))
+
+    @property
+    def figures(self):
+        """{kind: file name} of its figures."""
         depth = f"-b{self.blocks}" if self.blocks else ""
         held = f"-v{self.protocol.val_split}" if self.protocol.val_split else ""
-        return (f"{self.exhibit.name}-{self.protocol.task.name}{depth}-e{self.protocol.epochs}-"
-                f"{self.protocol.data_sha256[:8]}{held}.png")
+        name = (f"{self.exhibit.name}-{self.protocol.task.name}{depth}-e{self.protocol.epochs}-"
+                f"{self.protocol.data_sha256[:8]}{held}")
+        return {kind: f"{name}-{kind}.png" for kind in self.kinds}
 
 
 def blocks_of(exhibit, records):
@@ -79,13 +101,21 @@ def blocks_of(exhibit, records):
 
 
 def leading(blocks):
-    """For README.md: for each task and b the block with the most cells, among those on whole training sets."""
+    """For README.md: for each task and b the first block that compares nets, or the first one."""
     best = {}
     for block in blocks:
         key = block.protocol.task, block.blocks
-        if block.whole and (key not in best or len(block.scores) > len(best[key].scores)):
+        if key not in best or best[key].alone and not block.alone:
             best[key] = block
     return list(best.values())
+
+
+def schedule_text(protocol):
+    """In a few words: '15 of 400 epochs', '400 epochs, as in the paper'."""
+    if protocol.epochs == CIFAR_PAPER.epochs:
+        return f"{protocol.epochs} epochs, as in the paper"
+    return f"{protocol.epochs} of {CIFAR_PAPER.epochs} epochs" if protocol.short \
+        else f"{protocol.epochs} epochs, the paper has {CIFAR_PAPER.epochs}"
 
 
 def caption(block):
@@ -97,7 +127,7 @@ def caption(block):
                     f"paper has {CIFAR_PAPER.epochs}**, with decays moved in proportion")
     label = ledger.data_label(data)
     images = "official data" if data["official"] else f"**not the official data: {label}**"
-    if not block.whole:
+    if block.smoke:
         images += f", **only {data['train_images']:,} training images: a smoke run**"
     held = f"; **the best epoch was chosen on {protocol.val_split:,} held-out training images**" \
         if protocol.val_split else ""
@@ -149,26 +179,37 @@ def depth_table(block, prefix):
     """Rows of Table III, Figure 7 or Figure 8: ours and published, for every b that has a run."""
     lines = ["| net | b | parameters | ours, last epoch | ours, best epoch | published | last - published | "
              "best - published | runs |", "|---|---|---|---|---|---|---|---|---|"]
-    depths = sorted({entry.cell.blocks for entry in block.entries})
-    run = {cell.blocks for cell in block.scores}
-    for depth in depths:
-        for entry in block.entries:
-            if entry.cell.blocks != depth or depth not in run or not block.shows(entry.cell):
-                continue
-            cell, score = entry.cell, block.scores.get(entry.cell)
+    without = {}  # {b: rows without a run}
+    for entry in sorted(block.entries, key=lambda entry: entry.cell.blocks):
+        cell, score = entry.cell, block.scores.get(entry.cell)
+        if score is None:
+            without.setdefault(cell.blocks, []).append(entry.row)
+        elif block.shows(cell):
             published = grid.PUBLISHED.get(cell)
-            parts = [entry.row, str(depth), f"{counts_of(cell)[0]:,}", "not run", "",
-                     f"{published:.3f}" if published is not None else "-", "", "", ""]
-            if score is not None:
-                parts[3:5] = [accuracy(score, which, block.marks) for which in ("last", "best")]
-                parts[8] = runs_text(score, prefix)
-                if published is not None:
-                    parts[6:8] = [f"{score.mean(which) - published:+.4f}" for which in ("last", "best")]
+            parts = [entry.row, str(cell.blocks), f"{costs_of(cell).total:,}",
+                     *(accuracy(score, which, block.marks) for which in ("last", "best")),
+                     *(["-", "", ""] if published is None else
+                       [f"{published:.3f}", *(f"{score.mean(which) - published:+.4f}" for which in ("last", "best"))]),
+                     runs_text(score, prefix)]
             lines.append(f"| {' | '.join(parts)} |")
-    without = [str(depth) for depth in depths if depth not in run]
-    if without and block.only is None:
-        lines += ["", f"Not run under these conditions: b = {', '.join(without)}."]
+    run = {cell.blocks for cell in block.scores}
+    missing = [f"{', '.join(rows)} with b = {depth}" for depth, rows in without.items() if depth in run]
+    depths = [str(depth) for depth in without if depth not in run]
+    missing += [f"any net with b = {', '.join(depths)}"] if depths else []
+    if missing and block.only is None:
+        lines += ["", f"Not run under these conditions: {'; '.join(missing)}."]
     return "\n".join(lines)
+
+
+def alone_text(block, prefix):
+    """A block of one net in one line: conditions, scores, published score and runs."""
+    (cell, score), = block.scores.items()
+    row = next(entry.row for entry in block.entries if entry.cell == cell)
+    published = grid.PUBLISHED.get(cell)
+    beside = f", published (best epoch) {published:.3f}" if published is not None else ""
+    return (f"**{block.protocol.task.title}**, {schedule_text(block.protocol)}, data: {ledger.data_label(block.data)}; "
+            f"only {row} with b = {cell.blocks}: last epoch {accuracy(score, 'last', block.marks)}, best epoch "
+            f"{accuracy(score, 'best', block.marks)}{beside} ({runs_text(score, prefix)}).")
 
 
 def gains(block):
@@ -176,7 +217,7 @@ def gains(block):
     task, depth = block.protocol.task, block.blocks
     full = 6 * depth + 1
     ends = [block.scores.get(grid.replaced(task, depth, end)) for end in (0, full)]
-    base = counts_of(grid.replaced(task, depth, 0))[1]
+    base = costs_of(grid.replaced(task, depth, 0)).trainable
     gain = ends[1].mean() - ends[0].mean() if all(ends) else 0
     points = []
     for sites in range(full + 1):
@@ -184,7 +225,7 @@ def gains(block):
         if cell in block.scores:
             score = block.scores[cell]
             points.append({
-                "sites": sites, "cell": cell, "increase": counts_of(cell)[1] / base - 1, "last": score.mean(),
+                "sites": sites, "cell": cell, "increase": costs_of(cell).trainable / base - 1, "last": score.mean(),
                 "spread": score.spread(), "stage": sites in grid.stage_counts(depth),
                 "share": (score.mean() - ends[0].mean()) / gain if gain > 0 else None})
     return points
@@ -200,7 +241,7 @@ def replacement_table(block, prefix):
         score = block.scores[point["cell"]]
         stage = " (whole stages)" if point["stage"] else ""
         share = "-" if point["share"] is None else f"{point['share']:.2f}"
-        lines.append(f"| {point['sites']} of {full}{stage} | {counts_of(point['cell'])[0]:,} | "
+        lines.append(f"| {point['sites']} of {full}{stage} | {costs_of(point['cell']).total:,} | "
                      f"{point['increase']:.4f} | {accuracy(score, 'last', block.marks)} | "
                      f"{accuracy(score, 'best', block.marks)} | {share} | {runs_text(score, prefix)} |")
     without = sorted(set(range(full + 1)) - {point["sites"] for point in points})
@@ -214,32 +255,6 @@ def replacement_table(block, prefix):
 def block_text(block, prefix):
     """A block in Markdown: caption, table, figure, effort. prefix leads from the page to the results."""
     table = replacement_table if block.exhibit is grid.FIG6 else depth_table
-    return "\n\n".join([caption(block), table(block, prefix),
-                        f"![{block.exhibit.title}: {block.protocol.task.title}]({prefix}figures/{block.figure})",
-                        effort(block)])
-
-
-def numbers_of(block):
-    """The numbers of the block's figure, for figures.draw."""
-    schedule = f"{block.protocol.epochs} of {CIFAR_PAPER.epochs} epochs" if block.protocol.short \
-        else counted(block.protocol.epochs, "epoch")
-    label = ledger.data_label(block.data)
-    depth = f", b = {block.blocks}" if block.blocks else ""
-    title = f"{block.exhibit.title}\n{block.protocol.task.title}{depth}; {schedule}; data: {label}" \
-        + ("" if block.whole else " (SMOKE RUN)")
-    if block.exhibit is grid.FIG6:
-        points = gains(block)
-        series = {key: [point[key] for point in points]
-                  for key in ("sites", "increase", "last", "spread", "share", "stage")}
-        return {"kind": "replacement", "title": title, "series": [series]}
-    rows = {}
-    for entry in block.entries:
-        rows.setdefault(entry.row, []).append(entry.cell)
-    series = []
-    for row, cells in rows.items():
-        scores = [block.scores.get(cell) for cell in cells]
-        series.append({"row": row, "blocks": [cell.blocks for cell in cells],
-                       "last": [score and score.mean() for score in scores],
-                       "spread": [score and score.spread() for score in scores],
-                       "published": [grid.PUBLISHED.get(cell) for cell in cells]})
-    return {"kind": "depth", "title": title, "series": series}
+    figures = " ".join(f'<img src="{prefix}figures/{name}" width="420" alt="{block.exhibit.title}: {kind}">'
+                       for kind, name in block.figures.items())
+    return "\n\n".join([caption(block), table(block, prefix), *[figures] * bool(figures), effort(block)])

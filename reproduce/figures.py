@@ -1,22 +1,123 @@
-"""The figures of the report as PNG files. Each holds a digest of its numbers, so that a stale one is noticed."""
+"""The figures of the report: their numbers, and files that hold a digest of them, so that a stale one is noticed."""
 import hashlib
+import inspect
 import io
 import json
-import textwrap
 
+from engine import runlog
+from engine.figures import STYLE, curves, scores, styled
+from engine.folders import HISTORY
+from engine.recipe import CIFAR_PAPER
 from model.registry import CIFAR
 from support.files import write_whole, writing
 
-from . import grid
+from . import grid, ledger
+from .blocks import gains
+from .claims import compare
+from .nets import costs_of
 
 NUMBERS = "Numbers"  # the PNG's text field with the digest of the drawn numbers
-COLORS = {entry.row: CIFAR.parts[entry.cell.unit].color for exhibit in grid.EXHIBITS.values()
-          for entry in exhibit.entries}
+FORMATS = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}}  # and what varies in each
+BASE = "relu"
+
+
+def numbers_of(block):
+    """{kind: numbers} of a block's figures; the kinds are those of Block.figures."""
+    builders = {"accuracy": _accuracy, "parameters": _parameters, "macs": _macs, "difference": _difference,
+                "share": _share}
+    return {kind: {"title": _title(block), **builders[kind](block)} for kind in block.kinds}
+
+
+def _title(block):
+    depths = {cell.blocks for cell in block.scores}
+    depth = f", b = {depths.pop()}" if len(depths) == 1 else ""
+    schedule = f"{block.protocol.epochs} of {CIFAR_PAPER.epochs} epochs" if block.protocol.short \
+        else f"{block.protocol.epochs} epochs"
+    return (f"{block.exhibit.title.partition(':')[0]}, {block.protocol.task.title}{depth}\n"
+            f"{schedule}; data: {ledger.data_label(block.data)}")
+
+
+def _rows(block):
+    """{row: [(cell, Scores)]} of the rows with runs, by depth."""
+    rows = {}
+    for entry in block.entries:
+        if entry.cell in block.scores:
+            rows.setdefault(entry.row, []).append((entry.cell, block.scores[entry.cell]))
+    return rows
+
+
+def _look(row, cell):
+    part = CIFAR.parts[cell.unit]
+    return {"label": row, "color": part.color, "marker": part.marker}
+
+
+def _accuracy(block):
+    if block.exhibit is grid.FIG6:
+        points = [[point["increase"], point["last"], point["spread"], point["sites"]] for point in gains(block)]
+        return {"drawn": "replacement", "ylabel": "test accuracy, last epoch", "series": [_atac(points)]}
+    return {"drawn": "by_net", "series": [
+        {**_look(row, cell), "ours": score.mean(), "spread": score.spread(), "published": grid.PUBLISHED.get(cell)}
+        for row, ((cell, score),) in _rows(block).items()]}
+
+
+def _atac(points):
+    part = CIFAR.parts["atac"]
+    return {"label": part.label, "color": part.color, "marker": part.marker, "points": points}
+
+
+def _over(block, cost, label):
+    series = []
+    for row, runs in _rows(block).items():
+        own = {entry.cell for entry in block.entries if entry.row == row}
+        series.append({**_look(row, runs[0][0]),
+                       "ours": [[cost(cell), score.mean(), score.spread()] for cell, score in runs],
+                       "published": sorted([cost(cell), grid.PUBLISHED[cell]] for cell in own & set(grid.PUBLISHED))})
+    return {"drawn": "over_cost", "cost": label, "series": series}
+
+
+def _parameters(block):
+    return _over(block, lambda cell: costs_of(cell).total / 1e3, "parameters (thousands)")
+
+
+def _macs(block):
+    return _over(block, lambda cell: costs_of(cell).macs / 1e6, "multiply-adds of an image (millions)")
+
+
+def _difference(block):
+    base = {cell.blocks: score for cell, score in block.scores.items() if cell.unit == BASE}
+    if block.exhibit is grid.FIG6:
+        points = []
+        for point in gains(block):
+            compared = compare("", block.scores[point["cell"]], base[block.blocks])
+            points.append([point["increase"], compared.difference, compared.margin if point["sites"] else None,
+                           point["sites"]])
+        return {"drawn": "replacement", "ylabel": f"accuracy minus {CIFAR.parts[BASE].label}'s",
+                "series": [_atac(points)]}
+    rows = {row: [(cell, compare("", score, base[cell.blocks])) for cell, score in runs if cell.blocks in base]
+            for row, runs in _rows(block).items() if runs[0][0].unit != BASE}
+    looks = {row: _look(row, compared[0][0]) for row, compared in rows.items() if compared}
+    common = {"base": CIFAR.parts[BASE].label}
+    if len({cell.blocks for cell in block.scores}) == 1:
+        return {**common, "drawn": "differences", "series": [
+            {**look, "difference": rows[row][0][1].difference, "margin": rows[row][0][1].margin}
+            for row, look in looks.items()]}
+    return {**common, "drawn": "differences_by_depth", "series": [
+        {**look, "points": [[cell.blocks, each.difference, each.margin] for cell, each in rows[row]]}
+        for row, look in looks.items()]}
+
+
+def _share(block):
+    return {"drawn": "replacement", "ylabel": "share of the whole gain", "series": [
+        _atac([[point["increase"], point["share"], None, point["sites"]] for point in gains(block)])]}
+
+
+# ---- Files
 
 
 def digest(numbers):
-    """The text field of a figure of these JSON-able numbers."""
-    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
+    """The text field of a figure: of its numbers and of the code that draws them."""
+    content = json.dumps([numbers, STYLE], sort_keys=True) + inspect.getsource(scores)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def shown(path):
@@ -31,93 +132,50 @@ def shown(path):
 
 
 def draw(numbers, path):
-    """Draw a figure, {"kind": 'depth' or 'replacement', "title": ..., "series": [...]}, to path.
+    """Draw numbers with the function of engine.figures.scores that numbers["drawn"] names, to path and as a PDF beside.
 
     With the same matplotlib, the same numbers give the same bytes. Raises InputError if the disk refuses.
     """
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context({"font.size": 9}):
-        figure = {"depth": _depth, "replacement": _replacement}[numbers["kind"]](pyplot, numbers)
-        figure.suptitle("\n".join(line for part in numbers["title"].splitlines() for line in textwrap.wrap(part, 105)),
-                        fontsize=9)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None, NUMBERS: digest(numbers)})
+    with styled() as pyplot:
+        figure = scores.DRAWN[numbers["drawn"]](pyplot, numbers)
+        for ending, fixed in reversed(FORMATS.items()):  # the PNG, with the digest, last
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=ending[1:],
+                           metadata={**fixed, **({NUMBERS: digest(numbers)} if ending == ".png" else {})})
+            write_whole(path.with_suffix(ending), buffer.getvalue(), "choose another folder")
         pyplot.close(figure)
-    write_whole(path, buffer.getvalue(), "choose another folder")
 
 
-def _depth(pyplot, numbers):
-    """Accuracy over b: a filled mark and line for our last epochs, a hollow one for the published scores.
-
-    Series: {"row", "blocks", "last", "spread", "published"}, lists in the order of blocks, with None for no number.
-    """
-    figure, axes = pyplot.subplots(figsize=(7, 4), constrained_layout=True)
-    total = len(numbers["series"])
-    for index, series in enumerate(numbers["series"]):
-        shift = .5 * ((index + .5) / total - .5)  # side by side, because equal scores would hide each other
-        color = COLORS[series["row"]]
-        axes.plot([], [], color=color, marker="o", label=series["row"])
-        ours = [(b + shift, last, spread or 0) for b, last, spread
-                in zip(series["blocks"], series["last"], series["spread"]) if last is not None]
-        if ours:
-            axes.errorbar(*zip(*[point[:2] for point in ours]), yerr=[point[2] for point in ours], color=color,
-                          marker="o", capsize=2)
-        published = [(b + shift, value) for b, value in zip(series["blocks"], series["published"]) if value is not None]
-        if published:
-            axes.plot(*zip(*published), color=color, marker="o", markerfacecolor="none", linestyle=":", linewidth=.8,
-                      alpha=.7)
-    axes.plot([], [], color="black", marker="o", markerfacecolor="none", linestyle=":", linewidth=.8,
-              label="published (best epoch)")
-    blocks = sorted({b for series in numbers["series"] for b in series["blocks"]})
-    axes.set(xlabel="b, blocks a stage", ylabel="test accuracy, last epoch", xticks=blocks,
-             xlim=(blocks[0] - .5, blocks[-1] + .5))
-    axes.grid(alpha=.3, axis="y")
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, .5))
-    return figure
-
-
-def _replacement(pyplot, numbers):
-    """Accuracy, and the share of the whole gain, over the relative increase of trainable parameters.
-
-    One series: {"sites", "increase", "last", "spread", "share", "stage"}, lists over the runs; share is None if it has
-    no meaning.
-    """
-    series, = numbers["series"]
-    has_shares = all(share is not None for share in series["share"])
-    figure, all_axes = pyplot.subplots(1, 1 + has_shares, figsize=(9 if has_shares else 5.5, 4), squeeze=False,
-                                       constrained_layout=True)
-    curves = [("last", "test accuracy, last epoch")] + [("share", "share of the whole gain")] * has_shares
-    for axes, (key, label) in zip(all_axes[0], curves):
-        axes.errorbar(series["increase"], series[key], color="tab:red", marker="o", capsize=2, linewidth=1,
-                      yerr=[spread or 0 for spread in series["spread"]] if key == "last" else None)
-        stages = [(x, y) for x, y, stage in zip(series["increase"], series[key], series["stage"]) if stage]
-        axes.plot(*zip(*stages), linestyle="none", marker="s", markersize=10, markerfacecolor="none", color="black",
-                  label="whole stages")
-        for x, y, sites in zip(series["increase"], series[key], series["sites"]):
-            axes.annotate(str(sites), (x, y), textcoords="offset points", xytext=(5, -11), fontsize=7)
-        axes.set(xlabel="increase of trainable parameters over the ReLU net", ylabel=label)
-        axes.grid(alpha=.3)
-    all_axes[0][0].legend(frameon=False, title="number: sites with ATAC", title_fontsize=8)
-    return figure
+def save_histories(records, results):
+    """Draw the history.png of each published run again from its metrics if it is stale. Whether one was."""
+    changed = False
+    for record in records:
+        folder = ledger.folder_of(record.id, results)
+        path, own = folder / HISTORY, {**record.files, "code": inspect.getsource(curves)}
+        if path.exists() and shown(path) != digest(own):
+            curves.plot_history(runlog.read_metrics(folder / "metrics.jsonl"), path, record.id,
+                                f"{record.result.chosen_on} images",
+                                metadata={**FORMATS[".png"], NUMBERS: digest(own)})
+            changed = True
+    return changed
 
 
 def save(figures, folder):
-    """Make a folder hold {file name: numbers}: draw missing and stale figures, remove all others.
+    """Make a folder hold {name of a PNG: numbers}, each as PNG and PDF: draw missing and stale ones, remove all others.
 
     Returns whether anything changed.
     """
     changed = False
+    wanted = {(folder / name).with_suffix(ending) for name in figures for ending in FORMATS}
     with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.glob("*.png")):
-            if path.name not in figures:
+        for path in sorted(folder.iterdir()):
+            if path.suffix in FORMATS and path not in wanted:
                 path.unlink()
                 changed = True
     for name, numbers in figures.items():
-        if shown(folder / name) != digest(numbers):
-            draw(numbers, folder / name)
+        path = folder / name
+        if shown(path) != digest(numbers) or not all(path.with_suffix(ending).exists() for ending in FORMATS):
+            draw(numbers, path)
             changed = True
     return changed

@@ -4,6 +4,7 @@ record.json is written once, after the other files are in place. So a folder wit
 never changes.
 """
 import contextlib
+import dataclasses
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from support.files import content, regular, replacing, sha256, writing
 from support.json_files import OBJECT
 from support.lock import locked
 
+from . import evaluations
 from .record import EVIDENCE, Record, completed
 
 RESULTS = ROOT / "results"
@@ -194,7 +196,7 @@ def read_record(folder):
         wrong = f"{error.filename}: {error.strerror}"
     if wrong is not None:
         raise InputError(f"{path} does not agree with the files in its folder: {wrong}; restore the folder")
-    return record
+    return dataclasses.replace(record, right=evaluations.right_of(folder, record.result))
 
 
 def data_label(data):

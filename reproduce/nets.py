@@ -3,7 +3,7 @@ from backend import networks
 from model.complexity import CONVENTIONS, conventions, count, nearest
 from model.registry import CIFAR
 
-from . import grid, ledger, publish
+from . import evaluations, grid, ledger, publish
 from .plan import complexity_of
 
 
@@ -42,11 +42,11 @@ def params_table():
 def _own_cells(entry, net):
     """The rows of our weights: one for each set of test images that they were evaluated on."""
     publish.record_of(entry)
-    evaluations = publish.evaluations(entry)
+    found = evaluations.read(publish.folder_of(entry))
     labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
     first = [f"[{entry['name']}]({entry['record']})", net,
              f"{entry['dataset']}{labels}, {ledger.data_label(entry['data'])}", str(entry["recipe"]["epochs"])]
-    for place, evaluation in enumerate(evaluations):
+    for place, evaluation in enumerate(found):
         best = "" if place else f"{entry['best']['accuracy']:.4f} (epoch {entry['best']['epoch']})"
         label = ledger.data_label({"sha256": evaluation["data_sha256"], "variant": evaluation["data"],
                                    "official": evaluation["data"] == "official"})
@@ -63,10 +63,9 @@ def _published_cells(entry, net):
            f"{1 - published['top1_error']:.4f} (epoch {published['epoch']}, which is the file)"]
 
 
-def counts_of(cell):
-    """(total, trainable) parameters of a cell's net."""
-    complexity = complexity_of(cell.model, tuple(cell.net.items()))
-    return complexity.total, complexity.trainable
+def costs_of(cell):
+    """The counts of a cell's net: total and trainable parameters, and multiply-adds (model.complexity)."""
+    return complexity_of(cell.model, tuple(cell.net.items()))
 
 
 def table4():

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import evaluate
 from engine import checkpoint
 from engine.data import cifar
+from engine.folders import HISTORY
 from model import weights
 from support import ROOT, json_files
 from support.errors import InputError
@@ -16,11 +17,10 @@ from support.files import expanded
 from support.json_files import COUNT, FLAG, NOTHING, SHARE, SOME, TEXT, Kind
 from support.lock import locked
 
-from . import ledger, plan
+from . import evaluations, ledger, plan
 
 MANIFEST = ROOT / "params" / "manifest.json"
 SAMPLE = ROOT / "data" / "cifar10-sample"  # real CIFAR-10 that ships with the repository
-EVALUATIONS = "evaluations.json"  # in the record's folder: the published file's scores and their data
 
 
 def shared(record):
@@ -47,7 +47,6 @@ OURS = {**_ANY, "record": Kind("a folder below results/", _in_results), "recipe"
 THEIRS = {**_ANY, "author": TEXT, "published": {
     "top1_error": SHARE, "top5_error": SHARE, "epoch": COUNT, "epochs": COUNT, "images": COUNT, "log": TEXT,
     "last": {"top1_error": SHARE, "top5_error": SHARE}}}
-EVALUATION = {"data_sha256": TEXT, "data": TEXT, "images": SOME, "top1": SHARE}
 
 
 def publish(run, name=None, data_dir=None, replace=False):
@@ -79,16 +78,16 @@ def publish(run, name=None, data_dir=None, replace=False):
                 raise InputError(f"{last} does not have the checksum in the ledger; restore the run's own file")
             place = ledger.folder_of(record.id, ledger.RESULTS)
             candidate = _candidate(record, last, scratch / file.name)
-            scores = _scores(candidate, record, data_dir)
+            scores = scores_of(candidate, record, data_dir)
             entry = {
                 "name": name, "file": file.name, "sha256": scores[0]["sha256"], "size": candidate.stat().st_size,
                 "urls": [], **shared(record), "record": _place(place), "log": _place(place / "train.log"),
             }
-            manifest, evaluations = scratch / MANIFEST.name, scratch / EVALUATIONS
+            manifest, evaluated = scratch / MANIFEST.name, scratch / evaluations.FILE
             json_files.write(manifest, {"models": sorted([*others, entry], key=lambda entry: entry["name"])})
-            json_files.write(evaluations, scores)
-            pictures = [picture for picture in (folder / "history.png",) if picture.exists()]
-            ledger.add(folder, ledger.RESULTS, [evaluations, *pictures])
+            json_files.write(evaluated, scores)
+            pictures = [picture for picture in (folder / HISTORY,) if picture.exists()]
+            ledger.add(folder, ledger.RESULTS, [evaluated, *pictures])
             _put(candidate, file, manifest)
     except OSError as error:
         raise InputError(f"{MANIFEST.parent} cannot be written: {error.strerror}; free space there") from error
@@ -140,8 +139,8 @@ def _candidate(record, last, file):
     return file
 
 
-def _scores(file, record, data_dir):
-    """The evaluations of a file: on its run's data, where it must reach the run's score, and on the sample."""
+def scores_of(file, record, data_dir):
+    """The evaluations of a run's file: on the run's data, where it must reach the run's score, and on the sample."""
     scores = [score(file, data_dir)]
     last = record.result.last
     if (scores[0]["top1"], scores[0]["images"]) != (last.accuracy, last.images):
@@ -175,16 +174,16 @@ def read_manifest():
     return entries
 
 
-def evaluations(entry):
-    """The scores of the file of one of our entries, on each data that it was evaluated on; InputError without them."""
-    return json_files.read(ROOT / entry["record"] / EVALUATIONS, [EVALUATION], weights.RESTORE)
+def folder_of(entry):
+    """The folder of the record of one of our entries."""
+    return ROOT / entry["record"]
 
 
 def record_of(entry):
     """The ledger's record of one of our entries. InputError if the entry, or its score on the run's data, differs."""
-    record = ledger.read_record(ROOT / entry["record"])
+    record = ledger.read_record(folder_of(entry))
     wrong = ledger.difference(entry, shared(record))
-    for evaluation in evaluations(entry):
+    for evaluation in evaluations.read(folder_of(entry)):
         if evaluation["data_sha256"] == record.result.data["sha256"]:
             wrong = wrong or ledger.difference(evaluation, {
                 "sha256": entry["sha256"], "top1": record.result.last.accuracy, "images": record.result.last.images})

@@ -2,6 +2,7 @@
 import dataclasses
 import hashlib
 import json
+from typing import Optional
 
 from engine import old_forms
 from engine.experiment import Result
@@ -18,10 +19,15 @@ FILES = {TEXT: SHA256}
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """The ledger's record of a run. files: {name: SHA-256}, of the evidence in its folder and of the run's weights."""
+    """The ledger's record of a run.
+
+    files: {name: SHA-256}, of the evidence in its folder and of the run's weights. right: which test images were right
+    after the last epoch, as text (support.bits); None unless the run was published, and in old evaluations.
+    """
 
     result: Result
     files: dict
+    right: Optional[str] = None
 
     @property
     def experiment(self):
@@ -31,6 +37,11 @@ class Record:
     def cell(self):
         """The run's cell in the grid; None for another net, recipe, global batch or start."""
         return grid.cell_of(self.experiment)
+
+    @property
+    def smoke(self):
+        """Whether the run saw too few training images to mean anything; the report leaves such runs out."""
+        return self.result.data["train_images"] < grid.WHOLE
 
     @property
     def epochs(self):

@@ -6,52 +6,80 @@ from engine import presets
 from support import ROOT
 from support.files import write_whole
 from support.tables import fill_tables
-from support.words import duration
+from support.words import counted, duration
 
 from . import figures, grid, ledger
-from .blocks import Block, block_text, blocks_of, caption, hardware_text, leading, numbers_of
+from .blocks import Block, alone_text, block_text, blocks_of, hardware_text, leading, schedule_text
+from .claims import FAILS, HOLDS, OPEN, conclusions
 from .nets import nets_table, params_table, table4
-from .scores import OPEN, answers, by_protocol
+from .scores import by_protocol
 
 PAGE = "README.md"  # the whole report, in the folder of the results
 
 LEGEND = ("Accuracies are shares of the test images; with several seeds, mean ± standard deviation. The published "
           "accuracies are best epochs on the test images, so compare them with `best epoch`; `last epoch` is free of "
           "that choice. Marks: <sup>S</sup> short schedule, <sup>D</sup> data that are not the official files, "
-          "<sup>T</sup> too few training images to mean anything (a smoke run), <sup>F</sup> the 100 fine labels, "
-          "which the paper's CIFAR-100 column is not about, <sup>H</sup> the best epoch was chosen on held-out "
-          "training images.")
+          "<sup>F</sup> the 100 fine labels, which the paper's CIFAR-100 column is not about, <sup>H</sup> the best "
+          "epoch was chosen on held-out training images.")
+
+METHOD = ("A claim *holds* if every difference with runs is above its margin (±), and *does not hold* if one is below "
+          "minus its margin; otherwise it is *undecided*. *Reaches* means that the difference is not negative. All "
+          "differences are of last epochs. **Between the methods**: both nets were trained with several seeds, and the "
+          "margin is twice the standard error over the seeds (a run's variance is at least the variance of drawing so "
+          "many test images). **Between these networks**: one seed, so another training may turn the answer around. "
+          "Both networks answered the same test images; *557 images against 477* are those that only the first, or "
+          "only the second, had right, and the margin is twice McNemar's standard error. *Not paired*: the images of "
+          "one network are not known, and the margin is twice the error of drawing the test images twice.")
 
 
-def answers_text(records, brief):
-    """The paper's questions and the ledger's answers, one table per protocol; brief: only the `leading` ones."""
+def conclusions_text(records):
+    """The paper's questions: claim, answer and evidence, from the best runs for each; without smoke runs."""
     parts = []
-    blocks = [Block(grid.TABLE3, protocol, scores, None) for protocol, scores in by_protocol(records).items()]
-    for block in leading(blocks) if brief else blocks:
-        marks = f" <sup>{block.marks}</sup>" if block.marks else ""
-        lines = ["| | claim | answer | differences of the last epochs |", "|---|---|---|---|"]
-        for answer in answers(block.protocol, block.scores):
-            seen = "; ".join(map(str, answer.comparisons)) or "-"
-            scope = ""
-            if answer.missing and answer.comparisons:
-                seen += f"; not run: {', '.join(answer.missing)}"
-                scope = " in the runs so far" if answer.verdict != OPEN else ""
-            lines.append(f"| {answer.question} | {answer.claim} | **{answer.verdict}**{scope}{marks} | {seen} |")
-        parts += [caption(block), "\n".join(lines)]
-    if not parts:
-        return "Not enough runs yet."
-    return "\n\n".join([*parts, (
-        "A claim *holds* if every difference with runs is above its margin, and *does not hold* if one is below minus "
-        "its margin. The margin is twice the standard error of the difference; a run's variance is at least the "
-        "variance of drawing so many test images. *Reaches* means that the difference is not negative. The answers are "
-        "about the runs in the table, which may have a shorter schedule than the paper's.")])
+    protocols = by_protocol([record for record in records if not record.smoke])
+    for task, found in conclusions(protocols).items():
+        lines = ["| | claim | answer | evidence |", "|---|---|---|---|"]
+        for answer, protocol in found:
+            if protocol is not None:
+                lines.append(f"| {answer.question} | {answer.claim} | {answer} | "
+                             f"{evidence(answer, protocol, protocols[protocol])} |")
+        without = [f"{answer.question}, {answer.claim}" for answer, protocol in found if protocol is None]
+        parts.append(f"**{task.title}**: {tally(found)}.")
+        if len(lines) > 2:
+            parts.append("\n".join(lines))
+        if without:
+            parts.append(f"Without runs so far: {'; '.join(without)}.")
+    without = [task.title for task in grid.TASKS[:2] if task not in {protocol.task for protocol in protocols}]
+    if without:
+        parts.append(f"No runs on a whole training set so far: {', '.join(without)}.")
+    return "\n\n".join([*parts, METHOD] if protocols else parts)
+
+
+def tally(found):
+    """How many claims have which answer. found: as in `conclusions`."""
+    seen = [answer.verdict if protocol else None for answer, protocol in found]
+    words = {HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold"), OPEN: ("is undecided", "are undecided"),
+             None: ("has no runs", "have no runs")}
+    return f"of {counted(len(seen), 'claim')} " + ", ".join(
+        f"{seen.count(kind)} {words[kind][seen.count(kind) > 1]}" for kind in words if kind in seen)
+
+
+def evidence(answer, protocol, scores):
+    """The evidence for an answer in one sentence."""
+    block = Block(grid.TABLE3, protocol, scores, None)
+    conditions = [schedule_text(protocol), f"data: {ledger.data_label(block.data)}"]
+    if answer.missing:
+        conditions.append(f"not run: b = {', '.join(label[len('b = '):] for label in answer.missing)}")
+    return f"{'; '.join(map(str, answer.comparisons))}. {'; '.join(conditions)}."
 
 
 def runs_table(records):
-    """Every run of the ledger, one per line."""
+    """The runs, one per line; smoke runs in one line for all."""
+    smoke = [record for record in records if record.smoke]
     lines = ["| run | net | data | epochs | seed | last epoch | best epoch (chosen on) | time | images/s | hardware | "
              "revision |", "|---|---|---|---|---|---|---|---|---|---|---|"]
-    for record in records:
+    for record in sorted(records, key=lambda record: (record.smoke, -record.epochs, record.id)):
+        if record.smoke:
+            continue
         run, result = record.experiment, record.result
         labels = f" ({run.label_mode} labels)" if run.label_mode else ""
         revision = result.environment["git_revision"] or "unknown"
@@ -62,6 +90,11 @@ def runs_table(records):
             str(run.seed), f"{result.last.accuracy:.4f}", best, duration(result.seconds),
             f"{result.train_images_per_second:,.0f}", hardware_text(result.environment),
             f"{revision[:7]}{'+' * revision.endswith('+changes')} |"]))
+    if smoke:
+        sizes = sorted({record.result.data["train_images"] for record in smoke})
+        links = ", ".join(f"[{record.id}](runs/{record.id})" for record in smoke)
+        lines += ["", f"{counted(len(smoke), 'smoke run')} on {' or '.join(map(str, sizes))} training images, which "
+                  f"mean nothing about the nets, are in the ledger and nowhere above: {links}."]
     return "\n".join(lines) if records else "The ledger is empty."
 
 
@@ -79,15 +112,18 @@ def published_table3():
 
 
 def exhibit_text(name, records, prefix="", brief=False):
-    """An exhibit in Markdown: its blocks, or what to do if there are none. brief: only the `leading` blocks."""
+    """An exhibit in Markdown: its blocks without smoke runs, or what to do if there are none.
+
+    brief: only the `leading` blocks.
+    """
     if name == "table4":
         return table4()
     exhibit = grid.EXHIBITS[name]
-    blocks = blocks_of(exhibit, records)
+    blocks = [block for block in blocks_of(exhibit, records) if not block.smoke]
     chosen = leading(blocks) if brief else blocks
-    parts = [block_text(block, prefix) for block in chosen]
+    parts = [alone_text(block, prefix) if block.alone else block_text(block, prefix) for block in chosen]
     if not parts:
-        parts = [f"No run{' on a whole training set' * brief} yet: `bash scripts/{name}.sh` trains them."]
+        parts = [f"No run on a whole training set yet: `bash scripts/{name}.sh` trains them."]
     if len(chosen) < len(blocks):
         parts.append(f"Runs with other schedules or data are in [{prefix}{PAGE}]({prefix}{PAGE}).")
     return "\n\n".join([*parts, published_table3()] if exhibit is grid.TABLE3 else parts)
@@ -110,8 +146,8 @@ def own_text(exhibit, runs, data, results):
 def page(records):
     """The whole report in Markdown."""
     parts = ["# Results", "`python -m reproduce report` renders this page from the records in `runs/`; do not edit it. "
-             f"The published numbers are from {grid.PAPER['source']}", LEGEND, "## The paper's questions",
-             answers_text(records, False)]
+             f"The published numbers are from {grid.PAPER['source']}", "## Conclusions", conclusions_text(records),
+             "## How to read the tables", LEGEND]
     for name, exhibit in grid.EXHIBITS.items():
         parts += [f"## {exhibit.title}", exhibit_text(name, records)]
         if name == "table3":
@@ -123,8 +159,8 @@ def page(records):
 
 def figures_of(records):
     """{file name: numbers} of every figure of the report."""
-    return {block.figure: numbers_of(block) for exhibit in grid.EXHIBITS.values()
-            for block in blocks_of(exhibit, records)}
+    return {block.figures[kind]: numbers for exhibit in grid.EXHIBITS.values()
+            for block in blocks_of(exhibit, records) for kind, numbers in figures.numbers_of(block).items()}
 
 
 def update(results=ledger.RESULTS):
@@ -132,6 +168,7 @@ def update(results=ledger.RESULTS):
     results = Path(results)
     records = ledger.read(results)
     changed = figures.save(figures_of(records), results / "figures")
+    changed = figures.save_histories(records, results) or changed
     return _write_if_new(results / PAGE, page(records)) or changed
 
 
@@ -150,7 +187,7 @@ def _in_readme(name):
 
 
 TABLES = {"nets": nets_table, "recipes": presets.table, "params": params_table, "legend": lambda: LEGEND,
-          "answers": lambda: answers_text(ledger.read(), True),
+          "answers": lambda: conclusions_text(ledger.read()),
           **{name: _in_readme(name) for name in (*grid.EXHIBITS, "table4")}}
 
 

@@ -23,7 +23,9 @@ import model
 from backend.gluon import loop
 from engine import evaluation, figures
 from engine.data import cifar, cifar_files, images, in_memory
+from engine.figures import confusion
 from model.array_names import to_authors
+from support import bits
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = cifar_files.CIFAR10_CLASSES
@@ -113,6 +115,7 @@ def test_one_net_has_one_score_however_its_file_was_written(files, data, argumen
     logits = net(mx.nd.array(in_memory.normalise(test.images))).asnumpy()
     answers = logits.argmax(1)
     assert found["images"] == 40 and found["top1"] == (answers == test.labels).mean()
+    assert (bits.unpacked(found["right"], 40) == (answers == test.labels)).all()
     expected = loop.evaluate(net, in_memory.EvalBatches(test, 40), tiny.CPU, 10)
     assert found["top5"] == expected.top5 and found["loss"] == pytest.approx(expected.loss, rel=1e-5)
     assert found["classes"] == [
@@ -178,10 +181,10 @@ def test_a_report_names_what_a_class_is_mostly_taken_for():
 
 
 def test_of_many_classes_the_worst_are_shown_and_those_without_images_left_out():
-    confusion = 9 * np.eye(120, dtype=int)
-    confusion[[3, 50, 119], 7] = 1, 4, 9  # three classes with mistakes
-    confusion[99] = 0
-    rows = evaluation.rows_of(confusion, [f"class {label}" for label in range(120)])
+    counts = 9 * np.eye(120, dtype=int)
+    counts[[3, 50, 119], 7] = 1, 4, 9  # three classes with mistakes
+    counts[99] = 0
+    rows = evaluation.rows_of(counts, [f"class {label}" for label in range(120)])
     assert len(rows) == 119 and "class 99" not in {row[0] for row in rows}
     title, heading, *lines = evaluation.table_of(rows).splitlines()
     assert title == "the 10 worst of 119 classes (--by-class FILE writes them all):" and len(lines) == 10
@@ -319,9 +322,9 @@ def test_the_confusion_matrix_is_a_png(files, data, tmp_path, params):
 
 
 def test_a_hundred_classes_and_an_empty_row_can_be_drawn(tmp_path):
-    confusion = np.eye(100, 120, dtype=int)
-    confusion[3] = 0
-    evaluation.draw_confusion(confusion, [f"class {label}" for label in range(100)], tmp_path / "x.png", "title")
+    counts = np.eye(100, 120, dtype=int)
+    counts[3] = 0
+    confusion.draw_confusion(counts, [f"class {label}" for label in range(100)], tmp_path / "x.png", "title")
     assert (tmp_path / "x.png").read_bytes().startswith(PNG)
 
 
@@ -331,7 +334,7 @@ def test_the_extension_decides_the_format_and_any_name_can_be_drawn(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of a sign that a font lacks, say
         for name in starts:
-            evaluation.draw_confusion(np.eye(6, dtype=int), names, tmp_path / name, "title")
+            confusion.draw_confusion(np.eye(6, dtype=int), names, tmp_path / name, "title")
     for name, start in starts.items():
         assert (tmp_path / name).read_bytes().startswith(start)
     with figures.words(*names) as drawn:

@@ -2,10 +2,13 @@
 import copy
 import dataclasses
 import json
+import re
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from engine import runlog
 from reproduce import blocks, figures, grid, ledger, plan, report, scores
@@ -29,7 +32,7 @@ def record(cell, last, seed=0, epochs=400, data="official", images=50_000, **cha
         data={"variant": "official" if data == "official" else "other files", "sha256": {
             "official": "0f", "jpeg": "ab"}[data] * 32, "official": data == "official", "files": [],
             "train_images": images, "test_images": 10_000})
-    return dataclasses.replace(RECORDS[0], result=result)
+    return dataclasses.replace(RECORDS[0], result=result, right=None)
 
 
 def cell(unit, blocks=1, task=TASK):
@@ -66,7 +69,7 @@ def test_the_report_is_up_to_date():
 
 def test_links_of_the_report_lead_somewhere():
     text = (ledger.RESULTS / report.PAGE).read_text(encoding="utf-8")
-    links = {part.split(")")[0] for part in text.split("](")[1:]}
+    links = {part.split(")")[0] for part in text.split("](")[1:]} | set(re.findall('<img src="([^"]+)"', text))
     assert links and all((ledger.RESULTS / link).exists() for link in links)
 
 
@@ -114,7 +117,7 @@ def test_of_a_run_that_held_images_back_the_log_has_the_test_scores(tmp_path, fi
     (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
     (place / "train.log").write_text(log.format("last", .3) + log.format("best", .25))
     own = OWN.result
-    held = dataclasses.replace(OWN, files={name: ledger.sha256(place / name) for name in ledger.EVIDENCE},
+    held = dataclasses.replace(OWN, right=None, files={name: ledger.sha256(place / name) for name in ledger.EVIDENCE},
                                result=dataclasses.replace(
         own, chosen_on="held-out", experiment=dataclasses.replace(own.experiment, val_split=500),
         last=dataclasses.replace(own.last, accuracy=.7), best=dataclasses.replace(own.best, accuracy=.75),
@@ -189,58 +192,15 @@ def test_what_differs_in_schedule_or_data_is_not_averaged():
     assert [protocol.task for protocol in groups][-2:] == [grid.COARSE, grid.FINE]
 
 
-# Answers.
-
-def answered(runs, question, words):
-    (protocol, found), = scores.by_protocol(runs).items()
-    answer, = (each for each in scores.answers(protocol, found) if each.question == question and words in each.claim)
-    return answer
-
-
-@pytest.mark.parametrize("atac, relu, verdict", [
-    ((.93,), (.90,), scores.HOLDS), ((.90,), (.93,), scores.FAILS), ((.905,), (.902,), scores.OPEN),
-    ((.91, .91, .911), (.90, .90, .901), scores.HOLDS), ((.95, .85), (.90, .89), scores.OPEN),
-    ((.93,), (), scores.OPEN)])
-def test_is_one_net_above_another(atac, relu, verdict):
-    runs = [record(cell("atac"), last, seed) for seed, last in enumerate(atac)]
-    runs += [record(cell("relu"), last, seed) for seed, last in enumerate(relu)]
-    assert answered(runs, "Q4", "ReLU (Table III").verdict == verdict
-
-
-def test_one_depth_against_the_claim_is_enough():
-    runs = [record(cell(unit, b), last) for unit, b, last in (
-        ("atac", 1, .93), ("nin", 1, .90), ("atac", 2, .91), ("nin", 2, .94), ("atac", 3, .9))]
-    answer = answered(runs, "Q2", "NiN")
-    assert answer.verdict == scores.FAILS and answer.missing == ("b = 3", "b = 4")
-    assert answered(runs, "Q2", "LocalSENet").verdict == scores.OPEN
-
-
-@pytest.mark.parametrize("lasts, verdict", [
-    ((.88, .89, .90, .91, .92), scores.HOLDS), ((.88, .88, .88, .88, .92), scores.HOLDS),
-    ((.88, .91, .89, .90, .92), scores.FAILS), ((.90, .90, .90, .90, .90), scores.OPEN),
-    ((.88, .89, .90, .91), scores.OPEN)])
-def test_does_accuracy_grow_with_replacement(lasts, verdict):
-    cells = [grid.replaced(TASK, 1, sites) for sites in grid.stage_counts(1)]
-    runs = [record(each, last) for each, last in zip(cells, lasts)]
-    assert answered(runs, "Q3", "b = 1").verdict == verdict
-
-
-@pytest.mark.parametrize("atac, relu, verdict", [(.936, .936, scores.HOLDS), (.94, .93, scores.HOLDS),
-                                                 (.935, .936, scores.OPEN), (.90, .94, scores.FAILS)])
-def test_does_a_shallower_net_reach_a_deeper_one(atac, relu, verdict):
-    runs = [record(cell("atac", 3), atac), record(cell("relu", 5), relu)]
-    assert answered(runs, "Q4", "b = 3 reaches").verdict == verdict
-
-
 # Tables and figures.
 
 def test_a_row_has_ours_and_the_published_number():
-    runs = [record(cell("atac"), .91, 0), record(cell("atac"), .90, 1)]
+    runs = [record(cell("atac"), .91, 0), record(cell("atac"), .90, 1), record(cell("relu"), .89, 0)]
     text = report.exhibit_text("table3", runs)
     row, = (line for line in text.splitlines() if line.startswith("| ATAC | 1 "))
     assert "| 90,790 | 0.9050 ± 0.0071 | 0.9060 ± 0.0071 | 0.906 | -0.0010 | +0.0000 | [seed 0](runs/" in row
-    assert "| ReLU | 1 | 78,342 | not run |  | 0.895 |" in text
-    assert "Not run under these conditions: b = 2, 3, 4." in text
+    assert "NiN | 1 " not in text  # rows without a run are one line
+    assert "Not run under these conditions: SEActivation, NiN, LocalSENet with b = 1; any net with b = 2, 3, 4." in text
     assert "400 epochs, the paper's schedule; official data; scored on 10,000" in text
     assert "<sup>" not in text
 
@@ -252,10 +212,12 @@ def test_a_row_has_ours_and_the_published_number():
     ({"val_split": 5000}, "H", "chosen on 5,000 held-out training images"),
     ({"epochs": 20, "data": "jpeg"}, "SD", "short schedule")])
 def test_what_is_not_the_papers_condition_is_marked_on_every_number(changes, marks, words):
-    text = report.exhibit_text("table3", [record(cell("atac"), .91, **changes)])
-    assert text.count(f"<sup>{marks}</sup>") == 2 and words in text
-    assert blocks.Block(grid.TABLE3, *next(iter(scores.by_protocol([record(cell("atac"), .91, **changes)]).items())),
-                        None).marks == marks
+    runs = [record(cell(unit), .91, **changes) for unit in ("atac", "relu")]
+    block, = blocks.blocks_of(grid.TABLE3, runs)
+    text = blocks.block_text(block, "")
+    assert text.count(f"<sup>{marks}</sup>") == 4 and words in text and block.marks == marks
+    alone, = blocks.blocks_of(grid.TABLE3, runs[:1])
+    assert blocks.alone_text(alone, "").count(f"<sup>{marks}</sup>") == 2
 
 
 def test_the_label_modes_cannot_be_mistaken():
@@ -265,28 +227,37 @@ def test_the_label_modes_cannot_be_mistaken():
     assert "100 classes (fine labels)" in fine and "0.799" not in fine and "<sup>F</sup>" in fine
 
 
-def test_smoke_runs_stay_out_of_the_readme():
-    tiny = [record(cell("atac"), .3, images=486)]
-    nothing = "No run on a whole training set yet: `bash scripts/table3.sh`"
-    assert nothing in report.exhibit_text("table3", tiny, brief=True)
-    assert "0.3000" in report.exhibit_text("table3", tiny)
-    assert report.answers_text(tiny, brief=True) == "Not enough runs yet."
+def test_smoke_runs_are_in_the_ledgers_list_alone():
+    tiny = [record(cell(unit), .3, images=486) for unit in ("atac", "relu")]
+    for brief in (True, False):
+        assert "No run on a whole training set yet: `bash scripts/table3.sh`" in report.exhibit_text(
+            "table3", tiny, brief=brief)
+    assert report.figures_of(tiny) == {} and "ATAC is above" not in report.conclusions_text(tiny)
+    page = report.page(tiny)
+    assert "0.3000" not in page and "2 smoke runs on 486 training images" in page
+    assert all(f"(runs/{run.id})" in page for run in tiny)
+    block, = blocks.blocks_of(grid.TABLE3, tiny)
+    text = blocks.block_text(block, "")  # for the terminal of the command that trained them
+    assert text.count("0.3000 <sup>T</sup>") == 2 and "figures/" not in text
 
 
-def test_the_readme_has_the_schedule_with_most_cells_and_points_to_the_others():
-    few = [record(cell("atac"), .31, epochs=20)]
+def test_the_readme_has_the_longest_schedule_that_compares_nets_and_points_to_the_others():
+    alone = [record(cell("atac"), .31, epochs=20)]
     many = [record(cell(unit), .32, epochs=15) for unit in ("atac", "relu")]
-    brief = report.exhibit_text("table3", few + many, "results/", brief=True)
+    brief = report.exhibit_text("table3", alone + many, "results/", brief=True)
     assert "0.3100" not in brief and brief.count("0.3200") >= 2
     assert "Runs with other schedules or data are in [results/README.md](results/README.md)." in brief
-    assert "20 epochs" not in report.answers_text(few + many, brief=True)
-    assert "0.3100" in report.exhibit_text("table3", few + many)
-    assert "20 epochs" in report.answers_text(few + many, False)
+    whole = report.exhibit_text("table3", alone + many)
+    assert "20 of 400 epochs, data: official; only ATAC with b = 1: last epoch 0.3100" in whole
+    longer = [record(cell(unit), .33, epochs=30) for unit in ("atac", "relu")]
+    assert "0.3300" in report.exhibit_text("table3", many + longer, brief=True)
+    assert "0.3200" not in report.exhibit_text("table3", many + longer, brief=True)
+    assert "0.3300" in report.exhibit_text("table3", alone + longer[:1], brief=True)
 
 
 def test_table_iii_is_there_as_published():
     text = report.exhibit_text("table3", [])
-    assert "No run yet" in text
+    assert "No run on a whole training set yet" in text
     assert "| ATAC | 0.906 | 0.927 | 0.936 | 0.939 | 0.764 | 0.796 | 0.812 | 0.821 |" in text
 
 
@@ -297,7 +268,7 @@ def test_replacement_shows_shares_of_the_gain():
     assert "| 7 of 7 (whole stages) | 90,790 | 0.1506 | 0.9200 | 0.9210 | 1.00 |" in text
     assert "Not run under these conditions: 2, 3, 4, 5, 6 sites." in text
     ends = [run for run in runs if run.cell.key != "cifar10-b1-atac-replaced_sites1"]
-    assert "No run yet" in report.exhibit_text("fig6", ends)  # the ends alone are no series
+    assert "No run on a whole training set yet" in report.exhibit_text("fig6", ends)  # the ends alone are no series
     assert "no shares" in report.exhibit_text("fig6", runs[1:])
 
 
@@ -306,23 +277,80 @@ def test_extras_appear_when_they_were_run():
     assert "| GELU | 1 |" in report.exhibit_text("fig7", [record(cell("relu"), .9), record(cell("gelu"), .9)])
 
 
+def test_the_kinds_of_figures():
+    """One net has none; differences need the base; costs are for exhibits over depth."""
+    def kinds(*runs):
+        return {block.exhibit.name: block.kinds for exhibit in grid.EXHIBITS.values()
+                for block in blocks.blocks_of(exhibit, runs)}
+    atac, relu, nin = (record(cell(unit), .9) for unit in ("atac", "relu", "nin"))
+    assert kinds(atac)["table3"] == () and kinds(atac, nin)["table3"] == ("accuracy",)
+    assert kinds(atac, relu) == {"table3": ("accuracy", "difference"), "fig7": ("parameters", "macs"),
+                                 "fig8": ("parameters", "macs")}
+    deep = [record(cell(unit, 2), .9) for unit in ("atac", "relu")]
+    assert kinds(atac, relu, *deep) == {"table3": ("parameters", "difference"), **dict.fromkeys(
+        ("fig7", "fig8"), ("parameters", "macs", "difference"))}
+    assert kinds(relu, deep[0])["table3"] == ("parameters",)  # no depth has both
+    steps = [record(grid.replaced(TASK, 1, sites), .89 + sites / 1000) for sites in (1, 3)]
+    assert kinds(*steps)["fig6"] == ("accuracy",) and kinds(*steps, relu)["fig6"] == ("difference",)
+    assert kinds(*steps, relu, record(cell("atac"), .95))["fig6"] == ("difference", "share")
+
+
+def everything(change=0.):
+    """Runs of all nets, two depths and two seeds, and of Figure 6."""
+    runs = [record(cell(unit, b), .9 + change * seed + b / 100, seed) for b in (1, 2) for seed in (0, 1) for unit in (
+        "relu", "atac", "nin", "selu", "senet")] + [record(cell("seactivation"), .5)]
+    return runs + [record(grid.replaced(TASK, 1, sites), .9 + sites / 1000) for sites in (1, 3)]
+
+
+def test_the_numbers_of_figures_are_those_of_the_records():
+    wanted = report.figures_of(everything(.01))
+    name = "table3-cifar10-e400-0f0f0f0f"
+    by_net = {series["label"]: series for series in wanted[f"{name}-parameters.png"]["series"]}
+    assert by_net["ATAC"]["ours"] == [[90.79, pytest.approx(.915), pytest.approx(.01 / 2 ** .5)],
+                                      [200.55, pytest.approx(.925), pytest.approx(.01 / 2 ** .5)]]
+    assert [accuracy for _, accuracy in by_net["ATAC"]["published"]] == [.906, .927, .936, .939]
+    assert by_net["ATAC"]["color"] == "#D55E00" and by_net["SEActivation"]["ours"][0][2] is None
+    differences = {series["label"]: series["points"] for series in wanted[f"{name}-difference.png"]["series"]}
+    assert "ReLU" not in differences and differences["SEActivation"][0][1] == pytest.approx(-.415)
+    assert [point[:2] for point in differences["ATAC"]] == [[1, 0], [2, 0]]
+    macs, = (series for series in wanted["fig7-cifar10-e400-0f0f0f0f-macs.png"]["series"] if series["label"] == "ReLU")
+    assert macs["ours"][0][0] == pytest.approx(12.5, abs=.2)
+
+
 def test_figures_are_drawn_once_and_alike(tmp_path):
-    runs = [record(grid.replaced(TASK, 1, sites), last) for sites, last in ((0, .88), (1, .89), (7, .92))]
-    wanted = report.figures_of(runs)
-    assert sorted(wanted) == [f"{name}-cifar10{b}-e400-0f0f0f0f.png"
-                              for name, b in (("fig6", "-b1"), ("fig7", ""), ("fig8", ""), ("table3", ""))]
-    wanted = {name: wanted[name] for name in wanted if name.startswith(("fig6", "table3"))}
-    assert figures.save(wanted, tmp_path)
+    wanted = {name: numbers for name, numbers in report.figures_of(everything()).items() if not name.startswith("fig8")}
+    assert {numbers["drawn"] for numbers in wanted.values()} == {"over_cost", "differences_by_depth", "replacement"}
+    wanted.update(report.figures_of([record(cell(unit), last) for unit, last in (
+        ("relu", .9), ("atac", .91), ("nin", .89), ("seactivation", .5))]))  # of one depth
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a layout that does not fit, say
+        assert figures.save(wanted, tmp_path)
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert set(first) == set(wanted) and not figures.save(wanted, tmp_path)
-    name = sorted(wanted)[0]
+    assert {name for name in first if name.endswith(".png")} == set(wanted) and len(first) == 2 * len(wanted)
+    assert not figures.save(wanted, tmp_path)
+    name, other = sorted(wanted)[:2]
     (tmp_path / name).unlink()
-    (tmp_path / "old.png").write_bytes(b"")
+    (tmp_path / other).with_suffix(".pdf").unlink()
+    (tmp_path / "old.pdf").write_bytes(b"")
     assert figures.save(wanted, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first  # the old one is gone
     changed = copy.deepcopy(wanted[name])
     changed["title"] += "!"
     assert figures.shown(tmp_path / name) not in (None, figures.digest(changed))
+    with Image.open(tmp_path / name) as picture:
+        assert abs(picture.width - 3.3 * 220) <= 1
+
+
+def test_the_history_of_a_published_run_is_drawn_again_if_it_is_stale(tmp_path):
+    place = tmp_path / "runs" / OWN.id
+    shutil.copytree(ledger.folder_of(OWN.id), place)
+    current = (place / "history.png").read_bytes()
+    assert not figures.save_histories([OWN], tmp_path)
+    (place / "history.png").write_bytes(b"old")
+    assert figures.save_histories([OWN], tmp_path) and not figures.save_histories([OWN], tmp_path)
+    assert len((place / "history.png").read_bytes()) > len(current) / 2
+    (place / "history.png").unlink()
+    assert not figures.save_histories([OWN], tmp_path) and not (place / "history.png").exists()
 
 
 def test_update_writes_the_page_once(tmp_path):

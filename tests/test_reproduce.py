@@ -1,4 +1,5 @@
 """What the repository shows and how it gets there: published weights, README.md, the commands and their scripts."""
+import dataclasses
 import hashlib
 import json
 import os
@@ -21,8 +22,9 @@ from engine.data import cifar, in_memory
 from model import complete_arguments, get_model
 from model.weights import pretrained_file
 from reproduce import __main__ as command
-from reproduce import grid, ledger, nets, report, runner, weights
+from reproduce import evaluations, grid, ledger, nets, report, runner, weights
 from reproduce import publish as publishing
+from support import bits
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +43,7 @@ def test_the_manifest_agrees_with_the_files_and_the_ledger(entry):
         assert ledger.sha256(file) == entry["sha256"] and file.stat().st_size == entry["size"]
         assert file.stat().st_size < 1_000_000 or entry["urls"], "large weights have an address and do not ship"
     assert vars(publishing.record_of(entry).result.last) == entry["last"]
-    first, *_ = publishing.evaluations(entry)
+    first, *_ = evaluations.read(publishing.folder_of(entry))
     assert first["sha256"] == entry["sha256"] and first["top1"] == entry["last"]["accuracy"]
 
 
@@ -62,9 +64,9 @@ def test_weights_of_others_say_what_was_published_and_do_not_ship(entry):
 @pytest.mark.parametrize("entry", [entry for entry in OURS if entry["dataset"] == "cifar10"],
                          ids=lambda entry: entry["name"])
 def test_shipped_weights_score_on_the_sample_what_is_recorded(entry):
-    evaluations = json.loads((ROOT / entry["record"] / publishing.EVALUATIONS).read_text(encoding="utf-8"))
+    known = evaluations.read(publishing.folder_of(entry))
     sample = cifar.load("cifar10", publishing.SAMPLE)
-    recorded = [evaluation for evaluation in evaluations
+    recorded = [evaluation for evaluation in known
                 if evaluation["data_sha256"] == sample.provenance["sha256"]]
     assert recorded, "no evaluation on the sample is recorded"
     net = get_model(entry["model"], pretrained=entry["name"], **entry["arguments"])
@@ -188,9 +190,10 @@ def test_publish(published, finished_run, monkeypatch):
     record = ledger.read_record(published / entry["record"])
     assert record.cell is None  # batches of 32 are not the grid's
     assert record.files["last.params"] == ledger.sha256(run / "last.params")
-    evaluations = json.loads((published / entry["record"] / publishing.EVALUATIONS).read_text())
-    assert [evaluation["images"] for evaluation in evaluations] == [40, 1017]  # its own data and the sample
-    known = [evaluation for _ in range(2) for evaluation in evaluations]
+    scores = evaluations.read(publishing.folder_of(entry))
+    assert [score["images"] for score in scores] == [40, 1017]  # its own data and the sample
+    assert bits.unpacked(record.right, 40).sum() == round(40 * record.result.last.accuracy)
+    known = [score for _ in range(2) for score in scores]
     monkeypatch.setattr(publishing, "score", lambda *_: known.pop(0))
     publishing.publish(run, None, data, replace=True)  # does not double
     publishing.publish(run, "another", data)
@@ -224,9 +227,9 @@ def test_publishing_that_fails_leaves_everything_as_it_was(published, finished_r
     """Wherever the disk refuses: at each of the files that are written, in turn."""
     run, data = finished_run
     record = ledger.make(run)
-    evaluations = publishing.evaluations(manifest_of(published)[0])
+    known = evaluations.read(publishing.folder_of(manifest_of(published)[0]))
     monkeypatch.setattr(publishing, "score", lambda file, folder: {
-        **evaluations[folder == publishing.SAMPLE], "sha256": ledger.sha256(file)})
+        **known[folder == publishing.SAMPLE], "sha256": ledger.sha256(file)})
     shutil.rmtree(published / "results")
     (published / "params" / "resnet20_v2_b1_cifar10.params").write_bytes(b"another net's")
     before, whole, done, number = tree(published / "params"), os.replace, [], 0
@@ -247,7 +250,8 @@ def test_publishing_that_fails_leaves_everything_as_it_was(published, finished_r
         except InputError as error:
             assert "No space left on device" in str(error)
         assert tree(published / "params") == before, done
-        kept = ledger.read(published / "results")  # what has passed and is whole, or nothing
+        # What has passed and is whole, or nothing.
+        kept = [dataclasses.replace(each, right=None) for each in ledger.read(published / "results")]
         assert kept in ([], [record]) and len(tree(published / "results")) == 5 * len(kept), done
         shutil.rmtree(published / "results")
     assert number > 8 and tree(published / "params") != before
@@ -333,19 +337,39 @@ def test_evaluate_takes_a_name_of_the_manifest(finished_run):
     tiny.one_sentence(tiny.call(evaluate.main), 2, "one of these is required: --params or --pretrained")
 
 
+def test_scoring_again_keeps_which_images_were_right(published, finished_run, monkeypatch):
+    entry, = manifest_of(published)
+    place = publishing.folder_of(entry) / evaluations.FILE
+    with_images = evaluations.read(place.parent)
+    place.write_text(json.dumps([{name: each[name] for name in each if name != "right"} for each in with_images]))
+    assert ledger.read_record(place.parent).right is None
+    weights.evaluate("all", str(finished_run[1]))
+    assert ledger.read_record(place.parent).right == with_images[0]["right"]
+    before = place.read_bytes()
+    monkeypatch.setattr(publishing, "score", lambda *_: {**with_images[0], "top1": .99})
+    with pytest.raises(InputError, match="give the run's own data with --data-dir"):
+        weights.evaluate(entry["name"], str(finished_run[1]))
+    with pytest.raises(InputError, match="there are no weights called 'nothing'"):
+        weights.evaluate("nothing")
+    assert place.read_bytes() == before
+    (published / "params" / entry["file"]).write_bytes(b"?")
+    with pytest.raises(InputError, match="is damaged; restore it"):
+        weights.evaluate("all")
+
+
 def test_verify(published, finished_run, capsys, monkeypatch):
     entry, = manifest_of(published)
     data = str(finished_run[1])
     assert weights.verify(data) == 0
     assert "accuracy" in capsys.readouterr().out
-    place = published / entry["record"] / publishing.EVALUATIONS
-    evaluations = json.loads(place.read_text())
-    again = {**evaluations[0], "top1": evaluations[0]["top1"] + .1}
+    place = published / entry["record"] / evaluations.FILE
+    known = json.loads(place.read_text())
+    again = {**known[0], "top1": known[0]["top1"] + .1}
     with monkeypatch.context() as other:
         other.setattr(publishing, "score", lambda *_: again)
         assert weights.verify(data) == 1
     assert "FAILED: accuracy" in capsys.readouterr().out
-    place.write_text(json.dumps([{**evaluation, "data_sha256": "0"} for evaluation in evaluations]))
+    place.write_text(json.dumps([{**evaluation, "data_sha256": "0"} for evaluation in known]))
     assert weights.verify() == 0  # nothing in the usual place, and the sample is not what is recorded
     assert "0 evaluated, 1 checked by checksum only, 0 differ" in capsys.readouterr().out
     (published / "params" / entry["file"]).write_bytes(b"?")
@@ -364,7 +388,7 @@ def test_an_entry_that_its_record_contradicts_is_neither_verified_nor_shown(publ
     path = published / "params" / "manifest.json"
     content = {"models": [entry]}
     target = entry
-    for name, file in (("record", ledger.RECORD), ("evaluation", publishing.EVALUATIONS)):
+    for name, file in (("record", ledger.RECORD), ("evaluation", evaluations.FILE)):
         if isinstance(changes.get(name), dict):
             path = published / entry["record"] / file
             content = json.loads(path.read_text())
@@ -463,7 +487,7 @@ def test_a_manifest_that_is_none_is_one_sentence(repository, changes, said):
             call()
     path.write_text(json.dumps({"models": [entry]}))
     with pytest.raises(InputError, match="evaluations.json cannot be used: No such file or directory; restore it"):
-        publishing.evaluations(entry)
+        evaluations.read(publishing.folder_of(entry))
 
 
 def test_a_manifests_own_addresses_are_encrypted(repository):
@@ -480,8 +504,8 @@ def test_others_weights_stay_in_the_manifest_when_a_run_is_published(published, 
     root = published / "params"
     entry, = manifest_of(published)
     (root / "manifest.json").write_text(json.dumps({"models": [authors_entry(b""), entry]}))
-    evaluations = json.loads((published / entry["record"] / publishing.EVALUATIONS).read_text())
-    monkeypatch.setattr(publishing, "score", lambda *_: evaluations.pop(0))
+    known = evaluations.read(publishing.folder_of(entry))
+    monkeypatch.setattr(publishing, "score", lambda *_: known.pop(0))
     publishing.publish(run, None, data, replace=True)
     assert [other["name"] for other in manifest_of(published)] == ["atac_resnet50_v1b_official", entry["name"]]
     row = nets.params_table().splitlines()[2]

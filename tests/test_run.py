@@ -26,6 +26,7 @@ from backend.gluon.distributed import Team
 from engine import checkpoint, folders, run, runlog, steps
 from engine.data import in_memory
 from engine.experiment import Result
+from engine.figures import curves
 from engine.steps import LossScale
 from support.errors import InputError, OutOfMemory
 
@@ -35,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True)
 def no_plot(monkeypatch):
     """Drawing is tested in test_runlog.py and takes a second."""
-    monkeypatch.setattr(runlog, "plot_history", lambda records, path, *_: path.touch())
+    monkeypatch.setattr(curves, "plot_history", lambda records, path, *_: path.touch())
 
 
 def stopped_at(place, number=signal.SIGTERM, devices=1):

@@ -13,6 +13,7 @@ import pytest
 import tiny
 
 from engine import runlog
+from engine.figures import curves
 from support.errors import InputError
 
 
@@ -226,15 +227,15 @@ def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
 def test_the_history_is_a_png(tmp_path, epochs):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of a sign that a font lacks, say
-        runlog.plot_history(records(epochs), tmp_path / "history.png", "実験 $\\frac$", "test images")
+        curves.plot_history(records(epochs), tmp_path / "history.png", "実験 $\\frac$", "test images")
     content = (tmp_path / "history.png").read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     picture = matplotlib.image.imread(tmp_path / "history.png")[..., :3]
-    assert picture.shape[:2] == (480, 1200)
+    assert picture.shape[:2] == (550, 1452)
     assert len(set(map(tuple, picture.reshape(-1, 3)[::7]))) > 20  # curves, not a blank page
     assert os.listdir(tmp_path) == ["history.png"]
 
 
 def test_a_plot_that_cannot_be_written_is_one_sentence(tmp_path):
     with pytest.raises(InputError, match="cannot be written: No such file or directory"):
-        runlog.plot_history(records(2), tmp_path / "none" / "history.png", "run", "test images")
+        curves.plot_history(records(2), tmp_path / "none" / "history.png", "run", "test images")

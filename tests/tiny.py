@@ -18,6 +18,7 @@ from engine import checkpoint, run, runlog
 from engine.cli.program import run_script
 from engine.data import in_memory
 from engine.experiment import Experiment
+from engine.figures import curves
 from engine.recipe import CIFAR_PAPER, Recipe
 from model import zoo
 from support import params_file
@@ -185,13 +186,13 @@ def call(main, *arguments, folder=".", plot=False):
 
     plot=False leaves an empty history.png, for the second that drawing takes.
     """
-    kept = sys.argv, os.getcwd(), runlog.plot_history
+    kept = sys.argv, os.getcwd(), curves.plot_history
     handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
     out, err = io.StringIO(), io.StringIO()
     os.chdir(folder)
     sys.argv = [f"{main.__module__}.py", *map(str, arguments)]
     if not plot:
-        runlog.plot_history = lambda records, path, *_: path.touch()
+        curves.plot_history = lambda records, path, *_: path.touch()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
@@ -201,7 +202,7 @@ def call(main, *arguments, folder=".", plot=False):
                 if isinstance(status, str):  # as the interpreter would do it
                     status = print(status, file=sys.stderr) or 1
     finally:
-        sys.argv, runlog.plot_history = kept[0], kept[2]
+        sys.argv, curves.plot_history = kept[0], kept[2]
         os.chdir(kept[1])
         for handler in list(logging.getLogger().handlers):
             if handler not in handlers:

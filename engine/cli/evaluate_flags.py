@@ -9,10 +9,12 @@ from . import data_flags, flags, net_flags
 STDOUT = "-"  # where --json writes without a file
 
 
-def parse(description, hosts, argv=None):
-    """(parser, parsed flags). hosts: CIFAR and IMAGENET of model.registry. A wrong flag ends the process."""
+def add_subject_flags(parser, hosts):
+    """The flags of a parameter file, its net, its data and where it runs; returns the group of the last ones.
+
+    hosts: CIFAR and IMAGENET of model.registry.
+    """
     _, imagenet = hosts
-    parser = flags.Parser(prog="evaluate.py", description=description)
     parser.add_argument("--params", type=flags.words, metavar="FILE", help="the weights; for a run's folder its "
                         "best.params")
     parser.add_argument("--pretrained", type=flags.words, metavar="NAME",
@@ -42,26 +44,15 @@ def parse(description, hosts, argv=None):
     flags.add_device_flags(group)
     group.add_argument("--batch-size", type=flags.number(int, 1), metavar="N",
                        help="default 250; for ImageNet 32 on a CPU, 128 on a GPU, and 256 with --count-padding")
-    group.add_argument("--confusion-matrix", type=flags.figure, metavar="FILE",
-                       help="draw the confusion matrix into FILE: a .png, .pdf or .svg")
-    group.add_argument("--by-class", type=flags.words, metavar="CSV", help="write the table of all classes to CSV")
-    group.add_argument("--json", nargs="?", type=flags.words, const=STDOUT, metavar="FILE",
-                       help="write the result as one line of JSON (one line for each of --images) to FILE; without "
-                       "FILE to standard output, and the text for people to standard error")
-    group.add_argument("--images", nargs="+", metavar="FILE",
-                       help="classify these pictures instead: JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, ICO or JPEG 2000, "
-                       "with any file name; transparent parts become white")
-    args = parser.parse_args(argv)
+    return group
+
+
+def check_subject_flags(parser, args, hosts):
+    """Check the flags of add_subject_flags together and turn those of the net into args.net_name, args.net_arguments
+    and args.remarks. A wrong flag ends the process."""
+    _, imagenet = hosts
     if (args.params is None) == (args.pretrained is None):
         parser.error("one of these is required: --params or --pretrained")
-    for flag, path in (("--json", args.json), ("--confusion-matrix", args.confusion_matrix),
-                       ("--by-class", args.by_class)):
-        if args.images and path and flag != "--json":
-            parser.error(f"--images and {flag} exclude each other")
-        if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-            parser.error(f"{flag} {path}: that folder does not exist")
-        if path and os.path.isdir(path):
-            parser.error(f"{flag} {path}: it is a folder; name a file in it")
     if args.rec_val_idx and not args.rec_val:
         parser.error("--rec-val-idx needs --rec-val, whose index it is")
     if args.count_padding and args.damaged == "skip":
@@ -74,4 +65,35 @@ def parse(description, hosts, argv=None):
         args.net_name, args.net_arguments, args.remarks = net_flags.net_arguments(args, *hosts)
     except InputError as error:
         parser.error(str(error))
+
+
+def check_output(parser, flag, path):
+    """End the process unless a file can be made at the path that a flag gives."""
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        parser.error(f"{flag} {path}: that folder does not exist")
+    if os.path.isdir(path):
+        parser.error(f"{flag} {path}: it is a folder; name a file in it")
+
+
+def parse(description, hosts, argv=None):
+    """(parser, parsed flags). hosts: CIFAR and IMAGENET of model.registry. A wrong flag ends the process."""
+    parser = flags.Parser(prog="evaluate.py", description=description)
+    group = add_subject_flags(parser, hosts)
+    group.add_argument("--confusion-matrix", type=flags.figure, metavar="FILE",
+                       help="draw the confusion matrix into FILE: a .png, .pdf or .svg")
+    group.add_argument("--by-class", type=flags.words, metavar="CSV", help="write the table of all classes to CSV")
+    group.add_argument("--json", nargs="?", type=flags.words, const=STDOUT, metavar="FILE",
+                       help="write the result as one line of JSON (one line for each of --images) to FILE; without "
+                       "FILE to standard output, and the text for people to standard error")
+    group.add_argument("--images", nargs="+", metavar="FILE",
+                       help="classify these pictures instead: JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, ICO or JPEG 2000, "
+                       "with any file name; transparent parts become white")
+    args = parser.parse_args(argv)
+    for flag, path in (("--json", args.json), ("--confusion-matrix", args.confusion_matrix),
+                       ("--by-class", args.by_class)):
+        if args.images and path and flag != "--json":
+            parser.error(f"--images and {flag} exclude each other")
+        if path:
+            check_output(parser, flag, path)
+    check_subject_flags(parser, args, hosts)
     return parser, args

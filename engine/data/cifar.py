@@ -16,7 +16,7 @@ from engine.data import download as network
 from engine.data.cifar_archives import find, parse_binary, parse_pickled
 from engine.data.cifar_files import BASE_URL, SETS, SIDE, Official
 from engine.data.dataset import Dataset, Images, Origin
-from engine.data.in_memory import CPU_BATCH, EvalBatches, Split, digest, normalise, small, training_of
+from engine.data.in_memory import CPU_BATCH, EvalBatches, Split, digest, normalise, small, training_of, visible
 from support.errors import InputError
 from support.files import expanded
 
@@ -279,3 +279,6 @@ class CifarSet(Dataset):
     def pixels(self, picture):
         """The middle square, scaled."""
         return normalise(small(picture)[None])
+
+    def visible(self, pixels):
+        return visible(pixels)

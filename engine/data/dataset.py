@@ -149,6 +149,10 @@ class Dataset(abc.ABC):
     def pixels(self, picture):
         """The net's input, float32 (1, 3, S, S), for a picture, uint8 (height, width, 3), blue first."""
 
+    @abc.abstractmethod
+    def visible(self, pixels):
+        """The picture (S, S, 3), red first, from 0 to 1, of a net's input, float32 (3, S, S)."""
+
 
 def unnamed(classes):
     """The names of classes without names."""

@@ -17,7 +17,7 @@ from engine.data.cifar_files import SIDE
 from engine.data.class_folders import PREPARE, SPLITS, class_order
 from engine.data.class_names import NAMES_FILE, SYNSETS
 from engine.data.dataset import EVERY_IMAGE, Dataset, Images, Origin, Training, Translated, translate, unnamed
-from engine.data.image_batches import EvalBatches, TrainBatches, normalise_centre, shorter_side
+from engine.data.image_batches import EvalBatches, TrainBatches, normalise_centre, shorter_side, visible
 from engine.data.image_sources import Folders, Records, Source
 from engine.recipe import CROP_RATIO, HALVINGS, INPUT_SIZE
 from support.errors import InputError
@@ -272,3 +272,6 @@ class ImageNetSet(Dataset):
         batch = np.empty((1, 3, self.size, self.size), np.float32)
         normalise_centre(picture, shorter_side(self.size, self.crop_ratio), batch[0])
         return batch
+
+    def visible(self, pixels):
+        return visible(pixels)

@@ -79,6 +79,7 @@ PROGRAMS = (
     Program("train_imagenet.py", "train_imagenet", ["train_imagenet.py"]),
     Program("evaluate.py", "evaluate", ["evaluate.py"],
             ["--params", "{params}", "--gpus", "", "--data-dir", "{data}"]),
+    Program("visualize.py", "visualize", ["visualize.py"]),
     Program("reproduce", "reproduce.__main__", ["-m", "reproduce"], ["run", "table3", "--dry-run", "--data-dir",
                                                                      "{data}"]),
     Program("benchmarks", "benchmarks.__main__", ["-m", "benchmarks"], ["--list"]),

@@ -24,6 +24,7 @@ import train_cifar
 from backend.gluon import loop, optimizer
 from engine import checkpoint, runlog
 from engine.data import cifar, image_batches, image_sources, images
+from engine.figures import curves
 from engine.steps import Meter
 from model.array_names import to_authors
 from model.weights import pretrained_file
@@ -639,7 +640,7 @@ def quietly(function, *arguments):
 
 def render(records):
     """All of the report that depends on records."""
-    report.answers_text(records, False)
+    report.conclusions_text(records)
     report.runs_table(records)
     for exhibit in grid.EXHIBITS.values():
         for block in blocks.blocks_of(exhibit, records):
@@ -750,7 +751,7 @@ class Metrics(FinishedRun):
         assert [record["epoch"] for record in records] == sorted({record["epoch"] for record in records})
         self.turn = getattr(self, "turn", -1) + 1
         if records and self.turn % 10 == 0:  # for the third of a second that drawing takes
-            runlog.plot_history(records, folder / "history.png", "x", "test images")
+            curves.plot_history(records, folder / "history.png", "x", "test images")
             for record in records:
                 assert record["seconds"] + record["train_images_per_second"] + record["val_loss"] < float("inf")
         return records

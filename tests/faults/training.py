@@ -9,6 +9,7 @@ import tiny
 
 from engine import run, runlog
 from engine.data import cifar, in_memory
+from engine.figures import curves
 from engine.steps import Diverged
 from support import params_file
 from support.errors import InputError
@@ -126,8 +127,8 @@ MAKERS = dict(zip(CASES, (rates, poison, sizes, workers, labels)))
 
 
 def one(case, rng, folder):
-    kept = runlog.plot_history
-    runlog.plot_history = lambda records, path, *_: path.touch()  # for the second that drawing takes
+    kept = curves.plot_history
+    curves.plot_history = lambda records, path, *_: path.touch()  # for the second that drawing takes
     try:
         return MAKERS[case](rng, folder)
     except InputError as error:
@@ -135,7 +136,7 @@ def one(case, rng, folder):
     except (Exception, Diverged) as error:
         return FAULT, f"{type(error).__name__}: {str(error)[:200]}"
     finally:
-        runlog.plot_history = kept
+        curves.plot_history = kept
 
 
 def run_rounds(rounds, seed, folder):

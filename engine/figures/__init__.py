@@ -1,8 +1,31 @@
-"""Figures as files in the format of their extension; they may hold users' words in any script."""
+"""All drawings; this module has what they share: their style, users' words in any script, and how a file is written.
+
+They are made to be read at the width of one column of a page.
+"""
 import contextlib
 import os
 
 from support.files import replacing, writing
+
+COLUMN = 3.3  # inches, the width of a column
+DPI = 220  # of a PNG
+STYLE = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+         "legend.fontsize": 7, "axes.linewidth": .6, "xtick.major.width": .6, "ytick.major.width": .6,
+         "xtick.major.size": 2.5, "ytick.major.size": 2.5, "lines.linewidth": 1.2, "lines.markersize": 4.5,
+         "axes.spines.top": False, "axes.spines.right": False, "grid.linewidth": .5, "grid.alpha": .35,
+         "legend.frameon": False, "legend.handlelength": 1.6, "legend.columnspacing": 1.2, "savefig.dpi": DPI,
+         "pdf.fonttype": 42, "svg.hashsalt": "figures"}  # a salt: the same numbers give the same SVG
+
+
+@contextlib.contextmanager
+def styled():
+    """Within the block pyplot, which this yields, draws in the house's style and without a display."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context(STYLE):
+        yield pyplot
 
 
 @contextlib.contextmanager
@@ -62,6 +85,6 @@ def save(figure, path, **how):
 
     try:
         with writing(path, "choose another folder"), replacing(path) as temporary:
-            figure.savefig(temporary, format=os.path.splitext(path)[1][1:].lower(), dpi=120, **how)
+            figure.savefig(temporary, format=os.path.splitext(path)[1][1:].lower(), **how)
     finally:
         pyplot.close(figure)

@@ -1,0 +1,35 @@
+"""The gates that a Gluon net computes, caught by hooks on its gated units (model.activation.Gated)."""
+import mxnet as mx
+from mxnet import autograd
+
+from model.activation import Gated
+
+
+def captured(net, contexts, images):
+    """{structural name of a unit: its gates} of a net with weights, in the order of the data flow.
+
+    images: float32 (N, 3, S, S). Gates: float32 (N, C, H, W), or (N, C, 1, 1) for one value per channel. {} if the net
+    has no gated unit. Afterwards the net runs operator by operator (hooks see nothing in a compiled net).
+    """
+    found, hooks = {}, []
+    net.hybridize(False)
+    for name, unit in _units(net):
+        def keep(block, inputs, output, name=name):
+            found[name] = output.asnumpy()
+        hooks.append(unit.gate.register_forward_hook(keep))
+    try:
+        with autograd.pause(train_mode=False):
+            net(mx.nd.array(images, contexts[0])).wait_to_read()
+    finally:
+        for hook in hooks:
+            hook.detach()
+    return found
+
+
+def _units(block, path=()):
+    """(structural name, unit) of every gated unit."""
+    for name, child in block._children.items():
+        if isinstance(child, Gated):
+            yield ".".join((*path, name)), child
+        else:
+            yield from _units(child, (*path, name))

@@ -1,0 +1,49 @@
+"""The gates that a net in PyTorch computes, caught while its graph is interpreted."""
+import numpy as np
+import torch
+from torch import fx
+
+GATE = ".gate."  # a gated unit's layers stand below it (model.activation.Gated)
+
+
+def captured(net, devices, images):
+    """As backend.gluon.gates.captured. net: a module of backend.torch.graph, or a Gluon net with weights."""
+    if not isinstance(net, torch.nn.Module):
+        from .convert import to_torch
+        net = to_torch(net)
+    net.eval().to(devices[0])
+    gates = {}
+    for node in net.graph.nodes:
+        if node.op == "call_function" and node.target is torch.mul and len(node.args) == 2:
+            for factor in node.args:
+                name = _unit(factor)
+                if name is not None:
+                    gates[factor] = name
+    catcher = _Catcher(net, gates)
+    with torch.no_grad():
+        catcher.run(torch.from_numpy(np.array(images, np.float32)).to(devices[0]))
+    return catcher.found
+
+
+class _Catcher(fx.Interpreter):
+    """Runs a graph and keeps the results of some nodes. gates: {node: name}."""
+
+    def __init__(self, module, gates):
+        super().__init__(module)
+        self.gates, self.found = gates, {}
+
+    def run_node(self, n):
+        result = super().run_node(n)
+        if n in self.gates:
+            self.found[self.gates[n]] = result.cpu().numpy()
+        return result
+
+
+def _unit(node):
+    """The structural name of the unit whose gate a node is: the layers that lead to it stand below the gate."""
+    while isinstance(node, fx.Node) and node.op in ("call_function", "call_module"):
+        if node.op == "call_module":
+            path, gate, _ = f"{node.target}.".rpartition(GATE)
+            return path if gate else None
+        node = node.args[0] if node.args else None
+    return None

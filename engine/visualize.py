@@ -1,0 +1,141 @@
+"""What visualize.py draws about a Subject (engine.cli.subject) and about runs: from images and files to figures.
+
+captured : the function of a backend's module `gates`.
+"""
+from pathlib import Path
+
+import numpy as np
+
+from support.errors import InputError
+from support.words import counted
+
+from . import runlog
+from .data.images import decode, read
+from .data.records import Damaged
+from .evaluation import answer_name, chances
+from .figures import curves, pictures
+from .figures.confusion import draw_confusion
+from .figures.gates import draw_gates, draw_statistics
+from .folders import METRICS
+from .gates import liveliest, site, summaries
+
+
+def title_of(subject):
+    """The net in a title: ``atac_resnet20_v2, b = 1``."""
+    blocks = subject.arguments.get("blocks")
+    return subject.model + (f", b = {blocks}" if blocks else "")
+
+
+def own_picture(subject, path):
+    """(the net's input, float32 (1, 3, S, S), its name) of a picture's file. InputError if it cannot be read."""
+    try:
+        return subject.data.pixels(decode(read(path))), Path(path).name
+    except Damaged as reason:
+        raise InputError(f"{path}: {reason}") from None
+
+
+def test_image(subject, images, number):
+    """(the net's input, float32 (1, 3, S, S), its name) of a test image by its number from 0. InputError beyond."""
+    passed = 0
+    for pixels, labels, count in images.batches:
+        if number < passed + count:
+            place = number - passed
+            return pixels[place:place + 1], f"test image {number} ({subject.class_names[labels[place]]})"
+        passed += count
+    raise InputError(f"--image {number}: there are {counted(passed, 'test image')}, numbered from 0")
+
+
+def gates(subjects, captured, pixels, name, channel, path):
+    """Draw the gates of one or several nets for one input.
+
+    channel : the one to show at every site; None for the first net's liveliest at each site.
+    """
+    nets, shown = [], {}
+    for subject in subjects:
+        layers = []
+        for unit, values in _gates_of(subject, captured, pixels).items():
+            own = values[0]
+            if channel is not None and channel >= len(own):
+                raise InputError(f"--channel {channel}: {site(unit)} has {len(own)} channels, numbered from 0")
+            first = shown.setdefault((unit, len(own)), liveliest(own) if channel is None else channel)
+            layers.append((site(unit), own, first))
+        nets.append((f"{title_of(subject)}: {name}", layers))
+    draw_gates(subjects[0].data.visible(pixels[0]), nets, path)
+
+
+def statistics(subject, captured, images, count, path):
+    """Draw the statistics of a net's gates over the first `count` test images, or over all for None."""
+    seen = 0
+
+    def parts():
+        nonlocal seen
+        for pixels, _, real in images.batches:
+            real = real if count is None else min(real, count - seen)
+            seen += real
+            yield _gates_of(subject, captured, pixels[:real])
+            if seen == count:
+                return
+    found = summaries(parts())
+    draw_statistics(found, path, f"{title_of(subject)}, {counted(seen, 'test image')}")
+    return found
+
+
+def _gates_of(subject, captured, pixels):
+    found = captured(subject.net, subject.devices, pixels)
+    if not found:
+        raise InputError(f"{title_of(subject)} has no unit with gates: name a net with ATAC, SEActivation, LocalSENet, "
+                         "SENet, GENet or xUnit")
+    for unit, values in found.items():
+        if not np.isfinite(values).all():
+            raise InputError(f"{subject.file}: the gates of {site(unit)} are not finite; use another checkpoint")
+    return found
+
+
+def predictions(subject, scorer, images, count, wrong, path):
+    """Draw the first `count` test images with the net's answers; wrong: only those that it answers wrong."""
+    shown, seen, right = [], 0, 0
+    for pixels, truth, share in _answered(subject, scorer, images):
+        answer = int(share.argmax())
+        seen, right = seen + 1, right + (answer == truth)
+        if answer != truth or not wrong:
+            name = "" if answer == truth else answer_name(subject.class_names, answer)
+            shown.append((subject.data.visible(pixels), subject.class_names[truth], name, float(share[answer])))
+        if len(shown) == count:
+            break
+    if not shown:
+        raise InputError(f"the net answers {counted(seen, 'test image')} right and none wrong; leave --wrong out")
+    pictures.draw_predictions(shown, path, f"{title_of(subject)}: {right:,} of the first {seen:,} test images right"
+                              + "; orange: the class, then the wrong answer" * (right < seen))
+
+
+def _answered(subject, scorer, images):
+    """(the net's input, its label, the probabilities of the answers) of each test image."""
+    for pixels, labels, real in images.batches:
+        logits = scorer.logits(pixels[:real])
+        if not np.isfinite(logits).all():
+            raise InputError(f"{subject.file}: the net answers with numbers that are not finite; use another "
+                             "checkpoint")
+        yield from zip(pixels, labels, chances(logits))
+
+
+def confusion(subject, scorer, images, path):
+    """Draw the confusion matrix over all test images."""
+    scores = scorer.score(images.batches, len(subject.class_names))
+    images.check(scores.images)
+    draw_confusion(scores.confusion, subject.class_names, path, f"{title_of(subject)}, {subject.data.title}: "
+                   f"{scores.top1:.4f} of {scores.images:,} images right")
+
+
+def training_curves(runs, labels, path):
+    """Draw the curves of several runs: folders, or their metrics.jsonl. labels : their names, or None."""
+    found = {}
+    for index, run in enumerate(map(Path, runs)):
+        file = run / METRICS if run.is_dir() else run
+        label = labels[index] if labels else (file.parent if file.name == METRICS else file).resolve().name
+        records = runlog.read_metrics(file)
+        if not records:
+            raise InputError(f"{file} has no epoch yet; wait for the first one")
+        if label in found:
+            raise InputError(f"two runs are called {label}; give each a name with --labels")
+        found[label] = records
+    curves.overlay(found, path)

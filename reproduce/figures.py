@@ -151,7 +151,7 @@ def save_histories(records, results):
     changed = False
     for record in records:
         folder = ledger.folder_of(record.id, results)
-        path, own = folder / HISTORY, {**record.files, "code": inspect.getsource(curves)}
+        path, own = folder / HISTORY, {**record.files, "code": inspect.getsource(curves.plot_history)}
         if path.exists() and shown(path) != digest(own):
             curves.plot_history(runlog.read_metrics(folder / "metrics.jsonl"), path, record.id,
                                 f"{record.result.chosen_on} images",

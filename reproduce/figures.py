@@ -12,13 +12,12 @@ from model.registry import CIFAR
 from support.files import write_whole, writing
 
 from . import grid, ledger
-from .blocks import gains
+from .blocks import BASE, gains
 from .claims import compare
 from .nets import costs_of
 
 NUMBERS = "Numbers"  # the PNG's text field with the digest of the drawn numbers
 FORMATS = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}}  # and what varies in each
-BASE = "relu"
 
 
 def numbers_of(block):

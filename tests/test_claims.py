@@ -111,8 +111,10 @@ def test_each_claim_has_its_best_evidence():
     assert found["ATAC is above ReLU (Table III, Figure 7)"] == 400 and found["ATAC is above NiN (Table III)"] == 15
     assert found["ATAC is above SELU (Figure 7)"] is None
     text = report.conclusions_text(runs)
-    assert "2 hold" in text
-    assert "(not paired). 400 epochs, as in the paper; data: official; not run: b = 2, 3, 4, 5." in text
+    assert "2 hold" in text and "Conditions, except where a row says others: 15 of 400 epochs; data: official." in text
+    assert "(not paired); not run: b = 2, 3, 4 |" in text
+    assert "(not paired); 400 epochs, as in the paper; data: official; not run: b = 2, 3, 4, 5 |" in text
+    assert "\n\nConditions: 400 epochs, as in the paper; data: official.\n\n" in report.conclusions_text(runs[3:])
     assert text.count("SELU") == 1 and "Without runs so far: " in text
     assert "No runs on a whole training set so far: CIFAR-100, 20 superclasses" in text
 

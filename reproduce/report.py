@@ -39,7 +39,10 @@ def conclusions_text(records):
     protocols = by_protocol([record for record in records if not record.smoke])
     for task, found in conclusions(protocols).items():
         answered = [(answer, conditions(protocol, protocols[protocol])) for answer, protocol in found if protocol]
-        parts.append(f"**{task.title}**: {tally(found)}.")
+        summary = f"**{task.title}**: {tally(found)}."
+        if not any(each.of_methods for answer, _ in answered for each in answer.comparisons):
+            summary += " No answer is about the methods yet: that takes at least two seeds of both nets."
+        parts.append(summary)
         if answered:
             parts += answers_table(answered)
         without = [f"{answer.question}, {answer.claim}" for answer, protocol in found if protocol is None]

@@ -10,6 +10,8 @@ from .nets import costs_of
 from .plan import Data, Speeds
 from .scores import Protocol, by_protocol
 
+BASE = "relu"  # the unit that others are compared with in figures
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -63,9 +65,8 @@ class Block:
         if self.smoke or self.alone:
             return ()
         one = len({cell.blocks for cell in self.scores}) == 1
-        depths = {unit: {cell.blocks for cell in self.scores if (cell.unit == "relu") is (unit == "relu")}
-                  for unit in ("relu", "others")}
-        difference = ("difference",) * bool(depths["relu"] & depths["others"])
+        bases = {cell.blocks for cell in self.scores if cell.unit == BASE}
+        difference = ("difference",) * any(cell.blocks in bases for cell in self.scores if cell.unit != BASE)
         if self.exhibit is grid.FIG6:
             return (*(difference or ("accuracy",)), *("share",) * all(
                 point["share"] is not None for point in gains(self)))

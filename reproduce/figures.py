@@ -12,13 +12,12 @@ from model.registry import CIFAR
 from support.files import write_whole, writing
 
 from . import grid, ledger
-from .blocks import gains
+from .blocks import BASE, gains
 from .claims import compare
 from .nets import costs_of
 
 NUMBERS = "Numbers"  # the PNG's text field with the digest of the drawn numbers
 FORMATS = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}}  # and what varies in each
-BASE = "relu"
 
 
 def numbers_of(block):
@@ -151,7 +150,7 @@ def save_histories(records, results):
     changed = False
     for record in records:
         folder = ledger.folder_of(record.id, results)
-        path, own = folder / HISTORY, {**record.files, "code": inspect.getsource(curves)}
+        path, own = folder / HISTORY, {**record.files, "code": inspect.getsource(curves.plot_history)}
         if path.exists() and shown(path) != digest(own):
             curves.plot_history(runlog.read_metrics(folder / "metrics.jsonl"), path, record.id,
                                 f"{record.result.chosen_on} images",

@@ -1,5 +1,6 @@
 """The report: tables and figures of the ledger beside the paper's published numbers, and the tables of README.md."""
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 from engine import presets
@@ -9,7 +10,7 @@ from support.tables import fill_tables
 from support.words import counted, duration
 
 from . import figures, grid, ledger
-from .blocks import Block, alone_text, block_text, blocks_of, hardware_text, leading, schedule_text
+from .blocks import alone_text, block_text, blocks_of, hardware_text, leading, schedule_text
 from .claims import FAILS, HOLDS, OPEN, conclusions
 from .nets import nets_table, params_table, table4
 from .scores import by_protocol
@@ -37,21 +38,39 @@ def conclusions_text(records):
     parts = []
     protocols = by_protocol([record for record in records if not record.smoke])
     for task, found in conclusions(protocols).items():
-        lines = ["| | claim | answer | evidence |", "|---|---|---|---|"]
-        for answer, protocol in found:
-            if protocol is not None:
-                lines.append(f"| {answer.question} | {answer.claim} | {answer} | "
-                             f"{evidence(answer, protocol, protocols[protocol])} |")
+        answered = [(answer, conditions(protocol, protocols[protocol])) for answer, protocol in found if protocol]
+        summary = f"**{task.title}**: {tally(found)}."
+        if not any(each.of_methods for answer, _ in answered for each in answer.comparisons):
+            summary += " No answer is about the methods yet: that takes at least two seeds of both nets."
+        parts.append(summary)
+        if answered:
+            parts += answers_table(answered)
         without = [f"{answer.question}, {answer.claim}" for answer, protocol in found if protocol is None]
-        parts.append(f"**{task.title}**: {tally(found)}.")
-        if len(lines) > 2:
-            parts.append("\n".join(lines))
         if without:
             parts.append(f"Without runs so far: {'; '.join(without)}.")
     without = [task.title for task in grid.TASKS[:2] if task not in {protocol.task for protocol in protocols}]
     if without:
         parts.append(f"No runs on a whole training set so far: {', '.join(without)}.")
     return "\n\n".join([*parts, METHOD] if protocols else parts)
+
+
+def answers_table(answered):
+    """[the conditions that most answers share, the table]. answered: [(Answer, its conditions)]."""
+    (usual, times), = Counter(where for _, where in answered).most_common(1)
+    lines = ["| | claim | answer | evidence |", "|---|---|---|---|"]
+    for answer, where in answered:
+        evidence = [*map(str, answer.comparisons), *[where] * (where != usual)]
+        if answer.missing:
+            evidence.append(f"not run: b = {', '.join(label[len('b = '):] for label in answer.missing)}")
+        lines.append(f"| {answer.question} | {answer.claim} | {answer} | {'; '.join(evidence)} |")
+    others = "" if times == len(answered) else ", except where a row says others"
+    return [f"Conditions{others}: {usual}.", "\n".join(lines)]
+
+
+def conditions(protocol, scores):
+    """The schedule and the data of a protocol's runs, in a few words."""
+    data = next(iter(scores.values())).records[0].result.data
+    return f"{schedule_text(protocol)}; data: {ledger.data_label(data)}"
 
 
 def tally(found):
@@ -61,15 +80,6 @@ def tally(found):
              None: ("has no runs", "have no runs")}
     return f"of {counted(len(seen), 'claim')} " + ", ".join(
         f"{seen.count(kind)} {words[kind][seen.count(kind) > 1]}" for kind in words if kind in seen)
-
-
-def evidence(answer, protocol, scores):
-    """The evidence for an answer in one sentence."""
-    block = Block(grid.TABLE3, protocol, scores, None)
-    conditions = [schedule_text(protocol), f"data: {ledger.data_label(block.data)}"]
-    if answer.missing:
-        conditions.append(f"not run: b = {', '.join(label[len('b = '):] for label in answer.missing)}")
-    return f"{'; '.join(map(str, answer.comparisons))}. {'; '.join(conditions)}."
 
 
 def runs_table(records):

@@ -111,10 +111,21 @@ def test_each_claim_has_its_best_evidence():
     assert found["ATAC is above ReLU (Table III, Figure 7)"] == 400 and found["ATAC is above NiN (Table III)"] == 15
     assert found["ATAC is above SELU (Figure 7)"] is None
     text = report.conclusions_text(runs)
-    assert "2 hold" in text
-    assert "(not paired). 400 epochs, as in the paper; data: official; not run: b = 2, 3, 4, 5." in text
+    assert "2 hold" in text and "No answer is about the methods yet" in text
+    assert "Conditions, except where a row says others: 15 of 400 epochs; data: official." in text
+    assert "(not paired); not run: b = 2, 3, 4 |" in text
+    assert "(not paired); 400 epochs, as in the paper; data: official; not run: b = 2, 3, 4, 5 |" in text
+    assert "\n\nConditions: 400 epochs, as in the paper; data: official.\n\n" in report.conclusions_text(runs[3:])
     assert text.count("SELU") == 1 and "Without runs so far: " in text
     assert "No runs on a whole training set so far: CIFAR-100, 20 superclasses" in text
+
+
+def test_answers_about_the_methods_take_two_seeds_of_both_nets():
+    runs = [record(cell(unit), last, seed) for seed in (0, 1) for unit, last in (("atac", .93), ("relu", .90))]
+    text = report.conclusions_text(runs)
+    assert "| **holds** between the methods | b = 1: +0.0300 ± " in text
+    assert "No answer is about the methods yet" not in text
+    assert "No answer is about the methods yet" in report.conclusions_text(runs[:3])
 
 
 def test_of_two_protocols_of_one_length_the_one_with_more_runs_comes_first():

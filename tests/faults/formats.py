@@ -28,7 +28,7 @@ from engine.figures import curves
 from engine.steps import Meter
 from model.array_names import to_authors
 from model.weights import pretrained_file
-from reproduce import blocks, grid, ledger, publish, report, weights
+from reproduce import blocks, figures, grid, ledger, publish, report, weights
 from support import params_file
 from support.errors import InputError
 
@@ -647,7 +647,7 @@ def render(records):
             blocks.caption(block)
             blocks.effort(block)
             if exhibit is not grid.FIG6:  # its numbers need the sizes of its nets: half a minute
-                blocks.numbers_of(block)
+                figures.numbers_of(block)
 
 
 class LedgerRecord(Json):

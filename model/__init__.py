@@ -21,6 +21,7 @@ _MODULES = {
     "model.graph_file": (),
     "model.imagenet_resnet": ("ResNet50", "activated_stages"),
     "model.refine": ("SE", "GETheta", "GEThetaMinus", "GEThetaPlus", "LocalSE"),
+    "model.replace": ("replace_activations",),
     "model.registry": ("complete_arguments", "image_size", "list_models"),
     "model.self_attention": ("AugmentedConv", "LocalAttention", "StemAttention"),
     "model.weights": ("load_params",),

@@ -66,7 +66,7 @@ def parse(argv=None):
                                 "in results/imagenet-sample and docs/IMAGENET.md")
     rehearse.add_argument("sample", type=flags.words, help="folder with one folder of images per class, at least 32")
     tasks.add_parser("graphs", help="write params/graphs.xz, the nets' graphs for machines without MXNet, again")
-    tasks.add_parser("report", help="render results/README.md, its figures and the tables of README.md again")
+    tasks.add_parser("report", help="render results/README.md, its figures and the tables of README.md and docs/ again")
 
     publish = tasks.add_parser("publish", help="put a finished run's weights into params/")
     publish.add_argument("run", type=flags.words, help="folder of the run, or its name in runs/grid/")
@@ -151,7 +151,7 @@ def render(results=None):
     results = results or ledger.RESULTS
     changed = report.update(results)
     if results == ledger.RESULTS:
-        changed = report.update_readme() or changed
+        changed = report.update_pages() or changed
         rehearsal.render()
     print(f"{name()}: the report in {results} was " + ("rendered again" if changed else "up to date"), file=sys.stderr)
 

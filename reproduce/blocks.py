@@ -101,16 +101,6 @@ def blocks_of(exhibit, records):
     return found
 
 
-def leading(blocks):
-    """For README.md: for each task and b the first block that compares nets, or the first one."""
-    best = {}
-    for block in blocks:
-        key = block.protocol.task, block.blocks
-        if key not in best or best[key].alone and not block.alone:
-            best[key] = block
-    return list(best.values())
-
-
 def schedule_text(protocol):
     """In a few words: '15 of 400 epochs', '400 epochs, as in the paper'."""
     if protocol.epochs == CIFAR_PAPER.epochs:

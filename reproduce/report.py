@@ -1,16 +1,18 @@
-"""The report: tables and figures of the ledger beside the paper's published numbers, and the tables of README.md."""
+"""The report: tables and figures of the ledger beside the paper's published numbers, and the tables of other pages."""
 import dataclasses
 from collections import Counter
 from pathlib import Path
 
 from engine import presets
+from engine.recipe import CIFAR_PAPER
+from model.registry import CIFAR
 from support import ROOT
 from support.files import write_whole
 from support.tables import fill_tables
 from support.words import counted, duration
 
 from . import figures, grid, ledger
-from .blocks import alone_text, block_text, blocks_of, hardware_text, leading, schedule_text
+from .blocks import alone_text, block_text, blocks_of, hardware_text, schedule_text
 from .claims import FAILS, HOLDS, OPEN, conclusions
 from .nets import nets_table, params_table, table4
 from .scores import by_protocol
@@ -121,21 +123,13 @@ def published_table3():
     return "\n".join(lines)
 
 
-def exhibit_text(name, records, prefix="", brief=False):
-    """An exhibit in Markdown: its blocks without smoke runs, or what to do if there are none.
-
-    brief: only the `leading` blocks.
-    """
-    if name == "table4":
-        return table4()
+def exhibit_text(name, records):
+    """An exhibit in Markdown: its blocks without smoke runs, or what to do if there are none."""
     exhibit = grid.EXHIBITS[name]
     blocks = [block for block in blocks_of(exhibit, records) if not block.smoke]
-    chosen = leading(blocks) if brief else blocks
-    parts = [alone_text(block, prefix) if block.alone else block_text(block, prefix) for block in chosen]
+    parts = [alone_text(block, "") if block.alone else block_text(block, "") for block in blocks]
     if not parts:
         parts = [f"No run on a whole training set yet: `bash scripts/{name}.sh` trains them."]
-    if len(chosen) < len(blocks):
-        parts.append(f"Runs with other schedules or data are in [{prefix}{PAGE}]({prefix}{PAGE}).")
     return "\n\n".join([*parts, published_table3()] if exhibit is grid.TABLE3 else parts)
 
 
@@ -159,7 +153,7 @@ def page(records):
              f"The published numbers are from {grid.PAPER['source']}", "## Conclusions", conclusions_text(records),
              "## How to read the tables", LEGEND]
     for name, exhibit in grid.EXHIBITS.items():
-        parts += [f"## {exhibit.title}", exhibit_text(name, records)]
+        parts += [f"## {exhibit.title}", f"`bash scripts/{name}.sh`", exhibit_text(name, records)]
         if name == "table3":
             parts += ["## Table IV: ImageNet", table4()]
     parts += ["## Every run", "Each folder has the run's record (with the checksums of all its files), metrics and "
@@ -189,24 +183,51 @@ def _write_if_new(path, text):
     return True
 
 
-# ---- README.md
+# ---- The pages beside the report
 
 
-def _in_readme(name):
-    return lambda: exhibit_text(name, ledger.read(), "results/", brief=True)
+def results_table(records):
+    """CIFAR-10, nets by b: the published accuracy and ours by the best evidence, both of best epochs."""
+    best = {}
+    for protocol, scores in by_protocol([record for record in records if not record.smoke]).items():
+        if protocol.task is grid.CIFAR10 and not protocol.val_split:
+            for cell, found in scores.items():
+                best.setdefault(cell, (protocol, found))
+    cells = dict.fromkeys(entry.cell for exhibit in (grid.TABLE3, grid.FIG7, grid.FIG8) for entry in exhibit.entries
+                          if entry.cell.task is grid.CIFAR10 and (entry.cell in best or entry.cell in grid.PUBLISHED))
+    depths = sorted({cell.blocks for cell in cells})
+    lines = [f"| CIFAR-10 | {' | '.join(f'b = {blocks}' for blocks in depths)} |", "|---" * (1 + len(depths)) + "|"]
+    for unit in dict.fromkeys(cell.unit for cell in cells):
+        row = {cell.blocks: cell for cell in cells if cell.unit == unit}
+        lines.append(f"| {CIFAR.parts[unit].label} | "
+                     + " | ".join(_result(row[blocks], best) if blocks in row else "" for blocks in depths) + " |")
+    data = dict.fromkeys(ledger.data_label(found.records[0].result.data) for _, found in best.values())
+    return "\n".join([*lines, "", "Published / **ours**, both of the best epoch on the 10,000 test images; in brackets "
+                      f"the epochs of ours (the paper has {CIFAR_PAPER.epochs}) and its seeds. Data of ours: "
+                      f"{', '.join(data)}."])
 
 
-TABLES = {"nets": nets_table, "recipes": presets.table, "params": params_table, "legend": lambda: LEGEND,
-          "answers": lambda: conclusions_text(ledger.read()),
-          **{name: _in_readme(name) for name in (*grid.EXHIBITS, "table4")}}
+def _result(cell, best):
+    published = grid.PUBLISHED.get(cell)
+    text = "-" if published is None else f"{published:.3f}"
+    if cell not in best:
+        return text
+    protocol, found = best[cell]
+    return f"{text} / **{found.mean('best'):.4f}** ({protocol.epochs}; {counted(len(found.records), 'seed')})"
 
 
-def render(text):
-    """README's text with every table between its marks rendered again."""
-    return fill_tables(text, TABLES, "README.md")
+PAGES = {"README.md": {"results": lambda: results_table(ledger.read()), "params": params_table},
+         "docs/MODELS.md": {"nets": nets_table, "table4": table4}, "docs/TRAINING.md": {"recipes": presets.table}}
 
 
-def update_readme():
-    """Render README.md's tables again; True if that changed something."""
-    readme = ROOT / "README.md"
-    return _write_if_new(readme, render(readme.read_text(encoding="utf-8")))
+def render(page, text):
+    """A page's text with every table between its marks rendered again. page : its name in PAGES."""
+    return fill_tables(text, PAGES[page], page)
+
+
+def update_pages():
+    """Render the tables of PAGES again; True if that changed something."""
+    changed = False
+    for page in PAGES:
+        changed |= _write_if_new(ROOT / page, render(page, (ROOT / page).read_text(encoding="utf-8")))
+    return changed

@@ -42,9 +42,10 @@ def test_what_is_expected_is_what_was_measured_or_published():
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_help_and_readme_show_them(program, capsys):
+def test_help_and_the_page_on_training_show_them(program, capsys):
     with pytest.raises(SystemExit):
         PROGRAMS[program].parse(["--help"])
-    text, readme = capsys.readouterr().out, (ROOT / "README.md").read_text(encoding="utf-8")
+    text = capsys.readouterr().out
+    page = (ROOT / "docs" / "TRAINING.md").read_text(encoding="utf-8")
     for preset in presets.of(program).values():
-        assert preset.command in text and preset.command in readme
+        assert preset.command in text and preset.command in page

@@ -28,6 +28,7 @@ from support import bits
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 MANIFEST = json.loads((ROOT / "params" / "manifest.json").read_text(encoding="utf-8"))["models"]
 OURS = [entry for entry in MANIFEST if publishing.is_ours(entry)]
 SCRIPTS = {"table3": "run table3", "fig6": "run fig6", "fig7": "run fig7", "fig8": "run fig8", "table4": "table4",
@@ -77,19 +78,30 @@ def test_shipped_weights_score_on_the_sample_what_is_recorded(entry):
     assert score.loss == pytest.approx(recorded[0]["loss"], rel=1e-4)
 
 
-def test_the_tables_of_the_readme_are_up_to_date():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert report.render(readme) == readme, "run .venv/bin/python -m reproduce report"
+@pytest.mark.parametrize("page", report.PAGES)
+def test_the_tables_of_the_pages_are_up_to_date(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert report.render(page, text) == text, "run .venv/bin/python -m reproduce report"
 
 
-def test_the_commands_and_links_of_the_readme_exist():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_links_of_the_pages_lead_somewhere(page):
+    for name in re.findall(r"\]\(((?!https?:)[^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / name).exists(), name
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_the_commands_of_the_pages_exist():
+    readme = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     named = set(re.findall(r"(?:bash |python )((?:scripts/)?\w+\.(?:sh|py))", readme))
     assert {"scripts/quickstart.sh", "scripts/test.sh", "train_cifar.py", "evaluate.py"} <= named
     assert {f"scripts/{name}.sh" for name in SCRIPTS} <= named
-    for name in named | set(re.findall(r"\]\(((?!https?:)[^)#]+)\)", readme)):
+    for name in named:
         assert (ROOT / name).exists(), name
-    for words in re.findall(r"evaluate\.py --pretrained (\S+)", readme):
+    for words in re.findall(r"evaluate\.py --pretrained ([a-z]\w+)", readme):
         assert words in {entry["name"] for entry in MANIFEST}
     for script, words in re.findall(r"bash scripts/(table3|fig\d)\.sh (--[^#`\n]+)", readme):
         command.parse(["run", script, *words.split()])

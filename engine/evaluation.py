@@ -79,6 +79,16 @@ def draw_confusion(confusion, class_names, path, title):
         figures.save(figure, path, bbox_inches="tight")  # however long the names are
 
 
+def picture(path, pixels):
+    """The net's input for a picture's file; pixels as in `classify`. Raises InputError if it cannot be read."""
+    try:
+        return pixels(decode(read(path)))
+    except Damaged as reason:
+        raise InputError(f"{path}: {reason}") from None
+    except MemoryError:
+        raise InputError(f"{path}: there is not enough memory for its pixels; make it smaller") from None
+
+
 def classify(scorer, paths, class_names, pixels, say=print):
     """Say the five likeliest classes of each picture; returns a record for each.
 
@@ -87,13 +97,7 @@ def classify(scorer, paths, class_names, pixels, say=print):
     """
     records = []
     for path in paths:
-        try:
-            picture = pixels(decode(read(path)))
-        except Damaged as reason:
-            raise InputError(f"{path}: {reason}") from None
-        except MemoryError:
-            raise InputError(f"{path}: there is not enough memory for its pixels; make it smaller") from None
-        logits = scorer.logits(picture)[0]
+        logits = scorer.logits(picture(path, pixels))[0]
         if not np.isfinite(logits).all():
             raise InputError(f"the net answers {path} with numbers that are not finite; use another checkpoint")
         chances = np.exp(logits - logits.max())

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import evaluate
 from engine import checkpoint
 from engine.data import cifar
+from engine.data.cifar import SAMPLE
 from model import weights
 from support import ROOT, json_files
 from support.errors import InputError
@@ -19,7 +20,6 @@ from support.lock import locked
 from . import ledger, plan
 
 MANIFEST = ROOT / "params" / "manifest.json"
-SAMPLE = ROOT / "data" / "cifar10-sample"  # real CIFAR-10 that ships with the repository
 EVALUATIONS = "evaluations.json"  # in the record's folder: the published file's scores and their data
 
 

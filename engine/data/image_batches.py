@@ -9,6 +9,7 @@ from typing import Iterator, Tuple
 import numpy as np
 
 from engine.data import images
+from engine.data.dataset import Preprocessing
 from engine.data.image_sources import Source
 from engine.data.prefetch import ahead
 from engine.data.records import Damaged
@@ -208,6 +209,12 @@ def shorter_side(input_size: int, crop_ratio: float) -> int:
 def normalise_centre(pixels: np.ndarray, shorter: int, out: np.ndarray) -> None:
     """Write a net's input for evaluation into out, float32 (3, S, S); pixels: uint8 (height, width, 3), blue first."""
     images.planes(images.centre(pixels, shorter, out.shape[-1]), _SCALE, _SHIFT, out)
+
+
+def preprocessing(input_size: int, crop_ratio: float) -> Preprocessing:
+    """What `normalise_centre` does."""
+    mean, std = (tuple(value / 255 for value in values) for values in (MEAN, STD))
+    return Preprocessing(input_size, shorter_side(input_size, crop_ratio), "bilinear", mean, std)
 
 
 class EvalBatches(_Batches):

@@ -1,7 +1,7 @@
 """Nets in files for other programs: written (write.py), loaded back and scored with those programs (scoring.py).
 
 A format is a module here with two functions. make(net, about) gives the bytes of its files; net is a PyTorch module
-(nets.py), for MXNet's own format a Gluon net. load(paths) gives (forward, texts, sentence): the logits of NumPy images,
+(nets.py), for MXNet's own format a Gluon net. load(paths) gives (forward, about, sentence): the logits of NumPy images,
 the files' own description (about.py), and what computes.
 """
 import importlib

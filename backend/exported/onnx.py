@@ -8,18 +8,18 @@ from support.files import content
 from support.threads import OPENMP
 
 from . import OPSET
+from .about import About
 
 INPUT, OUTPUT = "images", "logits"
 
 
 def make(module, about):
-    import torch
+    import torch  # here, because load() does without it
 
-    from .pt2 import program_of, quiet
+    from .pt2 import call_of, quiet
 
-    program = program_of(module, about)
     with quiet():
-        model = torch.onnx.export(program, dynamo=True, opset_version=OPSET, input_names=[INPUT],
+        model = torch.onnx.export(module, **call_of(about), dynamo=True, opset_version=OPSET, input_names=[INPUT],
                                   output_names=[OUTPUT], verbose=False).model_proto
     for each in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer,
                  *model.graph.value_info, model.graph):
@@ -34,9 +34,9 @@ def load(paths):
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = int(os.environ.get(OPENMP) or 0)  # 0: all cores
     session = onnxruntime.InferenceSession(content(paths[0]), options, providers=["CPUExecutionProvider"])
+    about = About.from_texts(session.get_modelmeta().custom_metadata_map, paths[0])
     names = [each.name for each in session.get_inputs()], [each.name for each in session.get_outputs()]
-    texts = session.get_modelmeta().custom_metadata_map
-    if texts.get("format") and names != ([INPUT], [OUTPUT]):
+    if names != ([INPUT], [OUTPUT]):
         raise InputError(f"{paths[0]} has the inputs and outputs {names}, not {INPUT} and {OUTPUT}; export it again")
-    return (lambda images: session.run([OUTPUT], {INPUT: images})[0], texts,
+    return (lambda images: session.run([OUTPUT], {INPUT: images})[0], about,
             f"ONNX Runtime {onnxruntime.__version__}")

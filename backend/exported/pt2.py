@@ -16,6 +16,7 @@ from support import json_files
 from support.files import content
 from support.json_files import LINES, TEXT
 
+from .about import About
 from .nets import forward_of
 
 ABOUT = "about.json"
@@ -34,32 +35,30 @@ def quiet():
         logging.disable(level)
 
 
-def program_of(module, about):
-    """The ExportedProgram of a module, for batches of any length."""
+def call_of(about):
+    """Arguments of PyTorch's exporters: an example, and that a batch may have any length."""
     size = about.preprocessing.size
-    with quiet():
-        program = torch.export.export(module, (torch.zeros(2, 3, size, size),),
-                                      dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-    program.example_inputs = None  # PyTorch would pickle them
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine
-    return program
+    return {"args": (torch.zeros(2, 3, size, size),), "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},)}
 
 
 def make(module, about):
     file = io.BytesIO()
     with quiet():
-        torch.export.save(program_of(module, about), file, extra_files={ABOUT: json.dumps(about.as_texts())})
+        program = torch.export.export(module, **call_of(about))
+        program.example_inputs = None  # PyTorch would pickle them
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # paths of this machine
+        torch.export.save(program, file, extra_files={ABOUT: json.dumps(about.as_texts())})
     return [file.getvalue()]
 
 
 def load(paths):
     data = io.BytesIO(content(paths[0]))
-    texts = described(data)
+    about = About.from_texts(described(data), paths[0])  # before PyTorch's loader sees the file
     data.seek(0)
     with quiet():
         program = torch.export.load(data)
-    return forward_of(program.module()), texts, f"PyTorch {torch.__version__} on the exported program"
+    return forward_of(program.module()), about, f"PyTorch {torch.__version__} on the exported program"
 
 
 def described(file):

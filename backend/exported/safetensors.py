@@ -14,7 +14,6 @@ def make(module, about):
 
 def load(paths):
     with safetensors.safe_open(paths[0], "pt") as file:
-        texts = file.metadata() or {}
+        about = About.from_texts(file.metadata() or {}, paths[0])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    module = module_with(About.from_texts(texts, paths[0]), arrays)
-    return forward_of(module), texts, f"PyTorch {torch.__version__} with the file's weights"
+    return forward_of(module_with(about, arrays)), about, f"PyTorch {torch.__version__} with the file's weights"

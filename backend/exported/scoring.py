@@ -24,7 +24,7 @@ def load(name, paths):
     """The Loaded of a format's files. Raises InputError for files that are not ours, or damaged."""
     shown = str(paths[0])
     try:
-        forward, texts, sentence = format_module(name).load(paths)
+        forward, about, sentence = format_module(name).load(paths)
     except (InputError, OSError):
         raise
     except Exception as error:  # each program has its own
@@ -32,7 +32,6 @@ def load(name, paths):
             raise
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{shown} cannot be loaded ({type(error).__name__}: {reason}); export it again") from error
-    about = About.from_texts(texts, shown)
     classes, size = about.arguments["classes"], about.preprocessing.size
 
     def checked(images):

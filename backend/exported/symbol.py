@@ -8,6 +8,8 @@ import mxnet as mx
 
 from support.files import content
 
+from .about import About
+
 ABOUT = "about"  # among the graph's attributes, which MXNet keeps and does not use
 
 
@@ -24,8 +26,8 @@ def make(net, about):
 
 
 def load(paths):
-    texts = json.loads(json.loads(content(paths[0]))["attrs"][ABOUT][1])
+    about = About.from_texts(json.loads(json.loads(content(paths[0]))["attrs"][ABOUT][1]), paths[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the type of the images is not known yet
         net = mx.gluon.SymbolBlock.imports(str(paths[0]), ["data"], str(paths[1]))
-    return lambda images: net(mx.nd.array(images)).asnumpy(), texts, f"MXNet {mx.__version__}'s SymbolBlock"
+    return lambda images: net(mx.nd.array(images)).asnumpy(), about, f"MXNet {mx.__version__}'s SymbolBlock"

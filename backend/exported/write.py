@@ -1,10 +1,11 @@
 """An exported net on its way to disk: made, loaded back by its own program, compared with the net, put in its place."""
 import contextlib
+import os
 
 import numpy as np
 
 from support.errors import InputError
-from support.files import replacing, write_whole, writing
+from support.files import replacing, writing
 
 from . import FORMATS, format_module
 from .scoring import load
@@ -39,14 +40,17 @@ def write(name, net, about, images, called, reference, base):
     once everything went well; else they stay, and nothing is written. Raises InputError.
     """
     paths = [f"{base}{ending}" for ending in FORMATS[name].endings]
-    with contextlib.ExitStack() as stack:
-        for path in paths:
-            stack.enter_context(writing(path))
-        temporary = [stack.enter_context(replacing(path)) for path in paths]  # before any work: it finds what is not
-        contents = format_module(name).make(net, about)  # writable
-        for path, content in zip(temporary, contents):
-            write_whole(path, content)
-        sentence = compared(load(name, temporary), images, called, reference)
+    parts = []
+    with writing(base), contextlib.ExitStack() as stack:
+        for path in paths:  # before any work, because not every folder can be written to
+            with writing(path):
+                parts.append(stack.enter_context(replacing(path)))
+        for part, content in zip(parts, format_module(name).make(net, about)):
+            with open(part, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        sentence = compared(load(name, parts), images, called, reference)
     return paths, sentence
 
 

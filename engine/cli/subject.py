@@ -106,7 +106,7 @@ def _described(args, known, arrays, model):
                 raise InputError(f"{args.params} was trained with {flag} {own}, not {given}; leave {flag} out")
         try:
             own = model.complete_arguments(known.model, known.arguments)
-        except TypeError as error:
+        except (InputError, TypeError) as error:
             raise InputError(f"{args.params}: {error}; use another one") from error
         for name, value in {**args.net_arguments, **({"classes": args.classes} if args.classes else {})}.items():
             if name == "inner_relu" and name in own and value != own[name]:

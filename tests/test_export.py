@@ -364,6 +364,34 @@ def test_the_script_is_the_program(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted(paths_of("symbol", name))
 
 
+def without_numbers(text):
+    return re.sub(r"\d\S*", "#", text)
+
+
+def test_the_page_shows_what_is_printed_and_its_code_loads_every_format(tmp_path):
+    page, name = (ROOT / "docs" / "EXPORT.md").read_text(), "atac_resnet20_v2_b1_cifar10"
+    blocks = re.findall("```python\n# (\\w+).*?\n(.*?)```", page, re.DOTALL)
+    assert [title for title, _ in blocks] == ["pt2", "onnx", "safetensors", "symbol", "CIFAR"]
+    for each, known in exported.FORMATS.items():
+        assert all(f"NAME{ending}`" in page for ending in known.endings)
+        needs(each)
+        line = run(tmp_path, ROOT / "params" / f"{name}.params", "--format", each).out.splitlines()[1]
+        assert line.startswith("checked: ") and without_numbers(line) in without_numbers(page)
+    pixels = np.random.RandomState(0).randint(0, 256, (50, 40, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "cat.png")
+    code = "\n".join(["import numpy as np", "found = []",
+                      "images = np.linspace(-1, 1, 6144, dtype='f').reshape(2, 3, 32, 32)",
+                      *(block + "found.append((logits, dict(about)))\n" for _, block in blocks[:-1]), blocks[-1][1],
+                      "assert len(found) == 4 and all(abs(x - found[0][0]).max() < 1e-4 for x, _ in found)",
+                      "assert all(about == found[0][1] for _, about in found)", "np.save('image.npy', image)"])
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    options = type("Options", (), {"data_dir": None, "label_mode": None, "mirror": None})
+    expected = cifar.CifarSet("cifar10", options).pixels(pixels[..., ::-1])
+    assert np.allclose(np.load(tmp_path / "image.npy"), expected, atol=1e-5)
+
+
 # Scores of exported files.
 
 def record_of(folder, *arguments):

@@ -6,6 +6,8 @@ from support.errors import InputError
 
 from . import data_flags, flags, net_flags
 
+WEIGHTS = (".params", ".npz")  # endings of parameter files
+
 
 def parse(description, hosts, formats, argv=None):
     """(parser, parsed flags). hosts: as in evaluate_flags. formats : {name: Format} (backend.exported).
@@ -37,7 +39,7 @@ def parse(description, hosts, formats, argv=None):
         name: None for names in data_flags.DATA_FLAGS.values() for name in names if name not in (
             "label_mode", "input_size", "crop_ratio")})
     args = parser.parse_args(argv)
-    if os.path.exists(args.source) or os.sep in args.source or "." in args.source:
+    if os.path.exists(args.source) or os.sep in args.source or args.source.endswith(WEIGHTS):
         args.params = args.source
     else:
         args.pretrained = args.source
@@ -56,7 +58,7 @@ def _base(parser, args, endings):
     out = args.out or ""
     if not out or os.path.isdir(out):
         name = Path(os.path.abspath(args.source)).name
-        for ending in (".params", ".npz"):
+        for ending in WEIGHTS:
             name = name[:-len(ending)] if name.endswith(ending) else name
         return os.path.join(out, name)
     base = next((out[:-len(ending)] for ending in endings if out.endswith(ending)), None)

@@ -168,14 +168,14 @@ def test_every_format_answers_as_the_net_in_its_own_program_with_any_batch(files
         "size": 32, "shorter": 32, "resize": "bicubic", "mean": [.4914, .4822, .4465], "std": [.2023, .1994, .2010]}
 
 
-def test_a_file_of_another_program_is_exported_with_flags_and_a_runs_folder_by_its_best_params(files, tmp_path, name):
-    refused(run(tmp_path, files / "plain.params", "--format", name), 1, "plain.params holds weights only: name its net")
-    written(files, tmp_path, "plain.params", "--format", name, *PLAIN)
-    written(files, tmp_path, "a run", "--format", name, "--out", tmp_path)
+def test_a_file_of_another_program_is_exported_with_flags_and_a_runs_folder_by_its_best_params(files, tmp_path):
+    refused(run(tmp_path, files / "plain.params", "--format", "symbol"), 1, "plain.params holds weights only: name its")
+    written(files, tmp_path, "plain.params", "--format", "symbol", *PLAIN)
+    written(files, tmp_path, "a run", "--format", "symbol", "--out", tmp_path)
     images = np.random.RandomState(0).normal(0, 1, (2, 3, 32, 32)).astype("float32")
-    (one, about), (other, same) = (in_its_own_program(name, tmp_path / base) for base in ("plain", "a run"))
+    (one, about), (other, same) = (in_its_own_program("symbol", tmp_path / base) for base in ("plain", "a run"))
     assert about == same and (one(images) == other(images)).all()
-    assert len(os.listdir(tmp_path)) == 2 * len(paths_of(name, ""))
+    assert len(os.listdir(tmp_path)) == 4
 
 
 def test_nothing_of_this_machine_is_in_a_file(files, tmp_path, name):
@@ -221,6 +221,7 @@ def test_a_sound_onnx_file_of_the_opset_that_is_stated(files, tmp_path):
     assert [length.dim_param or length.dim_value for length in entry.type.tensor_type.shape.dim] == ["batch", 3, 32, 32]
 
 
+@pytest.mark.slow
 def test_other_data_and_sizes_of_images(tmp_path):
     needs("pt2")
     net = a_net("resnet50_v1b", classes=6)
@@ -306,25 +307,24 @@ def test_what_does_not_fit_is_one_sentence_and_writes_nothing(files, arguments, 
     assert sorted(os.listdir(files)) == before
 
 
-def test_a_file_that_is_there_is_replaced_whole(files, tmp_path, name):
-    paths = paths_of(name, "own")
+def test_files_that_are_there_are_replaced_whole(files, tmp_path):
+    paths = paths_of("symbol", "own")
     for path in paths:
         (tmp_path / path).write_bytes(b"x" * 9_999_999)
-    written(files, tmp_path, "own.params", "--format", name)
-    assert in_its_own_program(name, tmp_path / "own")[1]["model"] == "atac_resnet20_v2"
+    written(files, tmp_path, "own.params", "--format", "symbol")
+    assert in_its_own_program("symbol", tmp_path / "own")[1]["model"] == "atac_resnet20_v2"
     assert sorted(os.listdir(tmp_path)) == sorted(paths)
     assert all((tmp_path / path).stat().st_size < 999_999 for path in paths)
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_a_net_that_answers_differently_is_not_written(files, tmp_path, monkeypatch, name, there):
+def test_a_net_that_answers_differently_is_not_written(files, tmp_path, monkeypatch, name):
     code = exported.format_module(name)
     sound, other = code.make, a_net(seed=4, blocks=1, classes=10)
     if name != "symbol":
         from backend.exported.nets import module_of
         other = module_of(other)
     monkeypatch.setattr(code, "make", lambda net, about: sound(other, about))
-    paths = [tmp_path / path for path in paths_of(name, "own") * there]
+    paths = [tmp_path / path for path in paths_of(name, "own")]
     for path in paths:
         path.write_text("before")
     line = refused(run(tmp_path, files / "own.params", "--format", name), 1, "does not answer 131 test images of ",
@@ -368,6 +368,7 @@ def without_numbers(text):
     return re.sub(r"\d\S*", "#", text)
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_is_printed_and_its_code_loads_every_format(tmp_path):
     page, name = (ROOT / "docs" / "EXPORT.md").read_text(), "atac_resnet20_v2_b1_cifar10"
     blocks = re.findall("```python\n# (\\w+).*?\n(.*?)```", page, re.DOTALL)

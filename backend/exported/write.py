@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from engine.data.cifar_files import SIDE
 from support.errors import InputError
 from support.files import replacing, writing
 
@@ -11,12 +12,12 @@ from . import FORMATS, format_module
 from .scoring import load
 
 TOLERANCE = 1e-4  # of the largest logit; rounding alone makes about 1e-6
-SMALL_SIDE, MOST, FEW = 64, 128, 8  # images in the largest batch that is compared: MOST up to this side, else FEW
+MOST, FEW = 128, 8  # images in the largest batch that is compared: of CIFAR's size, and larger ones
 
 
 def largest_batch(size):
     """How many images of size x size pixels are in the largest batch that is compared."""
-    return MOST if size <= SMALL_SIDE else FEW
+    return MOST if size == SIDE else FEW
 
 
 def images_wanted(size):

@@ -8,6 +8,7 @@
                                                                        # scripts/download_params.sh; DIR has ImageNet
     python evaluate.py --params FILE --model atac_resnet50_v1b --dataset imagenet --use-rec --data-dir DIR
     python evaluate.py --params FILE --images cat.png dog.jpg          # the five likeliest classes of each picture
+    python evaluate.py --params net.onnx                               # or net.pt2, written by scripts/export.sh
 
 Prints a table by class (only the ten worst if there are more than 100), the speed, the cross entropy and the top-5
 accuracy; the last line is the top-1 accuracy. --json writes all of it for programs, and which images were right
@@ -71,9 +72,12 @@ def evaluate(subject, images, args):
 
 def subject_of(parser, args):
     """The Subject (engine.cli.subject) of a command line."""
-    from backend import choose, networks
+    from backend import choose, exported, networks
     from engine.cli import subject
 
+    if args.params and exported.is_one(args.params):
+        from backend.exported import scoring
+        return subject.exported_subject(parser, args, networks(), scoring)
     return subject.subject_of(parser, args, networks(), choose(args.backend, bool(args.gpus)))
 
 

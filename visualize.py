@@ -53,7 +53,9 @@ def beside(parser, args, first):
 
 def draw(parser, args):
     """Draw one of the kinds that need a net."""
+    from backend.exported import is_one
     from engine import visualize
+    from engine.evaluation import picture
 
     subject = subject_of(parser, args)
 
@@ -61,13 +63,17 @@ def draw(parser, args):
         return subject.data.images(subject.arguments["classes"], subject.backend.kind(subject.devices), args.batch_size)
 
     if args.task in ("gates", "statistics"):
+        if args.params and is_one(args.params):
+            raise InputError(f"{args.params} is an exported net, whose gates cannot be seen; give the parameter file")
         captured = importlib.import_module(f"{subject.backend.__name__}.gates").captured
         if args.task == "statistics":
             visualize.statistics(subject, captured, images(), args.count, args.output)
             return
         subjects = [subject, *([beside(parser, args, subject)] if args.beside else [])]
-        pixels, name = visualize.own_picture(subject, args.picture) if args.picture \
-            else visualize.test_image(subject, images(), args.image)
+        if args.picture:
+            pixels, name = picture(args.picture, subject.data.pixels), os.path.basename(args.picture)
+        else:
+            pixels, name = visualize.test_image(subject, images(), args.image)
         visualize.gates(subjects, captured, pixels, name, args.channel, args.output)
         return
     tested = images()
@@ -89,7 +95,7 @@ def main():
         visualize.training_curves(args.runs, args.labels, args.output)
     else:
         runtime.tune(args.tune)
-        runtime.prepare()  # before NumPy and MXNet load: it names a missing piece in a sentence
+        runtime.prepare(torch=True)  # before NumPy and MXNet load: it names a missing piece in a sentence
         from engine import runlog
         runlog.start_logging()
         draw(parser, args)

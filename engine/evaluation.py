@@ -62,6 +62,16 @@ def write_rows(rows, path):
     write_whole(path, text.getvalue())
 
 
+def picture(path, pixels):
+    """The net's input for a picture's file; pixels as in `classify`. Raises InputError if it cannot be read."""
+    try:
+        return pixels(decode(read(path)))
+    except Damaged as reason:
+        raise InputError(f"{path}: {reason}") from None
+    except MemoryError:
+        raise InputError(f"{path}: there is not enough memory for its pixels; make it smaller") from None
+
+
 def classify(scorer, paths, class_names, pixels, say=print):
     """Say the five likeliest classes of each picture; returns a record for each.
 
@@ -70,13 +80,7 @@ def classify(scorer, paths, class_names, pixels, say=print):
     """
     records = []
     for path in paths:
-        try:
-            picture = pixels(decode(read(path)))
-        except Damaged as reason:
-            raise InputError(f"{path}: {reason}") from None
-        except MemoryError:
-            raise InputError(f"{path}: there is not enough memory for its pixels; make it smaller") from None
-        logits = scorer.logits(picture)[0]
+        logits = scorer.logits(picture(path, pixels))[0]
         if not np.isfinite(logits).all():
             raise InputError(f"the net answers {path} with numbers that are not finite; use another checkpoint")
         shares = chances(logits)

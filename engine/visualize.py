@@ -10,8 +10,6 @@ from support.errors import InputError
 from support.words import counted
 
 from . import runlog
-from .data.images import decode, read
-from .data.records import Damaged
 from .evaluation import answer_name, chances
 from .figures import curves, pictures
 from .figures.confusion import draw_confusion
@@ -24,14 +22,6 @@ def title_of(subject):
     """The net in a title: ``atac_resnet20_v2, b = 1``."""
     blocks = subject.arguments.get("blocks")
     return subject.model + (f", b = {blocks}" if blocks else "")
-
-
-def own_picture(subject, path):
-    """(the net's input, float32 (1, 3, S, S), its name) of a picture's file. InputError if it cannot be read."""
-    try:
-        return subject.data.pixels(decode(read(path))), Path(path).name
-    except Damaged as reason:
-        raise InputError(f"{path}: {reason}") from None
 
 
 def test_image(subject, images, number):

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import evaluate
 from engine import checkpoint
 from engine.data import cifar
+from engine.data.cifar import SAMPLE
 from engine.folders import HISTORY
 from model import weights
 from support import ROOT, json_files
@@ -20,7 +21,6 @@ from support.lock import locked
 from . import evaluations, ledger, plan
 
 MANIFEST = ROOT / "params" / "manifest.json"
-SAMPLE = ROOT / "data" / "cifar10-sample"  # real CIFAR-10 that ships with the repository
 
 
 def shared(record):

@@ -15,7 +15,7 @@ from support.errors import InputError
 def test_the_walk_finds_what_it_looks_for_and_nothing_else():
     for source in ("from pickle import loads", "eval(x)", "subprocess.run(x, shell=y)", "os.system(x)",
                    "archive.extractall()", "archive.extract(member)", "np.load(x, allow_pickle=True)",
-                   "ssl._create_unverified_context()", "Image.open(x)", "cv2.imdecode(x, 1)"):
+                   "ssl._create_unverified_context()", "Image.open(x)", "cv2.imdecode(x, 1)", "torch.export.load(x)"):
         assert untrusted.dangers(source), source
     assert not untrusted.dangers("net.eval()\nre.compile('x')\nsubprocess.run(x, shell=False)\nimport pickletools\n"
                                  "archive.extractfile(member)\nImage.open(x, formats=FORMATS)\npath.open()")

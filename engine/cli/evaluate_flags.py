@@ -16,7 +16,8 @@ def add_subject_flags(parser, hosts):
     """
     _, imagenet = hosts
     parser.add_argument("--params", type=flags.words, metavar="FILE", help="the weights; for a run's folder its "
-                        "best.params")
+                        "best.params; or a .onnx or .pt2 file of scripts/export.sh (from a .pt2, PyTorch may run code: "
+                        "take only files that you trust)")
     parser.add_argument("--pretrained", type=flags.words, metavar="NAME",
                         help="instead of --params: weights of this repository, by their name in params/manifest.json")
     net_flags.add_net_flags(parser, *hosts, without=imagenet.start)

@@ -46,6 +46,34 @@ def subject_of(parser, args, model, backend):
         known = Known.of(saved.experiment, saved.data.get("class_names") or ())
     elif entry:
         known = Known.of_entry(entry, args.params)
+    name, arguments, data, names = _settled(parser, args, known, arrays, model)
+    try:
+        net = model.get_model(name, **arguments)
+    except (InputError, TypeError) as error:
+        parser.error(str(error))
+    devices, sentence = backend.devices(args.gpus)
+    recognised = []
+    model.load_params(net, args.params, say=recognised.append)
+    return Subject(args.params, recognised[0], name, arguments, net, data, names, backend, devices, sentence)
+
+
+def exported_subject(parser, args, model, backend):
+    """The Subject of an exported net (backend.exported): args.params says itself what it is and computes itself."""
+    if args.backend != "auto":
+        raise InputError(f"--backend computes parameter files; {args.params} brings its own program: leave it out")
+    net = backend.opened(args.params)
+    known = net.about.known
+    if args.input_size not in (None, known.input_size):
+        raise InputError(f"{args.params} takes images of {known.input_size} pixels, not {args.input_size}; leave "
+                         "--input-size out")
+    name, arguments, data, names = _settled(parser, args, known, {}, model)
+    devices, sentence = backend.devices(args.gpus)
+    return Subject(args.params, f"an exported net, {args.params}", name, arguments, net, data, names, backend, devices,
+                   sentence)
+
+
+def _settled(parser, args, known, arrays, model):
+    """`_described` with the data's completions and class names, checked: (name, arguments, Dataset, class names)."""
     name, arguments, data = _described(args, known, arrays, model)
     refuse_flags_of_others(parser, args, data.name)
     if not SOME.holds(arguments["classes"]):
@@ -57,14 +85,9 @@ def subject_of(parser, args, model, backend):
                          f"{data.title}")
     try:
         arguments = model.complete_arguments(name, arguments)
-        arguments = data.complete(name, arguments, model.image_size(name, arguments))
-        net = model.get_model(name, **arguments)
+        return name, data.complete(name, arguments, model.image_size(name, arguments)), data, names
     except (InputError, TypeError) as error:
         parser.error(str(error))
-    devices, sentence = backend.devices(args.gpus)
-    recognised = []
-    model.load_params(net, args.params, say=recognised.append)
-    return Subject(args.params, recognised[0], name, arguments, net, data, names, backend, devices, sentence)
 
 
 def _described(args, known, arrays, model):
@@ -83,7 +106,7 @@ def _described(args, known, arrays, model):
                 raise InputError(f"{args.params} was trained with {flag} {own}, not {given}; leave {flag} out")
         try:
             own = model.complete_arguments(known.model, known.arguments)
-        except TypeError as error:
+        except (InputError, TypeError) as error:
             raise InputError(f"{args.params}: {error}; use another one") from error
         for name, value in {**args.net_arguments, **({"classes": args.classes} if args.classes else {})}.items():
             if name == "inner_relu" and name in own and value != own[name]:

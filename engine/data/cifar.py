@@ -16,11 +16,14 @@ from engine.data import download as network
 from engine.data.cifar_archives import find, parse_binary, parse_pickled
 from engine.data.cifar_files import BASE_URL, SETS, SIDE, Official
 from engine.data.dataset import Dataset, Images, Origin
-from engine.data.in_memory import CPU_BATCH, EvalBatches, Split, digest, normalise, small, training_of, visible
+from engine.data.in_memory import CPU_BATCH, SMALL, EvalBatches, Split, digest, normalise, small, training_of, visible
+from support import ROOT
 from support.errors import InputError
 from support.files import expanded
 
 log = logging.getLogger(__name__)
+
+SAMPLE = ROOT / "data" / "cifar10-sample"  # real CIFAR-10 that ships with the repository
 
 
 @dataclass(frozen=True)
@@ -241,6 +244,16 @@ def download(name: str, root=None, base_url: Optional[str] = None, form: str = "
                          allow_http=allow_http, **how)
 
 
+def sample_pictures(count: int):
+    """The first test images of SAMPLE as pictures: uint8 (32, 32, 3), blue first."""
+    dataset, found = SETS["cifar10"], find(SETS["cifar10"], SAMPLE)
+    for file, where, content in found[2] if found else ():
+        if file.split == "test":
+            images, _ = parse_binary(content, where, dataset)
+            return [image.reshape(3, SIDE, SIDE)[::-1].transpose(1, 2, 0) for image in images[:count]]
+    raise InputError(f"there are no test images in {SAMPLE}; restore it from the repository")
+
+
 class CifarSet(Dataset):
     """CIFAR-10 or CIFAR-100, in memory. options: data_dir, label_mode, mirror."""
 
@@ -275,6 +288,10 @@ class CifarSet(Dataset):
         data = self.load()
         return Images(data.origin, EvalBatches(data.test, min(batch_size or CPU_BATCH, len(data.test))),
                       len(data.test), f"{self.title}: {len(data.test):,} test images, data {data.origin.in_short}")
+
+    @property
+    def preprocessing(self):
+        return SMALL
 
     def pixels(self, picture):
         """The middle square, scaled."""

@@ -63,6 +63,21 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes a net's input, in words for other programs.
+
+    The shorter side becomes `shorter` pixels by the filter `resize`, the middle size x size stays, and each pixel, red,
+    green and blue, becomes (pixel / 255 - mean) / std.
+    """
+
+    size: int
+    shorter: int
+    resize: str
+    mean: Tuple[float, float, float]
+    std: Tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class Training:
     """Batches to train on and to score.
 
@@ -144,6 +159,11 @@ class Dataset(abc.ABC):
     @abc.abstractmethod
     def images(self, classes, kind, batch_size=None):
         """The test images as Images, for a net with this number of classes."""
+
+    @property
+    @abc.abstractmethod
+    def preprocessing(self):
+        """What `pixels` does, as a Preprocessing; known after `complete`."""
 
     @abc.abstractmethod
     def pixels(self, picture):

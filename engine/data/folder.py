@@ -8,7 +8,18 @@ from engine.data import class_folders, images
 from engine.data.class_folders import SPLITS
 from engine.data.dataset import OWN, Images, Origin, Translated, translate
 from engine.data.imagenet import ImageNetSet, load
-from engine.data.in_memory import CPU_BATCH, SIDE, EvalBatches, Split, digest, normalise, small, training_of, visible
+from engine.data.in_memory import (
+    CPU_BATCH,
+    SIDE,
+    SMALL,
+    EvalBatches,
+    Split,
+    digest,
+    normalise,
+    small,
+    training_of,
+    visible,
+)
 from engine.data.prefetch import ahead
 from engine.data.records import Damaged
 from support.errors import InputError
@@ -104,6 +115,10 @@ class FolderSet(ImageNetSet):
             return small(images.decode(source.read(index)))
         except Damaged as reason:
             return reason
+
+    @property
+    def preprocessing(self):
+        return SMALL if self.size == SIDE else super().preprocessing
 
     def pixels(self, picture):
         return normalise(small(picture)[None]) if self.size == SIDE else super().pixels(picture)

@@ -9,6 +9,7 @@ from typing import Iterator, Tuple
 import numpy as np
 
 from engine.data import images
+from engine.data.dataset import Preprocessing
 from engine.data.image_sources import Source
 from engine.data.prefetch import ahead
 from engine.data.records import Damaged
@@ -213,6 +214,12 @@ def normalise_centre(pixels: np.ndarray, shorter: int, out: np.ndarray) -> None:
 def visible(pixels: np.ndarray) -> np.ndarray:
     """The picture (H, W, 3) from 0 to 1, red first, of a net's input (3, H, W)."""
     return ((pixels.transpose(1, 2, 0) * STD + MEAN) / 255).clip(0, 1)
+
+
+def preprocessing(input_size: int, crop_ratio: float) -> Preprocessing:
+    """What `normalise_centre` does."""
+    mean, std = (tuple(value / 255 for value in values) for values in (MEAN, STD))
+    return Preprocessing(input_size, shorter_side(input_size, crop_ratio), "bilinear", mean, std)
 
 
 class EvalBatches(_Batches):

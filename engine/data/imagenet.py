@@ -17,7 +17,14 @@ from engine.data.cifar_files import SIDE
 from engine.data.class_folders import PREPARE, SPLITS, class_order
 from engine.data.class_names import NAMES_FILE, SYNSETS
 from engine.data.dataset import EVERY_IMAGE, Dataset, Images, Origin, Training, Translated, translate, unnamed
-from engine.data.image_batches import EvalBatches, TrainBatches, normalise_centre, shorter_side, visible
+from engine.data.image_batches import (
+    EvalBatches,
+    TrainBatches,
+    normalise_centre,
+    preprocessing,
+    shorter_side,
+    visible,
+)
 from engine.data.image_sources import Folders, Records, Source
 from engine.recipe import CROP_RATIO, HALVINGS, INPUT_SIZE
 from support.errors import InputError
@@ -265,6 +272,10 @@ class ImageNetSet(Dataset):
             batches = Translated(batches, translation)
             text += "; its classes are in another order than the net's and matched by name"
         return Images(data.origin, batches, expected, text, PADDING if padding else EVERY_IMAGE)
+
+    @property
+    def preprocessing(self):
+        return preprocessing(self.size, self.crop_ratio)
 
     def pixels(self, picture):
         """As a validation image: its middle, at the run's size."""

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from engine.data.cifar_files import SIDE
-from engine.data.dataset import Training
+from engine.data.dataset import Preprocessing, Training
 from engine.data.prefetch import ahead
 from engine.seeds import check_seed, random_stream
 from support.errors import InputError
@@ -29,6 +29,7 @@ _HOLD_OUT, _ORDER, _AUGMENT = range(3)
 
 SCALE = (1 / (255 * np.array(STD))).astype(np.float32).reshape(3, 1, 1)
 SHIFT = (-np.array(MEAN) / np.array(STD)).astype(np.float32).reshape(3, 1, 1)
+SMALL = Preprocessing(SIDE, SIDE, "bicubic", MEAN, STD)  # `small`, then `normalise`
 
 
 @dataclass(frozen=True)

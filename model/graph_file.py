@@ -4,7 +4,7 @@ import lzma
 
 from support import ROOT
 from support.errors import InputError
-from support.files import write_whole
+from support.files import content, write_whole
 
 FILE = ROOT / "params" / "graphs.xz"
 FORMAT = 1
@@ -25,7 +25,7 @@ def write(graphs, path=FILE):
 def read(path=FILE):
     """The entries of the file: dicts with model, arguments and graph. Raises InputError if it cannot be used."""
     try:
-        stored = json.loads(lzma.decompress(path.read_bytes()))
+        stored = json.loads(lzma.decompress(content(path)))
         if stored["format"] != FORMAT:
             raise ValueError(f"its format is {stored['format']!r}, not {FORMAT}")
         return stored["nets"]

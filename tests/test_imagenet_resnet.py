@@ -1,12 +1,12 @@
 """ResNet-50 and the nets of Table IV on it: counts, arithmetic, parameter names, GluonCV as the reference."""
 import functools
-import sys
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import numpy_units as plain
 import pytest
+import tiny
 
 from model import activation, get_model, imagenet_resnet, list_models, load_params, refine, self_attention, zoo
 from model.array_names import from_authors, to_authors
@@ -194,11 +194,7 @@ def test_last_gamma_starts_a_block_as_the_identity():
 # The whole net against GluonCV's.
 
 def resnetv1b():
-    with pytest.MonkeyPatch.context() as patch:
-        if "torch" not in sys.modules:
-            patch.setitem(sys.modules, "torch", None)  # GluonCV does not need it, and refuses to load beside torch 2
-        return pytest.importorskip("gluoncv.model_zoo.resnetv1b", exc_type=ImportError,
-                                   reason="GluonCV, the reference here, is not installed")
+    return tiny.gluoncv("model_zoo.resnetv1b")
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 """Units in place of the ReLUs of nets that are not ours."""
 import functools
-import sys
 
 import mxnet as mx
 import numpy as np
 import pytest
+import tiny
 from mxnet.gluon import nn
 from mxnet.gluon.model_zoo import vision
 
@@ -73,14 +73,8 @@ def test_what_cannot_be_replaced_is_a_sentence():
         replace_activations(shared, ATAC, "^1$")
 
 
-def test_nets_of_gluoncv_take_the_units(monkeypatch):
-    if "torch" not in sys.modules:
-        monkeypatch.setitem(sys.modules, "torch", None)  # beside which GluonCV refuses to load
-    try:
-        from gluoncv.model_zoo import get_model
-    except ImportError as error:
-        pytest.skip(f"GluonCV does not load: {error}")
-    net = trained(get_model("resnet18_v1b", classes=4))
+def test_nets_of_gluoncv_take_the_units():
+    net = trained(tiny.gluoncv("model_zoo").get_model("resnet18_v1b", classes=4))
     paths = replace_activations(net, ATAC, r"layer[34].*relu1")
     assert paths == [f"layer{stage}.{block}.relu1" for stage in (3, 4) for block in (0, 1)]
     assert net(IMAGES).shape == (2, 4) and isinstance(net.layer4[1].relu1, ATAC)

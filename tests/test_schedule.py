@@ -2,6 +2,7 @@
 import dataclasses
 
 import pytest
+import tiny
 
 from engine.recipe import CIFAR_PAPER, Recipe
 from engine.schedule import learning_rate, mixing_share
@@ -43,8 +44,7 @@ def test_cosine_starts_at_the_rate_ends_at_zero_and_never_rises():
 @pytest.mark.parametrize("warmup", [0, 2])
 @pytest.mark.parametrize("mode", ["step", "cosine"])
 def test_every_step_is_gluoncvs(mode, warmup):
-    utils = pytest.importorskip("gluoncv.utils", reason="GluonCV, the reference here, is not installed",
-                                exc_type=ImportError)
+    utils = tiny.gluoncv("utils")
     epochs, steps = 12, 5
     recipe = Recipe(epochs, 32, .075, .9, 0, lr_mode=mode, lr_decay=.3, lr_decay_epochs=(4, 9),
                     warmup_epochs=warmup, warmup_lr=.01)

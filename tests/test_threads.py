@@ -10,7 +10,8 @@ from support import python, threads
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
-LOADED = ("from support import runtime; runtime.prepare(); import mxnet, gluoncv, os; "
+LOADED = ("from support import runtime; runtime.prepare(); import mxnet, os, sys; sys.modules['torch'] = None; "
+          "import gluoncv; "  # beside PyTorch 2 it refuses to load
           "print(os.environ['OMP_NUM_THREADS'], mxnet.nd.array([1, 2]).sum().asscalar())")
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
+import pytest
 from cifar_files import binary, random_images
 from mxnet.gluon import nn
 
@@ -220,3 +221,11 @@ def one_sentence(result, status, *parts):
     for part in parts:
         assert part in lines[-1], result.err
     return lines[-1]
+
+
+def gluoncv(module):
+    """A module of GluonCV, hiding PyTorch 2, beside which GluonCV refuses to load; skips the test without GluonCV."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch", None)
+        return pytest.importorskip(f"gluoncv.{module}", exc_type=ImportError,
+                                   reason="GluonCV, the reference here, is not installed")

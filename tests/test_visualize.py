@@ -158,6 +158,13 @@ def test_one_value_per_channel_is_one_colour(tmp_path):
     assert halves[0] > halves[1]
 
 
+def test_the_sites_of_a_deep_net_are_wrapped(tmp_path):
+    layers = [(f"site {number}", np.random.RandomState(number).rand(2, 4, 4), 1) for number in range(23)]
+    drawings.draw_gates(np.zeros((8, 8, 3)), [("deep", layers), ("shallow", layers[:3])], tmp_path / "x.png")
+    height, width, _ = drawn(tmp_path / "x.png").shape
+    assert width < 1600 and height > width / 2
+
+
 # What does not fit.
 
 @pytest.mark.parametrize("words, status, said", [

@@ -71,11 +71,10 @@ def evaluate(subject, images, args):
 
 def subject_of(parser, args):
     """The Subject (engine.cli.subject) of a command line."""
-    import model
-    from backend import choose
+    from backend import choose, networks
     from engine.cli import subject
 
-    return subject.subject_of(parser, args, model, choose(args.backend, bool(args.gpus)))
+    return subject.subject_of(parser, args, networks(), choose(args.backend, bool(args.gpus)))
 
 
 def images_of(subject, args):
@@ -102,7 +101,7 @@ def write_json(records, place):
 def main():
     parser, args = parse()
     runtime.tune(args.tune)
-    runtime.prepare()  # before NumPy and MXNet load: it names a missing piece in a sentence
+    runtime.prepare(torch=True)  # before NumPy and MXNet load: it names a missing piece in a sentence
     from engine import evaluation, runlog
     from engine.figures.confusion import draw_confusion
 

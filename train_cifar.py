@@ -103,15 +103,14 @@ def _copy_plot(plot, folder, name):
 def main():
     parser, args = parse()
     runtime.tune(args.tune)
-    runtime.prepare()  # before NumPy and MXNet load: it names a missing piece in a sentence
-    import model
-    from backend import choose
+    runtime.prepare(torch=True)  # before NumPy and MXNet load: it names a missing piece in a sentence
+    from backend import choose, networks
     from engine import runlog
     from engine.cli import start
 
     runlog.start_logging()
     backend = choose(args.backend, bool(args.gpus))
-    return start.train(parser, args, experiment_of, backend, model, "float32", report)
+    return start.train(parser, args, experiment_of, backend, networks(), "float32", report)
 
 
 if __name__ == "__main__":

@@ -139,15 +139,14 @@ def report(args, start, training, result, directory):
 def main():
     parser, args = parse()
     runtime.tune(args.tune)
-    runtime.prepare()  # before NumPy and MXNet load: it names a missing piece in a sentence
-    import model
-    from backend import choose
+    runtime.prepare(torch=True)  # before NumPy and MXNet load: it names a missing piece in a sentence
+    from backend import choose, networks
     from engine import runlog
     from engine.cli import start
 
     runlog.start_logging()
     backend, dtype = choose(args.backend, bool(args.gpus)), (args.preset or RELEASED).dtype
-    return start.train(parser, args, experiment_of, backend, model, dtype, report, remarks)
+    return start.train(parser, args, experiment_of, backend, networks(), dtype, report, remarks)
 
 
 if __name__ == "__main__":

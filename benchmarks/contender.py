@@ -111,7 +111,7 @@ class Reference:
             return {name: stored[name] for name in stored.files}
 
     def graph(self):
-        """The net's graph as text (backend.graph)."""
+        """The net's graph as text (model.graph)."""
         return (self.folder / "graph.json").read_text(encoding="utf-8")
 
     @property

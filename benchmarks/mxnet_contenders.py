@@ -7,13 +7,13 @@ from itertools import cycle, islice
 
 from backend.gluon import inference, loop, optimizer, placement
 from backend.gluon.fused import Fused, blocks_in, traced
-from backend.graph import graph_of
 from engine.data import cifar, cifar_files, in_memory
 from engine.experiment import Experiment
 from engine.recipe import Recipe
 from engine.steps import Meter
 from model import fuse, get_model
 from model.complexity import count
+from model.graph import graph_of
 from model.weights import set_params
 from ops import loader
 from ops.nag import update_operator
@@ -59,7 +59,7 @@ class PlainNet(Contender):
         losses = []
         if training:
             losses = training_losses(net, net, trainer_of(net, batch), images[:batch], labels[:batch])
-        Reference.write(folder, about, arrays, graph_of(net), images=images, labels=labels, logits=logits,
+        Reference.write(folder, about, arrays, graph_of(net).text, images=images, labels=labels, logits=logits,
                         losses=losses)
         if onnx:
             _export(load(Reference(folder)), os.path.join(folder, "net.onnx"), (batch, 3, size, size))

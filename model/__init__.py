@@ -18,6 +18,7 @@ _MODULES = {
     "model.array_names": (),
     "model.cifar_resnet": ("CIFARResNetV2", "replace_sites", "replace_stages", "sites"),
     "model.complexity": (),
+    "model.graph_file": (),
     "model.imagenet_resnet": ("ResNet50", "activated_stages"),
     "model.refine": ("SE", "GETheta", "GEThetaMinus", "GEThetaPlus", "LocalSE"),
     "model.registry": ("complete_arguments", "image_size", "list_models"),

@@ -1,9 +1,7 @@
 """Names of the arrays in parameter files: ours, the authors', and Gluon's own with any prefix."""
 import re
 
-from mxnet.gluon import Block
-
-from . import activation, refine, self_attention
+from . import _MODULES
 
 HEADS = ("output", "fc")  # the last layer of the CIFAR nets and of ResNet-50
 
@@ -21,8 +19,7 @@ _TO_AUTHORS = (
     (re.compile(r"^features\.6\.gate\."), "features.6.module."),
 )
 # Our units' names; Gluon writes them into the names of the arrays.
-UNITS = {name.lower() for module in (activation, refine, self_attention) for name, value in vars(module).items()
-         if isinstance(value, type) and issubclass(value, Block)}
+UNITS = {name.lower() for module in ("activation", "refine", "self_attention") for name in _MODULES[f"model.{module}"]}
 
 
 class Unfit(Exception):
@@ -45,9 +42,9 @@ def to_authors(name):
     return _renamed(name, _TO_AUTHORS)
 
 
-def head_of(net):
-    """Structural names of the arrays in a net's last layer, which has a row for each class."""
-    return [name for name in net._collect_params_with_prefix() if name.split(".")[0] in HEADS]
+def head_of(names):
+    """Those of a net's structural names that are in its last layer, which has a row for each class."""
+    return [name for name in names if name.split(".")[0] in HEADS]
 
 
 def classes_of(arrays):
@@ -57,15 +54,14 @@ def classes_of(arrays):
     return len(arrays[names[-1]]) if names and arrays[names[-1]].ndim == 1 else None
 
 
-def recognise(net, arrays):
+def recognise(own, arrays):
     """Find out which names a file's arrays have: ours, the authors' or Gluon's.
 
-    arrays: {name: array}, in the file's order. Returns ({name in the file: structural name in net}, words for a
-    sentence about the names). A file of save_parameters, ours or the authors', that holds another net comes back as it
-    is, with names that net does not have. Raises Unfit for Gluon's prefixed names (export, collect_params().save()) of
-    another net.
+    own : {structural name: Parameter} of the net. arrays : {name: array}, in the file's order.
+    Returns ({name in the file: structural name in net}, words for a sentence about the names). A file of
+    save_parameters, ours or the authors', that holds another net comes back as it is, with names that net does not
+    have. Raises Unfit for Gluon's prefixed names (export, collect_params().save()) of another net.
     """
-    own = net._collect_params_with_prefix()
     exported = bool(arrays) and all(name.startswith(("arg:", "aux:")) for name in arrays)
     bare = {name: name[len("arg:"):] if exported else name for name in arrays}
     if len(set(bare.values())) < len(bare):
@@ -81,12 +77,11 @@ def recognise(net, arrays):
         return ours, "unknown names"
 
     writer = "the names of export" if exported else "the names of collect_params().save()"
-    gluons = {parameter.name[len(net.prefix) * parameter.name.startswith(net.prefix):]: name
-              for name, parameter in own.items()}
+    gluons = {parameter.name: name for name, parameter in own.items()}
     prefix = _prefix(list(bare.values()), gluons)
     if prefix is not None:
         return {name: gluons[bare[name][len(prefix):]] for name in arrays}, writer
-    found = _in_order({bare[name]: array.shape for name, array in arrays.items()}, net)
+    found = _in_order({bare[name]: array.shape for name, array in arrays.items()}, own)
     return {name: found[bare[name]] for name in arrays}, f"{writer} in another code, matched by order, kind and shape"
 
 
@@ -99,14 +94,14 @@ def _prefix(names, known):
     return None
 
 
-def _in_order(shapes, net):
-    """{name: structural name} for another code's {name: shape}, in the order of the net's arrays.
+def _in_order(shapes, own):
+    """{name: structural name} for another code's {name: shape}, in the order of own, the net's parameters.
 
     Kinds (weight, gamma, ...) and shapes must match the net's one by one; only the head may have another length. Arrays
     of equal shapes could still be swapped. So each name, without its numbers, must always stand for the same name of
     the net, its numbers must rise, and it must name the same units of ours. Raises Unfit otherwise.
     """
-    head, expected = head_of(net), list(net._collect_params_with_prefix().items())
+    head, expected = head_of(own), list(own.items())
     if len(shapes) == len(expected) - len(head):
         expected = [(name, parameter) for name, parameter in expected if name not in head]
     if len(shapes) != len(expected):

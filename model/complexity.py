@@ -12,11 +12,10 @@ import signal
 import sys
 from typing import NamedTuple
 
-import mxnet as mx
-
 from support.errors import InputError
 
-from .graph import json_of
+from .graph import Graph, graph_of
+from .registry import image_size, list_models
 
 
 class Layer(NamedTuple):
@@ -40,34 +39,30 @@ class Complexity(NamedTuple):
 
 
 def count(net, input_shape=(3, 32, 32)):
-    """Count a net that maps (N, *input_shape) to anything. Returns a Complexity."""
-    symbol = net(mx.sym.Variable("data"))
-    internals = symbol.get_internals()
-    _, shapes, _ = internals.infer_shape(data=(1,) + tuple(input_shape))
-    shape_of = dict(zip(internals.list_outputs(), shapes))
+    """Count a net that maps (N, *input_shape) to anything: a Gluon net, or a Graph. Returns a Complexity."""
+    graph = net if isinstance(net, Graph) else graph_of(net)
+    shapes, parameters = graph.shapes((1, *input_shape)), graph.parameters
     # {node: the parameters that it stands for}: itself, or those that it reshapes.
-    parameters = {parameter.name: [(path, parameter)] for path, parameter in net._collect_params_with_prefix().items()}
+    paths = {node["name"]: [path] for path, node in graph.parameter_nodes.items()}
 
     layers, seen = [], set()
-    nodes = json.loads(json_of(symbol))["nodes"]
-    for node in nodes:
-        sources = [nodes[index] for index, *_ in node["inputs"]]
+    for node in graph.nodes:
+        sources = [graph.nodes[index] for index, *_ in node["inputs"]]
         inputs = [source["name"] for source in sources]
-        if inputs and node["op"].lower() in RESHAPING and all(name in parameters for name in inputs):
-            parameters[node["name"]] = [pair for name in inputs for pair in parameters[name]]
+        if inputs and node["op"].lower() in RESHAPING and all(name in paths for name in inputs):
+            paths[node["name"]] = [path for name in inputs for path in paths[name]]
             continue  # not a layer; it feeds one
-        own = [(path, parameter) for name in inputs for path, parameter in parameters.get(name, ())
-               if parameter.name not in seen]
-        seen.update(parameter.name for _, parameter in own)
-        macs = _macs(node["op"], _shape(node, shape_of), sources, shape_of)
+        own = {path: parameters[path] for name in inputs for path in paths.get(name, ()) if path not in seen}
+        seen.update(own)
+        macs = _macs(node["op"], shapes[node["name"]], [(source["op"], shapes[source["name"]]) for source in sources])
         if node["op"] == "null" or not (own or macs):
             continue
         layers.append(Layer(
-            name=own[0][0].rpartition(".")[0] if own else node["name"],
+            name=next(iter(own)).rpartition(".")[0] if own else node["name"],
             operator=_operator(node),
-            output=tuple(_shape(node, shape_of)[1:]),
-            total=sum(math.prod(parameter.shape) for _, parameter in own),
-            trainable=sum(math.prod(parameter.shape) for _, parameter in own if parameter.grad_req != "null"),
+            output=tuple(shapes[node["name"]][1:]),
+            total=sum(math.prod(parameter.shape) for parameter in own.values()),
+            trainable=sum(math.prod(parameter.shape) for parameter in own.values() if parameter.trained),
             macs=macs,
         ))
     return Complexity(layers, *(sum(getattr(layer, field) for layer in layers)
@@ -77,21 +72,15 @@ def count(net, input_shape=(3, 32, 32)):
 RESHAPING = ("reshape", "broadcast_axis", "concat")  # MXNet also calls the first Reshape, the last Concat
 
 
-def _shape(node, shape_of):
-    """Shape of a node's first output, for one image."""
-    return next(shape_of[node["name"] + ending] for ending in ("", "_output", "_output0")
-                if node["name"] + ending in shape_of)
-
-
-def _macs(operator, output, sources, shape_of):
-    """Multiply-adds for one image, from the operator, the shape of its output and the nodes that feed it."""
+def _macs(operator, output, sources):
+    """Multiply-adds for one image, from an operator, the shape of its output and (operator, shape) of its inputs."""
     if operator in ("Convolution", "FullyConnected"):  # every output number takes a filter or a row
-        return math.prod(output) * math.prod(_shape(sources[1], shape_of)[1:])
+        return math.prod(output) * math.prod(sources[1][1][1:])
     if operator == "batch_dot":  # (B, M, K) and (B, K, N), each perhaps transposed: M K N = sqrt(MK KN MN)
-        first, second = (_shape(source, shape_of) for source in sources)
+        (_, first), (_, second) = sources
         return output[0] * math.isqrt(math.prod(first[1:]) * math.prod(second[1:]) * math.prod(output[1:]))
-    if operator == "sum" and sources[0]["op"] in ("broadcast_mul", "elemwise_mul"):  # dot products, written out
-        return math.prod(_shape(sources[0], shape_of))
+    if operator == "sum" and sources[0][0] in ("broadcast_mul", "elemwise_mul"):  # dot products, written out
+        return math.prod(sources[0][1])
     return 0
 
 
@@ -133,10 +122,8 @@ class Conventions(NamedTuple):
     giga: dict
 
 
-def conventions(model):
+def conventions(model, get_model):
     """Count a net of Table IV on both hosts, at its own image size. model : its name without the host's version."""
-    from .zoo import get_model, image_size
-
     counts = []
     for name in (f"{model}_v1", f"{model}_v1b"):
         side = image_size(name, {})
@@ -154,7 +141,7 @@ def nearest(published, found):
 
 def main(words):
     """Run the command. words : a model's name, then its keyword arguments as ``--blocks 3`` or ``blocks=3``."""
-    from .zoo import get_model, image_size, list_models
+    from .zoo import get_model
 
     usage = ("usage: python -m model.complexity NAME [--blocks B] [--classes K] [--ARGUMENT VALUE ...]\n"
              f"NAME is one of {', '.join(list_models())}")

@@ -2,7 +2,6 @@
 import re
 from pathlib import Path
 
-import mxnet as mx
 import numpy as np
 
 from support import ROOT, json_files, npz_file, params_file
@@ -12,6 +11,7 @@ from support.json_files import FILE_NAME, NOTHING, OBJECT, SHA256, TEXT
 from support.names import nearest
 
 from .array_names import Unfit, head_of, recognise, shown
+from .graph import Graph, parameters_of
 
 # The form of a manifest's entry. FILE_NAME: no entry may lead out of the manifest's folder.
 ENTRY = {"model": TEXT, "arguments": OBJECT, "file": FILE_NAME, "sha256": (NOTHING, SHA256)}
@@ -104,7 +104,7 @@ def _verified(manifest, entry):
     return path
 
 
-def load_params(net, path, ctx=mx.cpu(), ignore_output=False, say=print):
+def load_params(net, path, ctx=None, ignore_output=False, say=print):
     """Load a parameter file into net and say in one line what kind of file it is. Returns net.
 
     The names in the file tell its kind: files of this project, of the authors' code, of Gluon's save_parameters (of a
@@ -113,8 +113,10 @@ def load_params(net, path, ctx=mx.cpu(), ignore_output=False, say=print):
     order, if kinds, shapes and numbering leave only one way. (They do not tell whether a unit has its inner ReLU.)
 
     Everything is checked before anything changes: a file that does not fit leaves net as it was. Numbers are cast to
-    the net's type (the released ImageNet file is float16). Afterwards the parameters lie on ctx, a device or a list.
+    the net's type (the released ImageNet file is float16).
 
+    net : a Gluon net, or a Graph, which keeps the arrays.
+    ctx : the device, or list of devices, on which the parameters of a Gluon net lie afterwards; None for the CPU.
     ignore_output : do not load the last layer (`output`, in ResNet-50 `fc`), so that net may have another number of
         classes. If that layer is not initialized yet, Gluon's default initializes it.
     say : called with the sentence; None to say nothing.
@@ -122,12 +124,12 @@ def load_params(net, path, ctx=mx.cpu(), ignore_output=False, say=print):
     Raises InputError, which names the first differences, if the file is damaged or holds another net.
     """
     arrays, attachments = params_file.read(path)
-    ctx = [ctx] if isinstance(ctx, mx.Context) else list(ctx)
+    own = parameters_of(net)
     try:
-        found, names = recognise(net, arrays)
+        found, names = recognise(own, arrays)
     except Unfit as reason:
         raise InputError(f"{path} does not fit this net: {reason}") from reason
-    kept = head_of(net) if ignore_output else []
+    kept = head_of(own) if ignore_output else []
     if ignore_output and not kept:
         raise InputError("ignore_output is for nets whose last layer is called output or fc; this one has neither")
     named = {found[name]: array for name, array in arrays.items()}
@@ -140,18 +142,27 @@ def load_params(net, path, ctx=mx.cpu(), ignore_output=False, say=print):
     return net
 
 
-def set_params(net, arrays, source, ctx, kept=()):
+def set_params(net, arrays, source, ctx=None, kept=()):
     """Set all parameters of net except `kept` from arrays, {structural name: NumPy array}; all of them or none.
 
-    source: the name of the arrays in an error. A gamma that MXNet takes as 1 (BatchNorm(scale=False)) may be missing
-    and becomes 1; returns the names of these. Raises InputError, which names what does not fit.
+    source: the name of the arrays in an error. net, ctx: as load_params takes them. An optional gamma
+    (BatchNorm(scale=False)) may be missing and becomes 1; returns the names of these. Raises InputError, which names
+    what does not fit.
     """
-    everything = net._collect_params_with_prefix()
-    parameters = {name: parameter for name, parameter in everything.items() if name not in kept}
-    fixed = [name for name, parameter in parameters.items()
-             if name not in arrays and name.endswith("gamma") and not parameter._differentiable]
-    arrays = {**{name: array for name, array in arrays.items() if name not in kept},
-              **{name: np.ones(parameters[name].shape, np.float32) for name in fixed}}
+    parameters = {name: parameter for name, parameter in parameters_of(net).items() if name not in kept}
+    ones = [name for name, parameter in parameters.items() if name not in arrays and parameter.optional]
+    arrays = _fitting(parameters, {
+        **{name: array for name, array in arrays.items() if name not in kept},
+        **{name: np.ones(parameters[name].shape, np.float32) for name in ones}}, source)
+    if isinstance(net, Graph):
+        net.arrays = {**net.arrays, **arrays}
+    else:
+        _set(net, arrays, ctx)
+    return ones
+
+
+def _fitting(parameters, arrays, source):
+    """The arrays in the types of the net's parameters. Raises InputError, which names what does not fit."""
     problems = []
     missing = sorted(set(parameters) - set(arrays))
     if missing:
@@ -166,22 +177,30 @@ def set_params(net, arrays, source, ctx, kept=()):
                         f"{parameters[wrong[0]].shape} in the net)")
     if problems:
         hint = "; ignore_output=True (--ignore-output when training) loads all but the output" \
-            if not extra and {*missing, *wrong} <= set(head_of(net)) else _description(arrays)
+            if not extra and {*missing, *wrong} <= set(head_of(parameters)) else _description(arrays)
         raise InputError(f"{source} does not fit this net: {'; '.join(problems)}{hint}")
+    cast = {}
     for name, parameter in parameters.items():
         if arrays[name].dtype.kind != "f":
             raise InputError(f"{source} holds {arrays[name].dtype} numbers in {name}, not weights; use another file")
         with np.errstate(over="ignore"):
-            numbers = arrays[name].astype(parameter.dtype)
-        params_file.check_numbers(source, name, numbers)
-    for name, parameter in everything.items():
+            cast[name] = arrays[name].astype(parameter.dtype, copy=False)
+        params_file.check_numbers(source, name, cast[name])
+    return cast
+
+
+def _set(net, arrays, ctx):
+    """Give a Gluon net these arrays, and its other parameters Gluon's default if they have no numbers yet."""
+    import mxnet as mx
+
+    ctx = [mx.cpu()] if ctx is None else [ctx] if isinstance(ctx, mx.Context) else list(ctx)
+    for name, parameter in net._collect_params_with_prefix().items():
         if parameter._data is None:
             parameter.initialize(mx.init.Zero() if name in arrays else None, ctx)  # zeros draw no random numbers
         elif parameter.list_ctx() != ctx:
             parameter.reset_ctx(ctx)
         if name in arrays:
             parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))
-    return fixed
 
 
 def _description(arrays):

@@ -1,4 +1,4 @@
-"""python -m reproduce run EXHIBIT | table4 | rehearse SAMPLE | report | publish RUN | evaluate | download | verify"""
+"""python -m reproduce run EXHIBIT|report|publish RUN|evaluate|download|verify|table4|rehearse SAMPLE|graphs"""
 import argparse
 import logging
 import sys
@@ -65,6 +65,7 @@ def parse(argv=None):
     rehearse = tasks.add_parser("rehearse", help="run the ImageNet scripts from end to end on a sample and record it "
                                 "in results/imagenet-sample and docs/IMAGENET.md")
     rehearse.add_argument("sample", type=flags.words, help="folder with one folder of images per class, at least 32")
+    tasks.add_parser("graphs", help="write params/graphs.xz, the nets' graphs for machines without MXNet, again")
     tasks.add_parser("report", help="render results/README.md, its figures and the tables of README.md again")
 
     publish = tasks.add_parser("publish", help="put a finished run's weights into params/")
@@ -97,7 +98,7 @@ def parse(argv=None):
 
 def run(args):
     """Train an exhibit's runs and print its tables; the exit status is 1 if a run failed."""
-    from backend import gluon
+    from backend import choose
     from engine import runlog
 
     from . import grid, ledger, plan, report, runner
@@ -109,8 +110,8 @@ def run(args):
     if args.gpus is None:
         gpus, jobs = plan.default_devices()
     else:
-        devices, _ = gluon.devices(args.gpus)
-        gpus = args.gpus if gluon.kind(devices) == "gpu" else ()
+        backend = choose(on_gpu=bool(args.gpus))
+        gpus = tuple(number for number in args.gpus if backend.kind(backend.devices([number])[0]) == "gpu")
         jobs = max(1, len(gpus))
     options = plan.Options(
         gpus=gpus, jobs=args.jobs or jobs, data_dir=args.data_dir, mirror=args.mirror, workers=args.num_data_workers,
@@ -157,7 +158,7 @@ def render(results=None):
 
 def main():
     args = parse()
-    runtime.prepare()  # before NumPy and MXNet load, so that a missing package gives a clear message
+    runtime.prepare(torch=True)  # before NumPy and MXNet load, so that a missing package gives a clear message
     if args.task == "run":
         return run(args)
     if args.task == "table4":
@@ -168,6 +169,11 @@ def main():
         from .rehearsal import rehearse
         clean_up_at_interrupt()
         rehearse(args.sample)
+    elif args.task == "graphs":
+        from model import graph_file
+
+        from . import graphs
+        graph_file.write(graphs.traced())
     elif args.task == "report":
         render()
     elif args.task == "publish":

@@ -1,5 +1,5 @@
 """The tables of counts on the built nets, and the table of the shipped weights."""
-from model import get_model
+from backend import networks
 from model.complexity import CONVENTIONS, conventions, count, nearest
 from model.registry import CIFAR
 
@@ -20,7 +20,7 @@ def nets_table():
     lines = ["| `get_model(...)` | unit or module | parameters (trainable), b = 1 | b = 3 | b = 5 | MACs, b = 3 |",
              "|---|---|---|---|---|---|"]
     for name, arguments, meaning in _nets():
-        counts = {blocks: count(get_model(name, blocks=blocks, **arguments)) for blocks in (1, 3, 5)}
+        counts = {blocks: count(networks().get_model(name, blocks=blocks, **arguments)) for blocks in (1, 3, 5)}
         call = f"`{name}`" + "".join(f", `{key}=\"{value}\"`" for key, value in arguments.items())
         cells = [f"{counts[blocks].total:,} ({counts[blocks].trainable:,})" for blocks in (1, 3, 5)]
         lines.append(f"| {call} | {meaning} | {' | '.join(cells)} | {counts[3].macs / 1e6:.3f}M |")
@@ -73,7 +73,7 @@ def table4():
     lines = [f"| net | parameters: published | total | trainable | it is | \"GFlops\": published | "
              f"{' | '.join(CONVENTIONS)} | nearest | top-1 error: published | top-5 error: published | ours |",
              "|" + "---|" * (9 + len(CONVENTIONS))]
-    counts = {net.row: conventions(net.model) for net in grid.TABLE4}
+    counts = {net.row: conventions(net.model, networks().get_model) for net in grid.TABLE4}
     for net in grid.TABLE4:
         paper, found = net.published, counts[net.row]
         millions = {"total": found.total / 1e6, "trainable": found.trainable / 1e6}

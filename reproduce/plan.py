@@ -4,9 +4,9 @@ import functools
 from pathlib import Path
 from typing import Optional, Tuple
 
+from backend import choose, networks
 from engine import checkpoint, runlog
 from engine.data import cifar
-from model import get_model
 from model.complexity import count
 from support import ROOT, system
 from support.errors import InputError
@@ -45,9 +45,7 @@ OFFICIAL = Data("", grid.WHOLE, 10_000)  # for estimates if there is no data
 
 def default_devices():
     """(GPUs, jobs) if the command names none: all GPUs with one job per GPU, or the CPU with one job."""
-    import mxnet
-
-    present = tuple(range(mxnet.context.num_gpus()))
+    present = tuple(range(choose().present()))
     return present, max(1, len(present))
 
 
@@ -84,8 +82,8 @@ def progress_of(folder):
 @functools.lru_cache(maxsize=None)
 def complexity_of(model, arguments):
     """The counts of a net. arguments: pairs, with tuples for lists."""
-    return count(get_model(model, **{name: list(value) if isinstance(value, tuple) else value
-                                     for name, value in arguments}))
+    arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments}
+    return count(networks().get_model(model, **arguments))
 
 
 class Speeds:

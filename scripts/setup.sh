@@ -4,7 +4,7 @@ script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || ex
 
 usage() {
     cat <<'END'
-usage: bash scripts/setup.sh [--cpu | --gpu | --auto] [--dev] [--dry-run] [--quiet]
+usage: bash scripts/setup.sh [--cpu | --gpu | --auto] [--torch] [--dev] [--dry-run] [--quiet]
 
 Makes .venv and installs MXNet 1.9.1, GluonCV, NumPy and matplotlib into it. With the CPU build it also compiles the
 fused operators (ops/) for this processor if there is a C++ compiler (g++, or the one that CXX names). Without one
@@ -13,7 +13,9 @@ everything works, but more slowly. A second run changes nothing.
   --cpu      the CPU build (requirements-cpu.txt)
   --gpu      the build for NVIDIA GPUs with the CUDA libraries it needs (requirements.txt, about 2.4 GB to download)
   --auto     the GPU build if the NVIDIA driver shows GPUs that it can use, else the CPU build. This is the default, but
-             an earlier --cpu or --gpu is kept until this flag
+             an earlier --cpu or --gpu is kept until this flag. Where MXNet has no build (Apple silicon), it is --torch
+  --torch    PyTorch (requirements-torch.txt, its CPU build if there is no NVIDIA GPU): beside MXNet with --cpu, --gpu or
+             --auto or if an earlier run has installed MXNet, else in its place
   --dev      also pytest and ruff (requirements-dev.txt)
   --dry-run  print what would be installed and why, and install nothing
   --quiet    print nothing if there is nothing to do
@@ -29,16 +31,17 @@ fail() {
     exit 1
 }
 
-mode="" dev="" dry_run="" quiet=""
+mode="" torch="" dev="" dry_run="" quiet=""
 for argument in "$@"; do
     case $argument in
         --cpu | --gpu | --auto) mode=${argument#--} ;;
+        --torch) torch=yes ;;
         --dev) dev=yes ;;
         --dry-run) dry_run=yes ;;
         --quiet) quiet=yes ;;
         -h | --help) usage && exit 0 ;;
         *)
-            printf "error: unknown argument '%s'; the flags are --cpu, --gpu, --auto, --dev, --dry-run, --quiet and --help\n" \
+            printf "error: unknown argument '%s'; the flags are --cpu, --gpu, --auto, --torch, --dev, --dry-run, --quiet and --help\n" \
                 "$argument" >&2
             exit 2
             ;;
@@ -55,7 +58,8 @@ venv_python=.venv/bin/python
 marker=.venv/made-by-setup # a .venv without it was made by others and is left alone
 stamp=.venv/setup-stamp    # the full list of what was installed; exists only while the installation is complete
 dev_stamp=.venv/setup-stamp-dev
-choice=.venv/setup-mode    # cpu or gpu if a flag asked for it
+torch_stamp=.venv/setup-stamp-torch # PyTorch beside MXNet
+choice=.venv/setup-mode    # cpu, gpu or torch if a flag asked for it
 log=.venv/setup.log
 build_log=.venv/setup-operators.log
 
@@ -128,9 +132,12 @@ python_of_uv() {
 find_python
 
 kept=""
+installed=$(cat "$stamp" 2>/dev/null || true)
 if [ -z "$mode" ]; then
     mode=auto
-    if [ -f "$choice" ]; then
+    if [ -n "$torch" ] && [ -z "$installed" ]; then
+        mode=torch
+    elif [ -f "$choice" ]; then
         mode=$(cat "$choice")
         kept="as in an earlier run (--auto decides again), "
     fi
@@ -139,10 +146,16 @@ answer=$("$python" -m support.runtime choose "$mode") || exit 1
 build=${answer%%$'\n'*}
 why=${answer#*$'\n'}
 case $build in
-    gpu) requirements=requirements.txt ;;
-    *) requirements=requirements-cpu.txt ;;
+    gpu) requirements=requirements.txt what="MXNet's GPU build" ;;
+    torch)
+        requirements=requirements-torch.txt what="PyTorch without MXNet" torch=""
+        (($(number "$version") >= 310)) || fail "PyTorch 2.13 needs Python 3.10 or newer, and $python is $version: name" \
+            "another one, as in \`PYTHON=/path/to/python3.11 bash scripts/setup.sh\`"
+        ;;
+    *) requirements=requirements-cpu.txt what="MXNet's CPU build" ;;
 esac
-summary="MXNet's ${build^^} build ($requirements) for Python $version: $kept$why"
+[ ! -f "$torch_stamp" ] || [ "$build" = torch ] || torch=yes # an earlier --torch is kept
+summary="$what ($requirements)${torch:+ and PyTorch (requirements-torch.txt)} for Python $version: $kept$why"
 untried=""
 ! newer "$version" || untried="nobody has tried this project with Python $version yet: it gets the newest packages"
 
@@ -197,11 +210,18 @@ pip() {
     "$venv_python" -m pip install --disable-pip-version-check --no-input --only-binary :all: "$@"
 }
 
+# PyTorch's packages on the usual index bring 3 GB of CUDA libraries on Linux; its own index has the CPU build. If that
+# cannot be reached, the usual one serves.
+cpu_index=https://download.pytorch.org/whl/cpu
+
 # Installs a requirements file. MXNet comes last and without dependencies: its metadata demand a NumPy below 2, which it
 # does not need with support/numpy_names.py. The file has its other dependencies.
 install_file() {
     local without_mxnet mxnet
     without_mxnet=$(grep -v '^mxnet' "$1")
+    if [ "$1" = requirements-torch.txt ] && [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
+        pip --index-url "$cpu_index" --retries 0 --timeout 15 "$(grep '^torch' "$1")" || true
+    fi
     pip -r /dev/stdin <<<"$without_mxnet" || return
     mxnet=$(sed -nE 's/^(mxnet[^ ]*).*/\1/p' "$1")
     [ -z "$mxnet" ] || pip --no-deps "$mxnet"
@@ -227,8 +247,9 @@ install() {
     : >"$log"
     if [ -n "$other_build" ]; then
         printf 'removing the other build of MXNet\n'
-        mapfile -t packages < <(sed -nE 's/^((mxnet|nvidia-)[^= ]*)==.*/\1/p' requirements.txt requirements-cpu.txt)
-        "$venv_python" -m pip uninstall --yes "${packages[@]}" >>"$log" 2>&1 ||
+        packages=$(sed -nE 's/^((mxnet|nvidia-)[^= ]*)==.*/\1/p' requirements.txt requirements-cpu.txt)
+        # shellcheck disable=SC2086 - one word for each package
+        "$venv_python" -m pip uninstall --yes $packages >>"$log" 2>&1 ||
             fail "pip could not remove it: see $log"
     fi
     pip_install "$requirements"
@@ -269,7 +290,8 @@ print('there' if build.sound(build.library()) else 'compile' if build.compiler()
 wanted="Python $version, $build build"$'\n'"$hook"$'\n'"$(cat "$requirements")"
 wanted_dev=$(cat requirements-dev.txt)
 [ ! -f "$dev_stamp" ] || dev=yes # an earlier --dev is kept
-installed=$(cat "$stamp" 2>/dev/null || true)
+wanted_torch=$(cat requirements-torch.txt)
+installed_torch=$(cat "$torch_stamp" 2>/dev/null || true)
 installed_dev=$(cat "$dev_stamp" 2>/dev/null || true)
 other_build=""
 
@@ -285,7 +307,8 @@ if [ "$installed" != "$wanted" ]; then
 elif ! works; then
     printf '%s\nrepairing .venv\n' "${state#error: }"
     installed="" up_to_date=""
-elif [ -n "$dev" ] && [ "$installed_dev" != "$wanted_dev" ]; then
+elif [ -n "$dev" ] && [ "$installed_dev" != "$wanted_dev" ] ||
+    [ -n "$torch" ] && [ "$installed_torch" != "$wanted_torch" ]; then
     up_to_date=""
 fi
 
@@ -320,13 +343,17 @@ if [ "$installed" != "$wanted" ]; then
 fi
 
 slower=""
-[ "$build" = gpu ] || build_operators
+[ "$build" != cpu ] || build_operators
 
-if [ -n "$dev" ] && [ "$(cat "$dev_stamp" 2>/dev/null || true)" != "$wanted_dev" ]; then
-    [ "$installed" != "$wanted" ] || : >"$log"
-    pip_install requirements-dev.txt
-    printf '%s\n' "$wanted_dev" >"$dev_stamp"
-fi
+[ "$installed" != "$wanted" ] || [ -n "$up_to_date" ] || : >"$log"
+# Installs an extra file once: $1, with the stamp $2 for its content $3.
+install_extra() {
+    [ "$(cat "$2" 2>/dev/null || true)" != "$3" ] || return 0
+    pip_install "$1"
+    printf '%s\n' "$3" >"$2"
+}
+[ -z "$torch" ] || install_extra requirements-torch.txt "$torch_stamp" "$wanted_torch"
+[ -z "$dev" ] || install_extra requirements-dev.txt "$dev_stamp" "$wanted_dev"
 
 if [ "$mode" = auto ]; then
     rm -f "$choice"

@@ -6,6 +6,7 @@
 script=$(readlink -f "${BASH_SOURCE:-$0}") && . "${script%/*}/preamble.sh" || exit
 cd "$repository"
 two=(-n 2 --dist loadfile) # two processes; the tests of a file stay together
+all=""
 case ${1-} in
     "")
         printf 'the quick tests, about 4 minutes on 2 idle cores; all of them: bash scripts/test.sh --all\n'
@@ -14,8 +15,10 @@ case ${1-} in
     --all)
         printf 'all tests, about 10 minutes on 2 idle cores\n'
         set -- "${two[@]}" "${@:2}"
+        all=yes
         ;;
 esac
 bash scripts/setup.sh --dev --quiet
+[ -z "$all" ] || bash scripts/setup.sh --torch --quiet || printf 'PyTorch cannot be installed here: its tests are skipped\n'
 .venv/bin/python -m ruff check .
 exec .venv/bin/python -m pytest "$@"

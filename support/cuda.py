@@ -1,6 +1,7 @@
 """The NVIDIA driver, its GPUs and the CUDA libraries that mxnet-cu112 links to, and which build suits a machine."""
 import ctypes
 import os
+import platform
 import sys
 
 from .errors import InputError
@@ -12,6 +13,7 @@ OLDEST_CUDA = 11000  # drivers of CUDA 11.0 and later run the libraries of any C
 PTX_CUDA = 11080  # only these and later drivers accept NVRTC 11.8's PTX for the operators MXNet fuses at run time
 OTHER_GPU = f"use the CPU build (`{SETUP} --cpu`), or hide this GPU with CUDA_VISIBLE_DEVICES"
 CAPABILITIES = (5, 8)  # the machine code in mxnet-cu112: sm_50, 60, 70, 80 and 86; no PTX for anything newer
+WHEELS = (("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "x86_64"))  # of MXNet 1.9.1
 CUDA_LIBRARIES = (  # in the order to load them, each with its folder under site-packages/nvidia
     ("libcudart.so.11.0", "cuda_runtime"),
     ("libnvrtc.so.11.2", "cuda_nvrtc"),
@@ -104,8 +106,16 @@ def gpu_fault(version, gpus):
     return None
 
 
-def choose_build(mode="auto", load=load_library):
-    """("cpu" or "gpu", why): the build for this machine, or the requested one; InputError if that could not run."""
+def choose_build(mode="auto", load=load_library, system=platform.system, machine=platform.machine):
+    """("cpu", "gpu" or "torch", why): the build of MXNet for this machine, or the requested one, or PyTorch in its
+    place. Raises InputError if that could not run."""
+    if mode == "torch":
+        return "torch", "asked for with --torch"
+    if (system(), machine()) not in WHEELS:
+        fault = f"MXNet 1.9.1 has no build for {system()} on {machine()}"
+        if mode == "auto":
+            return "torch", fault
+        raise InputError(f"{fault}: run `{SETUP} --torch`")
     if mode == "cpu":
         return "cpu", "asked for with --cpu"
     try:
@@ -119,8 +129,10 @@ def choose_build(mode="auto", load=load_library):
         if fault:
             raise InputError(f"{fault}: {OTHER_GPU}")
         return "gpu", f"asked for with --gpu; {found}"
-    if fault or not gpus:
-        return "cpu", fault or found
+    if fault:
+        return "cpu", f"{fault}; PyTorch can use it: run `{SETUP} --torch`"
+    if not gpus:
+        return "cpu", found
     return "gpu", found
 
 

@@ -1,4 +1,4 @@
-"""This Python and what is installed for it: version, switches, MXNet's build, NumPy, PyTorch."""
+"""This Python and what is installed for it: version, switches, MXNet's build, PyTorch, NumPy."""
 import importlib.util
 import os
 import sys
@@ -48,24 +48,40 @@ def version_of(package):
         return None
 
 
+def has_mxnet(find_spec=importlib.util.find_spec):
+    """Whether MXNet can be imported, for all that is known before."""
+    spec = find_spec("mxnet")
+    return spec is not None and spec.origin is not None  # no origin: only a folder called mxnet
+
+
+def torch_alone(find_spec=importlib.util.find_spec):
+    """Whether PyTorch is installed and MXNet is not."""
+    return not has_mxnet(find_spec) and find_spec("torch") is not None
+
+
 def installed_build(version_of=version_of, find_spec=importlib.util.find_spec):
     """The distribution of the installed MXNet: CPU_BUILD, GPU_BUILD, or "" for an unknown one."""
     builds = [build for build in (CPU_BUILD, GPU_BUILD) if version_of(build)]
     if len(builds) > 1:
         raise InputError(f"{CPU_BUILD} and {GPU_BUILD} are both installed for {sys.executable} and overwrite each "
                          f"other's files: run `{SETUP}`, which makes a clean .venv")
-    spec = find_spec("mxnet")
-    if spec is None or spec.origin is None:  # no origin: only a folder called mxnet
+    if not has_mxnet(find_spec):
         state = f"{builds[0]} is installed without its files" if builds else "MXNet is not installed"
         raise InputError(f"{state} for {sys.executable}: {USE_VENV}")
     return builds[0] if builds else ""
 
 
-def check_numpy(version=None, find_spec=importlib.util.find_spec):
-    """Refuse a Python without NumPy or distutils; restore the names of a newer NumPy that MXNet and GluonCV use."""
-    version = version or version_of("numpy")
+def numpy_version():
+    """The installed version of NumPy. Refuses a Python without it."""
+    version = version_of("numpy")
     if version is None:
         raise InputError(f"NumPy is not installed for {sys.executable}: {USE_VENV}")
+    return version
+
+
+def check_numpy(version=None, find_spec=importlib.util.find_spec):
+    """Refuse a Python without NumPy or distutils; restore the names of a newer NumPy that MXNet and GluonCV use."""
+    version = version or numpy_version()
     if sys.version_info >= (3, 12) and find_spec("distutils") is None:
         raise InputError("MXNet 1.9.1 needs distutils, which Python 3.12 removed and setuptools has: run "
                          f"`{SETUP}`, or `{sys.executable} -m pip install setuptools==80.9.0`")

@@ -7,7 +7,7 @@ hold in folders that MXNet does not search. MXNet reads its thread count when it
 The scripts call `tune()` first, because the C library reads its allocator's settings once, when a process starts.
 
     python -m support.runtime              what this machine and this Python have
-    python -m support.runtime choose MODE  which build suits this machine (MODE: auto, cpu or gpu), and why
+    python -m support.runtime choose MODE  which build suits this machine (MODE: auto, cpu, gpu or torch), and why
     python -m support.runtime libraries    whether the system libraries are there
     python -m support.runtime check        whether everything imports and computes
 
@@ -34,17 +34,24 @@ _hands_off = False  # tune(False) was called: leave the environment alone
 _made = set()  # names of the variables that prepare() has set
 
 
-def prepare():
-    """Make `import mxnet` work in this process, or raise InputError with what is missing; one call is enough."""
+def prepare(torch=False):
+    """Make `import mxnet` work in this process, or raise InputError with what is missing; one call is enough.
+
+    torch : PyTorch without MXNet is enough; if it is so, only set the number of threads.
+    """
     global _prepared
     if _prepared:
         return
+    alone = torch and python.torch_alone()
     python.check_version()
     python.check_role()
     python.check_switches()
     threads.check()
     if not _hands_off:
         _made.update(set_environment())  # before any library loads, because OpenMP reads its variables once
+    if alone:
+        python.numpy_version()
+        return
     build = python.installed_build()
     system.check_libraries()
     python.check_numpy()
@@ -140,6 +147,8 @@ def settings_sentence(environment=os.environ, root="/"):
 def check():
     """Import and use the required packages. Returns a line that says what works."""
     python.check_version()
+    if python.torch_alone():
+        return _check_torch()
     if python.installed_build() == python.GPU_BUILD:
         missing = [name for name, package in cuda.CUDA_LIBRARIES if not cuda.wheel_library(name, package, sys.path)]
         try:
@@ -179,6 +188,23 @@ def check():
             f"{os.environ['OMP_NUM_THREADS']} CPU threads, {mx.context.num_gpus()} GPUs")
 
 
+def _check_torch():
+    """As `check`, without MXNet."""
+    prepare(torch=True)
+    import matplotlib
+    import numpy as np
+    import PIL
+    import torch
+    import tqdm  # noqa: F401
+
+    if torch.nn.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 2, 2)).flatten().tolist() != [4.0] * 4:
+        raise InputError("PyTorch computes a wrong convolution on this machine: please report it")
+    versions = ", ".join(f"{name} {module.__version__}" for name, module in (
+        ("PyTorch", torch), ("NumPy", np), ("matplotlib", matplotlib), ("Pillow", PIL)))
+    return (f"{versions}, without MXNet; {os.environ['OMP_NUM_THREADS']} CPU threads, "
+            f"{torch.cuda.device_count()} GPUs")
+
+
 def report():
     """Lines about this machine and this Python, including their faults."""
     chosen = os.environ.get("OMP_NUM_THREADS")
@@ -194,7 +220,7 @@ def report():
     ]
     try:
         python.check_version()
-        packages = (python.CPU_BUILD, python.GPU_BUILD, "numpy", "gluoncv", "matplotlib")
+        packages = (python.CPU_BUILD, python.GPU_BUILD, "torch", "numpy", "gluoncv", "matplotlib")
         lines += [(package, python.version_of(package) or "not installed") for package in packages]
         lines.append(("OpenCV", system.check_opencv() or "its system libraries are there"))
         lines.append(("State", check()))
@@ -219,7 +245,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments=None):
     parser = Parser(prog="python -m support.runtime", description="Is this machine ready?")
-    tasks, modes = ("report", "choose", "libraries", "check"), ("auto", "cpu", "gpu")
+    tasks, modes = ("report", "choose", "libraries", "check"), ("auto", "cpu", "gpu", "torch")
     parser.add_argument("task", nargs="?", default="report", choices=tasks)
     parser.add_argument("mode", nargs="?", default="auto", choices=modes, help="for choose")
     options = parser.parse_args(arguments)

@@ -16,10 +16,16 @@ SHORT = ["--gpus", "", *tiny.TINY_NET, "--num-epochs", "2", "--batch-size", "16"
 
 @pytest.fixture
 def machine(monkeypatch):
-    """machine(gpus, build, torch): what this machine is said to have."""
+    """machine(gpus, build, torch): what this machine is said to have; build None for no MXNet."""
     def made(gpus=(), build=python.CPU_BUILD, torch=True):
+        def installed_build():
+            if build is None:
+                raise InputError("MXNet is not installed")
+            return build
+
         monkeypatch.setattr(cuda, "gpu_capabilities", lambda: list(gpus))
-        monkeypatch.setattr(python, "installed_build", lambda: build)
+        monkeypatch.setattr(python, "installed_build", installed_build)
+        monkeypatch.setattr(python, "torch_alone", lambda: build is None and torch)
         monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: torch or None)
         monkeypatch.setattr(backend.importlib, "import_module", lambda name: name)
     return made
@@ -27,7 +33,7 @@ def machine(monkeypatch):
 
 @pytest.mark.parametrize("there, name, part", [
     ({}, "gluon", None), ({"gpus": HOPPER}, "torch", "this MXNet cannot use NVIDIA H100 (9.0): PyTorch computes"),
-    ({"gpus": HOPPER, "torch": False}, "gluon", "with PyTorch the GPU would (install it with"),
+    ({"gpus": HOPPER, "torch": False}, "gluon", "with PyTorch the GPU would (run `bash scripts/setup.sh --torch`)"),
     ({"gpus": HOPPER, "build": python.GPU_BUILD}, "torch", "cannot use NVIDIA H100"),
     ({"gpus": [("NVIDIA A100", 8, 0)], "build": python.GPU_BUILD}, "gluon", None),
     ({"gpus": [("NVIDIA A100", 8, 0)]}, "torch", "cannot use NVIDIA A100")])
@@ -43,8 +49,21 @@ def test_what_is_asked_for_is_taken(machine):
     machine(HOPPER)
     assert (backend.choose("gluon"), backend.choose("torch")) == ("backend.gluon", "backend.torch")
     machine(torch=False)
-    with pytest.raises(InputError, match="^--backend torch: PyTorch is not installed; install it with: "):
+    with pytest.raises(InputError, match="^--backend torch: PyTorch is not installed; run `.*setup.sh --torch`"):
         backend.choose("torch")
+
+
+def test_without_mxnet_pytorch_computes(machine, caplog):
+    machine(build=None)
+    with caplog.at_level("INFO"):
+        assert backend.choose("auto", on_gpu=False) == "backend.torch"
+    assert caplog.messages == ["MXNet is not installed: PyTorch computes"]
+    assert backend.networks() == "backend.torch.nets"
+    with pytest.raises(InputError, match="MXNet is not installed"):
+        backend.choose("gluon")
+    machine(build=None, torch=False)
+    with pytest.raises(InputError, match="MXNet is not installed"):
+        backend.choose("auto")
 
 
 def test_a_run_begun_in_one_backend_is_resumed_and_evaluated_in_the_other(tmp_path):

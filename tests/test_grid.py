@@ -116,7 +116,7 @@ TABLE4 = {
 @pytest.mark.parametrize("net", grid.TABLE4, ids=lambda net: net.row)
 def test_the_nets_of_table_iv(net):
     total, trainable, macs, it_is, convention = TABLE4[net.row]
-    found = conventions(net.model)
+    found = conventions(net.model, get_model)
     assert found.total / 1e6 == pytest.approx(total, abs=6e-4)
     assert found.trainable / 1e6 == pytest.approx(trainable, abs=6e-4)
     assert found.giga["v1b MACs"] == pytest.approx(macs, abs=1e-3)

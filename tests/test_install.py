@@ -628,11 +628,29 @@ def setup(checkout, *flags, **environment):
     ([], "9.0", "requirements-cpu.txt", "capability 9.0, but mxnet-cu112 1.9.1 holds code for sm_50 to sm_86 only"),
     ([], "8.6,9.0", "requirements-cpu.txt", "Stub GPU 1 has compute capability 9.0"),
     ([], "", "requirements-cpu.txt", "shows no GPU"), (["--cpu"], "7.5", "requirements-cpu.txt", "--cpu"),
-    (["--gpu"], "", "requirements.txt", "--gpu")])
+    (["--gpu"], "", "requirements.txt", "--gpu"), (["--torch"], "9.0", "requirements-torch.txt", "--torch"),
+    ([], "9.0", "requirements-cpu.txt", "PyTorch can use it: run `bash scripts/setup.sh --torch`"),
+    (["--cpu", "--torch"], "9.0", "requirements-cpu.txt", "and PyTorch (requirements-torch.txt)")])
 def test_setup_chooses_the_build(checkout, stub, flags, gpus, requirements, why):
     done = setup(checkout, "--dry-run", *flags, LD_LIBRARY_PATH=str(stub), STUB_CUDA_GPUS=gpus)
     assert done.returncode == 0 and f"({requirements})" in done.stdout and why in done.stdout
     assert not (checkout / ".venv").exists()
+
+
+def test_where_mxnet_has_no_build_pytorch_takes_its_place():
+    apple = {"system": lambda: "Darwin", "machine": lambda: "arm64"}
+    assert cuda.choose_build("auto", **apple) == ("torch", "MXNet 1.9.1 has no build for Darwin on arm64")
+    assert cuda.choose_build("torch", **apple)[0] == "torch"
+    for mode in ("cpu", "gpu"):
+        with pytest.raises(InputError, match="no build for Darwin on arm64: run `bash scripts/setup.sh --torch`"):
+            cuda.choose_build(mode, **apple)
+
+
+def test_setup_refuses_a_python_without_a_pytorch(checkout, tmp_path):
+    done = setup(checkout, "--torch", PYTHON=str(fake(
+        tmp_path / "old", 'case "$*" in *choose*) echo torch;; *) echo 3.9;; esac')))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "PyTorch 2.13 needs Python 3.10 or newer" in done.stderr
 
 
 def test_setup_refuses_gpus_that_cannot_run(checkout, stub):

@@ -11,6 +11,7 @@ import pytest
 from model import ATAC, NiN, fuse, get_model, imagenet_resnet, load_params
 from model.array_names import classes_of, head_of
 from model.cifar_resnet import CIFARResNetV2
+from model.graph import parameters_of
 from support import params_file
 from support.errors import InputError
 
@@ -134,7 +135,7 @@ def test_another_head_is_kept_and_all_else_is_loaded(tmp_path):
         for write, *_ in FORMS.values() if kind == "cifar" else [FORMS["export"]]:
             path = write(source, kind, tmp_path)
             target = made(kind, seed=1, classes=3)
-            before, head, sentences = numbers_of(target), head_of(target), []
+            before, head, sentences = numbers_of(target), head_of(parameters_of(target)), []
             with pytest.raises(InputError, match="2 differ in shape .*; ignore_output=True .--ignore-output"):
                 load_params(target, path)
             assert all((numbers_of(target)[name] == value).all() for name, value in before.items())

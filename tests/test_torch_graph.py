@@ -10,10 +10,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (requirements-torch.txt)")
 
 import model  # noqa: E402
-from backend.graph import PATH, graph_of  # noqa: E402
 from backend.torch import operators  # noqa: E402
 from backend.torch.convert import arrays_of  # noqa: E402
 from backend.torch.graph import gluon_names, torch_name, translate  # noqa: E402
+from model.graph import PATH, graph_of  # noqa: E402
 from support import ROOT  # noqa: E402
 from support.errors import InputError  # noqa: E402
 
@@ -155,7 +155,7 @@ def test_a_fixed_gamma_is_one_and_is_not_trained():
 ])
 def test_what_has_no_translation_is_named(changes, sentence):
     net, _ = net_of("resnet20_v2")
-    graph = json.loads(graph_of(net))
+    graph = json.loads(graph_of(net).text)
     node = next(node for node in graph["nodes"] if node["op"] == "Convolution")
     node["op"] = changes.get("op", node["op"])
     node["attrs"].update({name: value for name, value in changes.items() if name != "op"})
@@ -168,7 +168,7 @@ def test_a_missing_array_is_named():
     arrays = arrays_of(net)
     del arrays["output.bias"]
     with pytest.raises(InputError, match="array output.bias"):
-        translate(graph_of(net), arrays)
+        translate(graph_of(net).text, arrays)
 
 
 # Operators beyond what the nets ask of them.
@@ -221,7 +221,7 @@ def test_batch_norm_may_use_its_running_statistics_in_training():
 
 def graph_of_layer(layer):
     """The graph of one layer that stands under the name bn."""
-    graph = json.loads(graph_of(layer))
+    graph = json.loads(graph_of(layer).text)
     for node in graph["nodes"]:
         if PATH in node.get("attrs", {}):
             node["attrs"][PATH] = "bn." + node["attrs"][PATH]
@@ -247,7 +247,7 @@ def test_files_are_enough_without_mxnet(tmp_path):
     net, side = net_of("prelu_resnet20_v2")
     images = images_of(side).astype("float32")
     files = [str(tmp_path / name) for name in ("net.json", "net.params", "logits.npy", "images.npy")]
-    (tmp_path / "net.json").write_text(graph_of(net))
+    (tmp_path / "net.json").write_text(graph_of(net).text)
     net.save_parameters(files[1])
     np.save(files[3], images)
     subprocess.run([sys.executable, "-c", WITHOUT, *files], check=True, cwd=ROOT)

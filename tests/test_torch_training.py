@@ -13,13 +13,13 @@ from backend import gluon  # noqa: E402
 from backend import torch as backend  # noqa: E402
 from backend.gluon import loop as gluon_loop  # noqa: E402
 from backend.gluon.optimizer import make_trainer  # noqa: E402
-from backend.graph import graph_of  # noqa: E402
 from backend.torch import loop, optimizer, resident, start, state  # noqa: E402
 from backend.torch.convert import arrays_of  # noqa: E402
 from backend.torch.graph import torch_name  # noqa: E402
 from engine import run  # noqa: E402
 from engine.data import in_memory  # noqa: E402
 from engine.steps import Diverged, LossScale, Meter, Steps  # noqa: E402
+from model.graph import Graph, graph_of  # noqa: E402
 from support.errors import InputError  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -268,24 +268,24 @@ def test_numpy_draws_from_the_distributions_of_mxnet(name):
 
 
 def test_the_draw_depends_on_the_seed_alone():
-    text = graph_of(tiny.ready(model.get_model("resnet20_v2", blocks=1)))
-    first, again, other = (start.drawn(text, seed) for seed in (1, 1, 2))
+    graph = graph_of(tiny.ready(model.get_model("resnet20_v2", blocks=1)))
+    first, again, other = (start.drawn(graph, seed) for seed in (1, 1, 2))
     assert all((first[name] == again[name]).all() for name in first)
     assert (first["output.weight"] != other["output.weight"]).any()
 
 
 def test_a_graph_trains_without_a_gluon_net():
     recipe = tiny.recipe(lr=.02)
-    text = graph_of(tiny.ready(model.get_model("atac_resnet20_v2", blocks=1)))
-    program = backend.prepare(text, tiny.experiment(recipe=recipe), [CPU], backend.join("device"))
+    graph = graph_of(model.get_model("atac_resnet20_v2", blocks=1))
+    program = backend.prepare(graph, tiny.experiment(recipe=recipe), [CPU], backend.join("device"))
     assert program.forms() == program_of(backend, recipe).forms()
     assert np.isfinite(trained(program, recipe, 1, images=32)).all()
 
 
 def test_a_graph_without_shapes_is_refused():
-    text = graph_of(tiny.ready(model.get_model("resnet20_v2", blocks=1)))
+    graph = graph_of(model.get_model("resnet20_v2", blocks=1))
     with pytest.raises(InputError, match="shape of"):
-        start.drawn(text.replace("__shape__", "__form__"), 0)
+        start.drawn(Graph(graph.text.replace("__shape__", "__form__"), graph.shapes), 0)
 
 
 # Devices, scorer.

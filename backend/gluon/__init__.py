@@ -4,7 +4,7 @@ from support import import_hook
 import_hook.install()
 
 from .distributed import join
-from .placement import devices, kind, training_type
+from .placement import devices, kind, present, training_type
 from .program import prepare, scorer
 
-__all__ = ["devices", "join", "kind", "prepare", "scorer", "training_type"]
+__all__ = ["devices", "join", "kind", "prepare", "present", "scorer", "training_type"]

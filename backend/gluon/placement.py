@@ -7,6 +7,11 @@ from engine.steps import read_from
 from support.errors import InputError
 
 
+def present():
+    """The number of GPUs that this process can use."""
+    return mx.context.num_gpus()
+
+
 def devices(gpus):
     """Contexts for GPU numbers, and a sentence about the choice.
 
@@ -16,15 +21,14 @@ def devices(gpus):
     wanted = list(gpus)
     if len(set(wanted)) != len(wanted) or any(number < 0 for number in wanted):
         raise InputError(f"--gpus takes different numbers of at least 0, got {','.join(map(str, wanted))}")
-    present = mx.context.num_gpus()
     if not wanted:
         return [mx.cpu()], "running on the CPU, as asked"
-    if not present:
+    if not present():
         number = "the CPU" if len(wanted) == 1 else f"{len(wanted)} CPU contexts in place of {len(wanted)} GPUs"
         return [mx.cpu(index) for index in range(len(wanted))], f"no GPU is present: running on {number}"
-    if max(wanted) >= present:
-        raise InputError(f"--gpus {','.join(map(str, wanted))}: this machine has {present} GPU(s), "
-                         f"numbered from 0 to {present - 1}")
+    if max(wanted) >= present():
+        raise InputError(f"--gpus {','.join(map(str, wanted))}: this machine has {present()} GPU(s), "
+                         f"numbered from 0 to {present() - 1}")
     return [mx.gpu(number) for number in wanted], f"running on GPU {', '.join(map(str, wanted))}"
 
 

@@ -1,6 +1,6 @@
 """MXNet's graph of a net as a torch.fx.GraphModule: the same operators on the same arrays; it needs no MXNet.
 
-Modules and parameters stand under the structural names that backend.graph.graph_of has put into the graph, so that
+Modules and parameters stand under the structural names that model.graph.graph_of has put into the graph, so that
 state_dict() reads `features.2.0.conv1.weight`. Only BatchNorm's parameters have other names in PyTorch: `torch_name`,
 `gluon_names`.
 """
@@ -11,7 +11,7 @@ import json
 import torch
 from torch import fx, nn
 
-from backend.graph import FROZEN, PATH
+from model.graph import FROZEN, PATH
 from support.errors import InputError
 
 from . import operators

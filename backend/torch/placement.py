@@ -9,6 +9,11 @@ from support.errors import InputError
 LAYOUT = torch.channels_last  # of the arrays of a net and of its images on the device
 
 
+def present():
+    """The number of GPUs that this process can use."""
+    return torch.cuda.device_count()
+
+
 def devices(gpus):
     """The device for GPU numbers, in a list, and a sentence about the choice; the CPU if the machine has no GPU.
 
@@ -20,13 +25,12 @@ def devices(gpus):
     if len(wanted) > 1:
         raise InputError(f"--gpus {','.join(map(str, wanted))}: PyTorch runs one process a GPU; give one "
                          f"number, and start {len(wanted)} with torchrun --nproc-per-node {len(wanted)}")
-    present = torch.cuda.device_count()
     if not wanted:
         return [torch.device("cpu")], "running on the CPU, as asked"
-    if not present:
+    if not present():
         return [torch.device("cpu")], "no GPU is present: running on the CPU"
-    if wanted[0] >= present:
-        raise InputError(f"--gpus {wanted[0]}: this machine has {present} GPU(s), numbered from 0 to {present - 1}")
+    if wanted[0] >= present():
+        raise InputError(f"--gpus {wanted[0]}: this machine has {present()} GPU(s), numbered from 0 to {present() - 1}")
     return [torch.device("cuda", wanted[0])], f"running on GPU {wanted[0]}"
 
 

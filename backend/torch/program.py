@@ -7,10 +7,12 @@ import torch
 from backend import base
 from engine import runlog
 from engine.steps import LossScale
-from support.errors import InputError
+from model import graph_file
+from model.graph import Graph
+from model.weights import load_params
 
 from . import loop, placement, state
-from .graph import translate
+from .convert import to_torch
 from .optimizer import make_optimizer
 from .resident import Residents
 from .start import drawn
@@ -43,10 +45,14 @@ class Scorer(base.Scorer):
 
 
 class Program(Scorer, base.Program):
-    """A module in training by the recipe of an Experiment, with the workers of a Team. compiled : by torch.compile."""
+    """A module in training by the recipe of an Experiment, with the workers of a Team.
 
-    def __init__(self, net, devices, experiment, team, compiled=False):
+    compiled : by torch.compile. source : where the net comes from, for the record.
+    """
+
+    def __init__(self, net, devices, experiment, team, compiled=False, source=""):
         super().__init__(net, devices)
+        self.source = source
         self.operators = NAME + ", compiled" * compiled
         self.team = team
         for module in net.modules():
@@ -93,7 +99,7 @@ class Program(Scorer, base.Program):
         state.restore(arrays, self.net, self.optimizer, self.team)
 
     def environment(self):
-        return {"torch": torch.__version__, "contexts": f"[{self.device}]",
+        return {"torch": torch.__version__, "net": self.source, "contexts": f"[{self.device}]",
                 "gpus": runlog.gpu_names() if self.kind == "gpu" else []}
 
 
@@ -103,44 +109,38 @@ def exact(dtype="float32"):
 
 
 def prepare(net, experiment, devices, team, fused="auto", mode="hybrid", weights=None, ignore_output=False):
-    """The Program that trains a new net: a Gluon net, or the text of its graph (backend.graph).
+    """The Program that trains a new net: a Gluon net, or a Graph (model.graph).
 
-    A Gluon net is initialized by MXNet from the experiment's seed, as the other backend does it; the weights of a graph
+    A Gluon net is initialized by MXNet from the experiment's seed, as the other backend does it; the weights of a Graph
     are drawn by NumPy from the same distributions. fused : 'on' compiles the net, which takes a minute or two. mode :
-    of the Gluon backend, without meaning here. weights : a parameter file to start a Gluon net from, or None;
-    ignore_output: all of it except the last layer. Raises InputError for weights that do not fit.
+    of the Gluon backend, without meaning here. weights : a parameter file to start from, or None; ignore_output: all of
+    it except the last layer. Raises InputError for weights that do not fit.
     """
     exact(experiment.dtype)
-    if isinstance(net, str):
-        if weights:
-            raise InputError(f"{weights}: a net starts from weights only if MXNet is installed")
-        module = translate(net, drawn(net, experiment.seed))
+    if isinstance(net, Graph):
+        net.arrays = drawn(net, experiment.seed)
+        source = f"{graph_file.FILE.name}; a new run's first weights are drawn by NumPy"
     else:
-        module = _initialized(net, experiment.seed, weights, ignore_output)
-    return Program(module, devices, experiment, team, fused == "on")
+        _initialize(net, experiment.seed)
+        source = "Gluon"
+    if weights:
+        load_params(net, weights, None, ignore_output, log.info)
+    return Program(to_torch(net), devices, experiment, team, fused == "on", source)
 
 
-def _initialized(net, seed, weights, ignore_output):
-    """The module of a new Gluon net. Needs MXNet."""
+def _initialize(net, seed):
+    """Give a Gluon net MXNet's first weights of a seed."""
     import mxnet as mx
 
     from backend.gluon.placement import initialize
-    from model.weights import load_params
-
-    from .convert import to_torch
 
     initialize(net, seed, [mx.cpu()])
-    if weights:
-        load_params(net, weights, mx.cpu(), ignore_output, log.info)
-    return to_torch(net)
 
 
 def scorer(net, devices, example, mode="hybrid", fused="auto"):
-    """The Scorer of a Gluon net that has its weights, and a sentence about the form in which it is computed.
+    """The Scorer of a net (Gluon's or a Graph) that has its weights, and a sentence about how it is computed.
 
     example, mode, fused : of the Gluon backend, without meaning here.
     """
-    from .convert import to_torch
-
     exact()
     return Scorer(to_torch(net), devices), NAME

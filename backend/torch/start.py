@@ -4,32 +4,29 @@ import math
 
 import numpy as np
 
-from backend.graph import PATH
 from engine.seeds import random_stream
 from support.errors import InputError
-
-from .graph import value_of
 
 SLOPE = 0.25  # of mx.init.MSRAPrelu, which the authors use
 _START = 100  # the purpose of these random numbers; those of the data sets count from 0
 
 
-def drawn(text, seed):
-    """{Gluon's name: float32 array} for a graph of backend.graph, with the distributions that MXNet draws from.
+def drawn(graph, seed):
+    """{structural name: float32 array} for a model.graph.Graph, with the distributions that MXNet draws from.
 
     A parameter's own initializer stands in the graph; without one it is MSRAPrelu's: Gaussian with the variance
     2 / (1 + SLOPE^2) over the average of the fans. The numbers are others than MXNet's of the same seed. Every array
     has a stream of its own. Raises InputError for a graph that does not say a shape or an initializer.
     """
-    nodes = [node for node in json.loads(text)["nodes"] if PATH in node.get("attrs", {})]
-    return {node["attrs"][PATH]: _array(node, random_stream(seed, _START, index)) for index, node in enumerate(nodes)}
+    return {path: _array(path, graph.parameters[path].shape, node["attrs"].get("__init__"),
+                         random_stream(seed, _START, index))
+            for index, (path, node) in enumerate(graph.parameter_nodes.items())}
 
 
-def _array(node, generator):
-    name, shape = node["attrs"][PATH], value_of(node["attrs"].get("__shape__", "()"))
+def _array(name, shape, initializer, generator):
     if not shape or min(shape) < 1:
         raise InputError(f"the graph does not say the shape of {name}")
-    kind, settings = _initializer(node["attrs"].get("__init__"))
+    kind, settings = _initializer(initializer)
     constants = {"zeros": 0, "ones": 1, "constant": settings.get("value")}
     if kind in constants:
         return np.full(shape, constants[kind], np.float32)

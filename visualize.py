@@ -88,7 +88,7 @@ def main():
         visualize.training_curves(args.runs, args.labels, args.output)
     else:
         runtime.tune(args.tune)
-        runtime.prepare()  # before NumPy and MXNet load: it names a missing piece in a sentence
+        runtime.prepare(torch=True)  # before NumPy and MXNet load: it names a missing piece in a sentence
         from engine import runlog
         runlog.start_logging()
         draw(parser, args)

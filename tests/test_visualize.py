@@ -130,6 +130,17 @@ def test_both_backends_catch_the_same_gates(name, shape, sites):
         np.testing.assert_allclose(other[path], values, rtol=1e-4, atol=1e-5)
 
 
+def test_gates_without_mxnet(tmp_path):
+    """The same figure to the byte."""
+    pytest.importorskip("torch")
+    from test_torch_nets import PROGRAM, without_mxnet
+    words = ["gates", *ATAC, "--beside", "seactivation_resnet20_v2_b1_cifar10", "-o"]
+    done = without_mxnet(PROGRAM, "visualize.py", *words, tmp_path / "without.png")
+    assert done.returncode == 0, done.stderr
+    assert run(*words, tmp_path / "with.png", "--backend", "torch", folder=tmp_path).status == 0
+    assert (tmp_path / "without.png").read_bytes() == (tmp_path / "with.png").read_bytes()
+
+
 def test_sites_have_short_names():
     assert gates.site("layer3.5.act2") == "s3b6.act2" and gates.site("features.3.1.refine") == "s2b2.refine"
     assert gates.site("features.6") == "head" and gates.site("block.act") == "block.act"

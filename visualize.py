@@ -30,11 +30,10 @@ def parse(argv=None):
 
 def subject_of(parser, args):
     """The Subject (engine.cli.subject) of a command line."""
-    import model
-    from backend import choose
+    from backend import choose, networks
     from engine.cli import subject
 
-    found = subject.subject_of(parser, args, model, choose(args.backend, bool(args.gpus)))
+    found = subject.subject_of(parser, args, networks(), choose(args.backend, bool(args.gpus)))
     print(found.recognised, file=sys.stderr)
     return found
 

@@ -130,6 +130,17 @@ def test_both_backends_catch_the_same_gates(name, shape, sites):
         np.testing.assert_allclose(other[path], values, rtol=1e-4, atol=1e-5)
 
 
+def test_gates_without_mxnet(tmp_path):
+    """The same figure to the byte."""
+    pytest.importorskip("torch")
+    from test_torch_nets import PROGRAM, without_mxnet
+    words = ["gates", *ATAC, "--beside", "seactivation_resnet20_v2_b1_cifar10", "-o"]
+    done = without_mxnet(PROGRAM, "visualize.py", *words, tmp_path / "without.png")
+    assert done.returncode == 0, done.stderr
+    assert run(*words, tmp_path / "with.png", "--backend", "torch", folder=tmp_path).status == 0
+    assert (tmp_path / "without.png").read_bytes() == (tmp_path / "with.png").read_bytes()
+
+
 def test_sites_have_short_names():
     assert gates.site("layer3.5.act2") == "s3b6.act2" and gates.site("features.3.1.refine") == "s2b2.refine"
     assert gates.site("features.6") == "head" and gates.site("block.act") == "block.act"
@@ -156,6 +167,13 @@ def test_one_value_per_channel_is_one_colour(tmp_path):
     picture = drawn(tmp_path / "x.png")
     halves = [len(set(map(bytes, half.reshape(-1, 3)))) for half in np.array_split(picture, 2)]
     assert halves[0] > halves[1]
+
+
+def test_the_sites_of_a_deep_net_are_wrapped(tmp_path):
+    layers = [(f"site {number}", np.random.RandomState(number).rand(2, 4, 4), 1) for number in range(23)]
+    drawings.draw_gates(np.zeros((8, 8, 3)), [("deep", layers), ("shallow", layers[:3])], tmp_path / "x.png")
+    height, width, _ = drawn(tmp_path / "x.png").shape
+    assert width < 1600 and height > width / 2
 
 
 # What does not fit.

@@ -7,7 +7,7 @@ GATE = ".gate."  # a gated unit's layers stand below it (model.activation.Gated)
 
 
 def captured(net, devices, images):
-    """As backend.gluon.gates.captured. net: a module of backend.torch.graph, or a Gluon net with weights."""
+    """As backend.gluon.gates.captured. net: a module, or a Gluon net or Graph with weights."""
     if not isinstance(net, torch.nn.Module):
         from .convert import to_torch
         net = to_torch(net)

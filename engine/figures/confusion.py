@@ -23,7 +23,7 @@ def draw_confusion(confusion, class_names, path, title):
         figure, axes = pyplot.subplots(figsize=(side + .9, side), layout="constrained")
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         if count <= NAMED:
-            names = [name if len(name) <= 32 else f"{name[:29]}..." for name in class_names]
+            names = [(name if len(name) <= 32 else f"{name[:29]}...").replace("_", " ") for name in class_names]
             axes.set_xticks(range(count), names, rotation=90 if small else 45, ha="center" if small else "right",
                             rotation_mode="default" if small else "anchor", fontsize=6 if small else 8)
             axes.set_yticks(range(count), names, fontsize=6 if small else 8)

@@ -1,7 +1,13 @@
 """The gates of a net for one picture, and their statistics over many."""
+import math
+
+import numpy as np
+
 from support import palette
 
 from . import COLUMN, save, styled, words
+
+WIDEST = 10  # sites in a row
 
 
 def draw_gates(picture, nets, path):
@@ -10,37 +16,37 @@ def draw_gates(picture, nets, path):
     picture : (S, S, 3), 0 to 1. nets : [(title, [(site, gates (C, H, W), channel)])]. Raises InputError if the file
     cannot be written.
     """
-    columns = 1 + max(len(layers) for _, layers in nets)
-    maps = [[(gates.mean(axis=0), gates[channel]) for _, gates, channel in layers] for _, layers in nets]
-    lowest, highest = (extreme(extreme(part) for layers in maps for pair in layers for part in map(_flat, pair))
-                       for extreme in (min, max))
-    size = max(2 * COLUMN / columns, .62)
+    maps = [[(site, channel, gates.mean(axis=0), gates[channel]) for site, gates, channel in layers]
+            for _, layers in nets]
+    every = [values for layers in maps for layer in layers for values in layer[2:]]
+    scale = {"cmap": "viridis", "vmin": min(map(np.min, every)), "vmax": max(map(np.max, every))}
+    most = max(map(len, maps))
+    columns = math.ceil(most / math.ceil(most / WIDEST))  # long nets are wrapped into equal strips
+    size = max(2 * COLUMN / (columns + 1), .62)
+    strips = [math.ceil(len(layers) / columns) for layers in maps]
     with styled() as pyplot, words(*(title for title, _ in nets), longest=90) as titles:
-        figure = pyplot.figure(figsize=(size * columns + .55, (2 * size + .5) * len(nets)), layout="constrained")
+        height = sum((2 * size + .3) * count + .2 for count in strips)
+        figure = pyplot.figure(figsize=(size * (columns + 1) + .55, height), layout="constrained")
         figure.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.01, hspace=.01)
-        for part, title, (_, layers), own in zip(figure.subfigures(len(nets), squeeze=False).ravel(), titles, nets,
-                                                 maps):
+        parts = figure.subfigures(len(nets), squeeze=False, height_ratios=strips).ravel()
+        for part, title, layers, count in zip(parts, titles, maps, strips):
             part.suptitle(title, fontsize=8, x=.01, ha="left")
-            grid = part.subplots(2, columns, squeeze=False)
+            grid = part.subplots(2 * count, columns + 1, squeeze=False)
             for axes in grid.ravel():
-                axes.set(xticks=[], yticks=[])
                 axes.axis("off")
-            for row, label in enumerate(("mean", "channel")):
-                grid[row, 0].text(1.04, .5, label, transform=grid[row, 0].transAxes, rotation=90, va="center",
-                                  fontsize=6)
             grid[0, 0].imshow(picture)
             grid[0, 0].set_title("input", fontsize=7)
-            for column, ((site, _, channel), pair) in enumerate(zip(layers, own), 1):
-                grid[0, column].set_title(site, fontsize=7)
-                grid[1, column].set_title(str(channel), fontsize=6, pad=2)
-                for axes, values in zip(grid[:, column], pair):
-                    image = axes.imshow(values, cmap="viridis", vmin=lowest, vmax=highest)
+            for row, axes in enumerate(grid[:, 0]):
+                axes.text(1.04, .5, ("mean", "channel")[row % 2], transform=axes.transAxes, rotation=90, va="center",
+                          fontsize=6)
+            for place, (site, channel, mean, own) in enumerate(layers):
+                above, below = grid[2 * (place // columns):, 1 + place % columns][:2]
+                above.set_title(site, fontsize=7)
+                below.set_title(str(channel), fontsize=6, pad=2)
+                above.imshow(mean, **scale)
+                image = below.imshow(own, **scale)
             part.colorbar(image, ax=grid, shrink=.8, label="gate", pad=.01).outline.set_linewidth(.5)
         save(figure, path)
-
-
-def _flat(values):
-    return values.ravel().tolist()
 
 
 def draw_statistics(summaries, path, title):

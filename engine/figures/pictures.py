@@ -16,7 +16,7 @@ def draw_predictions(answers, path, title, columns=8):
     rows = math.ceil(len(answers) / columns)
     side = max(2 * COLUMN / columns, .82) if columns > 3 else 1.2
     with styled() as pyplot, words(title, longest=140) as (title,), \
-            words(*(name for _, *names, _ in answers for name in names), longest=16) as names:
+            words(*(name.replace("_", " ") for _, *names, _ in answers for name in names), longest=16) as names:
         figure, grid = pyplot.subplots(rows, columns, figsize=(side * columns, (side + .2) * rows + .3), squeeze=False,
                                        layout="constrained")
         figure.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=0, hspace=0)

@@ -44,7 +44,7 @@ class Score(NamedTuple):
 
 def evaluate(subject, images, args):
     """Evaluate a Subject on Images; returns a Score. args: mode and fused of a command line."""
-    from engine import evaluation
+    from engine import evaluation, progress
     from engine.steps import Diverged
 
     data, names = subject.data, subject.class_names
@@ -52,7 +52,8 @@ def evaluate(subject, images, args):
     scorer, form = subject.backend.scorer(subject.net, subject.devices, example, args.mode, args.fused)
     started = time.perf_counter()
     try:
-        scores = scorer.score(images.batches, len(names))
+        with progress.scoring_bar(images.batches, "scoring") as bar:
+            scores = scorer.score(images.batches, len(names), bar.update)
     except Diverged as error:
         raise InputError(f"{subject.file}: {error}; use another checkpoint") from error
     seconds = time.perf_counter() - started

@@ -18,8 +18,11 @@ class Scorer(abc.ABC):
     kind = "cpu"
 
     @abc.abstractmethod
-    def score(self, batches, labels):
-        """The Scores (engine.steps) on batches of (images, labels, count); labels: classes of the data."""
+    def score(self, batches, labels, told=lambda: None):
+        """The Scores (engine.steps) on batches of (images, labels, count).
+
+        labels : classes of the data. told : called after each batch.
+        """
 
     @abc.abstractmethod
     def logits(self, images):
@@ -59,6 +62,14 @@ class Program(Scorer):
 
         settle : called after each step with the steps done; if it returns True, meter and device are brought up to
         date before that number is yielded.
+        """
+
+    @abc.abstractmethod
+    def gates(self, images):
+        """{structural name: gates} of the gated units on float32 images (N, 3, S, S); leaves the training as it is.
+
+        Gates: float32 (N, C, H, W), or (N, C, 1, 1) for one value a channel. {} if the net has no gated unit. One
+        worker may call it alone.
         """
 
     @abc.abstractmethod

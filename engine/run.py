@@ -3,7 +3,6 @@ import contextlib
 import dataclasses
 import logging
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any, Optional
@@ -18,9 +17,11 @@ from . import checkpoint, runlog
 from .experiment import Result, Score
 from .figures import curves
 from .folders import BEST, HISTORY, LAST, METRICS
+from .progress import EpochShown, scoring_bar
 from .schedule import learning_rate
 from .signals import Stopped, StopSignal
 from .steps import DataFault, Diverged, LossScale, Meter, Steps
+from .tensorboard import Board
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Job:
     provenance : of the data (engine.data.dataset); it goes into the Result.
     test_batches : the test images, scored once at the end; None if they are score_batches.
     save_interval : write last.params also every so many steps and before scoring; 0: only after an epoch.
+    board : for TensorBoard; None in every worker except worker 0, and if it was not asked for.
     """
 
     program: Any
@@ -52,6 +54,7 @@ class Job:
     save_period: int = 0
     save_interval: int = 0
     log_interval: int = 100
+    board: Optional[Board] = None
 
     @property
     def experiment(self):
@@ -156,7 +159,7 @@ class _Run:
         if job.save_interval and state.step > first_step:
             self.save(LAST)
         trained = time.time()
-        score = self.program.score(job.score_batches, job.labels)
+        score = self.score(job.score_batches, f"epoch {state.epoch + 1}/{job.recipe.epochs}, scoring")
         self.finish_epoch(score, first_step, started, trained)
         if state.epoch < job.recipe.epochs and self.asked_to(stop):
             raise self.stopped(stop)
@@ -176,27 +179,21 @@ class _Run:
             return saved_after(done) or told_after(done) and not state.meter.images
 
         todo = Steps(job.batches, recipe, job.experiment.seed, state.epoch, first, job.workers)
-        mark, marked, place = time.time(), first, f"epoch {state.epoch + 1}/{recipe.epochs}"
-        with runlog.progress_bar(steps, place, first) as bar, \
+        with EpochShown(todo, state.meter, self.images_per_step, self.seconds_left, job.board,
+                        self.program.writes) as shown, \
                 contextlib.closing(self.program.steps(todo, state.meter, settled_after)) as progress:
             for done in progress:
                 state.step = first + done
-                bar.update()
-                if told_after(done):
-                    speed = (state.step - marked) * self.images_per_step / max(time.time() - mark, 1e-9)
-                    mark, marked = time.time(), state.step
-                    left = duration(self.seconds_left(self.images_per_step / speed))
-                    bar.set_description_str(f"{place}, about {left} left", refresh=False)
-                    bar.set_postfix_str(f"loss {state.meter.loss:.3f}, accuracy {state.meter.accuracy:.3f}, "
-                                        f"{speed:,.0f} images/s")
-                    # A terminal shows the bar; files and pipes get plain lines.
-                    log.log(logging.DEBUG if sys.stderr.isatty() else logging.INFO,
-                            "Epoch[%d] Batch [%d]\tSpeed: %f samples/sec\taccuracy=%f\tlr=%f", state.epoch,
-                            state.step, speed, state.meter.accuracy, todo.settings(state.step - 1)[0])
+                shown.done(state.step, told_after(done))
                 if self.asked_to(stop):
                     break
                 if saved_after(done):
                     self.save(LAST)
+
+    def score(self, batches, description):
+        """The Scores on batches, with a bar."""
+        with scoring_bar(batches, description, self.program.writes) as bar:
+            return self.program.score(batches, self.job.labels, bar.update)
 
     def finish_epoch(self, score, first_step, started, trained):
         """Write the record and the checkpoints of a scored epoch, and move state to the next one."""
@@ -222,6 +219,8 @@ class _Run:
         if improved:
             state.best = {"epoch": epoch, "accuracy": score.top1, "loss": score.loss, "top5": score.top5}
         state.epoch, state.step, state.meter = epoch + 1, 0, Meter()
+        if job.board is not None:  # before the checkpoint, after which nothing of this epoch is written again
+            job.board.epoch(state.epoch * job.batches.steps, score, self.program.gates)
         if improved:
             self.save(BEST, score)
         if job.save_period and state.epoch % job.save_period == 0:
@@ -320,7 +319,7 @@ class _Run:
         job = self.job
         self.program.any(False)  # worker 0 has written them when it comes here
         self.program.restore(checkpoint.weights(job.directory / f"{which}.params"))
-        test = self.program.score(job.test_batches, job.labels)
+        test = self.score(job.test_batches, f"scoring the test images, {which} epoch")
         log.info("test images with the weights of the %s epoch: err-top1=%f err-top5=%f", which, 1 - test.top1,
                  1 - test.top5)
         return Score(epoch, test.top1, test.top5, test.loss, test.images)

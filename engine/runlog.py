@@ -1,4 +1,4 @@
-"""What a run writes: args.json, metrics.jsonl, train.log, result.json; and its progress bar."""
+"""What a run writes: args.json, metrics.jsonl, train.log, result.json."""
 import contextlib
 import json
 import logging
@@ -121,15 +121,6 @@ def log_to_file(path):
             handler.flush()
             handler.close()
     logger.addHandler(file)
-
-
-def progress_bar(total, description, initial=0):
-    """A bar over steps on a terminal; silent in a file or pipe, where the log has plain lines."""
-    terminal = sys.stderr.isatty()
-    size = {"dynamic_ncols": True}
-    if terminal and 0 in os.get_terminal_size(sys.stderr.fileno()):  # unknown size: tqdm would hide the bar
-        size = {"ncols": 100, "nrows": 24}
-    return tqdm(total=total, desc=description, initial=initial, unit="step", leave=False, disable=not terminal, **size)
 
 
 class Metrics:

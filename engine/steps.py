@@ -2,7 +2,7 @@
 import dataclasses
 import logging
 import math
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
@@ -107,10 +107,12 @@ class Meter:
 class Counts:
     """Sums over scored images, each counted once; confusion[i, j] counts images of class i answered j.
 
-    labels : classes of the data; the net may have more outputs. right : for each batch, which answers are right.
+    labels : classes of the data; the net may have more outputs. told : called after each batch. right : for each batch,
+    which answers are right.
     """
 
     labels: int
+    told: Callable = lambda: None
     images: int = 0
     loss_sum: float = 0.0
     top5: int = 0
@@ -136,6 +138,7 @@ class Counts:
         answers = logits.argmax(axis=1)
         np.add.at(self.confusion, (truth, answers), 1)
         self.right.append(answers == truth)
+        self.told()
 
     def scores(self, total=None):
         """The Scores. total(array) adds float64 sums over several workers. Raises InputError if nothing was counted."""

@@ -9,7 +9,7 @@ import numpy as np
 from support.errors import InputError
 from support.words import counted
 
-from . import runlog
+from . import progress, runlog
 from .evaluation import answer_name, chances
 from .figures import curves, pictures
 from .figures.confusion import draw_confusion
@@ -110,7 +110,8 @@ def _answered(subject, scorer, images):
 
 def confusion(subject, scorer, images, path):
     """Draw the confusion matrix over all test images."""
-    scores = scorer.score(images.batches, len(subject.class_names))
+    with progress.scoring_bar(images.batches, "scoring") as bar:
+        scores = scorer.score(images.batches, len(subject.class_names), bar.update)
     images.check(scores.images)
     draw_confusion(scores.confusion, subject.class_names, path, f"{title_of(subject)}, {subject.data.title}: "
                    f"{scores.top1:.4f} of {scores.images:,} images right")

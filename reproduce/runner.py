@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from engine import runlog
+from engine.progress import progress_bar
 from engine.run import Stopped
 from support import ROOT, threads
 from support.errors import InputError
@@ -79,8 +79,7 @@ class Grid:
         self.find_data()
         asked = []  # the signals that asked to stop
         with handling((signal.SIGTERM, signal.SIGINT), lambda number, _: asked.append(number)), \
-                runlog.progress_bar(self.epochs, counted(self.total, "run")) as bar:
-            bar.unit = "epoch"
+                progress_bar(self.epochs, counted(self.total, "run"), unit="epoch") as bar:
             looked = 0.0
             while self.running or (self.waiting and not asked):
                 if not asked:

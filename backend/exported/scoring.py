@@ -76,8 +76,8 @@ class Scorer(base.Scorer):
     def __init__(self, net):
         self.net = net
 
-    def score(self, batches, labels):
-        counts = Counts(labels)
+    def score(self, batches, labels, told=lambda: None):
+        counts = Counts(labels, told)
         with contextlib.closing(read_from(batches)) as reading:
             for images, truth, count in reading:
                 counts.add(self.net.forward(images)[:count], truth[:count])

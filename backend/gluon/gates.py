@@ -1,8 +1,11 @@
 """The gates that a Gluon net computes, caught by hooks on its gated units (model.activation.Gated)."""
 import mxnet as mx
+import numpy as np
 from mxnet import autograd
 
 from model.activation import Gated
+
+from .placement import input_type
 
 
 def captured(net, contexts, images):
@@ -11,15 +14,17 @@ def captured(net, contexts, images):
     images: float32 (N, 3, S, S). Gates: float32 (N, C, H, W), or (N, C, 1, 1) for one value per channel. {} if the net
     has no gated unit. Afterwards the net runs operator by operator (hooks see nothing in a compiled net).
     """
-    found, hooks = {}, []
+    found, hooks, units = {}, [], list(_units(net))
+    if not units:
+        return found
     net.hybridize(False)
-    for name, unit in _units(net):
+    for name, unit in units:
         def keep(block, inputs, output, name=name):
-            found[name] = output.asnumpy()
+            found[name] = output.asnumpy().astype(np.float32)
         hooks.append(unit.gate.register_forward_hook(keep))
     try:
         with autograd.pause(train_mode=False):
-            net(mx.nd.array(images, contexts[0])).wait_to_read()
+            net(mx.nd.array(images, contexts[0], input_type(net))).wait_to_read()
     finally:
         for hook in hooks:
             hook.detach()

@@ -176,18 +176,18 @@ def _read(results, meter):
         meter.add(images, *sums.asnumpy())
 
 
-def evaluate(net, batches, contexts, labels, forward=None, team=None):
+def evaluate(net, batches, contexts, labels, forward=None, team=None, told=lambda: None):
     """The Scores of net on batches of (images, labels, count); only the first `count` of a batch are real.
 
     Each worker of a team brings its own batches; all get the scores over all batches.
 
     labels : classes of the data; the net may have more outputs. Batches go to the contexts in turn.
-    forward : forward(x) gives the logits from net's parameters; None for net itself.
+    forward : forward(x) gives the logits from net's parameters; None for net itself. told : called after each batch.
 
     The host counts while the device computes the next batches. Raises Diverged if the net answers with NaN or infinity.
     """
     forward, dtype = forward or net, input_type(net)
-    counts, pending = Counts(labels), collections.deque()
+    counts, pending = Counts(labels, told), collections.deque()
 
     def stage(item):
         index, (images, truth, count) = item

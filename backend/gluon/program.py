@@ -10,7 +10,7 @@ from engine.steps import LossScale
 from model.weights import load_params
 from ops.nag import update_operator
 
-from . import loop, placement, state
+from . import gates, loop, placement, state
 from .fused import fuse
 from .inference import optimize
 from .optimizer import make_trainer
@@ -28,8 +28,8 @@ class Scorer(base.Scorer):
     def kind(self):
         return placement.kind(self.contexts)
 
-    def score(self, batches, labels):
-        return loop.evaluate(self.net, batches, self.contexts, labels, self.forward)
+    def score(self, batches, labels, told=lambda: None):
+        return loop.evaluate(self.net, batches, self.contexts, labels, self.forward, told=told)
 
     def logits(self, images):
         return self.forward(mx.nd.array(images, self.contexts[0])).asnumpy().astype(np.float64)
@@ -63,10 +63,17 @@ class Program(Scorer, base.Program):
     def check(self):
         state.check_weights(self.net)
 
-    def score(self, batches, labels):
+    def score(self, batches, labels, told=lambda: None):
         """As Scorer.score, with the mean of all devices' BatchNorm statistics; each worker brings its own batches."""
         state.average_running_statistics(self.net, self.team)
-        return loop.evaluate(self.net, batches, self.contexts, labels, self.forward, self.team)
+        return loop.evaluate(self.net, batches, self.contexts, labels, self.forward, self.team, told)
+
+    def gates(self, images):
+        mode = "hybrid" if self.net._active else "imperative"
+        found = gates.captured(self.net, self.contexts, images)
+        placement.set_mode(self.net, mode)
+        state.restore_layout(self.net)
+        return found
 
     def arrays(self):
         return state.arrays_of(self.net, self.trainer, self.team)

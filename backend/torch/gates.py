@@ -19,6 +19,8 @@ def captured(net, devices, images):
                 name = _unit(factor)
                 if name is not None:
                     gates[factor] = name
+    if not gates:
+        return {}
     catcher = _Catcher(net, gates)
     with torch.no_grad():
         catcher.run(torch.from_numpy(np.array(images, np.float32)).to(devices[0]))

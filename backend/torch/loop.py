@@ -126,15 +126,17 @@ def train_steps(trainer, steps, meter, resident=None, settle=None):
                 read(0)
 
 
-def evaluate(net, batches, device, labels, resident=None, casting=contextlib.nullcontext, team=None):
+def evaluate(net, batches, device, labels, resident=None, casting=contextlib.nullcontext, team=None,
+             told=lambda: None):
     """The Scores of net on batches of (images, labels, count); only the first `count` of a batch are real.
 
     A team's workers each bring their own batches, and all get the scores over those of all.
 
     labels : classes of the data; the net may have more outputs. resident : the Images of the batches on the device, if
-    they lie there. casting : the context of a forward pass. Raises Diverged if the net answers with NaN or infinity.
+    they lie there. casting : the context of a forward pass. told : called after each batch. Raises Diverged if the net
+    answers with NaN or infinity.
     """
-    counts, pending = Counts(labels), collections.deque()
+    counts, pending = Counts(labels, told), collections.deque()
 
     def stage(item):
         images, truth, count = item

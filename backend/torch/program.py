@@ -11,7 +11,7 @@ from model import graph_file
 from model.graph import Graph
 from model.weights import load_params
 
-from . import loop, placement, state
+from . import gates, loop, placement, state
 from .convert import to_torch
 from .optimizer import make_optimizer
 from .resident import Residents
@@ -35,8 +35,8 @@ class Scorer(base.Scorer):
     def kind(self):
         return placement.kind(self.devices)
 
-    def score(self, batches, labels):
-        return loop.evaluate(self.net, batches, self.device, labels, self.residents.of(batches))
+    def score(self, batches, labels, told=lambda: None):
+        return loop.evaluate(self.net, batches, self.device, labels, self.residents.of(batches), told=told)
 
     def logits(self, images):
         self.net.eval()
@@ -80,11 +80,14 @@ class Program(Scorer, base.Program):
     def steps(self, steps, meter, settle=None):
         return loop.train_steps(self.trainer, steps, meter, self.residents.of(steps.batches), settle)
 
-    def score(self, batches, labels):
+    def score(self, batches, labels, told=lambda: None):
         """As Scorer's, with the mean of all workers' BatchNorm statistics; each worker brings its own batches."""
         state.average_running_statistics(self.net, self.team)
         return loop.evaluate(self.net, batches, self.device, labels, self.residents.of(batches), self.trainer.casting,
-                             self.team)
+                             self.team, told)
+
+    def gates(self, images):
+        return gates.captured(self.net, self.devices, images)
 
     def check(self):
         state.check_weights(self.net)

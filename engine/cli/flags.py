@@ -244,6 +244,9 @@ def add_run_flags(parser, save_interval, workers=1):
                        help="steps between two lines of the log (default 100)")
     group.add_argument("--logging-file", type=words, metavar="FILE",
                        help="write the log to FILE (default train.log in the run's folder)")
+    group.add_argument("--tensorboard", type=words, metavar="DIR",
+                       help="write curves, and histograms of the gates, for TensorBoard into DIR/NAME, NAME as that of "
+                       "the run's folder")
     group.add_argument("--summary", action="store_true", help="print the net's table of layers first")
     return group
 

@@ -18,7 +18,7 @@ from support.files import expanded
 from support.lock import locked
 from support.words import counted
 
-from .. import checkpoint, folders, run, runlog
+from .. import checkpoint, folders, run, runlog, tensorboard
 from ..data import sets
 from ..data.dataset import Known
 from ..experiment import Experiment
@@ -70,6 +70,8 @@ def train(parser, args, experiment_of, backend, model, dtype, report, remarks=la
         program = backend.prepare(start.net, experiment, start.devices, start.team, args.fused, args.mode,
                                   args.resume_params, args.ignore_output)
         tell_operators(start, program)
+        if args.tensorboard and program.writes:
+            args.tensorboard = tensorboard.checked(args.tensorboard)
         with folder(start, args) as directory:
             announce(start, args, training, model)
             for remark in remarks(start):
@@ -294,16 +296,32 @@ def run_in(directory, start, args, training, program):
     if program.writes:
         json_files.write(directory / "args.json", {**saved.as_json(), "provenance": origin.provenance,
                                                     "environment": runlog.environment(program.environment())})
-    job = run.Job(program, saved, training.batches, training.score_batches, len(origin.class_names),
-                  training.scored_on, training.test_batches, directory, origin.provenance, args.num_data_workers,
-                  args.save_period, args.save_interval, args.log_interval)
-    try:
-        return 0, run.train(job, start.resume)
-    except run.Stopped as stop:
-        # As text: a kept log record would keep the error, and so the run and its connections.
-        log.warning("%s", str(stop))
-        return stop.status, None
-    except InputError as error:
-        failure = type(error)(str(error))  # without the traceback, which would also keep the run
-    log.debug("%s: %s", Path(sys.argv[0]).name, str(failure))  # for the file; run_script prints it
-    raise failure
+    with board_of(directory, start, args, training, program) as board:
+        job = run.Job(program, saved, training.batches, training.score_batches, len(origin.class_names),
+                      training.scored_on, training.test_batches, directory, origin.provenance, args.num_data_workers,
+                      args.save_period, args.save_interval, args.log_interval, board)
+        try:
+            return 0, run.train(job, start.resume)
+        except run.Stopped as stop:
+            # As text: a kept log record would keep the error, and so the run and its connections.
+            log.warning("%s", str(stop))
+            return stop.status, None
+        except InputError as error:
+            failure = type(error)(str(error))  # without the traceback, which would also keep the run
+        log.debug("%s: %s", Path(sys.argv[0]).name, str(failure))  # for the file; run_script prints it
+        raise failure
+
+
+@contextlib.contextmanager
+def board_of(directory, start, args, training, program):
+    """The Board that --tensorboard asks for, in its folder of the run's name; else, and in other workers, None."""
+    if not (args.tensorboard and program.writes):
+        yield None
+        return
+    first = 0
+    if start.saved:
+        first = start.saved.state["epoch"] * training.batches.steps + start.saved.state["step"] + 1
+    board = tensorboard.Board(args.tensorboard / directory.name, first, training.score_batches)
+    log.info("curves: tensorboard --logdir %s", args.tensorboard)
+    with contextlib.closing(board):
+        yield board

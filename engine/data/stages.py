@@ -3,7 +3,7 @@ import shutil
 import sys
 import time
 
-from engine.runlog import progress_bar
+from engine.progress import progress_bar
 from support.errors import InputError
 
 

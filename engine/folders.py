@@ -12,6 +12,7 @@ from . import checkpoint, runlog
 log = logging.getLogger(__name__)
 
 LAST, BEST, METRICS, HISTORY = "last.params", "best.params", "metrics.jsonl", "history.png"
+LOCK = ".lock"  # while the run lasts
 
 
 def new_directory(wanted, name, resumed=False):

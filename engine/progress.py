@@ -54,8 +54,9 @@ class EpochShown:
         self.todo, self.meter, self.images_per_step = todo, meter, images_per_step
         self.seconds_left, self.board = seconds_left, board
         self._mark = time.time(), todo.first, dataclasses.replace(meter)
-        self._bar = progress_bar(todo.batches.steps, f"epoch {todo.epoch + 1}/{todo.recipe.epochs}", todo.first, shown,
-                                 self._words, miniters=1, bar_format="{desc} |{bar}| {n_fmt}/{total_fmt}{postfix}")
+        self._bar = progress_bar(
+            todo.batches.steps, f"epoch {todo.epoch + 1}/{todo.recipe.epochs}", todo.first, shown, self._words,
+            miniters=1, smoothing=.05, bar_format="{desc} |{bar}| {n_fmt}/{total_fmt}{postfix}")
 
     def __enter__(self):
         return self

@@ -1,4 +1,4 @@
-"""python -m reproduce run EXHIBIT|report|publish RUN|evaluate|download|verify|table4|rehearse SAMPLE|graphs"""
+"""python -m reproduce run EXHIBIT|watch|report|publish RUN|evaluate|download|verify|table4|rehearse SAMPLE|graphs"""
 import argparse
 import logging
 import sys
@@ -9,6 +9,7 @@ from engine.cli.program import clean_up_at_interrupt, run_script
 from engine.recipe import CIFAR_PAPER
 from support import runtime
 from support.errors import InputError
+from support.files import expanded
 from support.words import counted
 
 PROGRAM = "reproduce"
@@ -60,6 +61,12 @@ def parse(argv=None):
     run.add_argument("--results", type=flags.words, metavar="DIR", help="another ledger than results/, for trials")
     run.add_argument("--runs", type=flags.words, metavar="DIR", help="folder of the runs' folders (default runs/grid); "
                      "unfinished runs in it are resumed")
+
+    watch = tasks.add_parser("watch", help="show the runs of a grid under way: again every few seconds on a terminal, "
+                             "until Ctrl-C, else once")
+    watch.add_argument("--runs", type=flags.words, metavar="DIR",
+                       help="folder of the runs' folders (default runs/grid)")
+    watch.add_argument("--once", action="store_true", help="show them once")
 
     tasks.add_parser("table4", help="print Table IV: the published numbers and the counts of the nets")
     rehearse = tasks.add_parser("rehearse", help="run the ImageNet scripts from end to end on a sample and record it "
@@ -116,7 +123,7 @@ def run(args):
     options = plan.Options(
         gpus=gpus, jobs=args.jobs or jobs, data_dir=args.data_dir, mirror=args.mirror, workers=args.num_data_workers,
         results=Path(args.results).resolve() if args.results else ledger.RESULTS,
-        work=Path(args.runs).resolve() if args.runs else plan.WORK)
+        work=Path(args.runs).resolve() if args.runs else grid.WORK)
     if args.dry_run:
         print(plan.text(runs, options))
         return 0
@@ -158,6 +165,11 @@ def render(results=None):
 
 def main():
     args = parse()
+    if args.task == "watch":  # needs no framework
+        from . import grid
+        from .watch import watch
+        watch(expanded(args.runs) if args.runs else grid.WORK, args.once)
+        return 0
     runtime.prepare(torch=True)  # before NumPy and MXNet load, so that a missing package gives a clear message
     if args.task == "run":
         return run(args)

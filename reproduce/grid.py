@@ -14,6 +14,7 @@ from support import ROOT
 from support.errors import InputError
 from support.words import counted
 
+WORK = ROOT / "runs" / "grid"  # the runs' folders
 PAPER = json.loads((ROOT / "results" / "paper.json").read_text(encoding="utf-8"))
 
 

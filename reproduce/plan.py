@@ -8,13 +8,11 @@ from backend import choose, networks
 from engine import checkpoint, runlog
 from engine.data import cifar
 from model.complexity import count
-from support import ROOT, system
+from support import system
 from support.errors import InputError
 from support.words import counted, duration
 
 from . import grid, ledger
-
-WORK = ROOT / "runs" / "grid"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Options:
     mirror: Optional[str] = None
     workers: int = 0
     results: Path = ledger.RESULTS
-    work: Path = WORK
+    work: Path = grid.WORK
 
 
 @dataclasses.dataclass(frozen=True)

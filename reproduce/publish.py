@@ -18,7 +18,7 @@ from support.files import expanded
 from support.json_files import COUNT, FLAG, NOTHING, SHARE, SOME, TEXT, Kind
 from support.lock import locked
 
-from . import evaluations, ledger, plan
+from . import evaluations, grid, ledger
 
 MANIFEST = ROOT / "params" / "manifest.json"
 
@@ -58,7 +58,7 @@ def publish(run, name=None, data_dir=None, replace=False):
     this repository. Only then the run goes into the ledger, if it is not there yet, and the file into params/. Raises
     InputError, and changes nothing, if the run has not ended, its score differs or the name is taken.
     """
-    folder = expanded(run) if expanded(run).is_dir() else plan.WORK / run
+    folder = expanded(run) if expanded(run).is_dir() else grid.WORK / run
     record = ledger.make(folder)
     name = name or default_name(record)
     if not re.fullmatch(r"[a-z0-9_-][a-z0-9_.-]*", name):

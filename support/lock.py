@@ -61,6 +61,25 @@ def take(path, wait=False):
         os.close(descriptor)  # its last owner has removed the file meanwhile
 
 
+def holder(path):
+    """The number of the process on this machine that holds the lock file `path`; None if there is none.
+
+    Only looks: the lock is free to take all the while.
+    """
+    try:
+        owner, there = int(_owner(path)), os.stat(path)
+        os.kill(owner, 0)
+    except PermissionError:  # another user's
+        return owner
+    except (OSError, ValueError, OverflowError):
+        return None
+    try:  # a killed process leaves its file, and its number may be another one's by now
+        opened = [os.stat(entry.path) for entry in os.scandir(f"/proc/{owner}/fd") if os.path.exists(entry.path)]
+    except OSError:
+        return owner
+    return owner if any(os.path.samestat(file, there) for file in opened) else None
+
+
 def _owner(path):
     try:
         return content(path)[:32].decode("ascii", "replace").strip() or "unknown"

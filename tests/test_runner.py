@@ -178,7 +178,7 @@ def test_records_name_no_folder_of_the_machine(interrupted, place):
     text = json.dumps(record.as_json())
     assert str(ROOT) not in text and str(place / "data") not in text
     run = interrupted["run"]
-    words = runner.command_of(run, plan.WORK / "name", None, plan.Options(data_dir="/somewhere"))
+    words = runner.command_of(run, grid.WORK / "name", None, plan.Options(data_dir="/somewhere"))
     assert not any(word.startswith("/") for word in words)
 
 

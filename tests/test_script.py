@@ -157,12 +157,12 @@ def test_a_folder_in_use_is_left_alone_and_is_free_again_after_the_run(tmp_path,
         assert tiny.call(train_cifar.main, *how, "--save-dir", folder, folder=tmp_path).status == 0
     folder.mkdir(exist_ok=True)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with locked(folder / starting.LOCK):
+    with locked(folder / folders.LOCK):
         result = tiny.call(train_cifar.main, *how, *arguments, folder=tmp_path)
         tiny.one_sentence(result, 1, f"{{run}} is in use by another run, process {os.getpid()}; wait for its end")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert tiny.call(train_cifar.main, *how, *arguments, folder=tmp_path).status == 0
-    assert not (folder / starting.LOCK).exists()
+    assert not (folder / folders.LOCK).exists()
 
 
 # The end of a run.

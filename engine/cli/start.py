@@ -26,8 +26,6 @@ from . import flags, net_flags
 
 log = logging.getLogger(__name__)
 
-LOCK = ".lock"  # in a run's folder while the run lasts
-
 
 @dataclasses.dataclass(frozen=True)
 class Start:
@@ -237,7 +235,7 @@ def folder(start, args):
                 runlog.log_to_file(args.logging_file)
             directory = start.resume.parent if start.resume else new()
             held.enter_context(locked(
-                directory / LOCK, f"{directory} is in use by another run, process {{owner}}; wait for its end, "
+                directory / folders.LOCK, f"{directory} is in use by another run, process {{owner}}; wait for its end, "
                 "or give another --save-dir"))
             if args.save_dir and not start.resume:
                 new()  # another run may have ended here before the lock was taken

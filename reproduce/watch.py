@@ -1,0 +1,113 @@
+"""The runs of a grid under way, one line each. Reads their small files and takes no lock, so that no run notices."""
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+from engine import runlog
+from engine.folders import LOCK, METRICS
+from support import json_files, lock
+from support.errors import InputError
+from support.json_files import SOME
+from support.words import counted, duration
+
+PERIOD = 3.0  # seconds between two looks
+RECENT = 5  # epochs whose median time foretells the rest
+ORDER = ("running", "paused", "stopped", "finished", "damaged")
+HEAD = ("run", "state", "epoch", "accuracy", "best", "images/s", "left")
+
+
+class Seen(NamedTuple):
+    """What a run's folder says. accuracy, best : on the images scored after each epoch, in the last one and at best."""
+
+    name: str
+    state: str
+    done: int = 0
+    epochs: Optional[int] = None
+    accuracy: Optional[float] = None
+    best: Optional[float] = None
+    images_per_second: Optional[float] = None
+    left: Optional[float] = None  # seconds
+
+    def cells(self):
+        """The texts of a line, as HEAD names them."""
+        def text(value, form):
+            return "-" if value is None else form(value)
+
+        return (self.name, self.state, f"{self.done}/{self.epochs or '?'}", text(self.accuracy, "{:.4f}".format),
+                text(self.best, "{:.4f}".format), text(self.images_per_second, "{:,.0f}".format),
+                text(self.left, duration))
+
+
+def seen(folder):
+    """The Seen of a run's folder."""
+    try:
+        records = runlog.read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
+        epochs = _epochs(folder / "args.json")
+    except InputError:
+        return Seen(folder.name, "damaged")
+    done = records[-1]["epoch"] + 1 if records else 0
+    owner = lock.holder(folder / LOCK)
+    state = "finished" if done and done == epochs else "stopped" if owner is None else \
+        "paused" if _paused(owner) else "running"
+    if not records:
+        return Seen(folder.name, state, done, epochs)
+    recent = sorted(record["seconds"] for record in records[-RECENT:])
+    return Seen(folder.name, state, done, epochs, records[-1]["val_accuracy"],
+                max(record["val_accuracy"] for record in records), records[-1]["train_images_per_second"],
+                (epochs - done) * recent[len(recent) // 2] if epochs and state != "finished" else None)
+
+
+def _epochs(path):
+    """The epochs of a run by its args.json, of any version; None if there is none yet."""
+    if not path.exists():
+        return None
+    recipe = {"recipe": {"epochs": SOME}}
+    settings = json_files.read(path, ({"experiment": recipe}, recipe), "restore it")
+    return settings.get("experiment", settings)["recipe"]["epochs"]  # the first versions had no Experiment
+
+
+def _paused(process):
+    """Whether a process is stopped by SIGSTOP or Ctrl-Z; False where the system does not say."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False
+
+
+def lines_of(folder):
+    """The table of all runs in a folder, those under way first, and their sums. Raises InputError for no folder."""
+    try:
+        places = [place for place in folder.iterdir() if (place / "args.json").exists() or (place / METRICS).exists()]
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}; name the folder of the runs with --runs") \
+            from error
+    runs = sorted(map(seen, places), key=lambda run: (ORDER.index(run.state), run.name))
+    rows = [HEAD, *(run.cells() for run in runs)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join([*(word.ljust(width) for word, width in zip(row[:2], widths)),
+                        *(word.rjust(width) for word, width in zip(row[2:], widths[2:]))]) for row in rows]
+    counts = [f"{count} {state}" for state in ORDER for count in [sum(run.state == state for run in runs)] if count]
+    if not runs:
+        return [f"no run in {folder} yet"]
+    return [*lines, f"{counted(len(runs), 'run')} in {folder}: {', '.join(counts)}"]
+
+
+def watch(folder, once=False):
+    """Print the table: again every PERIOD seconds on a terminal, until Ctrl-C; else, or with `once`, one time."""
+    if once or not sys.stdout.isatty():
+        print("\n".join(lines_of(folder)))
+        return
+    shown = 0
+    while True:
+        columns, rows = shutil.get_terminal_size()
+        lines = lines_of(folder)
+        if len(lines) > rows - 1:
+            lines = [*lines[:rows - 3], f"... {len(lines) - rows + 2} more", lines[-1]]
+        lines = [line[:columns - 1] for line in lines]
+        # Up to the first line of the last table, and over it.
+        sys.stdout.write((f"\x1b[{shown}A" if shown else "") + "\r\x1b[J" + "\n".join(lines) + "\n")
+        sys.stdout.flush()
+        shown = len(lines)
+        time.sleep(PERIOD)

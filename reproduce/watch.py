@@ -15,7 +15,7 @@ from support.words import counted, duration
 PERIOD = 3.0  # seconds between two looks
 RECENT = 5  # epochs whose median time foretells the rest
 ORDER = ("running", "paused", "stopped", "finished", "damaged")
-HEAD = ("run", "state", "epoch", "accuracy", "best", "images/s", "left")
+HEAD = ("state", "epoch", "accuracy", "best", "images/s", "left", "run")
 
 
 class Seen(NamedTuple):
@@ -35,9 +35,9 @@ class Seen(NamedTuple):
         def text(value, form):
             return "-" if value is None else form(value)
 
-        return (self.name, self.state, f"{self.done}/{self.epochs or '?'}", text(self.accuracy, "{:.4f}".format),
+        return (self.state, f"{self.done}/{self.epochs or '?'}", text(self.accuracy, "{:.4f}".format),
                 text(self.best, "{:.4f}".format), text(self.images_per_second, "{:,.0f}".format),
-                text(self.left, duration))
+                text(self.left, duration), self.name)
 
 
 def seen(folder):
@@ -86,8 +86,8 @@ def lines_of(folder):
     runs = sorted(map(seen, places), key=lambda run: (ORDER.index(run.state), run.name))
     rows = [HEAD, *(run.cells() for run in runs)]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join([*(word.ljust(width) for word, width in zip(row[:2], widths)),
-                        *(word.rjust(width) for word, width in zip(row[2:], widths[2:]))]) for row in rows]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(word.rjust(width) for word, width in zip(row[1:-1], widths[1:])),
+                        row[-1]]) for row in rows]
     counts = [f"{count} {state}" for state in ORDER for count in [sum(run.state == state for run in runs)] if count]
     if not runs:
         return [f"no run in {folder} yet"]
@@ -99,15 +99,12 @@ def watch(folder, once=False):
     if once or not sys.stdout.isatty():
         print("\n".join(lines_of(folder)))
         return
-    shown = 0
     while True:
         columns, rows = shutil.get_terminal_size()
         lines = lines_of(folder)
         if len(lines) > rows - 1:
             lines = [*lines[:rows - 3], f"... {len(lines) - rows + 2} more", lines[-1]]
-        lines = [line[:columns - 1] for line in lines]
-        # Up to the first line of the last table, and over it.
-        sys.stdout.write((f"\x1b[{shown}A" if shown else "") + "\r\x1b[J" + "\n".join(lines) + "\n")
+        # From the top left corner, over what is there.
+        sys.stdout.write("\x1b[H\x1b[J" + "".join(f"{line[:columns]}\n" for line in lines))
         sys.stdout.flush()
-        shown = len(lines)
         time.sleep(PERIOD)

@@ -1,5 +1,4 @@
 """The files that a run leaves behind, and its log."""
-import io
 import json
 import logging
 import os
@@ -125,10 +124,10 @@ def test_a_log_on_a_full_disk_is_one_sentence_once(tmp_path, capsys, monkeypatch
 
 @pytest.mark.parametrize("stream", ["a pipe that nobody reads", "a full disk", "a terminal that is gone"])
 def test_a_standard_error_that_is_gone_ends_nothing(tmp_path, stream):
-    code = ("import logging, sys; from engine import runlog; runlog.start_logging(); "
+    code = ("import logging, sys; from engine import progress, runlog; runlog.start_logging(); "
             "runlog.log_to_file(sys.argv[1]); log = logging.getLogger('engine.x'); "
             "log.info('seen'); sys.stdin.read(); [log.info('line %d', n) for n in range(3)]; "
-            "bar = runlog.progress_bar(3, 'x'); [bar.update() for _ in range(3)]; bar.close(); print('done')")
+            "bar = progress.progress_bar(3, 'x'); [bar.update() for _ in range(3)]; bar.close(); print('done')")
     reader, target = {"a pipe that nobody reads": os.pipe, "a terminal that is gone": os.openpty,
                       "a full disk": lambda: (None, os.open("/dev/full", os.O_WRONLY))}[stream]()
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "train.log"], stdin=subprocess.PIPE, stderr=target,
@@ -141,24 +140,6 @@ def test_a_standard_error_that_is_gone_ends_nothing(tmp_path, stream):
     assert (process.returncode, out) == (0, b"done\n")
     lines = (tmp_path / "train.log").read_text().splitlines()
     assert [line.partition(" ")[2].partition(" ")[2] for line in lines] == ["seen", "line 0", "line 1", "line 2"]
-
-
-def test_the_bar_is_silent_where_there_is_no_terminal(capsys):
-    with runlog.progress_bar(3, "epoch 1/2") as bar:
-        bar.update()
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("size", [(80, 24), (0, 0)])
-def test_the_bar_shows_itself_on_a_terminal(monkeypatch, size):
-    terminal = io.StringIO()
-    terminal.isatty, terminal.fileno = lambda: True, lambda: 2
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size(size))
-    with runlog.progress_bar(3, "epoch 1/2", initial=1) as bar:
-        bar.update()
-        bar.refresh()
-    assert "epoch 1/2" in terminal.getvalue() and "2/3" in terminal.getvalue()
 
 
 # metrics.jsonl.

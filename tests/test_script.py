@@ -174,7 +174,7 @@ def test_the_log_keeps_the_sentence_of_an_end_and_not_the_error_with_all_that_ha
         raise raised
 
     monkeypatch.setattr(run, "train", end)
-    flags = SimpleNamespace(num_data_workers=0, save_period=0, save_interval=0, log_interval=1)
+    flags = SimpleNamespace(num_data_workers=0, save_period=0, save_interval=0, log_interval=1, tensorboard=None)
     start = starting.Start(tiny.experiment(), None, tiny.CPU, gluon.distributed.Team("device"), None, None, "")
     training = Training(Origin(("a",), "official", {"sha256": "0" * 64, "official": True}), None, None, "test")
     program = SimpleNamespace(operators="", writes=True, environment=dict)

@@ -1,0 +1,240 @@
+"""--tensorboard: the event files, and that a run's numbers do not know of them."""
+import errno
+import logging
+import os
+import struct
+
+import numpy as np
+import pytest
+import tiny
+
+import train_cifar
+from engine import event_file, runlog, tensorboard
+from engine.steps import Scores
+
+UNITS = [f"gates/{place}" for place in ("s1b1.act1", "s1b1.act2", "s2b1.act1", "s2b1.act2", "s3b1.act1", "s3b1.act2",
+                                        "head")]
+KINDS = {"gluon": ["--backend", "gluon"], "plain": ["--backend", "gluon", "--fused", "off"],
+         "imperative": ["--backend", "gluon", "--fused", "off", "--mode", "imperative"],
+         "torch": ["--backend", "torch"]}
+SCALARS = ["train/accuracy", "train/images_per_second", "train/loss", "train/lr", "validation/accuracy",
+           "validation/loss", "validation/top5"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.cifar10(tmp_path_factory.mktemp("cifar10"))
+
+
+def train(folder, data, *arguments, model="atac_resnet20_v2", epochs=2):
+    return tiny.call(train_cifar.main, "--gpus", "", "-j", "0", "--model", model, "--blocks", "1", "--num-epochs",
+                     epochs, "--batch-size", "16", "--lr-decay-epoch", "1", "--data-dir", data, "--save-dir", "run",
+                     *arguments, folder=folder)
+
+
+# Reading what was written, without the code that writes it.
+
+def fields(message):
+    """(number, value) of each field of a protocol buffer: an int, or bytes of which a float or text is made."""
+    place = 0
+
+    def varint():
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = message[place]
+            place, value, shift = place + 1, value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return value
+
+    while place < len(message):
+        head = varint()
+        length = {0: 0, 1: 8, 5: 4}.get(head & 7)
+        if length == 0:
+            yield head >> 3, varint()
+            continue
+        length = varint() if length is None else length
+        yield head >> 3, message[place:place + length]
+        place += length
+
+
+def events(folder):
+    """[(step, {tag: number, or the fields of a histogram}, whether it is a start)] of a folder's files, in order."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        content, place = path.read_bytes(), 0
+        while place < len(content):
+            length, = struct.unpack_from("<Q", content, place)
+            event = dict(fields(content[place + 12:place + 12 + length]))
+            values = {}
+            for _, value in fields(event.get(5, b"")):
+                value = dict(fields(value))
+                values[value[1].decode()] = struct.unpack("<f", value[2])[0] if 2 in value else dict(fields(value[5]))
+            found.append((event.get(2, 0), values, 7 in event))
+            place += 16 + length
+    return found
+
+
+def curves(folder):
+    """{tag: {step: value}} as TensorBoard shows them: a start hides what came before it from its step on."""
+    found = {}
+    for step, values, start in events(folder):
+        if start:
+            found = {tag: {at: value for at, value in points.items() if at < step} for tag, points in found.items()}
+        for tag, value in values.items():
+            assert step not in found.get(tag, {})
+            found.setdefault(tag, {})[step] = value
+    return found
+
+
+# The format.
+
+def test_a_record_has_its_length_and_the_checksums_of_tfrecord():
+    def crc(masked):
+        rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
+        return (rotated << 15 | rotated >> 17) & 0xFFFFFFFF
+
+    assert crc(event_file.checksum(b"123456789")) == 0xE3069283  # the check value of CRC-32C
+    assert crc(event_file.checksum(bytes(32))) == 0x8A9136AA  # RFC 3720, B.4
+    made = event_file.record(b"123456789")
+    assert struct.unpack("<Q", made[:8]) == (9,) and made[12:21] == b"123456789" and len(made) == 25
+    assert crc(*struct.unpack("<I", made[21:])) == 0xE3069283
+
+
+def test_an_event_file_holds_numbers_and_distributions(tmp_path):
+    file = event_file.EventFile(tmp_path, 0)
+    gates = np.array([[0., .1, .1], [.5, .99, 1.]], np.float32)
+    file.add(300, [event_file.scalar("a", .5), event_file.scalar("b/c", -1e9)])
+    file.add(2**40, [event_file.histogram("gates", gates, 4, (0, 1))])
+    file.close()
+    (_, nothing, start), (_, _, started), (at, numbers, _), (later, gate, _) = events(tmp_path)
+    assert not nothing and not start and started and (at, later) == (300, 2**40)
+    assert numbers == {"a": .5, "b/c": -1e9}
+    found = gate["gates"]
+    assert [struct.unpack("<d", found[number])[0] for number in (1, 2, 3)] == [0, 1, 6]
+    assert np.frombuffer(found[6]).tolist() == [.25, .5, .75, 1]
+    assert np.frombuffer(found[7]).tolist() == [3, 0, 1, 2]
+    assert np.isclose(struct.unpack("<d", found[4])[0], gates.sum()) and np.isclose(
+        struct.unpack("<d", found[5])[0], np.square(gates).sum())
+
+
+def test_tensorboard_reads_it(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for start in (0, 2):  # the second process repeats what the first had done from step 2 on
+        file = event_file.EventFile(tmp_path, start)
+        for step in (1, 2, 3)[start // 2:]:
+            file.add(step, [event_file.scalar("a", step + start), event_file.histogram("h", [.1, .9], 10, (0, 1))])
+        file.close()
+    read = accumulator.EventAccumulator(str(tmp_path), size_guidance={"histograms": 0})
+    read.Reload()
+    assert [(event.step, event.value) for event in read.Scalars("a")] == [(1, 1), (2, 4), (3, 5)]
+    assert [event.step for event in read.Histograms("h")] == [1, 2, 3]
+    shown = read.Histograms("h")[0].histogram_value
+    assert (shown.num, shown.min, shown.max, sum(shown.bucket)) == (2, .1, .9, 2)
+
+
+# A run.
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_has_the_same_bits_with_and_without_curves(tmp_path, data, kind):
+    if kind == "torch":
+        pytest.importorskip("torch")
+    runs = []
+    for name, flags in (("without", []), ("with", ["--tensorboard", "curves"])):
+        (tmp_path / name).mkdir()
+        result = train(tmp_path / name, data, *KINDS[kind], "--log-interval", "3", *flags)
+        assert result.status == 0, result.err
+        runs.append(tmp_path / name / "run")
+    for file in ("last.params", "best.params"):
+        assert tiny.state_of(runs[0] / file) == tiny.state_of(runs[1] / file)
+    assert tiny.metrics_of(runs[0]) == tiny.metrics_of(runs[1])
+    found, records = curves(tmp_path / "with" / "curves" / "run"), runlog.read_metrics(runs[1] / "metrics.jsonl")
+    assert sorted(found) == sorted([*UNITS, *SCALARS])
+    assert list(found["train/loss"]) == list(found["train/lr"]) == [3, 7]
+    assert np.allclose([*found["train/lr"].values()], [.2, .02])
+    for name in ("accuracy", "loss", "top5"):
+        assert np.allclose([*found[f"validation/{name}"].values()], [record[f"val_{name}"] for record in records])
+    for unit in UNITS:
+        assert list(found[unit]) == [4, 8]
+        low, high, count = (struct.unpack("<d", found[unit][8][number])[0] for number in (1, 2, 3))
+        assert 0 < low < high < 1 and count % tensorboard.IMAGES == 0
+
+
+def test_a_net_without_gates_has_curves_alone(tmp_path, data):
+    result = train(tmp_path, data, "--tensorboard", "curves", model="resnet20_v2", epochs=1)
+    assert result.status == 0, result.err
+    found = curves(tmp_path / "curves" / "run")
+    assert "validation/top5" in found and not [tag for tag in found if tag.startswith("gates")]
+
+
+def test_a_resumed_run_continues_its_curves(tmp_path, data):
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    assert train(tmp_path / "whole", data, "--tensorboard", "curves", "--log-interval", "2", epochs=3).status == 0
+    place = tmp_path / "parts" / "curves" / "run"
+    for epochs in (1, 3):
+        result = train(tmp_path / "parts", data, "--tensorboard", "curves", "--log-interval", "2", "--resume",
+                       epochs=epochs)
+        assert result.status == 0, result.err
+        if epochs == 1:  # and of an epoch that was lost when it was killed
+            killed = tensorboard.Board(place, 5, _Batches())
+            killed.step(6, loss=9., lr=9.)
+            killed.close()
+    found, whole = curves(place), curves(tmp_path / "whole" / "curves" / "run")
+    for tags in (found, whole):
+        del tags["train/images_per_second"]
+    assert found == whole and list(found["validation/loss"]) == [4, 8, 12]
+
+
+# What goes wrong.
+
+def test_a_folder_that_cannot_be_written_is_one_sentence_before_the_run(tmp_path, data):
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/below"):
+        result = train(tmp_path, data, "--tensorboard", place)
+        tiny.one_sentence(result, 1, f"{place} cannot be written: ", "give another folder to --tensorboard")
+        assert os.listdir(tmp_path) == ["file"]
+
+
+class _Batches:
+    def __iter__(self):
+        yield np.zeros((20, 3, 32, 32), np.float32), np.zeros(20, np.int32), 20
+
+
+def test_a_disk_that_fails_ends_the_curves_and_not_the_run(tmp_path, caplog, monkeypatch):
+    board = tensorboard.Board(tmp_path / "run", 0, _Batches())
+    board.step(1, loss=1.)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(event_file.EventFile, "add", full)
+    with caplog.at_level(logging.WARNING):
+        for step in (2, 3):
+            board.step(step, loss=1.)
+        board.epoch(4, Scores(20, 1., .5, .9, None), lambda images: {"head": images})
+    board.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'run'} cannot be written: No space left on device; the training continues without TensorBoard"]
+    assert list(curves(tmp_path / "run")["train/loss"]) == [1]
+
+
+def test_a_record_that_the_disk_took_in_part_is_an_error(tmp_path):
+    file = event_file.EventFile(tmp_path, 0)
+    file._file.close()
+    file._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    with pytest.raises(OSError, match="No space left on device"):
+        file.add(1, [event_file.scalar("a", 1.)])
+    file.close()
+
+
+def test_the_gates_shown_are_those_of_real_images(tmp_path):
+    class Few:
+        def __iter__(self):
+            yield np.arange(4 * 3, dtype=np.float32).reshape(4, 3, 1, 1), np.zeros(4, np.int32), 3
+
+    seen = []
+    board = tensorboard.Board(tmp_path / "run", 0, Few())
+    board.epoch(1, Scores(3, 1., .5, .9, None), lambda images: seen.append(images) or {})
+    board.close()
+    assert seen[0].tolist() == np.arange(9).reshape(3, 3, 1, 1).tolist()

@@ -68,6 +68,8 @@ def holder(path):
     """
     try:
         owner, there = int(_owner(path)), os.stat(path)
+        if owner < 1:  # which would mean a group
+            return None
         os.kill(owner, 0)
     except PermissionError:  # another user's
         return owner

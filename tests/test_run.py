@@ -485,7 +485,7 @@ def test_every_epoch_has_a_line_and_every_line_an_accuracy(tmp_path, caplog, ste
 
 
 def test_what_is_left_is_told_after_every_epoch_but_the_last(tmp_path, caplog, monkeypatch):
-    clock = itertools.count(step=600)  # seconds: ten minutes pass from one look to the next, and six looks an epoch
+    clock = itertools.count(step=1200)  # seconds: twenty minutes pass from one look to the next, four looks an epoch
     monkeypatch.setattr(run, "time", SimpleNamespace(time=lambda: next(clock), monotonic=time.monotonic))
     with caplog.at_level(logging.INFO):
         run.train(tiny.job(tmp_path, epochs=3))

@@ -319,7 +319,7 @@ def board_of(directory, start, args, training, program):
     first = 0
     if start.saved:
         first = start.saved.state["epoch"] * training.batches.steps + start.saved.state["step"] + 1
-    board = tensorboard.Board(args.tensorboard / directory.name, first, training.score_batches)
+    board = tensorboard.Board(args.tensorboard / directory.resolve().name, first, training.score_batches)
     log.info("curves: tensorboard --logdir %s", args.tensorboard)
     with contextlib.closing(board):
         yield board

@@ -169,8 +169,8 @@ def test_a_net_without_gates_has_curves_alone(tmp_path, data):
 
 def test_the_folder_has_the_name_of_the_runs_folder(tmp_path, data):
     (tmp_path / "here").mkdir()
-    result = tiny.call(train_cifar.main, "--gpus", "", "-j", "0", *tiny.TINY_NET, "--num-epochs", "1", "--batch-size",
-                       "16", "--lr-decay-epoch", "1", "--data-dir", data, "--save-dir", ".", "--tensorboard", "../curves",
+    result = tiny.call(train_cifar.main, "--gpus", "", *tiny.TINY_NET, "--num-epochs", "1", "--batch-size", "16",
+                       "--lr-decay-epoch", "1", "--data-dir", data, "--save-dir", ".", "--tensorboard", "../curves",
                        folder=tmp_path / "here")
     assert result.status == 0 and "curves: tensorboard --logdir ../curves\n" in result.err
     assert os.listdir(tmp_path / "curves") == ["here"] and curves(tmp_path / "curves" / "here")

@@ -322,7 +322,7 @@ def test_speeds(monkeypatch):
     assert 10 < relu < 20 and "this kind" in speeds.source  # by its multiply-adds
     others = plan.Speeds.here([a_record("B", 700.)], on_gpu=False)
     assert others.epoch(ATAC, data) == pytest.approx(140) and "OTHER hardware (B)" in others.source
-    monkeypatch.setattr(runner.runlog, "gpu_names", lambda: ["G"])
+    monkeypatch.setattr(plan.runlog, "gpu_names", lambda: ["G"])
     on_gpu = plan.Speeds.here([a_record(), a_record(gpus=["G"], seconds=1.)], True)
     assert on_gpu.epoch(ATAC, data) == pytest.approx(.2)
     assert plan.Speeds.here([], False).epoch(ATAC, data) is None

@@ -845,10 +845,15 @@ def test_setup_repairs_venv(made):
 # ---- README.md
 
 
-def test_the_python_of_the_readme_runs():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall("^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL))
-    assert {"get_model", "fuse", "inference"} <= set(re.findall(r"\w+", code))
+@pytest.mark.parametrize("page, names", [
+    ("README.md", {"get_model", "replace_activations"}), ("docs/MODELS.md", {"fuse", "inference"}),
+    ("docs/PYTORCH.md", {"hub", "to_torch", "from_torch"})])
+def test_the_python_of_the_pages_runs(page, names):
+    if "PYTORCH" in page:
+        pytest.importorskip("torch", reason="PyTorch is not installed")
+    text = (ROOT / page).read_text(encoding="utf-8")
+    code = "\n".join(re.findall("^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    assert names <= set(re.findall(r"\w+", code))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -11,6 +11,7 @@
 #include "mxnet/lib_api.h"
 #include "nin.h"
 #include "region.h"
+#include "seactivation.h"
 
 namespace atac {
 

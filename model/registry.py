@@ -131,17 +131,18 @@ def _gather_excite(variant, size):
 
 GATE = {"reduction": _reduction(2), "inner_relu": Argument(True)}
 GATHER_EXCITE = _by_name(
-    Part("theta_minus", "refine.GEThetaMinus", meaning="GENet, theta-minus"),
-    Part("theta", "refine.GETheta", meaning="GENet, theta"),
-    Part("theta_plus", "refine.GEThetaPlus", meaning="GENet, theta-plus", arguments={"reduction": _reduction(16)}))
+    Part("theta_minus", "refine.GEThetaMinus", meaning="GENet, theta-minus", operator="theta_minus"),
+    Part("theta", "refine.GETheta", meaning="GENet, theta", operator="theta"),
+    Part("theta_plus", "refine.GEThetaPlus", meaning="GENet, theta-plus", arguments={"reduction": _reduction(16)},
+         operator="theta_plus"))
 STEMS = {"attention": "self_attention.attention_stem", "conv": "imagenet_resnet.conv_stem"}
 
 BRANCHES = Place("zoo.on_branches")
 
 ATAC = Part("atac", "activation.ATAC", "ATAC", "**ATAC**, r = 2", "tab:red", GATE,
             operator="atac {unit.inner_relu:d}", authors="ChaATAC", short=True)
-SENET = Part("senet", "refine.SE", "SENet", "SENet, r = 16", "tab:blue", {"reduction": _reduction(16)}, short=True,
-             place=BRANCHES)
+SENET = Part("senet", "refine.SE", "SENet", "SENet, r = 16", "tab:blue", {"reduction": _reduction(16)},
+             operator="se", short=True, place=BRANCHES)
 GENET = Part("genet", None, "GENet", color="tab:green", short=True, place=_gather_excite("theta", 32),
              variants=GATHER_EXCITE)
 

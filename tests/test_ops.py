@@ -106,7 +106,7 @@ def test_gates_without_a_relu_inside_agree_with_float64(unit):
                       (33, channels, 3, 5))
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, refine.LocalSE, activation.NiN])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.NiN])
 @pytest.mark.parametrize("images, size", [(1, (1, 1)), (3, (1, 1)), (33, (1, 1)), (1, (3, 5)), (33, (7, 7)),
                                           (3, (32, 32)), (33, (1, 37))])
 def test_any_batch_and_any_size(unit, images, size):
@@ -202,6 +202,7 @@ def test_convolutions(channels, size):
 
 GATE = [(8, 16, 1, 1)] + [(8,)] * 4 + [(16, 8, 1, 1)] + [(16,)] * 4
 BLOCK = [(16,)] * 4 + [(16, 16, 3, 3)] + [(16,)] * 4 + [(16, 16, 3, 3)]
+SE = [(2, 16, 1, 1), (2,), (16, 2, 1, 1), (16,)]
 
 
 # A net of one block, 16 channels and 7 classes.
@@ -275,6 +276,19 @@ WRONG = [
     block_case("a block that changes the shape needs a shortcut's convolution", stride="2"),
     block_case("stride must be 1 or 2", stride="3"),
     block_case("stride must be 1 or 2", stride="nan"),
+    block_case("there is no refinement 'maxout'", refine="maxout"),
+    block_case("there is no refinement 'relu'", refine="relu"),
+    block_case("attribute refine has 0 numbers behind 'atac', which takes 1", refine="atac"),
+    block_case("refine first weight must have the shape (8, 16, 1, 1), got (8, 15, 1, 1)",
+               arrays=BLOCK + changed(GATE, 0, (8, 15, 1, 1)), refine="atac 1"),
+    block_case("gather must have the shape (16, 1, 5, 5), got (16, 1, 4, 5)",
+               arrays=BLOCK + [(16, 1, 4, 5)] + [(16,)] * 4, refine="theta"),
+    block_case("gather BatchNorm gamma must have the shape (16), got (8)",
+               arrays=BLOCK + [(16, 1, 5, 5)] + [(8,)] * 4, refine="theta"),
+    block_case("first weight must have the shape (C/r, C, 1, 1) with C = 16, got (17, 16, 1, 1)",
+               arrays=BLOCK + [(17, 16, 1, 1), (17,), (16, 17, 1, 1), (16,)], refine="se"),
+    block_case("refine second bias must have the shape (16), got (2)",
+               arrays=BLOCK + [(2, 16, 1, 1), (2,), (16, 2, 1, 1), (2,)], refine="se"),
     block_case("shortcut's convolution must have the shape (16, 16, 1, 1), got (32, 16, 1, 1)",
                arrays=BLOCK + [(32, 16, 1, 1)], downsample="1"),
     ("x must be in blocks of channels", "atac_head", [(2, 16, 5, 5)] + [(16,)] * 4, {"unit": "relu"}),
@@ -322,6 +336,9 @@ def test_a_wrong_input_is_an_error_with_a_sentence():
     ("atac_unit", [(2, 16, 5, 5)] + GATE, {"unit": "atac 1"}), ("atac_unit", [(2, 16, 5, 5)], {"unit": "relu"}),
     ("atac_stem", [(2, 3, 8, 8), (3,), (3,), (3,), (16, 3, 3, 3)], {}),
     ("atac_block", [(2, 1, 5, 5, 16)] + BLOCK, {"unit1": "relu", "unit2": "relu"}),
+    ("atac_block", [(2, 1, 5, 5, 16)] + BLOCK + GATE, {"unit1": "relu", "unit2": "relu", "refine": "atac 1"}),
+    ("atac_block", [(2, 1, 5, 5, 16)] + BLOCK + [(16, 1, 5, 5)] + [(16,)] * 4 + SE,
+     {"unit1": "relu", "unit2": "relu", "refine": "theta_plus"}),
     ("atac_head", [(2, 1, 5, 5, 16)] + [(16,)] * 4, {"unit": "relu"}),
     ("atac_net_inference", [(2, 3, 8, 8)] + NET, {"layers": NET_LAYERS}),
     ("atac_net_inference", [(2, 3, 8, 8), (NET_NUMBERS,)], {"layers": NET_LAYERS, "shapes": NET_SHAPES}),
@@ -401,7 +418,7 @@ print(test_ops.digest())
 
 
 def digest():
-    """A checksum of a training step of each unit, with more images than groups, and of the whole net."""
+    """A checksum of a training step of each unit, with more images than groups, and of whole nets."""
     from ops import loader
     loader.load()
     found = hashlib.sha256()
@@ -414,14 +431,16 @@ def digest():
         for part in everything(block, Operator(block), x, dy):
             for name in sorted(part):
                 found.update(part[name].tobytes())
-    mx.random.seed(0)
-    net = CIFARResNetV2(1, 10, activation.ATAC)
-    net.initialize(mx.init.MSRAPrelu())
-    forward, _ = fused.fuse(net, "on")
     x, dy = np.random.RandomState(0).normal(0, 1, (37, 3, 16, 16)), np.random.RandomState(1).normal(0, 1, (37, 10))
-    y, _, gradients, statistics = fused_nets.step(net, forward, x.astype("float32"), dy.astype("float32"), False)
-    for array in (y, *gradients.values(), *statistics.values()):
-        found.update(array.tobytes())
+    for unit, refinement in ((activation.ATAC, refine.GEThetaPlus), (activation.ReLU, refine.SE),
+                             (activation.ATAC, refine.LocalSE)):
+        mx.random.seed(0)
+        net = CIFARResNetV2(1, 10, unit, refinement, input_size=16)
+        net.initialize(mx.init.MSRAPrelu())
+        forward, _ = fused.fuse(net, "on")
+        y, _, gradients, statistics = fused_nets.step(net, forward, x.astype("float32"), dy.astype("float32"), False)
+        for array in (y, *gradients.values(), *statistics.values()):
+            found.update(array.tobytes())
     return found.hexdigest()
 
 
@@ -559,10 +578,13 @@ def exercise():
             block.initialize()
             x = np.random.RandomState(0).normal(0, 1, (3, channels, *size)).astype("float32")
             everything(block, Operator(block), x, x)
-    for unit, blocks, size, images in (
-            (activation.ATAC, 2, 12, 3), (activation.SEActivation, 1, 13, 2), (activation.PReLU, 1, 9, 33),
-            (activation.ATAC, 1, 1, 2), (activation.NiN, 1, 7, 3)):
-        net = CIFARResNetV2(blocks, 7, unit)
+    for unit, refinement, blocks, size, images in (
+            (activation.ATAC, None, 2, 12, 3), (activation.SEActivation, None, 1, 13, 2),
+            (activation.PReLU, None, 1, 9, 33), (activation.ATAC, None, 1, 1, 2), (activation.NiN, None, 1, 7, 3),
+            (activation.ReLU, refine.SE, 1, 9, 3), (activation.ReLU, refine.GEThetaMinus, 1, 1, 2),
+            (activation.ReLU, refine.GETheta, 2, 12, 33), (activation.ReLU, refine.GEThetaPlus, 1, 4, 3),
+            (activation.ReLU, refine.LocalSE, 1, 7, 3)):
+        net = CIFARResNetV2(blocks, 7, unit, refinement, input_size=size // 4 * 4 or 4)
         net.initialize()
         forward, _ = fused.fuse(net, "on")
         x = np.random.RandomState(0).normal(0, 1, (images, 3, size, size)).astype("float32")

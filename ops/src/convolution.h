@@ -1,16 +1,18 @@
-// The 3x3 convolution behind a unit, with its shortcut: padding 1, channels in multiples of 16. With stride 1 it is
+// The 3x3 convolution behind a unit, with what follows it in a block: padding 1, channels in multiples of 16. With stride 1 it is
 // computed by minimal filtering, else directly.
 #pragma once
 #include "ending.h"
 #include "filter.h"
+#include "gather_excite.h"
 
 namespace atac {
 
 class Convolution : public Ending {
  public:
-  // In the backward pass `out` is the output's gradient, and there is no shortcut.
-  Convolution(const float* weight, const Shape& in, const Tensor& out, const Shortcut* shortcut)
-      : weight_(weight), in_(in), out_(out), in_frame_(in), out_frame_(out.shape), shortcut_(shortcut) {}
+  // shortcut: what is added to the output. gate: what takes the output instead. Each is nullptr for none. In the backward
+  // pass `out` is the output's gradient, which a gate computes instead, and there is no shortcut.
+  Convolution(const float* weight, const Shape& in, const Tensor& out, const Shortcut* shortcut, GatherExcite* gate)
+      : weight_(weight), in_(in), out_(out), in_frame_(in), out_frame_(out.shape), shortcut_(shortcut), gate_(gate) {}
 
   size_t image_floats(bool backward) const override { return own_offset(backward) + own_floats(backward); }
 
@@ -32,6 +34,11 @@ class Convolution : public Ending {
     const View out = out_.view(image);
     forward(floats, out, shortcut_ ? shortcut_->forward(image, out_.shape, out) : View{nullptr, 0},
             floats + own_offset(false));
+    if (gate_) gate_->image(image);
+  }
+
+  void finish_forward() override {
+    if (gate_) gate_->finish();
   }
 
   bool wants_output() const override { return true; }
@@ -41,10 +48,11 @@ class Convolution : public Ending {
     partial_ = arena.take<float>(groups_of(in_.images) * gradient_size());
   }
 
-  View gradient(int image, float* floats) const override {
+  View gradient(int group, int image, float* floats) const override {
     float* framed = floats + in_floats();
-    out_frame_.put(out_.view(image), out_.shape.blocks(), 0, out_.shape.pixels(), framed);
     const View dy{framed + out_floats(), static_cast<ptrdiff_t>(in_.pixels()) * LANES};
+    if (gate_) gate_->backward(group, image, dy);  // in dy's place for the time being: with stride 1 both have one shape
+    out_frame_.put(gate_ ? dy : out_.view(image), out_.shape.blocks(), 0, out_.shape.pixels(), framed);
     input_gradient(framed, dy, floats + own_offset(true));
     return dy;
   }
@@ -110,6 +118,7 @@ class Convolution : public Ending {
   float* gradient_of(int group) const { return partial_ + group * gradient_size(); }
 
   const Shortcut* shortcut_;
+  GatherExcite* gate_;
   bool backward_ = false;
   float* partial_ = nullptr;
 };
@@ -117,8 +126,8 @@ class Convolution : public Ending {
 // Tap by tap, at any stride.
 class DirectConvolution : public Convolution {
  public:
-  DirectConvolution(const float* weight, const Shape& in, const Tensor& out, int stride, const Shortcut* shortcut)
-      : Convolution(weight, in, out, shortcut), stride_(stride) {}
+  DirectConvolution(const float* weight, const Shape& in, const Tensor& out, int stride)
+      : Convolution(weight, in, out, nullptr, nullptr), stride_(stride) {}
 
   void start_forward(Arena& arena) override {
     forward_ = Packed(out_.shape.channels, 9 * in_.blocks(), LANES, LANES, arena);
@@ -271,10 +280,16 @@ class FilteredConvolution : public Convolution {
   Filter filter_;
 };
 
-inline std::unique_ptr<Convolution> convolution(const float* weight, const Shape& in, const Tensor& out, int stride,
-                                                const Shortcut* shortcut) {
-  if (stride == 1) return std::unique_ptr<Convolution>(new FilteredConvolution(weight, in, out, shortcut));
-  return std::unique_ptr<Convolution>(new DirectConvolution(weight, in, out, stride, shortcut));
+// A block's first convolution.
+inline std::unique_ptr<Convolution> convolution(const float* weight, const Shape& in, const Tensor& out, int stride) {
+  if (stride == 1) return std::unique_ptr<Convolution>(new FilteredConvolution(weight, in, out, nullptr, nullptr));
+  return std::unique_ptr<Convolution>(new DirectConvolution(weight, in, out, stride));
+}
+
+// A block's second convolution.
+inline std::unique_ptr<Convolution> convolution(const float* weight, const Tensor& out, const Shortcut* shortcut,
+                                                GatherExcite* gate) {
+  return std::unique_ptr<Convolution>(new FilteredConvolution(weight, out.shape, out, shortcut, gate));
 }
 
 }  // namespace atac

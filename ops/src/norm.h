@@ -19,6 +19,13 @@ struct NormSettings {
   double momentum = 0.9;
 };
 
+// Moves the running statistics of channel c by a batch's, of which the variance is the biased one, as MXNet keeps it.
+inline void move_running(const NormArrays& arrays, int c, double mean, double variance, const NormSettings& settings) {
+  const double keep = settings.momentum;
+  arrays.running_mean[c] = static_cast<float>(keep * arrays.running_mean[c] + (1 - keep) * mean);
+  arrays.running_var[c] = static_cast<float>(keep * arrays.running_var[c] + (1 - keep) * variance);
+}
+
 // y = gamma (x - mean) inverse + beta = scale (x - mean) + shift, each of them padded to whole blocks with zeros. shift
 // is beta but for what is lost when the mean is rounded.
 struct Norm {
@@ -51,13 +58,11 @@ struct Norm {
       set(c, arrays.running_mean[c], 1 / std::sqrt(arrays.running_var[c] + settings.epsilon));
   }
 
-  // Batch statistics of channel c, with the biased variance, which MXNet keeps as the running one too.
+  // Batch statistics of channel c.
   void use_batch(int c, double batch_mean, double variance, const NormArrays& arrays, const NormSettings& settings) {
     variance = variance < 0 ? 0 : variance;
     set(c, batch_mean, 1 / std::sqrt(variance + settings.epsilon));
-    const double keep = settings.momentum;
-    arrays.running_mean[c] = static_cast<float>(keep * arrays.running_mean[c] + (1 - keep) * batch_mean);
-    arrays.running_var[c] = static_cast<float>(keep * arrays.running_var[c] + (1 - keep) * variance);
+    move_running(arrays, c, batch_mean, variance, settings);
   }
 
   // For the pixels of a block, whose numbers are read once: the compiler could not know that stores leave them alone.

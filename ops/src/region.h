@@ -36,6 +36,7 @@ class Region {
     unit_->statistics(batch_, found, saved + 2 * channels);
     ending.start_forward(batch_.arena);
     each(ending, false);
+    ending.finish_forward();
   }
 
   void infer(Ending& ending) {
@@ -85,7 +86,7 @@ class Region {
           return buffers;
         },
         [&](Buffers& buffers, int group, int n) {
-          const View dy = ending.gradient(n, buffers.image);
+          const View dy = ending.gradient(group, n, buffers.image);
           each_tile(shape, [&](int first, int count) {
             const View x = batch_.x.read(n, first, count, buffers.x);
             const View y{ending.wants_output() ? buffers.y : nullptr, static_cast<ptrdiff_t>(count) * LANES};

@@ -210,11 +210,7 @@ class SEActivation : public Unit {
         mean += product / rows;
       }
       for (int n = 0; n < rows; ++n) variance += (z[n * outputs + o] - mean) * (z[n * outputs + o] - mean) / rows;
-      if (moves) {
-        const double keep = settings.momentum;
-        arrays.running_mean[o] = static_cast<float>(keep * arrays.running_mean[o] + (1 - keep) * mean);
-        arrays.running_var[o] = static_cast<float>(keep * arrays.running_var[o] + (1 - keep) * variance);
-      }
+      if (moves) move_running(arrays, o, mean, variance, settings);
       inverse[o] = 1 / std::sqrt(variance + settings.epsilon);
       for (int n = 0; n < rows; ++n) {
         z[n * outputs + o] = (z[n * outputs + o] - mean) * inverse[o];

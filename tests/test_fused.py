@@ -70,7 +70,7 @@ def everything(net, forward, x, dy):
 
 
 @NET
-@pytest.mark.parametrize("unit", [unit for unit in fused.UNITS if unit is not activation.NiN])
+@pytest.mark.parametrize("unit", [unit for unit in fused.UNITS if unit not in (activation.NiN, activation.XUnit)])
 def test_every_unit(unit):
     assert_parity(lambda: CIFARResNetV2(1, 7, unit), 5, 32)
 
@@ -80,6 +80,14 @@ def test_nin():
     # Its gammas change next to nothing before another normalization: their gradients are small differences. And it has
     # three ReLUs a site, one of which is the likelier to be within rounding of 0 the more numbers there are.
     assert_parity(lambda: CIFARResNetV2(1, 7, activation.NiN), 2, 16, tolerance=5e-5)
+
+
+@NET
+@pytest.mark.parametrize("kernel, images, size, mode", [(9, 5, 32, None), (5, 33, 12, STATIC), (9, 3, 5, {})])
+def test_xunit(kernel, images, size, mode):
+    # Of the gradient of its first BatchNorm, which stands behind another one, little is left: small differences.
+    assert_parity(lambda: get_model("xunit_resnet20_v2", blocks=1, classes=7, kernel_size=kernel), images, size, mode,
+                  tolerance=2e-4)
 
 
 @NET
@@ -154,6 +162,7 @@ class OtherEpsilon(nn.HybridSequential):
 @pytest.mark.parametrize("mode", [None, STATIC])
 @pytest.mark.parametrize("make, units", [
     (TwoReaders, 2), (lambda: TwoReaders(activation.SEActivation), 2), (UnitFirst, 1), (OtherEpsilon, 1),
+    (lambda: TwoReaders(lambda channels, reduction: activation.XUnit(channels, 2 * reduction + 1)), 2),
     (lambda: CIFARResNetV2(1, 7, replace_sites(1, activation.ATAC, 3, "last", activation.Sine)), 3)])
 def test_units_alone(make, units, mode):
     assert_parity(make, 4, 16, mode, sentence=f"fused C++ operators for {counted(units, 'unit')} (")

@@ -1,4 +1,4 @@
-"""Nets with a module on every residual branch, by the fused operators: float64's numbers, inference, and resuming."""
+"""Nets with a module on every residual branch, by the fused operators; inference and resuming of nets of the zoo."""
 import fused_nets
 import mxnet as mx
 import numpy as np
@@ -16,7 +16,7 @@ from ops import nag
 pytestmark = pytest.mark.usefixtures("fused_operators")
 
 MODULES = list(fused.REFINEMENTS)
-NETS = [("senet_resnet20_v2", {}), ("localsenet_resnet20_v2", {}),
+NETS = [("xunit_resnet20_v2", {}), ("senet_resnet20_v2", {}), ("localsenet_resnet20_v2", {}),
         *(("genet_resnet20_v2", {"variant": variant}) for variant in ("theta_minus", "theta", "theta_plus"))]
 
 

@@ -279,7 +279,7 @@ def test_a_wrong_answer_of_our_operators_is_refused(monkeypatch):
 
 
 @ours
-@pytest.mark.parametrize("unit", ["atac", "seactivation", "nin", "prelu", "senet", "genet", "localsenet"])
+@pytest.mark.parametrize("unit", ["atac", "seactivation", "nin", "xunit", "prelu", "senet", "genet", "localsenet"])
 def test_our_operator_notices_new_weights_and_any_batch(unit):
     fused_operators()
     net, x = zoo(f"{unit}_resnet20_v2"), images(5)

@@ -123,19 +123,30 @@ def test_many_channels(unit):
     assert_parity(lambda: Normed(unit, 256, True, reduction=2), (4, 256, 7, 7))
 
 
+@pytest.mark.parametrize("channels, kernel, images, size", [
+    (16, 9, 3, (32, 32)), (64, 9, 33, (8, 8)), (24, 3, 33, (5, 3)), (5, 9, 4, (20, 31)), (16, 101, 5, (8, 8)),
+    (16, 1, 5, (1, 37)), (16, 7, 33, (1, 1)), (256, 5, 4, (7, 7))])
+def test_xunit_agrees_with_float64(channels, kernel, images, size):
+    for norm in (False, True):
+        assert_parity(lambda: Normed(activation.XUnit, channels, norm, kernel_size=kernel),  # noqa: B023
+                      (images, channels, *size), seed=images)
+
+
 @pytest.mark.parametrize("unit", SCALARS)
 def test_scalar_activations_agree_with_float64(unit):
     for norm, (channels, *size) in itertools.product((False, True), ((16, 32, 32), (24, 3, 5), (5, 7, 7), (1, 1, 1))):
         assert_parity(lambda: Normed(unit, channels, norm), (5, channels, *size))  # noqa: B023
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, activation.NiN])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, activation.NiN,
+                                  activation.XUnit])
 @pytest.mark.parametrize("mean", [30, -300])
 def test_means_far_above_the_deviation(unit, mean):
     assert_parity(lambda: Normed(unit, 16, True), (9, 16, 7, 7), mean)
 
 
-@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, activation.NiN])
+@pytest.mark.parametrize("unit", [activation.ATAC, activation.SEActivation, activation.Swish, activation.NiN,
+                                  activation.XUnit])
 def test_channels_that_are_constant(unit):
     assert_parity(lambda: Normed(unit, 16, True), (9, 16, 7, 7), constant=5)
 
@@ -202,6 +213,7 @@ def test_convolutions(channels, size):
 
 GATE = [(8, 16, 1, 1)] + [(8,)] * 4 + [(16, 8, 1, 1)] + [(16,)] * 4
 BLOCK = [(16,)] * 4 + [(16, 16, 3, 3)] + [(16,)] * 4 + [(16, 16, 3, 3)]
+XUNIT = [(16,)] * 4 + [(16, 1, 3, 3), (16,)] + [(16,)] * 4
 SE = [(2, 16, 1, 1), (2,), (16, 2, 1, 1), (16,)]
 
 
@@ -260,6 +272,11 @@ WRONG = [
     unit_case("attribute epsilon must be a number, got 'small'", epsilon="small"),
     unit_case("attribute momentum must be a number, got '0.9x'", momentum="0.9x"),
     unit_case("attribute norm must be a number, got 'True'", norm="True"),
+    unit_case("kernel must have the shape (C, 1, k, k) with an odd k, got (16, 1, 4, 4)", unit="xunit",
+              gate=changed(XUNIT, 4, (16, 1, 4, 4))),
+    unit_case("kernel must have the shape (16, 1, 3, 3), got (16, 16, 3, 3)", unit="xunit",
+              gate=changed(XUNIT, 4, (16, 16, 3, 3))),
+    unit_case("bias must have the shape (16), got (1)", unit="xunit", gate=changed(XUNIT, 5, (1,))),
     ("slope must have the shape (1), got (16)", "atac_unit", [(2, 16, 5, 5), (16,)], {"unit": "prelu"}),
     ("x must be (N, C, H, W), got (3, 8)", "atac_stem", [(3, 8), (8,), (8,), (8,), (16, 8, 3, 3)], {}),
     ("weight must have a multiple of 16 outputs, got the shape (8, 3, 3, 3)", "atac_stem",
@@ -334,6 +351,7 @@ def test_a_wrong_input_is_an_error_with_a_sentence():
 
 @pytest.mark.parametrize("operator, shapes, attributes", [
     ("atac_unit", [(2, 16, 5, 5)] + GATE, {"unit": "atac 1"}), ("atac_unit", [(2, 16, 5, 5)], {"unit": "relu"}),
+    ("atac_unit", [(2, 16, 5, 5)] + XUNIT, {"unit": "xunit"}),
     ("atac_stem", [(2, 3, 8, 8), (3,), (3,), (3,), (16, 3, 3, 3)], {}),
     ("atac_block", [(2, 1, 5, 5, 16)] + BLOCK, {"unit1": "relu", "unit2": "relu"}),
     ("atac_block", [(2, 1, 5, 5, 16)] + BLOCK + GATE, {"unit1": "relu", "unit2": "relu", "refine": "atac 1"}),
@@ -383,7 +401,7 @@ def test_inference_has_no_gradient():
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_nan_stays_nan(norm):
-    for unit in (activation.ATAC, activation.SEActivation, activation.NiN, *SCALARS):
+    for unit in (activation.ATAC, activation.SEActivation, activation.NiN, activation.XUnit, *SCALARS):
         block = Normed(unit, 24, norm)
         block.initialize()
         x = np.random.RandomState(0).normal(0, 1, (3, 24, 5, 5)).astype("float32")
@@ -422,7 +440,7 @@ def digest():
     from ops import loader
     loader.load()
     found = hashlib.sha256()
-    for unit in (activation.ATAC, activation.SEActivation, activation.PReLU, activation.NiN):
+    for unit in (activation.ATAC, activation.SEActivation, activation.PReLU, activation.NiN, activation.XUnit):
         mx.random.seed(0)
         block = Normed(unit, 32, True)
         block.initialize(mx.init.Normal(.3))
@@ -513,7 +531,7 @@ print(test_ops.seconds_of_a_step())
 
 
 def narrow():
-    for unit in (activation.ATAC, activation.SEActivation, activation.NiN, *SCALARS):
+    for unit in (activation.ATAC, activation.SEActivation, activation.NiN, activation.XUnit, *SCALARS):
         assert_parity(lambda: Normed(unit, 24, True), (5, 24, 7, 7))  # noqa: B023
     test_convolutions(32, (7, 9))
 
@@ -571,10 +589,10 @@ print("finished")
 
 def exercise():
     """A training step and inference of everything, on small arrays of awkward sizes, and errors between them."""
-    units = (activation.ATAC, activation.SEActivation, activation.NiN, *SCALARS)
+    units = (activation.ATAC, activation.SEActivation, activation.NiN, activation.XUnit, *SCALARS)
     for unit, norm in itertools.product(units, (False, True)):
         for channels, size in ((5, (3, 5)), (24, (1, 1)), (32, (7, 7))):
-            block = Normed(unit, channels, norm, **({} if unit in SCALARS else {"reduction": 1}))
+            block = Normed(unit, channels, norm, **({"reduction": 1} if unit in units[:3] else {}))
             block.initialize()
             x = np.random.RandomState(0).normal(0, 1, (3, channels, *size)).astype("float32")
             everything(block, Operator(block), x, x)
@@ -583,7 +601,8 @@ def exercise():
             (activation.PReLU, None, 1, 9, 33), (activation.ATAC, None, 1, 1, 2), (activation.NiN, None, 1, 7, 3),
             (activation.ReLU, refine.SE, 1, 9, 3), (activation.ReLU, refine.GEThetaMinus, 1, 1, 2),
             (activation.ReLU, refine.GETheta, 2, 12, 33), (activation.ReLU, refine.GEThetaPlus, 1, 4, 3),
-            (activation.ReLU, refine.LocalSE, 1, 7, 3)):
+            (activation.ReLU, refine.LocalSE, 1, 7, 3), (activation.XUnit, refine.SE, 1, 9, 3),
+            (activation.XUnit, None, 1, 4, 33)):
         net = CIFARResNetV2(blocks, 7, unit, refinement, input_size=size // 4 * 4 or 4)
         net.initialize()
         forward, _ = fused.fuse(net, "on")

@@ -30,8 +30,8 @@ def fuse(net, wanted="auto"):
 
     Call forward in place of net. It uses net's own parameters, so train, save and load net as before; it is built from
     the layers that net has now. A CIFARResNetV2 becomes a graph of fused blocks. Any other net keeps its graph, and its
-    ATAC, SEActivation and NiN units of up to 64 channels (with the BatchNorm before them) become operators. If the
-    operators are not built or do not fit, forward is net itself. The sentence says which form it is, and why.
+    ATAC, SEActivation, NiN and xUnit units of up to 64 channels, with the BatchNorm before them, become operators. If
+    the operators are not built or do not fit, forward is net itself. The sentence says which form it is, and why.
 
     wanted : "auto", "on" (raises InputError if "auto" would fall back) or "off" (net itself). Raises InputError if
     weights are missing.
@@ -378,7 +378,7 @@ def layered_units(net):
     """The units of a net that deserve an operator of their own: those with several layers."""
     found = []
     for block in blocks_in(net):
-        if type(block) in UNITS and layers_of(block) and unit_parameters(block)[0].shape[1] <= WIDEST:
+        if type(block) in UNITS and layers_of(block) and unit_parameters(block)[-1].shape[0] <= WIDEST:
             with contextlib.suppress(Unfit):
                 kind_of(block)
                 common_norm(block)

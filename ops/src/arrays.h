@@ -12,6 +12,7 @@
 #include "nin.h"
 #include "region.h"
 #include "seactivation.h"
+#include "xunit.h"
 
 namespace atac {
 
@@ -77,12 +78,13 @@ struct UnitKind {
   bool pair() const { return name == "atac" || name == "seactivation" || name == "nin"; }
 
   std::string roles() const {
+    if (name == "xunit") return NORM + "ww" + NORM;
     return pair() ? "w" + NORM + "w" + NORM : name == "prelu" ? "w" : "";
   }
 
   size_t expected() const {
     if (name == "atac" || name == "seactivation" || name == "leakyrelu" || name == "elu" || name == "swish") return 1;
-    if (name == "nin" || name == "relu" || name == "identity" || name == "prelu" || name == "selu" || name == "gelu")
+    if (name == "nin" || name == "xunit" || name == "relu" || name == "identity" || name == "prelu" || name == "selu" || name == "gelu")
       return 0;
     throw Fault("there is no unit '" + name + "'");
   }
@@ -151,11 +153,13 @@ inline NormArrays take_norm(Arrays& arrays, const std::string& name, int channel
 struct UnitInputs {
   UnitKind kind;
   PairSettings pair{};
+  int kernel = 0;  // side of xUnit's
   UnitArrays arrays;
 
   UnitInputs(Arrays& from, const Attributes& attributes, const std::string& which, int channels)
       : kind(attributes, which) {
     if (kind.name == "prelu") arrays.slope = from.take(which + " slope", {1});
+    if (kind.name == "xunit") take_xunit(from, which, channels);
     if (!kind.pair()) return;
     const unsigned c = static_cast<unsigned>(channels), inner = from.peek().empty() ? 0 : from.peek()[0];
     if (inner == 0 || inner > c)  // memory for a tile of the inner layer is that of the outer ones
@@ -173,6 +177,7 @@ struct UnitInputs {
     if (kind.name == "atac") return std::unique_ptr<Unit>(new ATAC(pair, arrays));
     if (kind.name == "seactivation") return std::unique_ptr<Unit>(new SEActivation(pair, arrays));
     if (kind.name == "nin") return std::unique_ptr<Unit>(new NiN(pair, arrays));
+    if (kind.name == "xunit") return std::unique_ptr<Unit>(new XUnit(pair.channels, kernel, arrays));
     if (kind.name == "relu") return elementwise(ReLU());
     if (kind.name == "leakyrelu") return elementwise(LeakyReLU(value(0)));
     if (kind.name == "prelu") return elementwise(PReLU(arrays.slope ? *arrays.slope : 0));
@@ -184,6 +189,19 @@ struct UnitInputs {
   }
 
  private:
+  void take_xunit(Arrays& from, const std::string& which, int channels) {
+    const unsigned c = static_cast<unsigned>(channels);
+    pair.channels = channels;
+    arrays.norm1 = take_norm(from, which + " first BatchNorm", channels);
+    const unsigned side = from.peek().size() == 4 ? from.peek()[2] : 0;
+    if (side % 2 == 0 || side > MOST_CHANNELS)
+      throw Fault(which + " kernel must have the shape (C, 1, k, k) with an odd k, got " + text(from.peek()));
+    kernel = static_cast<int>(side);
+    arrays.kernel = from.take(which + " kernel", {c, 1, side, side});
+    arrays.bias = from.take(which + " bias", {c});
+    arrays.norm2 = take_norm(from, which + " second BatchNorm", channels);
+  }
+
   template <class F>
   static std::unique_ptr<Unit> elementwise(F f) {
     return std::unique_ptr<Unit>(new Elementwise<F>(f));
@@ -217,10 +235,16 @@ class Gradients {
   UnitGradients unit(const UnitKind& kind) {
     UnitGradients found;
     if (kind.name == "prelu") found.slope = take();
-    if (!kind.pair()) return found;
-    found.weight1 = take();
+    const bool xunit = kind.name == "xunit";
+    if (!kind.pair() && !xunit) return found;
+    if (!xunit) found.weight1 = take();
     const NormGradients first = norm();
-    found.weight2 = take();
+    if (xunit) {
+      found.kernel = take();
+      found.bias = take();
+    } else {
+      found.weight2 = take();
+    }
     const NormGradients second = norm();
     found.gamma1 = first.gamma;
     found.beta1 = first.beta;

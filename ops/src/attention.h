@@ -21,12 +21,12 @@ class ATAC : public PointwisePair {
     hat_covariance_ = saved + PointwisePair::saved_size(batch.x.shape);
   }
 
-  void apply(const Batch& batch, int, View x, int count, View y, float* floats) const override {
+  void apply(const Batch& batch, const Pixels& at, View x, View y, float* floats) const override {
     const Tile tile = tile_at(floats, batch.x.shape);
-    both_layers(batch, x, count, tile);
+    both_layers(batch, x, at.count, tile);
     for (int b = 0; b < blocks_of(s_.channels); ++b) {
       const auto affine = norm2_.affine(b);
-      for (int p = 0; p < count; ++p)
+      for (int p = 0; p < at.count; ++p)
         store(y.at(b, p), load(tile.u.at(b, p)) * sigmoid(affine(load(tile.z.at(b, p)))));
     }
   }
@@ -40,17 +40,17 @@ class ATAC : public PointwisePair {
   }
 
   // e = dy sigmoid(v) is the part of du that goes past the gate, dv the gradient of v.
-  void backward1(const Batch& batch, int group, int, View x, View dy, int count, View y, View e, View dv,
+  void backward1(const Batch& batch, const Pixels& at, View x, View dy, View y, View e, View dv,
                  float* floats) override {
     const Tile tile = tile_at(floats, batch.x.shape);
-    both_layers(batch, x, count, tile);
+    both_layers(batch, x, at.count, tile);
     const int channels = padded(s_.channels);
-    double* sum = sums1_.of(group);
+    double* sum = sums1_.of(at.group);
     for (int b = 0; b < channels / LANES; ++b) {
       V sum_dv{}, sum_dv_z{}, sum_e{}, sum_e_hat{};
       const auto affine = norm2_.affine(b);
       const auto hat_of = batch.norm.normalized(b);
-      for (int p = 0; p < count; ++p) {
+      for (int p = 0; p < at.count; ++p) {
         const V z = load(tile.z.at(b, p)), u = load(tile.u.at(b, p)), gradient = load(dy.at(b, p));
         const V gate = sigmoid(affine(z));
         const V passed = gradient * gate, gated = u * gate;
@@ -68,7 +68,7 @@ class ATAC : public PointwisePair {
       add_to(sum + 2 * channels + b * LANES, sum_e);
       add_to(sum + 3 * channels + b * LANES, sum_e_hat);
     }
-    products(tile.a, s_.inner, dv, blocks_of(s_.channels), count, sum + 4 * channels, tile.products);
+    products(tile.a, s_.inner, dv, blocks_of(s_.channels), at.count, sum + 4 * channels, tile.products);
   }
 
   void finish_backward1(Batch& batch, const UnitGradients& gradients) override {
@@ -77,17 +77,17 @@ class ATAC : public PointwisePair {
     finish_second_layer(batch, sum, sum + width, sum + 4 * width, gradients);
   }
 
-  void backward2(const Batch& batch, int group, int, View x, int count, View, View dv, float* floats) override {
+  void backward2(const Batch& batch, const Pixels& at, View x, View dv, float* floats) override {
     const Tile tile = tile_at(floats, batch.x.shape);
-    both_layers(batch, x, count, tile);
+    both_layers(batch, x, at.count, tile);
     const int inner = padded(s_.inner);
-    double* sum = sums2_.of(group);
-    back_to_first_layer(count, dv, tile, sum, sum + inner);
+    double* sum = sums2_.of(at.group);
+    back_to_first_layer(at.count, dv, tile, sum, sum + inner);
     for (int b = 0; b < blocks_of(s_.channels); ++b) {  // u's place takes the normalized x
       const auto hat_of = batch.norm.normalized(b);
-      for (int p = 0; p < count; ++p) store(tile.u.at(b, p), hat_of(load(x.at(b, p))));
+      for (int p = 0; p < at.count; ++p) store(tile.u.at(b, p), hat_of(load(x.at(b, p))));
     }
-    products(dv, s_.inner, tile.u, blocks_of(s_.channels), count, sum + 2 * inner, tile.products);
+    products(dv, s_.inner, tile.u, blocks_of(s_.channels), at.count, sum + 2 * inner, tile.products);
   }
 
   void finish_backward2(Batch& batch, const UnitGradients& gradients) override {
@@ -121,10 +121,10 @@ class ATAC : public PointwisePair {
 
   InputSums input_sums() const override { return input_; }
 
-  void backward3(const Batch& batch, int, View x, int count, View e, View dw, View du, float* floats) const override {
+  void backward3(const Batch& batch, const Pixels& at, View x, View e, View dw, View du, float* floats) const override {
     const Tile tile = tile_at(floats, batch.x.shape);
-    first_layer(batch, x, count, tile);
-    back_to_input(count, dw, tile, du, e);
+    first_layer(batch, x, at.count, tile);
+    back_to_input(at.count, dw, tile, du, e);
   }
 
  protected:

@@ -14,7 +14,7 @@
 //
 // "Blocks" are (N, C/16, H, W, 16). Attributes: unit (unit1 and unit2 of a block), stride, norm,
 // downsample, epsilon, momentum, input_gradient (1: the stem's backward pass finds that of x, else it is 0). A
-// unit is a name and its numbers: "atac 1" and "seactivation 1" (1: with the inner ReLU), "nin", "relu", "identity",
+// unit is a name and its numbers: "atac 1" and "seactivation 1" (1: with the inner ReLU), "nin", "xunit", "relu", "identity",
 // "leakyrelu 0.1", "prelu", "elu 1", "selu", "gelu", "swish 1". What a block may `refine` its branch with stands in
 // refinement.h. The arrays follow x in the order of the data flow.
 #if !defined(__GNUC__) || defined(__clang__) || __GNUC__ < 9

@@ -57,11 +57,11 @@ class SEActivation : public Unit {
 
   size_t tile_floats(const Shape&) const override { return padded(s_.channels) + 2 * (s_.channels + s_.inner); }
 
-  void apply(const Batch& batch, int image, View x, int count, View y, float*) const override {
+  void apply(const Batch& batch, const Pixels& at, View x, View y, float*) const override {
     for (int b = 0; b < blocks_of(s_.channels); ++b) {
-      const V gate = load(gate_at(image, b));
+      const V gate = load(gate_at(at.image, b));
       const auto apply = batch.norm.applied(b);
-      for (int p = 0; p < count; ++p)
+      for (int p = 0; p < at.count; ++p)
         store(y.at(b, p), apply(load(x.at(b, p))) * gate);
     }
   }
@@ -71,16 +71,16 @@ class SEActivation : public Unit {
     to_gate_ = batch.arena.zeros<double>(static_cast<size_t>(batch.x.shape.images) * padded(s_.channels));
   }
 
-  void backward1(const Batch& batch, int group, int image, View x, View dy, int count, View y, View e, View,
+  void backward1(const Batch& batch, const Pixels& at, View x, View dy, View y, View e, View,
                  float*) override {
     const int width = padded(s_.channels);
-    double* sum = sums_.of(group);
+    double* sum = sums_.of(at.group);
     for (int b = 0; b < width / LANES; ++b) {
-      const V gate = load(gate_at(image, b));
+      const V gate = load(gate_at(at.image, b));
       V sum_gate{}, sum_e{}, sum_e_hat{};
       const auto hat_of = batch.norm.normalized(b);
       const auto affine = batch.norm.affine(b);
-      for (int p = 0; p < count; ++p) {
+      for (int p = 0; p < at.count; ++p) {
         const V hat = hat_of(load(x.at(b, p))), u = affine(hat), gradient = load(dy.at(b, p));
         const V passed = gradient * gate;
         if (y.data) store(y.at(b, p), u * gate);
@@ -89,7 +89,7 @@ class SEActivation : public Unit {
         sum_e += passed;
         sum_e_hat += passed * hat;
       }
-      add_to(to_gate_ + static_cast<size_t>(image) * width + b * LANES, sum_gate);
+      add_to(to_gate_ + static_cast<size_t>(at.image) * width + b * LANES, sum_gate);
       add_to(sum + b * LANES, sum_e);
       add_to(sum + width + b * LANES, sum_e_hat);
     }
@@ -130,11 +130,11 @@ class SEActivation : public Unit {
 
   InputSums input_sums() const override { return input_; }
 
-  void backward3(const Batch&, int image, View, int count, View e, View, View du, float*) const override {
+  void backward3(const Batch&, const Pixels& at, View, View e, View, View du, float*) const override {
     const int width = padded(s_.channels);
     for (int b = 0; b < width / LANES; ++b) {
-      const V pooled = load(pooled_gradient_ + static_cast<size_t>(image) * width + b * LANES);
-      for (int p = 0; p < count; ++p) store(du.at(b, p), load(e.at(b, p)) + pooled);
+      const V pooled = load(pooled_gradient_ + static_cast<size_t>(at.image) * width + b * LANES);
+      for (int p = 0; p < at.count; ++p) store(du.at(b, p), load(e.at(b, p)) + pooled);
     }
   }
 

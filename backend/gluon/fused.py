@@ -319,7 +319,7 @@ class TrainingTwin(Chain):
             if operator == "stem" and self._input_gradient:
                 x = F.identity(x)  # unlike the operator, it can add to the gradient of the images
                 attributes = {**attributes, "input_gradient": "1"}
-            x = getattr(F, f"atac_{operator}")(x, *inputs, **attributes)[0]  # the backward pass reads the other outputs
+            x = getattr(F, f"atac_{operator}")(x, *inputs, **attributes)
 
 
 class InferenceTwin(Chain):
@@ -423,8 +423,7 @@ def traced(net, training):
                 x, attributes, parameters = source, {**attributes, "norm": "1"}, norm_parameters(norm) + parameters
             if training and x.name == data.name:  # the operator could not add to the gradient of the images
                 x = F.identity(x)
-            result = getattr(F, f"atac_unit{suffix}")(x, *(parameter.var() for parameter in parameters), **attributes)
-            return result if suffix else result[0]
+            return getattr(F, f"atac_unit{suffix}")(x, *(parameter.var() for parameter in parameters), **attributes)
         return forward
 
     units = layered_units(net)

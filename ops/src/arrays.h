@@ -268,13 +268,6 @@ inline Dims blocked_dims(const Shape& s) {
                   static_cast<unsigned>(s.height), static_cast<unsigned>(s.width), LANES}, "the result");
 }
 
-// Of what the backward pass needs.
-inline Dims saved_dims(size_t size) {
-  if (size > MOST_NUMBERS)
-    throw Fault("training this unit would keep " + std::to_string(size) + " numbers; 2^31 - 1 are possible");
-  return {static_cast<unsigned>(size)};
-}
-
 inline Shape read_shape(const Dims& dims, bool blocked) {
   const char* wanted = blocked ? "x must be in blocks of channels, (N, C/16, H, W, 16), got " :
                                  "x must be (N, C, H, W), got ";

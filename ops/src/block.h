@@ -47,26 +47,23 @@ struct BlockOperator {
 
   static bool has_downsample(const Attributes& attributes) { return number(attributes, "downsample", 0) != 0; }
 
-  std::vector<Dims> outputs(bool training) const {
-    std::vector<Dims> found{blocked_dims(out_shape)};
-    if (!training) return found;
-    found.push_back(found[0]);
-    found.push_back(saved_dims(Saved(*this, nullptr).size));
-    return found;
-  }
+  Dims output() const { return blocked_dims(out_shape); }
+  size_t kept_size() const { return Kept(*this, nullptr).size; }
 
-  // The parts of what the backward pass needs beside x and h. y is the first, so that it is aligned as MXNet's arrays are.
-  struct Saved {
-    float *y, *first, *second, *refinement;
+  // What the backward pass needs beside x: the maps, which come first because they are read in whole vectors, and what
+  // the regions and the refinement save.
+  struct Kept {
+    float *h, *y, *first, *second, *refinement;
     size_t size;
 
-    Saved(const BlockOperator& block, float* data) {
+    Kept(const BlockOperator& block, float* data) {
       const Shape& out = block.out_shape;
-      const size_t map = block.refinement->present() ? block.map_size() : 0;
-      const size_t to_second = map + Region::saved_size(block.x.shape, *block.unit1->build());
+      const size_t to_y = block.map_size(), to_first = to_y * (block.refinement->present() ? 2 : 1);
+      const size_t to_second = to_first + Region::saved_size(block.x.shape, *block.unit1->build());
       const size_t to_refinement = to_second + Region::saved_size(out, *block.unit2->build());
-      y = data;
-      first = data + map;
+      h = data;
+      y = data + to_y;
+      first = data + to_first;
       second = data + to_second;
       refinement = data + to_refinement;
       size = to_refinement + block.refinement->saved_size(out);
@@ -88,10 +85,10 @@ struct BlockOperator {
     return found;
   }
 
-  void train(const Attributes& attributes, const std::vector<float*>& out, Arena& arena) const {
+  void train(const Attributes& attributes, float* out, float* kept, Arena& arena) const {
     const NormSettings settings = norm_settings(attributes);
-    const Saved saved(*this, out[2]);
-    const Tensor h = map(out[1]), y = map(saved.y), result = map(out[0]);
+    const Kept saved(*this, kept);
+    const Tensor h = map(saved.h), y = map(saved.y), result = map(out);
     const Shortcut added = shortcut(arena);
     first(settings, arena).train(*convolution(conv1, x.shape, h, stride), saved.first);
     if (!refinement->present()) {
@@ -106,10 +103,9 @@ struct BlockOperator {
     refinement->region(y, settings, arena).train(ending, saved.refinement);
   }
 
-  void backward(const Attributes& attributes, const std::vector<float*>& dout, const std::vector<float*>& out,
-                Gradients& gradients, Arena& arena) const {
+  void backward(const Attributes& attributes, float* dout, float* kept, Gradients& gradients, Arena& arena) const {
     const NormSettings settings = norm_settings(attributes);
-    const Saved saved(*this, out[2]);
+    const Kept saved(*this, kept);
     const Tensor dx{gradients.take(), x.shape, true};
     const NormGradients of_norm1 = gradients.norm();
     const UnitGradients of_unit1 = gradients.unit(unit1->kind);
@@ -121,7 +117,7 @@ struct BlockOperator {
     float* of_downsample = downsample ? gradients.take() : nullptr;
     const auto nothing_after = [](int, int) {};
 
-    const Tensor gradient = map(dout[0]), h = map(out[1]), y = map(saved.y);
+    const Tensor gradient = map(dout), h = map(saved.h), y = map(saved.y);
     Tensor dy = gradient;
     if (refinement->kind.local) {
       dy = map(arena.take<float>(map_size()));

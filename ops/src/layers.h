@@ -1,5 +1,5 @@
-// The operators: each reads its arrays (with or without addresses) and says the shapes of its outputs. The first output is
-// the result, the others, in training, are what the backward pass needs.
+// The operators: each reads its arrays (with or without addresses), and says the shape of its output and how many floats
+// it keeps from the forward pass to the backward pass of a training step.
 #pragma once
 #include "arrays.h"
 #include "block.h"
@@ -25,33 +25,29 @@ struct UnitOperator {
     unit.reset(new UnitInputs(arrays, attributes, "unit", x.shape.channels));
   }
 
-  std::vector<Dims> outputs(bool training) const {
-    std::vector<Dims> found{plain_dims(x.shape)};
-    if (training) found.push_back(saved_dims(Region::saved_size(x.shape, *unit->build())));
-    return found;
-  }
+  Dims output() const { return plain_dims(x.shape); }
+  size_t kept_size() const { return Region::saved_size(x.shape, *unit->build()); }
 
   Region region(const Attributes& attributes, Arena& arena) const {
     return Region(x, has_norm, norm, norm_settings(attributes), unit->build(), arena);
   }
 
-  void train(const Attributes& attributes, const std::vector<float*>& out, Arena& arena) const {
-    Plain ending(Tensor{out[0], x.shape, false});
-    region(attributes, arena).train(ending, out[1]);
+  void train(const Attributes& attributes, float* out, float* kept, Arena& arena) const {
+    Plain ending(Tensor{out, x.shape, false});
+    region(attributes, arena).train(ending, kept);
   }
 
-  void infer(const Attributes& attributes, const std::vector<float*>& out, Arena& arena) const {
-    Plain ending(Tensor{out[0], x.shape, false});
+  void infer(const Attributes& attributes, float* out, Arena& arena) const {
+    Plain ending(Tensor{out, x.shape, false});
     region(attributes, arena).infer(ending);
   }
 
-  void backward(const Attributes& attributes, const std::vector<float*>& dout, const std::vector<float*>& out,
-                Gradients& gradients, Arena& arena) const {
+  void backward(const Attributes& attributes, float* dout, float* kept, Gradients& gradients, Arena& arena) const {
     const Tensor dx{gradients.take(), x.shape, false};
     const NormGradients of_norm = has_norm ? gradients.norm() : NormGradients();
     const UnitGradients of_unit = gradients.unit(unit->kind);
-    Plain ending(Tensor{dout[0], x.shape, false});
-    region(attributes, arena).backward(ending, out[1], dx, of_norm, of_unit, [](int, int) {});
+    Plain ending(Tensor{dout, x.shape, false});
+    region(attributes, arena).backward(ending, kept, dx, of_norm, of_unit, [](int, int) {});
   }
 };
 
@@ -75,29 +71,25 @@ struct StemOperator {
     weight = arrays.take("weight", {outputs, static_cast<unsigned>(in.channels), 3, 3});
   }
 
-  std::vector<Dims> outputs(bool training) const {
-    std::vector<Dims> found{blocked_dims({in.images, channels, in.height, in.width})};
-    if (training) found.push_back(saved_dims(Stem::saved_size(in)));
-    return found;
-  }
+  Dims output() const { return blocked_dims({in.images, channels, in.height, in.width}); }
+  size_t kept_size() const { return Stem::saved_size(in); }
 
   // Over an output, or in the backward pass its gradient.
   Stem stem(const Attributes& attributes, float* out, Arena& arena) const {
     return Stem(x, in, out, channels, weight, norm, norm_settings(attributes), arena);
   }
 
-  void train(const Attributes& attributes, const std::vector<float*>& out, Arena& arena) const {
-    stem(attributes, out[0], arena).train(out[1]);
+  void train(const Attributes& attributes, float* out, float* kept, Arena& arena) const {
+    stem(attributes, out, arena).train(kept);
   }
 
-  void backward(const Attributes& attributes, const std::vector<float*>& dout, const std::vector<float*>& out,
-                Gradients& gradients, Arena& arena) const {
+  void backward(const Attributes& attributes, float* dout, float* kept, Gradients& gradients, Arena& arena) const {
     // The images of a training need no gradient, and MXNet does not say whether anyone wants one.
     float* dx = nullptr;
     number(attributes, "input_gradient", 0) != 0 ? void(dx = gradients.take()) : gradients.skip();
     gradients.skip();  // beta is a constant here
     gradients.norm(false);
-    stem(attributes, dout[0], arena).backward(out[1], gradients.take(), dx);
+    stem(attributes, dout, arena).backward(kept, gradients.take(), dx);
   }
 };
 
@@ -114,28 +106,24 @@ struct HeadOperator {
     unit.reset(new UnitInputs(arrays, attributes, "unit", x.shape.channels));
   }
 
-  std::vector<Dims> outputs(bool training) const {
-    std::vector<Dims> found{{static_cast<unsigned>(x.shape.images), static_cast<unsigned>(x.shape.channels)}};
-    if (training) found.push_back(saved_dims(Region::saved_size(x.shape, *unit->build())));
-    return found;
-  }
+  Dims output() const { return {static_cast<unsigned>(x.shape.images), static_cast<unsigned>(x.shape.channels)}; }
+  size_t kept_size() const { return Region::saved_size(x.shape, *unit->build()); }
 
   Region region(const Attributes& attributes, Arena& arena) const {
     return Region(x, true, norm, norm_settings(attributes), unit->build(), arena);
   }
 
-  void train(const Attributes& attributes, const std::vector<float*>& out, Arena& arena) const {
-    Pool ending(out[0], x.shape);
-    region(attributes, arena).train(ending, out[1]);
+  void train(const Attributes& attributes, float* out, float* kept, Arena& arena) const {
+    Pool ending(out, x.shape);
+    region(attributes, arena).train(ending, kept);
   }
 
-  void backward(const Attributes& attributes, const std::vector<float*>& dout, const std::vector<float*>& out,
-                Gradients& gradients, Arena& arena) const {
+  void backward(const Attributes& attributes, float* dout, float* kept, Gradients& gradients, Arena& arena) const {
     const Tensor dx{gradients.take(), x.shape, true};
     const NormGradients of_norm = gradients.norm();
     const UnitGradients of_unit = gradients.unit(unit->kind);
-    Pool ending(dout[0], x.shape);
-    region(attributes, arena).backward(ending, out[1], dx, of_norm, of_unit, [](int, int) {});
+    Pool ending(dout, x.shape);
+    region(attributes, arena).backward(ending, kept, dx, of_norm, of_unit, [](int, int) {});
   }
 };
 

@@ -110,13 +110,13 @@ struct NetLayers {
       Arrays arrays(own_shapes, own_data);
       if (layer.name == "stem") {
         stem.reset(new StemOperator(arrays, layer.attributes));
-        dims = stem->outputs(false)[0];
+        dims = stem->output();
       } else if (layer.name == "block") {
         blocks.emplace_back(new BlockOperator(arrays, layer.attributes));
-        dims = blocks.back()->outputs(false)[0];
+        dims = blocks.back()->output();
       } else if (layer.name == "head") {
         head.reset(new HeadOperator(arrays, layer.attributes));
-        dims = head->outputs(false)[0];
+        dims = head->output();
       } else {
         arrays.take_any();
         outputs = arrays.peek().empty() ? 0 : arrays.peek()[0];

@@ -40,7 +40,7 @@ class ATAC : public PointwisePair {
   }
 
   // e = dy sigmoid(v) is the part of du that goes past the gate, dv the gradient of v.
-  void backward1(const Batch& batch, const Pixels& at, View x, View dy, View y, View e, View dv,
+  void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View e, View dv,
                  float* floats) override {
     const Tile tile = tile_at(floats, batch.x.shape);
     both_layers(batch, x, at.count, tile);
@@ -71,13 +71,13 @@ class ATAC : public PointwisePair {
     products(tile.a, s_.inner, dv, blocks_of(s_.channels), at.count, sum + 4 * channels, tile.products);
   }
 
-  void finish_backward1(Batch& batch, const UnitGradients& gradients) override {
+  void finish_output(Batch& batch, const UnitGradients& gradients) override {
     const int width = padded(s_.channels);
     const double* sum = sums1_.total();
     finish_second_layer(batch, sum, sum + width, sum + 4 * width, gradients);
   }
 
-  void backward2(const Batch& batch, const Pixels& at, View x, View dv, float* floats) override {
+  void backward_inner(const Batch& batch, const Pixels& at, View x, View dv, float* floats) override {
     const Tile tile = tile_at(floats, batch.x.shape);
     both_layers(batch, x, at.count, tile);
     const int inner = padded(s_.inner);
@@ -90,7 +90,7 @@ class ATAC : public PointwisePair {
     products(dv, s_.inner, tile.u, blocks_of(s_.channels), at.count, sum + 2 * inner, tile.products);
   }
 
-  void finish_backward2(Batch& batch, const UnitGradients& gradients) override {
+  void finish_inner(Batch& batch, const UnitGradients& gradients) override {
     const int channels = s_.channels, inner = s_.inner, width = padded(channels), inner_width = padded(inner);
     const double* sum = sums2_.total();
     const double* first = sums1_.total();
@@ -121,7 +121,7 @@ class ATAC : public PointwisePair {
 
   InputSums input_sums() const override { return input_; }
 
-  void backward3(const Batch& batch, const Pixels& at, View x, View e, View dw, View du, float* floats) const override {
+  void backward_input(const Batch& batch, const Pixels& at, View x, View e, View dw, View du, float* floats) const override {
     const Tile tile = tile_at(floats, batch.x.shape);
     first_layer(batch, x, at.count, tile);
     back_to_input(at.count, dw, tile, du, e);

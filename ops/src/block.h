@@ -24,23 +24,23 @@ struct BlockOperator {
     const double wanted = number(attributes, "stride", 1);
     if (wanted != 1 && wanted != 2) throw Fault("stride must be 1 or 2");
     stride = static_cast<int>(wanted);
-    x.data = arrays.take_any();
+    x.data = arrays.next_any();
     const unsigned in = static_cast<unsigned>(x.shape.channels);
-    norm1 = take_norm(arrays, "first BatchNorm", x.shape.channels);
+    norm1 = next_norm(arrays, "first BatchNorm", x.shape.channels);
     unit1.reset(new UnitInputs(arrays, attributes, "unit1", x.shape.channels));
     const unsigned out = arrays.peek().empty() ? 0 : arrays.peek()[0];
     if (out == 0 || out % LANES || out > MOST_CHANNELS)
       throw Fault("the first convolution must have a multiple of 16 outputs, got the shape " + text(arrays.peek()));
     channels = static_cast<int>(out);
     out_shape = {x.shape.images, channels, (x.shape.height - 1) / stride + 1, (x.shape.width - 1) / stride + 1};
-    conv1 = arrays.take("first convolution", {out, in, 3, 3});
-    norm2 = take_norm(arrays, "second BatchNorm", channels);
+    conv1 = arrays.next("first convolution", {out, in, 3, 3});
+    norm2 = next_norm(arrays, "second BatchNorm", channels);
     unit2.reset(new UnitInputs(arrays, attributes, "unit2", channels));
-    conv2 = arrays.take("second convolution", {out, out, 3, 3});
+    conv2 = arrays.next("second convolution", {out, out, 3, 3});
     refinement.reset(new Refinement(arrays, attributes, out_shape));
     downsample = nullptr;
     if (has_downsample(attributes))
-      downsample = arrays.take("shortcut's convolution", {out, in, 1, 1});
+      downsample = arrays.next("shortcut's convolution", {out, in, 1, 1});
     else if (out != in || stride != 1)
       throw Fault("a block that changes the shape needs a shortcut's convolution (downsample=1)");
   }
@@ -106,15 +106,15 @@ struct BlockOperator {
   void backward(const Attributes& attributes, float* dout, float* kept, Gradients& gradients, Arena& arena) const {
     const NormSettings settings = norm_settings(attributes);
     const Kept saved(*this, kept);
-    const Tensor dx{gradients.take(), x.shape, true};
+    const Tensor dx{gradients.next(), x.shape, true};
     const NormGradients of_norm1 = gradients.norm();
-    const UnitGradients of_unit1 = gradients.unit(unit1->kind);
-    float* of_conv1 = gradients.take();
+    const UnitGradients of_unit1 = unit1->gradients(gradients);
+    float* of_conv1 = gradients.next();
     const NormGradients of_norm2 = gradients.norm();
-    const UnitGradients of_unit2 = gradients.unit(unit2->kind);
-    float* of_conv2 = gradients.take();
+    const UnitGradients of_unit2 = unit2->gradients(gradients);
+    float* of_conv2 = gradients.next();
     const RefinementGradients of_refinement(*refinement, gradients);
-    float* of_downsample = downsample ? gradients.take() : nullptr;
+    float* of_downsample = downsample ? gradients.next() : nullptr;
     const auto nothing_after = [](int, int) {};
 
     const Tensor gradient = map(dout), h = map(saved.h), y = map(saved.y);

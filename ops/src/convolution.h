@@ -1,6 +1,8 @@
 // The 3x3 convolution behind a unit, with what follows it in a block: padding 1, channels in multiples of 16. With stride 1 it is
 // computed by minimal filtering, else directly.
 #pragma once
+#include <memory>
+
 #include "ending.h"
 #include "filter.h"
 #include "gather_excite.h"
@@ -242,8 +244,8 @@ class FilteredConvolution : public Convolution {
     int filled = static_cast<int>(static_cast<int64_t>(number) * in_frame_.tiles() % data.capacity);
     for (int tile = 0; tile < in_frame_.tiles();) {
       const int count = std::min(data.capacity - filled, in_frame_.tiles() - tile);
-      data.take<winograd::Data>(in, in_frame_, tile, count, filled);
-      slopes.take<winograd::Gradient>(dout, out_frame_, tile, count, filled);
+      data.fill<winograd::Data>(in, in_frame_, tile, count, filled);
+      slopes.fill<winograd::Gradient>(dout, out_frame_, tile, count, filled);
       filled += count;
       tile += count;
       if (filled < data.capacity && !(last && tile == in_frame_.tiles())) continue;

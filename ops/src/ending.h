@@ -1,7 +1,8 @@
 // What becomes of a unit's output: a convolution, the mean over the image, or the array itself. An ending takes the
 // output tile by tile, so that it never travels to memory, and in the backward pass gives the gradient of it.
 #pragma once
-#include "pointwise.h"
+#include "matrices.h"
+#include "tensor.h"
 
 namespace atac {
 
@@ -116,8 +117,10 @@ class Added : public Plain {
  public:
   Added(const Tensor& out, const Shortcut& shortcut) : Plain(out), out_(out), shortcut_(shortcut) {}
 
-  size_t image_floats(bool) const override { return static_cast<size_t>(out_.shape.blocks()) * out_.shape.pixels() * LANES; }
-  View tile(int, int first, int count, float* floats, float*) const override {
+  size_t image_floats(bool) const override {
+    return static_cast<size_t>(out_.shape.blocks()) * out_.shape.pixels() * LANES;
+  }
+  View tile(int, int first, int, float* floats, float*) const override {
     return {floats + static_cast<ptrdiff_t>(first) * LANES, static_cast<ptrdiff_t>(out_.shape.pixels()) * LANES};
   }
   void put(int, int, int, View, float*) const override {}

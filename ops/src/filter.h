@@ -60,7 +60,7 @@ struct Tiles {
 
   // Transforms tiles of a frame, from number `first` on, to places from `to` on.
   template <class T>
-  void take(const float* frame, const Frame& shape, int first, int count, int to) const {
+  void fill(const float* frame, const Frame& shape, int first, int count, int to) const {
     constexpr int border = T::IN == winograd::TILE;  // a gradient has no neighbours
     for (int b = 0; b < blocks; ++b)
       for (int t = 0; t < count; ++t) {
@@ -112,7 +112,7 @@ class Filter {
     const Tiles from = data(floats), to = products(floats + from.size());
     for (int first = 0; first < map_.tiles(); first += together_) {
       const int count = std::min(together_, map_.tiles() - first);
-      from.take<winograd::Data>(frame, map_, first, count, 0);
+      from.fill<winograd::Data>(frame, map_, first, count, 0);
       for (int index = 0; index < packed_.groups(); ++index) {
         for (int point = 0; point < winograd::POINTS; ++point)
           multiply(packed_, packed_.weights(index, point), from.at(point, 0, 0), LANES, count,

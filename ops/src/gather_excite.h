@@ -14,6 +14,7 @@
 // images have to be gathered first: one more loop over them forward, and one backward.
 #pragma once
 #include "ending.h"
+#include "norm.h"
 
 namespace atac {
 
@@ -25,7 +26,8 @@ struct GateArrays {
 };
 
 struct GateGradients {
-  float *gather = nullptr, *gamma = nullptr, *beta = nullptr;
+  float* gather = nullptr;
+  NormGradients norm;
   float *weight1 = nullptr, *bias1 = nullptr, *weight2 = nullptr, *bias2 = nullptr;
 };
 
@@ -118,8 +120,8 @@ class GatherExcite {
     if (!arrays_.gather) return;
     const int pixels = y_.shape.pixels();
     for (int c = 0; c < channels_; ++c) {
-      gradients.gamma[c] = static_cast<float>(gamma_gradient_[c]);
-      gradients.beta[c] = static_cast<float>(beta_gradient_[c]);
+      gradients.norm.gamma[c] = static_cast<float>(gamma_gradient_[c]);
+      gradients.norm.beta[c] = static_cast<float>(beta_gradient_[c]);
       for (int p = 0; p < pixels; ++p) {
         double total = 0;
         for (int group = 0; group < groups_of(images_); ++group) total += partial_[group * weights_size() + place(c, p)];

@@ -1,7 +1,6 @@
 // The operators: each reads its arrays (with or without addresses), and says the shape of its output and how many floats
 // it keeps from the forward pass to the backward pass of a training step.
 #pragma once
-#include "arrays.h"
 #include "block.h"
 #include "stem.h"
 
@@ -20,8 +19,8 @@ struct UnitOperator {
 
   UnitOperator(Arrays& arrays, const Attributes& attributes)
       : x{nullptr, read_shape(arrays.peek(), false), false}, has_norm(with_norm(attributes)) {
-    x.data = arrays.take_any();
-    if (has_norm) norm = take_norm(arrays, "BatchNorm", x.shape.channels);
+    x.data = arrays.next_any();
+    if (has_norm) norm = next_norm(arrays, "BatchNorm", x.shape.channels);
     unit.reset(new UnitInputs(arrays, attributes, "unit", x.shape.channels));
   }
 
@@ -43,9 +42,9 @@ struct UnitOperator {
   }
 
   void backward(const Attributes& attributes, float* dout, float* kept, Gradients& gradients, Arena& arena) const {
-    const Tensor dx{gradients.take(), x.shape, false};
+    const Tensor dx{gradients.next(), x.shape, false};
     const NormGradients of_norm = has_norm ? gradients.norm() : NormGradients();
-    const UnitGradients of_unit = gradients.unit(unit->kind);
+    const UnitGradients of_unit = unit->gradients(gradients);
     Plain ending(Tensor{dout, x.shape, false});
     region(attributes, arena).backward(ending, kept, dx, of_norm, of_unit, [](int, int) {});
   }
@@ -60,15 +59,15 @@ struct StemOperator {
   static std::string roles(const Attributes&) { return "xwrrw"; }
 
   StemOperator(Arrays& arrays, const Attributes&) : in(read_shape(arrays.peek(), false)) {
-    x = arrays.take_any();
-    const float* beta = arrays.take("BatchNorm beta", {static_cast<unsigned>(in.channels)});
-    norm = take_norm(arrays, "BatchNorm", in.channels, false);
+    x = arrays.next_any();
+    const float* beta = arrays.next("BatchNorm beta", {static_cast<unsigned>(in.channels)});
+    norm = next_norm(arrays, "BatchNorm", in.channels, false);
     norm.beta = beta;
     const unsigned outputs = arrays.peek().empty() ? 0 : arrays.peek()[0];
     if (outputs == 0 || outputs % LANES || outputs > MOST_CHANNELS)
       throw Fault("weight must have a multiple of 16 outputs, got the shape " + text(arrays.peek()));
     channels = static_cast<int>(outputs);
-    weight = arrays.take("weight", {outputs, static_cast<unsigned>(in.channels), 3, 3});
+    weight = arrays.next("weight", {outputs, static_cast<unsigned>(in.channels), 3, 3});
   }
 
   Dims output() const { return blocked_dims({in.images, channels, in.height, in.width}); }
@@ -86,10 +85,10 @@ struct StemOperator {
   void backward(const Attributes& attributes, float* dout, float* kept, Gradients& gradients, Arena& arena) const {
     // The images of a training need no gradient, and MXNet does not say whether anyone wants one.
     float* dx = nullptr;
-    number(attributes, "input_gradient", 0) != 0 ? void(dx = gradients.take()) : gradients.skip();
+    number(attributes, "input_gradient", 0) != 0 ? void(dx = gradients.next()) : gradients.skip();
     gradients.skip();  // beta is a constant here
     gradients.norm(false);
-    stem(attributes, dout, arena).backward(kept, gradients.take(), dx);
+    stem(attributes, dout, arena).backward(kept, gradients.next(), dx);
   }
 };
 
@@ -101,8 +100,8 @@ struct HeadOperator {
   static std::string roles(const Attributes& attributes) { return "x" + NORM + UnitKind(attributes, "unit").roles(); }
 
   HeadOperator(Arrays& arrays, const Attributes& attributes) : x{nullptr, read_shape(arrays.peek(), true), true} {
-    x.data = arrays.take_any();
-    norm = take_norm(arrays, "BatchNorm", x.shape.channels);
+    x.data = arrays.next_any();
+    norm = next_norm(arrays, "BatchNorm", x.shape.channels);
     unit.reset(new UnitInputs(arrays, attributes, "unit", x.shape.channels));
   }
 
@@ -119,9 +118,9 @@ struct HeadOperator {
   }
 
   void backward(const Attributes& attributes, float* dout, float* kept, Gradients& gradients, Arena& arena) const {
-    const Tensor dx{gradients.take(), x.shape, true};
+    const Tensor dx{gradients.next(), x.shape, true};
     const NormGradients of_norm = gradients.norm();
-    const UnitGradients of_unit = gradients.unit(unit->kind);
+    const UnitGradients of_unit = unit->gradients(gradients);
     Pool ending(dout, x.shape);
     region(attributes, arena).backward(ending, kept, dx, of_norm, of_unit, [](int, int) {});
   }

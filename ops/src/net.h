@@ -118,12 +118,12 @@ struct NetLayers {
         head.reset(new HeadOperator(arrays, layer.attributes));
         dims = head->output();
       } else {
-        arrays.take_any();
+        arrays.next_any();
         outputs = arrays.peek().empty() ? 0 : arrays.peek()[0];
         if (outputs == 0)
           throw Fault("the dense layer's weight must have the shape (classes, C), got " + text(arrays.peek()));
-        weight = arrays.take("the dense layer's weight", {outputs, dims[1]});
-        bias = arrays.take("the dense layer's bias", {outputs});
+        weight = arrays.next("the dense layer's weight", {outputs, dims[1]});
+        bias = arrays.next("the dense layer's bias", {outputs});
       }
       arrays.finish();
     }

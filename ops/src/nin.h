@@ -28,7 +28,7 @@ class NiN : public PointwisePair {
     sums2_ = Sums(2 * inner + 2 * channels + 4 * channels * inner, batch.x.shape.images, batch.arena);
   }
 
-  void backward1(const Batch& batch, const Pixels& at, View x, View dy, View y, View, View dv,
+  void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View, View dv,
                  float* floats) override {
     const Tile tile = tile_at(floats, batch.x.shape);
     both_layers(batch, x, at.count, tile);
@@ -51,7 +51,7 @@ class NiN : public PointwisePair {
     products(tile.a, s_.inner, dv, blocks_of(s_.channels), at.count, sum + 2 * channels, tile.products);
   }
 
-  void finish_backward1(Batch& batch, const UnitGradients& gradients) override {
+  void finish_output(Batch& batch, const UnitGradients& gradients) override {
     const int width = padded(s_.channels);
     const double* sum = sums1_.total();
     finish_second_layer(batch, sum, sum + width, sum + 2 * width, gradients);
@@ -59,7 +59,7 @@ class NiN : public PointwisePair {
 
   // t = gamma q + beta p, where p is 1 and q the normalized x wherever u > 0, and both are 0 elsewhere: sums of products
   // with them give the gradient of W1, and the sums for the BatchNorm before, whose du is p dt.
-  void backward2(const Batch& batch, const Pixels& at, View x, View dv, float* floats) override {
+  void backward_inner(const Batch& batch, const Pixels& at, View x, View dv, float* floats) override {
     const Tile tile = tile_at(floats, batch.x.shape);
     both_layers(batch, x, at.count, tile);
     const int channels = padded(s_.channels), inner = padded(s_.inner);
@@ -89,7 +89,7 @@ class NiN : public PointwisePair {
       }
   }
 
-  void finish_backward2(Batch& batch, const UnitGradients& gradients) override {
+  void finish_inner(Batch& batch, const UnitGradients& gradients) override {
     const int channels = s_.channels, inner = s_.inner, width = padded(channels), inner_width = padded(inner);
     const double count = batch.x.shape.count();
     const size_t size = static_cast<size_t>(width) * inner_width;
@@ -113,7 +113,7 @@ class NiN : public PointwisePair {
 
   InputSums input_sums() const override { return input_; }
 
-  void backward3(const Batch& batch, const Pixels& at, View x, View, View dw, View du, float* floats) const override {
+  void backward_input(const Batch& batch, const Pixels& at, View x, View, View dw, View du, float* floats) const override {
     const Tile tile = tile_at(floats, batch.x.shape);
     first_layer(batch, x, at.count, tile);
     back_to_input(at.count, dw, tile, du);

@@ -1,8 +1,9 @@
 // What stands between a block's second convolution and the addition of its shortcut: "none"; "se", "theta_minus", "theta"
 // or "theta_plus", which gate whole images (gather_excite.h); or "atac 1", LocalSE, ATAC's unit without a BatchNorm before.
 #pragma once
-#include "arrays.h"
 #include "gather_excite.h"
+#include "region.h"
+#include "units.h"
 
 namespace atac {
 
@@ -40,20 +41,17 @@ struct Refinement {
     const unsigned channels = static_cast<unsigned>(map.channels);
     if (kind.local) unit.reset(new UnitInputs(arrays, attributes, "refine", map.channels));
     if (kind.learned) {
-      gate.gather = arrays.take("gather", {channels, 1, static_cast<unsigned>(map.height),
+      gate.gather = arrays.next("gather", {channels, 1, static_cast<unsigned>(map.height),
                                            static_cast<unsigned>(map.width)});
-      gate.norm = take_norm(arrays, "gather BatchNorm", map.channels);
+      gate.norm = next_norm(arrays, "gather BatchNorm", map.channels);
     }
     if (!kind.layers) return;
-    const unsigned found = arrays.peek().empty() ? 0 : arrays.peek()[0];
-    if (found == 0 || found > channels)
-      throw Fault("refine first weight must have the shape (C/r, C, 1, 1) with C = " + std::to_string(channels) +
-                  ", got " + text(arrays.peek()));
-    inner = static_cast<int>(found);
-    gate.weight1 = arrays.take("refine first weight", {found, channels, 1, 1});
-    gate.bias1 = arrays.take("refine first bias", {found});
-    gate.weight2 = arrays.take("refine second weight", {channels, found, 1, 1});
-    gate.bias2 = arrays.take("refine second bias", {channels});
+    inner = arrays.peek_inner("refine", map.channels);
+    const unsigned found = static_cast<unsigned>(inner);
+    gate.weight1 = arrays.next("refine first weight", {found, channels, 1, 1});
+    gate.bias1 = arrays.next("refine first bias", {found});
+    gate.weight2 = arrays.next("refine second weight", {channels, found, 1, 1});
+    gate.bias2 = arrays.next("refine second bias", {channels});
   }
 
   bool present() const { return kind.gated() || kind.local; }
@@ -81,18 +79,16 @@ struct RefinementGradients {
   GateGradients gate;
 
   RefinementGradients(const Refinement& refinement, Gradients& gradients) {
-    if (refinement.kind.local) unit = gradients.unit(refinement.unit->kind);
+    if (refinement.kind.local) unit = refinement.unit->gradients(gradients);
     if (refinement.kind.learned) {
-      gate.gather = gradients.take();
-      const NormGradients norm = gradients.norm();
-      gate.gamma = norm.gamma;
-      gate.beta = norm.beta;
+      gate.gather = gradients.next();
+      gate.norm = gradients.norm();
     }
     if (!refinement.kind.layers) return;
-    gate.weight1 = gradients.take();
-    gate.bias1 = gradients.take();
-    gate.weight2 = gradients.take();
-    gate.bias2 = gradients.take();
+    gate.weight1 = gradients.next();
+    gate.bias1 = gradients.next();
+    gate.weight2 = gradients.next();
+    gate.bias2 = gradients.next();
   }
 };
 

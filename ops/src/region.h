@@ -1,12 +1,9 @@
 // BatchNorm, unit, ending: the stretch of the network that is computed in one go, forward and backward.
 #pragma once
 #include "ending.h"
+#include "unit.h"
 
 namespace atac {
-
-struct NormGradients {
-  float *gamma = nullptr, *beta = nullptr;
-};
 
 class Region {
  public:
@@ -90,19 +87,19 @@ class Region {
           each_tile(shape, [&](int first, int count) {
             const View x = batch_.x.read(n, first, count, buffers.x);
             const View y{ending.wants_output() ? buffers.y : nullptr, static_cast<ptrdiff_t>(count) * LANES};
-            unit_->backward1(batch_, Pixels{group, n, first, count}, x, View{dy.at(0, first), dy.plane}, y,
+            unit_->backward_output(batch_, Pixels{group, n, first, count}, x, View{dy.at(0, first), dy.plane}, y,
                              part(kept_a, n, first), part(kept_b, n, first), buffers.unit);
             if (ending.wants_output()) ending.put(n, first, count, y, buffers.image);
           });
           ending.image_gradients(group, n, buffers.image);
         });
-    unit_->finish_backward1(batch_, unit_gradients);
+    unit_->finish_output(batch_, unit_gradients);
 
     if (unit_->has_second_pass()) {
       each_image(shape.images, prepare, [&](Buffers& buffers, int group, int n) {
-        unit_->backward2_of_image(batch_, group, n, part(kept_b, n, 0), buffers.x, buffers.unit);
+        unit_->backward_inner_of_image(batch_, group, n, part(kept_b, n, 0), buffers.x, buffers.unit);
       });
-      unit_->finish_backward2(batch_, unit_gradients);
+      unit_->finish_inner(batch_, unit_gradients);
     }
 
     // Through the norm: dx = gamma / sigma (du - mean of du - xhat times mean of du xhat).
@@ -119,7 +116,7 @@ class Region {
       each_tile(shape, [&](int first, int count) {
         const View x = batch_.x.read(n, first, count, buffers.x);
         const View to = dx.target(n, first, count, buffers.y);
-        unit_->backward3(batch_, Pixels{group, n, first, count}, x, part(kept_a, n, first), part(kept_b, n, first), to,
+        unit_->backward_input(batch_, Pixels{group, n, first, count}, x, part(kept_a, n, first), part(kept_b, n, first), to,
                          buffers.unit);
         if (batch_.has_norm)
           for (int b = 0; b < blocks; ++b) {

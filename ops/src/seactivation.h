@@ -71,7 +71,7 @@ class SEActivation : public Unit {
     to_gate_ = batch.arena.zeros<double>(static_cast<size_t>(batch.x.shape.images) * padded(s_.channels));
   }
 
-  void backward1(const Batch& batch, const Pixels& at, View x, View dy, View y, View e, View,
+  void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View e, View,
                  float*) override {
     const int width = padded(s_.channels);
     double* sum = sums_.of(at.group);
@@ -95,7 +95,7 @@ class SEActivation : public Unit {
     }
   }
 
-  void finish_backward1(Batch& batch, const UnitGradients& gradients) override {
+  void finish_output(Batch& batch, const UnitGradients& gradients) override {
     const int channels = s_.channels, inner = s_.inner, width = padded(channels), images = batch.x.shape.images;
     Arena& arena = batch.arena;
     double* dv = arena.take<double>(static_cast<size_t>(images) * channels);
@@ -104,12 +104,12 @@ class SEActivation : public Unit {
         const double gate = gate_at(n, 0)[c];
         dv[n * channels + c] = to_gate_[static_cast<size_t>(n) * width + c] * gate * (1 - gate);
       }
-    double* dz2 = norm_gradient(dv, z2_, images, channels, arrays_.norm2, inverse2_, gradients.gamma2,
-                                gradients.beta2, arena);
+    double* dz2 = norm_gradient(dv, z2_, images, channels, arrays_.norm2, inverse2_, gradients.norm2.gamma,
+                                gradients.norm2.beta, arena);
     double* da = weight_gradient(dz2, a_, images, channels, inner, arrays_.weight2, gradients.weight2, arena);
     if (s_.inner_relu)
       for (int i = 0; i < images * inner; ++i) da[i] = a_[i] > 0 ? da[i] : 0;
-    double* dz1 = norm_gradient(da, z1_, images, inner, arrays_.norm1, inverse1_, gradients.gamma1, gradients.beta1,
+    double* dz1 = norm_gradient(da, z1_, images, inner, arrays_.norm1, inverse1_, gradients.norm1.gamma, gradients.norm1.beta,
                                 arena);
     double* ds = weight_gradient(dz1, u_, images, inner, channels, arrays_.weight1, gradients.weight1, arena);
     const double* sum = sums_.total();
@@ -130,7 +130,7 @@ class SEActivation : public Unit {
 
   InputSums input_sums() const override { return input_; }
 
-  void backward3(const Batch&, const Pixels& at, View, View e, View, View du, float*) const override {
+  void backward_input(const Batch&, const Pixels& at, View, View e, View, View du, float*) const override {
     const int width = padded(s_.channels);
     for (int b = 0; b < width / LANES; ++b) {
       const V pooled = load(pooled_gradient_ + static_cast<size_t>(at.image) * width + b * LANES);

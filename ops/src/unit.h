@@ -19,8 +19,10 @@ struct UnitArrays {
 // Where the gradients of those arrays go.
 struct UnitGradients {
   float *kernel = nullptr, *bias = nullptr;
-  float *weight1 = nullptr, *gamma1 = nullptr, *beta1 = nullptr;
-  float *weight2 = nullptr, *gamma2 = nullptr, *beta2 = nullptr;
+  float* weight1 = nullptr;
+  NormGradients norm1;
+  float* weight2 = nullptr;
+  NormGradients norm2;
   float* slope = nullptr;
 };
 
@@ -70,28 +72,28 @@ class Unit {
   virtual void apply(const Batch& batch, const Pixels& at, View x, View y, float* floats) const = 0;
 
   // Backward, first pass: dy is the gradient of y. Leaves in kept_a and kept_b what later passes read, and y if wanted.
-  virtual void backward1(const Batch& batch, const Pixels& at, View x, View dy, View y, View kept_a, View kept_b,
+  virtual void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View kept_a, View kept_b,
                          float* floats) = 0;
   virtual void start_backward(Batch& batch) = 0;
-  virtual void finish_backward1(Batch& batch, const UnitGradients& gradients) = 0;
+  virtual void finish_output(Batch& batch, const UnitGradients& gradients) = 0;
 
   // Second pass, where the unit has two normalizations whose sums depend on each other. Only such a unit has kept_b. It
   // takes an image (then buffer holds a tile of x), or tile by tile.
   virtual bool has_second_pass() const { return false; }
-  virtual void backward2_of_image(const Batch& batch, int group, int image, View kept_b, float* buffer, float* floats) {
+  virtual void backward_inner_of_image(const Batch& batch, int group, int image, View kept_b, float* buffer, float* floats) {
     each_tile(batch.x.shape, [&](int first, int count) {
-      backward2(batch, Pixels{group, image, first, count}, batch.x.read(image, first, count, buffer),
+      backward_inner(batch, Pixels{group, image, first, count}, batch.x.read(image, first, count, buffer),
                 View{kept_b.at(0, first), kept_b.plane}, floats);
     });
   }
-  virtual void backward2(const Batch&, const Pixels&, View /*x*/, View /*kept_b*/, float* /*floats*/) {}
-  virtual void finish_backward2(Batch&, const UnitGradients&) {}
+  virtual void backward_inner(const Batch&, const Pixels&, View /*x*/, View /*kept_b*/, float* /*floats*/) {}
+  virtual void finish_inner(Batch&, const UnitGradients&) {}
 
   // Known after the passes above.
   virtual InputSums input_sums() const = 0;
 
   // Last pass: du for a tile.
-  virtual void backward3(const Batch& batch, const Pixels& at, View x, View kept_a, View kept_b, View du,
+  virtual void backward_input(const Batch& batch, const Pixels& at, View x, View kept_a, View kept_b, View du,
                          float* floats) const = 0;
 };
 
@@ -123,7 +125,7 @@ class Elementwise : public Unit {
     sums_ = Sums(2 * width_ + (F::LEARNS ? LANES : 0), batch.x.shape.images, batch.arena);
   }
 
-  void backward1(const Batch& batch, const Pixels& at, View x, View dy, View y, View kept, View, float*) override {
+  void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View kept, View, float*) override {
     double* sum = sums_.of(at.group);
     V learned{};
     for (int b = 0; b < batch.x.shape.blocks(); ++b) {
@@ -146,7 +148,7 @@ class Elementwise : public Unit {
     if (F::LEARNS) add_to(sum + 2 * width_, learned);
   }
 
-  void finish_backward1(Batch&, const UnitGradients& gradients) override {
+  void finish_output(Batch&, const UnitGradients& gradients) override {
     total_ = sums_.total();
     if (!F::LEARNS) return;
     double learned = 0;
@@ -156,7 +158,7 @@ class Elementwise : public Unit {
 
   InputSums input_sums() const override { return {total_, total_ + width_}; }
 
-  void backward3(const Batch& batch, const Pixels& at, View, View kept, View, View du, float*) const override {
+  void backward_input(const Batch& batch, const Pixels& at, View, View kept, View, View du, float*) const override {
     for (int b = 0; b < batch.x.shape.blocks(); ++b)
       for (int p = 0; p < at.count; ++p) store(du.at(b, p), load(kept.at(b, p)));
   }

@@ -93,7 +93,7 @@ class XUnit : public Unit {
   }
 
   // e = dy exp(-v^2) is the part of du that goes past the gate, dv the gradient of v.
-  void backward1(const Batch& batch, const Pixels& at, View x, View dy, View y, View e, View dv,
+  void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View e, View dv,
                  float* floats) override {
     const View d = d_at(batch, at, floats);
     const int width = padded(channels_);
@@ -121,13 +121,13 @@ class XUnit : public Unit {
     }
   }
 
-  void finish_backward1(Batch& batch, const UnitGradients& gradients) override {
+  void finish_output(Batch& batch, const UnitGradients& gradients) override {
     const double *dv = sums1_.total(), *dv_hat = dv + padded(channels_), count = batch.x.shape.count();
     dv_mean_ = batch.arena.zeros<float>(padded(channels_));
     dv_hat_mean_ = batch.arena.zeros<float>(padded(channels_));
     for (int c = 0; c < channels_; ++c) {
-      gradients.beta2[c] = static_cast<float>(dv[c]);
-      gradients.gamma2[c] = static_cast<float>(dv_hat[c]);
+      gradients.norm2.beta[c] = static_cast<float>(dv[c]);
+      gradients.norm2.gamma[c] = static_cast<float>(dv_hat[c]);
       gradients.bias[c] = 0;  // BN2 takes every constant away: the gradients of d sum to 0
       dv_mean_[c] = static_cast<float>(dv[c] / count);
       dv_hat_mean_[c] = static_cast<float>(dv_hat[c] / count);
@@ -135,7 +135,7 @@ class XUnit : public Unit {
   }
 
   // Replaces dv by dw.
-  void backward2_of_image(const Batch& batch, int group, int image, View dv, float* buffer, float* floats) override {
+  void backward_inner_of_image(const Batch& batch, int group, int image, View dv, float* buffer, float* floats) override {
     float *a = floats, *dd = floats + layer_.frame_size();
     const View d = d_.view(image), slopes = image_of_d(batch, floats);
     hidden(batch, image, buffer, a);
@@ -172,7 +172,7 @@ class XUnit : public Unit {
 
   bool has_second_pass() const override { return true; }
 
-  void finish_backward2(Batch& batch, const UnitGradients& gradients) override {
+  void finish_inner(Batch& batch, const UnitGradients& gradients) override {
     const int width = padded(channels_), images = batch.x.shape.images;
     const double *first = sums1_.total(), *dw = sums2_.total(), *dw_hat = dw + width, count = batch.x.shape.count();
     Arena& arena = batch.arena;
@@ -182,8 +182,8 @@ class XUnit : public Unit {
     for (int c = 0; c < channels_; ++c) {
       const double f = static_cast<double>(batch.norm.gamma[c]) * norm1_.inverse[c];
       const double left = batch.settings.epsilon * norm1_.inverse[c] * norm1_.inverse[c];
-      gradients.beta1[c] = static_cast<float>(dw[c]);
-      gradients.gamma1[c] = static_cast<float>(f * dw_hat[c]);
+      gradients.norm1.beta[c] = static_cast<float>(dw[c]);
+      gradients.norm1.gamma[c] = static_cast<float>(f * dw_hat[c]);
       dw_mean_[c] = static_cast<float>(dw[c] / count);
       dw_hat_mean_[c] = static_cast<float>(f * f * dw_hat[c] / count);
       input_.du[c] = first[2 * width + c];
@@ -198,7 +198,7 @@ class XUnit : public Unit {
 
   InputSums input_sums() const override { return input_; }
 
-  void backward3(const Batch& batch, const Pixels& at, View x, View e, View dw, View du, float*) const override {
+  void backward_input(const Batch& batch, const Pixels& at, View x, View e, View dw, View du, float*) const override {
     for (int b = 0; b < blocks_of(channels_); ++b) {
       const V mean = load(dw_mean_ + b * LANES), with_hat = load(dw_hat_mean_ + b * LANES);
       const V scale = load(norm1_.scale + b * LANES);
@@ -265,47 +265,26 @@ class XUnit : public Unit {
     return {image.at(0, at.first), image.plane};
   }
 
-  // d of all images, and its statistics: of each image its mean and the squares around that, then those of all.
+  // d of all images, and its statistics.
   void convolve(Batch& batch) {
     const Shape& shape = batch.x.shape;
-    const int width = padded(channels_), pixels = shape.pixels();
-    double* means = batch.arena.take<double>(static_cast<size_t>(shape.images) * width);
-    double* squares = batch.arena.zeros<double>(static_cast<size_t>(shape.images) * width);
-    std::fill(means, means + static_cast<size_t>(shape.images) * width, 0.0);
+    const MomentsOfImages moments(d_.shape, batch.arena);
     struct Buffers {
       float *x, *frame;
     };
     each_image(
         shape.images,
         [&] {
-          return Buffers{scratch().take<float>(static_cast<size_t>(width) * shape.tile()),
+          return Buffers{scratch().take<float>(static_cast<size_t>(padded(channels_)) * shape.tile()),
                          scratch().take<float>(layer_.frame_size())};
         },
         [&](Buffers& buffers, int, int n) {
-          const View d = d_.view(n);
           hidden(batch, n, buffers.x, buffers.frame);
-          layer_.apply(buffers.frame, weights_, bias_, d);
-          for (int b = 0; b < width / LANES; ++b) {
-            double* mean = means + static_cast<size_t>(n) * width + b * LANES;
-            V total{}, total_squares{};
-            for (int p = 0; p < pixels; ++p) total += load(d.at(b, p));
-            float near[LANES];
-            store(near, total * all(1.0f / pixels));
-            for (int p = 0; p < pixels; ++p) {
-              const V from_mean = load(d.at(b, p)) - load(near);
-              total_squares += from_mean * from_mean;
-            }
-            for (int lane = 0; lane < LANES; ++lane) mean[lane] = near[lane];
-            add_to(squares + static_cast<size_t>(n) * width + b * LANES, total_squares);
-          }
+          layer_.apply(buffers.frame, weights_, bias_, d_.view(n));
+          moments.set(n, d_.view(n));
         });
     for (int c = 0; c < channels_; ++c) {
-      double mean = 0, variance = 0;
-      for (int n = 0; n < shape.images; ++n) mean += means[static_cast<size_t>(n) * width + c] / shape.images;
-      for (int n = 0; n < shape.images; ++n) {
-        const double off = means[static_cast<size_t>(n) * width + c] - mean;
-        variance += (squares[static_cast<size_t>(n) * width + c] / pixels + off * off) / shape.images;
-      }
+      const auto [mean, variance] = moments.of(c);
       norm2_.use_batch(c, mean, variance, arrays_.norm2, batch.settings);
     }
   }

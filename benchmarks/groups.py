@@ -5,6 +5,7 @@ from typing import Optional
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER
 from model.registry import CIFAR, complete_arguments
+from support.threads import usable_cores
 
 from .harness import ROOT, Group, Net, Variant
 
@@ -118,6 +119,13 @@ def by_threads(net):
                  for variant in training(net) if variant.name != EAGER for threads in (1, 2))
 
 
+def at_once(net):
+    """All cores: one training with all threads, and a training for each."""
+    cores = usable_cores()
+    return (Variant(f"1 run, threads={cores}", "mxnet_contenders:Runs", {"jobs": 1}, net, threads=cores),
+            Variant(f"{cores} runs, threads=1", "mxnet_contenders:Runs", {"jobs": cores}, net, threads=1))
+
+
 def profiles(net, steps):
     return tuple(Variant(name, "profile_step:Profile", {"fused": fused, "steps": steps}, net)
                  for name, fused in ((OURS, "auto"), (PLAIN, "off")))
@@ -150,6 +158,8 @@ def groups(scale):
     yield Group("cost/blocks", "training step", costs([(b, atac(b, scale.batch)) for b in scale.blocks], "b"))
     yield Group("cost/batch", "training step", costs([(n, atac(1, n)) for n in scale.batches], "batch"))
     yield Group("cost/threads", "training step", by_threads(atac_b1))
+    for blocks in (1, 3):
+        yield Group(f"runs/atac-b{blocks}", "step of all runs", at_once(atac(blocks, scale.batch)))
     yield Group("pipeline", "batch", tuple(
         Variant(name, f"mxnet_contenders:{contender}", pipeline, threads=1)
         for name, contender in ((OURS, "OurPipeline"), (AUTHORS, "AuthorsPipeline"))))

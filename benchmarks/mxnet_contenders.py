@@ -1,6 +1,9 @@
 # ruff: noqa: E402 - the process is prepared before MXNet loads
 """Contenders on MXNet: this project as its scripts run it, the plain composition, and the authors' loop."""
+import functools
+import json
 import os
+import subprocess
 import sys
 import time
 from itertools import cycle, islice
@@ -20,7 +23,7 @@ from ops.nag import update_operator
 from support import python, runtime
 
 from . import contender
-from .contender import CHECK_STEPS, TRAINING_MACS, Answers, Contender, OnBatch, Reference, Rounds
+from .contender import CHECK_STEPS, TRAINING_MACS, Answers, Contender, NotMeasured, OnBatch, Reference, Rounds
 
 runtime.prepare()
 
@@ -169,6 +172,31 @@ class TrainStep(OnBatch):
 
     def work(self, count):
         train(self.net, self.forward, self.trainer, islice(cycle([self.batch]), count), Meter())
+
+
+class Runs(TrainStep):
+    """Steps of several trainings at once, each in a process of its own, as `reproduce run --jobs` trains them."""
+
+    def __init__(self, folder, jobs):
+        super().__init__(folder, "auto")
+        self.images, self.macs = jobs * self.images, jobs * self.macs
+        self.others = [subprocess.Popen([sys.executable, "-m", "benchmarks.worker"], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True) for _ in range(jobs - 1)]
+        self.ask({"do": "make", "contender": "mxnet_contenders:TrainStep",
+                  "arguments": {"folder": str(folder), "fused": "auto"}})
+
+    def ask(self, order, meanwhile=lambda: None):
+        """Give every other process an order, work meanwhile, and wait for all."""
+        for other in self.others:
+            print(json.dumps(order), file=other.stdin, flush=True)
+        meanwhile()
+        for other in self.others:
+            answer = json.loads(other.stdout.readline())
+            if "not_measured" in answer:
+                raise NotMeasured(answer["not_measured"])
+
+    def work(self, count):
+        self.ask({"do": "measure", "warm": 0, "count": count}, functools.partial(super().work, count))
 
 
 class AuthorsLoader:

@@ -224,6 +224,12 @@ def pipeline(stored):
                       lambda variant: [number(variant["images"] / variant["median"])], ["images/s"])
 
 
+def runs(stored):
+    """Images per second of all trainings together."""
+    return comparison(stored, [(f"b={b}", f"runs/atac-b{b}") for b in (1, 3)],
+                      lambda variant: [number(variant["images"] / variant["median"])], ["images/s, all runs together"])
+
+
 def profiles(stored):
     """Operators of a step by kind, then oneDNN's primitives."""
     record = stored.get("profile/atac-b1")
@@ -250,7 +256,7 @@ TABLES = {
     "inference": against_ours([(f"b={b}, batch {n}", f"inference/atac-b{b}-n{n}") for n in (BATCH, 1) for b in (1, 3)]),
     "imagenet": imagenet, "memory": memory, "ceilings": ceilings, "floor": floor, "cost-blocks": costs("cost/blocks"),
     "cost-batch": costs("cost/batch"), "cost-threads": costs("cost/threads"), "pipeline": pipeline,
-    "profile": profiles,
+    "profile": profiles, "runs": runs,
 }
 
 

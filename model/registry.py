@@ -133,9 +133,10 @@ def _gather_excite(variant, size):
 
 GATE = {"reduction": _reduction(2), "inner_relu": Argument(True)}
 GATHER_EXCITE = _by_name(
-    Part("theta_minus", "refine.GEThetaMinus", meaning="GENet, theta-minus"),
-    Part("theta", "refine.GETheta", meaning="GENet, theta"),
-    Part("theta_plus", "refine.GEThetaPlus", meaning="GENet, theta-plus", arguments={"reduction": _reduction(16)}))
+    Part("theta_minus", "refine.GEThetaMinus", meaning="GENet, theta-minus", operator="theta_minus"),
+    Part("theta", "refine.GETheta", meaning="GENet, theta", operator="theta"),
+    Part("theta_plus", "refine.GEThetaPlus", meaning="GENet, theta-plus", arguments={"reduction": _reduction(16)},
+         operator="theta_plus"))
 STEMS = {"attention": "self_attention.attention_stem", "conv": "imagenet_resnet.conv_stem"}
 
 BRANCHES = Place("zoo.on_branches")
@@ -143,7 +144,7 @@ BRANCHES = Place("zoo.on_branches")
 ATAC = Part("atac", "activation.ATAC", "ATAC", "**ATAC**, r = 2", palette.VERMILLION, "o", GATE,
             operator="atac {unit.inner_relu:d}", authors="ChaATAC", short=True)
 SENET = Part("senet", "refine.SE", "SENet", "SENet, r = 16", palette.BLUE, "^", {"reduction": _reduction(16)},
-             short=True, place=BRANCHES)
+             operator="se", short=True, place=BRANCHES)
 GENET = Part("genet", None, "GENet", color=palette.GREEN, marker="D", short=True, place=_gather_excite("theta", 32),
              variants=GATHER_EXCITE)
 
@@ -170,7 +171,8 @@ CIFAR = Host(
              operator="swish {unit._beta!r}", authors="swish"),
         Part("sine", "activation.Sine", "Sine", "sin(x) (SIREN)"),
         Part("xunit", "activation.XUnit", "xUnit", "xUnit, 9x9", palette.GREEN, "D",
-             {"kernel_size": Argument(9, "depthwise kernel", least=1, most=1001, metavar="K")}, authors="xunit"),
+             {"kernel_size": Argument(9, "depthwise kernel", least=1, most=1001, metavar="K")}, operator="xunit",
+             authors="xunit"),
         ATAC,
         Part("seactivation", "activation.SEActivation", "SEActivation",
              "SEActivation, r = 2: ATAC after a global average pool", palette.ORANGE, "v", GATE,

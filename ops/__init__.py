@@ -3,7 +3,8 @@
 A BatchNorm, the activation unit after it and the convolution after that are one operator, forward and backward. The
 activations of the CIFAR nets stay in blocks of 16 channels from the first layer to the last. In inference such a net is
 one operator. The library is compiled on the machine that runs it (`python -m ops.build`, which scripts/setup.sh calls);
-without it, the same layers run as Gluon's operators. ops/src/operators.cc lists the operators.
+without it, the same layers run as Gluon's operators. ops/src/operators.cc lists the operators; ops/README.md shows how
+they are built.
 """
 import os
 

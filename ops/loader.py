@@ -43,7 +43,7 @@ class _Readers(gluon.HybridBlock):
 
     def hybrid_forward(self, F, x):
         x = F.identity(x)
-        return F.add_n(*(F.atac_unit(x, unit="identity")[0] for _ in range(9)))
+        return F.add_n(*(F.atac_unit(x, unit="identity") for _ in range(9)))
 
 
 def require_sums_of_gradients():

@@ -67,7 +67,8 @@ def installed_build(version_of=version_of, find_spec=importlib.util.find_spec):
                          f"other's files: run `{SETUP}`, which makes a clean .venv")
     if not has_mxnet(find_spec):
         state = f"{builds[0]} is installed without its files" if builds else "MXNet is not installed"
-        raise InputError(f"{state} for {sys.executable}: {USE_VENV}")
+        cure = f"run `{SETUP} --auto`" if find_spec("torch") else USE_VENV  # --auto: after --torch, which is kept
+        raise InputError(f"{state} for {sys.executable}: {cure}")
     return builds[0] if builds else ""
 
 

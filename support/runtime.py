@@ -26,7 +26,7 @@ from . import allocator, cuda, python, system, threads
 from .errors import InputError
 from .threads import usable_cores
 
-THREADS = ("OMP_NUM_THREADS", "MXNET_CPU_PARALLEL_SIZE")
+THREADS = (threads.OPENMP, "MXNET_CPU_PARALLEL_SIZE", threads.SPIN)
 MARK = "ATAC_TUNED"  # tells the program that tune() starts: the process number and the names that tune() has set
 
 _prepared = False
@@ -70,6 +70,10 @@ def set_environment(environment=os.environ):
     if "MXNET_CPU_PARALLEL_SIZE" not in environment:
         environment["MXNET_CPU_PARALLEL_SIZE"] = "2000000000"
         made.append("MXNET_CPU_PARALLEL_SIZE")
+    # A thread that spins takes the time of the one it waits for if other processes want the cores.
+    if threads.busy() and not {threads.SPIN, "OMP_WAIT_POLICY"} & set(environment):
+        environment[threads.SPIN] = threads.SHORT_SPIN
+        made.append(threads.SPIN)
     return made
 
 

@@ -7,6 +7,9 @@ from .errors import InputError
 from .system import control_groups, read
 
 OPENMP = "OMP_NUM_THREADS"
+SPIN = "GOMP_SPINCOUNT"  # how long GCC's OpenMP waits for another thread before it sleeps
+SHORT_SPIN = "10000"
+BUSY = 0.5  # processes that run or want to run
 MOST = 1024  # with about ten thousand, OpenMP gets no memory for their stacks and the process dies
 
 
@@ -51,3 +54,11 @@ def _group_quota(folder):
     except ValueError:  # no such files, or "max"
         return math.inf
     return quota / period if quota > 0 and period > 0 else math.inf
+
+
+def busy(load=None):
+    """Whether other processes were using the machine in the last minute. load : the average; None for the system's."""
+    try:
+        return (os.getloadavg()[0] if load is None else load) > BUSY
+    except OSError:  # a system without it
+        return False

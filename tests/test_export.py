@@ -562,4 +562,4 @@ def test_every_net_in_onnx_runtime(tmp_path, net):
     if net == "atac_resnet50_v1b":
         images = np.random.RandomState(0).normal(0, 1, (128, 3, size, size)).astype("float32")
         found, expected = in_its_own_program("onnx", tmp_path / "net")[0](images), made(mx.nd.array(images)).asnumpy()
-        assert abs(found - expected).max() < 1e-5 * abs(expected).max()
+        assert abs(found - expected).max() < 1e-4 * abs(expected).max()

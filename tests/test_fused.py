@@ -70,7 +70,7 @@ def everything(net, forward, x, dy):
 
 
 @NET
-@pytest.mark.parametrize("unit", [unit for unit in fused.KINDS if unit not in (refine.LocalSE, activation.NiN)])
+@pytest.mark.parametrize("unit", [unit for unit in fused.UNITS if unit not in (activation.NiN, activation.XUnit)])
 def test_every_unit(unit):
     assert_parity(lambda: CIFARResNetV2(1, 7, unit), 5, 32)
 
@@ -80,6 +80,14 @@ def test_nin():
     # Its gammas change next to nothing before another normalization: their gradients are small differences. And it has
     # three ReLUs a site, one of which is the likelier to be within rounding of 0 the more numbers there are.
     assert_parity(lambda: CIFARResNetV2(1, 7, activation.NiN), 2, 16, tolerance=5e-5)
+
+
+@NET
+@pytest.mark.parametrize("kernel, images, size, mode", [(9, 5, 32, None), (5, 33, 12, STATIC), (9, 3, 5, {})])
+def test_xunit(kernel, images, size, mode):
+    # Of the gradient of its first BatchNorm, which stands behind another one, little is left: small differences.
+    assert_parity(lambda: get_model("xunit_resnet20_v2", blocks=1, classes=7, kernel_size=kernel), images, size, mode,
+                  tolerance=2e-4)
 
 
 @NET
@@ -154,7 +162,8 @@ class OtherEpsilon(nn.HybridSequential):
 @pytest.mark.parametrize("mode", [None, STATIC])
 @pytest.mark.parametrize("make, units", [
     (TwoReaders, 2), (lambda: TwoReaders(activation.SEActivation), 2), (UnitFirst, 1), (OtherEpsilon, 1),
-    (lambda: get_model("localsenet_resnet20_v2", blocks=1, classes=7), 3)])
+    (lambda: TwoReaders(lambda channels, reduction: activation.XUnit(channels, 2 * reduction + 1)), 2),
+    (lambda: CIFARResNetV2(1, 7, replace_sites(1, activation.ATAC, 3, "last", activation.Sine)), 3)])
 def test_units_alone(make, units, mode):
     assert_parity(make, 4, 16, mode, sentence=f"fused C++ operators for {counted(units, 'unit')} (")
 
@@ -328,6 +337,10 @@ class Mine(activation.ATAC):
     """A unit of someone else's, which may compute anything."""
 
 
+class MySE(refine.SE):
+    """A refinement of someone else's."""
+
+
 class Shifted(CIFARResNetV2):
     """A net of someone else's."""
 
@@ -343,7 +356,8 @@ def double(net):
      "the fused operators compute in float32, and .* is float64"),
     (lambda: started(lambda: get_model("nin_resnet20_v2", blocks=1, layers=1)), "there is no fused NiN of one layer"),
     (lambda: started(lambda: CIFARResNetV2(1, 7, Mine)), "there is no fused Mine"),
-    (lambda: started(lambda: get_model("senet_resnet20_v2", blocks=1)), "there is no fused block with SE"),
+    (lambda: started(lambda: CIFARResNetV2(1, 7, refinement=MySE)), "there is no fused MySE"),
+    (lambda: started(lambda: CIFARResNetV2(1, 7, refine.SE)), "there is no fused SE"),
     (lambda: started(lambda: Shifted(1, 7)), "Shifted as a whole has none"),
     (lambda: started(lambda: nn.Dense(3, in_units=2)), "Dense as a whole has none")])
 def test_what_the_operators_do_not_know(make, said):
@@ -502,11 +516,3 @@ def test_wide_units_stay_gluons():
     narrow, wide = fused.WIDEST, 2 * fused.WIDEST
     assert len(fused.layered_units(Pair(narrow, wide))) == 1
     assert not fused.layered_units(Pair(wide, 2 * wide))
-
-
-@NET
-def test_local_se_units_become_operators_on_demand_alone():
-    net = started(lambda: get_model("localsenet_resnet20_v2", blocks=1))
-    forward, sentence = fused.fuse(net)
-    assert forward is net and "LocalSE units alone are slower" in sentence
-    assert len(fused.layered_units(net)) == 3 and fused.fuse(net, "on")[0] is not net

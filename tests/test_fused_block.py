@@ -10,8 +10,8 @@ from mxnet.gluon import nn
 from test_fused import OtherEpsilon, TwoReaders, UnitFirst, inputs, operators_in, started
 
 from backend.gluon import fused, inference
-from model import activation, get_model
-from model.cifar_resnet import CIFARResNetV2
+from model import activation
+from model.cifar_resnet import CIFARResNetV2, replace_sites
 from support.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("fused_operators")
@@ -153,7 +153,8 @@ def test_a_net_without_weights_or_with_another_head():
 
 @pytest.mark.parametrize("form", ["whole", "units", "optimized", "folded"])
 def test_an_input_that_the_net_cannot_take_is_a_sentence(form):
-    net = started(whole if form != "units" else lambda: get_model("localsenet_resnet20_v2", blocks=1, classes=7))
+    net = started(whole if form != "units" else lambda: CIFARResNetV2(
+        1, 7, replace_sites(1, activation.ATAC, 3, "last", activation.Sine)))
     example = mx.nd.array(inputs(2, 32, 7)[0])
     forward = {"optimized": lambda: inference.optimize(net, example)[0],
                "folded": lambda: inference.fold(net)}.get(form, lambda: fused.fuse(net, "on")[0])()

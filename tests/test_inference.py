@@ -261,7 +261,7 @@ def test_our_operators_come_first_and_work_on_a_copy(name):
 
 @ours
 def test_our_operators_can_be_refused_and_demanded():
-    net, batch = zoo("senet_resnet20_v2"), images(4)
+    net, batch = zoo("sine_resnet20_v2"), images(4)
     made, sentence = inference.optimize(net, batch, "off")
     assert made is net and sentence == "inference with the plain net, as asked"
     with pytest.raises(InputError, match="the fused operators cannot be used"):
@@ -279,7 +279,7 @@ def test_a_wrong_answer_of_our_operators_is_refused(monkeypatch):
 
 
 @ours
-@pytest.mark.parametrize("unit", ["atac", "seactivation", "nin", "prelu"])
+@pytest.mark.parametrize("unit", ["atac", "seactivation", "nin", "xunit", "prelu", "senet", "genet", "localsenet"])
 def test_our_operator_notices_new_weights_and_any_batch(unit):
     fused_operators()
     net, x = zoo(f"{unit}_resnet20_v2"), images(5)

@@ -189,6 +189,26 @@ def test_control_group_quota(tmp_path, group, files, quota):
     assert threads.usable_cores(root, range(8)) == max(1, min(8, math.floor(quota) if quota < math.inf else 8))
 
 
+busy = threads.busy
+
+
+@pytest.fixture(autouse=True)
+def idle(monkeypatch):
+    """A machine on which nothing else runs."""
+    monkeypatch.setattr(threads, "busy", lambda: False)
+
+
+def test_threads_wait_for_a_short_time_on_a_busy_machine(monkeypatch):
+    assert [busy(load) for load in (0, .5, .6, 8)] == [False, False, True, True]
+    monkeypatch.setattr(threads, "busy", lambda: True)
+    environment = {}
+    assert "GOMP_SPINCOUNT" in runtime.set_environment(environment) and environment["GOMP_SPINCOUNT"] == "10000"
+    for users in ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}):
+        environment = dict(users)
+        assert "GOMP_SPINCOUNT" not in runtime.set_environment(environment)
+        assert environment.get("GOMP_SPINCOUNT") == users.get("GOMP_SPINCOUNT")
+
+
 def test_environment_is_set_once_and_the_users_stays():
     environment = {}
     assert runtime.set_environment(environment) == ["OMP_NUM_THREADS", "MXNET_CPU_PARALLEL_SIZE"]
@@ -328,7 +348,7 @@ def test_a_start_anew_that_fails_goes_on(fresh_start):
 
     runtime.tune(True, {}, refuse)
     assert runtime.settings_sentence({}) == "process settings: OMP_NUM_THREADS, MXNET_CPU_PARALLEL_SIZE, " \
-        "GLIBC_TUNABLES, MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_, MALLOC_TOP_PAD_ not set"
+        "GOMP_SPINCOUNT, GLIBC_TUNABLES, MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_, MALLOC_TOP_PAD_ not set"
 
 
 def test_the_sentence_says_what_keeps_a_setting_from_its_full_effect(fresh_start, monkeypatch, tmp_path):
@@ -384,6 +404,7 @@ def test_the_process_itself_has_the_settings(tmp_path, start):
     assert found[:4] == [pid, ["--gpus", "", "ünï"], "from standard input", int("-O" in start)]
     assert found[4].pop("OMP_NUM_THREADS") == str(threads.usable_cores())
     expected = allocator.to_set({})
+    found[4].pop("GOMP_SPINCOUNT")  # depends on what else runs
     assert found[4] == {"MXNET_CPU_PARALLEL_SIZE": "2000000000", **dict.fromkeys(allocator.NAMES), **expected,
                         "MALLOC_TOP_PAD_": found[4]["MALLOC_TOP_PAD_"]}  # memory comes and goes
 
@@ -845,10 +866,15 @@ def test_setup_repairs_venv(made):
 # ---- README.md
 
 
-def test_the_python_of_the_readme_runs():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall("^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL))
-    assert {"get_model", "fuse", "inference"} <= set(re.findall(r"\w+", code))
+@pytest.mark.parametrize("page, names", [
+    ("README.md", {"get_model", "replace_activations"}), ("docs/MODELS.md", {"fuse", "inference"}),
+    ("docs/PYTORCH.md", {"hub", "to_torch", "from_torch"})])
+def test_the_python_of_the_pages_runs(page, names):
+    if "PYTORCH" in page:
+        pytest.importorskip("torch", reason="PyTorch is not installed")
+    text = (ROOT / page).read_text(encoding="utf-8")
+    code = "\n".join(re.findall("^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    assert names <= set(re.findall(r"\w+", code))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -56,7 +56,11 @@ def test_exactly_the_declared_classes_have_an_operator():
 
     assert fused.kind_of(registry.ATAC.constructor(8, inner_relu=False)) == "atac 0"
     assert fused.kind_of(CIFAR.parts["leakyrelu"].constructor(8, 0.3)) == "leakyrelu 0.3"
-    for unit in (Mine(8), CIFAR.parts["sine"].constructor(8), CIFAR.parts["nin"].constructor(8, layers=1)):
+    assert fused.kind_of(CIFAR.parts["localsenet"].constructor(8), fused.REFINEMENTS) == "atac 1"
+    assert sorted(fused.REFINEMENTS.values()) == ["atac {unit.inner_relu:d}", "se", "theta", "theta_minus",
+                                                  "theta_plus"]
+    for unit in (Mine(8), registry.SENET.constructor(8, reduction=1),
+                 CIFAR.parts["sine"].constructor(8), CIFAR.parts["nin"].constructor(8, layers=1)):
         with pytest.raises(fused.Unfit, match="^there is no fused "):
             fused.kind_of(unit)
 

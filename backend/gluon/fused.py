@@ -7,7 +7,7 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import Block, HybridBlock, SymbolBlock, nn
 
-from model import activation, refine, registry
+from model import activation, registry
 from model.checked import check
 from model.cifar_resnet import BasicBlockV2, CIFARResNetV2
 from ops import loader
@@ -30,9 +30,8 @@ def fuse(net, wanted="auto"):
 
     Call forward in place of net. It uses net's own parameters, so train, save and load net as before; it is built from
     the layers that net has now. A CIFARResNetV2 becomes a graph of fused blocks. Any other net keeps its graph, and its
-    ATAC, SEActivation and NiN units of up to 64 channels (with the BatchNorm before them) become operators; LocalSE
-    units are slower as operators and become some only with "on". If the operators are not built or do not fit, forward
-    is net itself. The sentence says which form it is, and why.
+    ATAC, SEActivation, NiN and xUnit units of up to 64 channels, with the BatchNorm before them, become operators. If
+    the operators are not built or do not fit, forward is net itself. The sentence says which form it is, and why.
 
     wanted : "auto", "on" (raises InputError if "auto" would fall back) or "off" (net itself). Raises InputError if
     weights are missing.
@@ -43,7 +42,7 @@ def fuse(net, wanted="auto"):
         _check(net)
         loader.load()
         loader.require_sums_of_gradients()
-        return _fused(net, wanted == "on")
+        return _fused(net)
     except (Unfit, loader.Unavailable) as reason:
         if wanted == "on":
             raise InputError(f"the fused operators cannot be used: {reason}; leave --fused away") from reason
@@ -69,13 +68,11 @@ def _check(net):
             raise Unfit("the fused operators are for CPUs")
 
 
-def _fused(net, demanded):
+def _fused(net):
     try:
         return Fused(net, twin, own_statistics=True), "fused C++ operators for the whole net"
     except Unfit as reason:
         units = layered_units(net)
-        if not demanded and any(type(unit) is refine.LocalSE for unit in units):
-            raise Unfit(f"{reason}, and its LocalSE units alone are slower as operators") from reason
         if not units:
             raise Unfit(f"{reason}, and no unit of layers with {WIDEST} channels or fewer") from reason
         return (Fused(net, traced, own_statistics=False),
@@ -208,17 +205,23 @@ def plain_norm(block):
     return False
 
 
-# The operators of the units, by exact class: a subclass may compute something else.
-KINDS = {part.constructor: part.operator for part in registry.CIFAR.parts.values() if part.operator}
+def _operators(parts):
+    return {part.constructor: part.operator for part in parts if part.operator}
 
 
-def kind_of(unit):
-    """A unit as the attribute of an operator; raises Unfit if there is no operator for it."""
-    if type(unit) not in KINDS:
+# What the operators know, by exact class: a subclass may compute something else.
+UNITS = _operators(part for part in registry.CIFAR.parts.values() if part.place is registry.SITES)
+REFINEMENTS = _operators(module for part in registry.CIFAR.parts.values() if part.place is not registry.SITES
+                         for module in (part.variants or {None: part}).values())
+
+
+def kind_of(unit, kinds=UNITS):
+    """A unit, or a refinement of REFINEMENTS, as the attribute of an operator; raises Unfit if there is none for it."""
+    if type(unit) not in kinds:
         raise Unfit(f"there is no fused {type(unit).__name__}")
     if type(unit) is activation.NiN and len(unit) != 7:  # 7: ReLU, then twice convolution, BatchNorm, ReLU
         raise Unfit("there is no fused NiN of one layer")
-    return KINDS[type(unit)].format(unit=unit)
+    return kinds[type(unit)].format(unit=unit)
 
 
 def blocks_in(block):
@@ -252,7 +255,7 @@ def unit_parameters(unit):
     found = []
     for layer in layers_of(unit):
         if isinstance(layer, nn.Conv2D):
-            found.append(layer.weight)
+            found += [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
         elif isinstance(layer, nn.BatchNorm):
             found += norm_parameters(layer)
     return found
@@ -273,14 +276,16 @@ def steps_of(net):
     yield "stem", norm_parameters(first)[1:] + [stem.weight], norm
     for stage in stages:
         for block in stage:
-            if type(block) is not BasicBlockV2 or block.refine is not None:
-                raise Unfit(f"there is no fused block with {type(block.refine).__name__}")
+            if type(block) is not BasicBlockV2:
+                raise Unfit(f"there is no fused {type(block).__name__}")
             parameters = (norm_parameters(block.bn1) + unit_parameters(block.act1) + [block.conv1.weight]
-                          + norm_parameters(block.bn2) + unit_parameters(block.act2) + [block.conv2.weight])
+                          + norm_parameters(block.bn2) + unit_parameters(block.act2) + [block.conv2.weight]
+                          + unit_parameters(block.refine))
             if block.downsample is not None:
                 parameters.append(block.downsample.weight)
+            refine = "none" if block.refine is None else kind_of(block.refine, REFINEMENTS)
             yield "block", parameters, {**norm, "unit1": kind_of(block.act1), "unit2": kind_of(block.act2),
-                                        "stride": str(block.conv1._kwargs["stride"][0]),
+                                        "refine": refine, "stride": str(block.conv1._kwargs["stride"][0]),
                                         "downsample": str(int(block.downsample is not None))}
     last, head = net.features[5], net.features[6]
     yield "head", norm_parameters(last) + unit_parameters(head), {**norm, "unit": kind_of(head)}
@@ -314,7 +319,7 @@ class TrainingTwin(Chain):
             if operator == "stem" and self._input_gradient:
                 x = F.identity(x)  # unlike the operator, it can add to the gradient of the images
                 attributes = {**attributes, "input_gradient": "1"}
-            x = getattr(F, f"atac_{operator}")(x, *inputs, **attributes)[0]  # the backward pass reads the other outputs
+            x = getattr(F, f"atac_{operator}")(x, *inputs, **attributes)
 
 
 class InferenceTwin(Chain):
@@ -373,7 +378,7 @@ def layered_units(net):
     """The units of a net that deserve an operator of their own: those with several layers."""
     found = []
     for block in blocks_in(net):
-        if type(block) in KINDS and layers_of(block) and unit_parameters(block)[0].shape[1] <= WIDEST:
+        if type(block) in UNITS and layers_of(block) and unit_parameters(block)[-1].shape[0] <= WIDEST:
             with contextlib.suppress(Unfit):
                 kind_of(block)
                 common_norm(block)
@@ -418,8 +423,7 @@ def traced(net, training):
                 x, attributes, parameters = source, {**attributes, "norm": "1"}, norm_parameters(norm) + parameters
             if training and x.name == data.name:  # the operator could not add to the gradient of the images
                 x = F.identity(x)
-            result = getattr(F, f"atac_unit{suffix}")(x, *(parameter.var() for parameter in parameters), **attributes)
-            return result if suffix else result[0]
+            return getattr(F, f"atac_unit{suffix}")(x, *(parameter.var() for parameter in parameters), **attributes)
         return forward
 
     units = layered_units(net)

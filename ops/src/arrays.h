@@ -7,10 +7,8 @@
 #include <string>
 #include <unordered_map>
 
-#include "attention.h"
 #include "mxnet/lib_api.h"
-#include "nin.h"
-#include "region.h"
+#include "norm.h"
 
 namespace atac {
 
@@ -58,35 +56,6 @@ inline NormSettings norm_settings(const Attributes& attributes) {
 // The arrays of an operator in their order: x, w(eight) for what is learned, r(unning) for what training moves.
 const std::string NORM = "wwrr";
 
-// A unit's name and numbers.
-struct UnitKind {
-  std::string name;
-  std::vector<double> numbers;
-
-  UnitKind(const Attributes& attributes, const std::string& which) {
-    std::istringstream words(attribute(attributes, which, "identity"));
-    words >> name;
-    for (double value; words >> value;) numbers.push_back(value);
-    if (!words.eof() || numbers.size() != expected())
-      throw Fault("attribute " + which + " has " + std::to_string(numbers.size()) + " numbers behind '" + name +
-                  "', which takes " + std::to_string(expected()));
-  }
-
-  // Two 1x1 convolutions with a BatchNorm each.
-  bool pair() const { return name == "atac" || name == "seactivation" || name == "nin"; }
-
-  std::string roles() const {
-    return pair() ? "w" + NORM + "w" + NORM : name == "prelu" ? "w" : "";
-  }
-
-  size_t expected() const {
-    if (name == "atac" || name == "seactivation" || name == "leakyrelu" || name == "elu" || name == "swish") return 1;
-    if (name == "nin" || name == "relu" || name == "identity" || name == "prelu" || name == "selu" || name == "gelu")
-      return 0;
-    throw Fault("there is no unit '" + name + "'");
-  }
-};
-
 // ---- Arrays
 
 constexpr uint64_t MOST_NUMBERS = INT32_MAX;  // in an array, as in MXNet itself
@@ -115,13 +84,23 @@ class Arrays {
     return shapes_[next_];
   }
 
-  float* take(const std::string& name, const Dims& expected) {
+  float* next(const std::string& name, const Dims& expected) {
     if (peek() != expected)
       throw Fault(name + " must have the shape " + text(expected) + ", got " + text(peek()));
     return data_[next_++];
   }
 
-  float* take_any() { return peek(), data_[next_++]; }
+  float* next_any() { return peek(), data_[next_++]; }
+
+  // The channels between two 1x1 convolutions, from the first weight, which comes next. They are at most the outer ones,
+  // whose memory a tile of the inner layer takes.
+  int peek_inner(const std::string& which, int channels) const {
+    const unsigned c = static_cast<unsigned>(channels), inner = peek().empty() ? 0 : peek()[0];
+    if (inner == 0 || inner > c)
+      throw Fault(which + " first weight must have the shape (C/r, C, 1, 1) with C = " + std::to_string(c) + ", got " +
+                  text(peek()));
+    return static_cast<int>(inner);
+  }
 
   void finish() const {
     if (next_ != shapes_.size())
@@ -134,97 +113,39 @@ class Arrays {
   size_t next_ = 0;
 };
 
-inline NormArrays take_norm(Arrays& arrays, const std::string& name, int channels, bool affine = true) {
+inline NormArrays next_norm(Arrays& arrays, const std::string& name, int channels, bool affine = true) {
   const Dims dims{static_cast<unsigned>(channels)};
   NormArrays norm;
   if (affine) {
-    norm.gamma = arrays.take(name + " gamma", dims);
-    norm.beta = arrays.take(name + " beta", dims);
+    norm.gamma = arrays.next(name + " gamma", dims);
+    norm.beta = arrays.next(name + " beta", dims);
   }
-  norm.running_mean = arrays.take(name + " running mean", dims);
-  norm.running_var = arrays.take(name + " running variance", dims);
+  norm.running_mean = arrays.next(name + " running mean", dims);
+  norm.running_var = arrays.next(name + " running variance", dims);
   return norm;
 }
-
-// A unit's kind, sizes and arrays.
-struct UnitInputs {
-  UnitKind kind;
-  PairSettings pair{};
-  UnitArrays arrays;
-
-  UnitInputs(Arrays& from, const Attributes& attributes, const std::string& which, int channels)
-      : kind(attributes, which) {
-    if (kind.name == "prelu") arrays.slope = from.take(which + " slope", {1});
-    if (!kind.pair()) return;
-    const unsigned c = static_cast<unsigned>(channels), inner = from.peek().empty() ? 0 : from.peek()[0];
-    if (inner == 0 || inner > c)  // memory for a tile of the inner layer is that of the outer ones
-      throw Fault(which + " first weight must have the shape (C/r, C, 1, 1) with C = " + std::to_string(c) + ", got " +
-                  text(from.peek()));
-    pair = {channels, static_cast<int>(inner), kind.name == "nin" || kind.numbers[0] != 0};
-    arrays.weight1 = from.take(which + " first weight", {inner, c, 1, 1});
-    arrays.norm1 = take_norm(from, which + " first BatchNorm", pair.inner);
-    arrays.weight2 = from.take(which + " second weight", {c, inner, 1, 1});
-    arrays.norm2 = take_norm(from, which + " second BatchNorm", channels);
-  }
-
-  std::unique_ptr<Unit> build() const {
-    const auto value = [&](size_t index) { return static_cast<float>(kind.numbers[index]); };
-    if (kind.name == "atac") return std::unique_ptr<Unit>(new ATAC(pair, arrays));
-    if (kind.name == "seactivation") return std::unique_ptr<Unit>(new SEActivation(pair, arrays));
-    if (kind.name == "nin") return std::unique_ptr<Unit>(new NiN(pair, arrays));
-    if (kind.name == "relu") return elementwise(ReLU());
-    if (kind.name == "leakyrelu") return elementwise(LeakyReLU(value(0)));
-    if (kind.name == "prelu") return elementwise(PReLU(arrays.slope ? *arrays.slope : 0));
-    if (kind.name == "elu") return elementwise(ELU(value(0), 1));
-    if (kind.name == "selu") return elementwise(ELU(1.6732632423543772f, 1.0507009873554805f));
-    if (kind.name == "gelu") return elementwise(GELU());
-    if (kind.name == "swish") return elementwise(Swish(value(0)));
-    return elementwise(Identity());
-  }
-
- private:
-  template <class F>
-  static std::unique_ptr<Unit> elementwise(F f) {
-    return std::unique_ptr<Unit>(new Elementwise<F>(f));
-  }
-};
 
 // Addresses of the gradients, in the order of the arrays themselves.
 class Gradients {
  public:
   explicit Gradients(const std::vector<MXTensor>& outputs) : outputs_(outputs) {}
 
-  float* take() { return static_cast<float*>(outputs_[next_++].data_ptr); }
+  float* next() { return static_cast<float*>(outputs_[next_++].data_ptr); }
 
   void skip() {  // of what has no gradient, such as running statistics
     const size_t size = static_cast<size_t>(outputs_[next_].size());
-    float* data = take();
+    float* data = next();
     std::fill(data, data + size, 0.0f);
   }
 
   NormGradients norm(bool affine = true) {
     NormGradients found;
     if (affine) {
-      found.gamma = take();
-      found.beta = take();
+      found.gamma = next();
+      found.beta = next();
     }
     skip();
     skip();
-    return found;
-  }
-
-  UnitGradients unit(const UnitKind& kind) {
-    UnitGradients found;
-    if (kind.name == "prelu") found.slope = take();
-    if (!kind.pair()) return found;
-    found.weight1 = take();
-    const NormGradients first = norm();
-    found.weight2 = take();
-    const NormGradients second = norm();
-    found.gamma1 = first.gamma;
-    found.beta1 = first.beta;
-    found.gamma2 = second.gamma;
-    found.beta2 = second.beta;
     return found;
   }
 
@@ -241,13 +162,6 @@ inline Dims plain_dims(const Shape& s) {
 inline Dims blocked_dims(const Shape& s) {
   return checked({static_cast<unsigned>(s.images), static_cast<unsigned>(s.channels / LANES),
                   static_cast<unsigned>(s.height), static_cast<unsigned>(s.width), LANES}, "the result");
-}
-
-// Of what the backward pass needs.
-inline Dims saved_dims(size_t size) {
-  if (size > MOST_NUMBERS)
-    throw Fault("training this unit would keep " + std::to_string(size) + " numbers; 2^31 - 1 are possible");
-  return {static_cast<unsigned>(size)};
 }
 
 inline Shape read_shape(const Dims& dims, bool blocked) {

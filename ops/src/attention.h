@@ -1,4 +1,4 @@
-// The attentional units: ATAC, whose gate looks at each position, and SEActivation, whose gate looks at the mean of all.
+// ATAC, the attentional unit whose gate looks at each position.
 #pragma once
 #include "pointwise.h"
 
@@ -21,12 +21,12 @@ class ATAC : public PointwisePair {
     hat_covariance_ = saved + PointwisePair::saved_size(batch.x.shape);
   }
 
-  void apply(const Batch& batch, int, View x, int count, View y, float* floats) const override {
+  void apply(const Batch& batch, const Pixels& at, View x, View y, float* floats) const override {
     const Tile tile = tile_at(floats, batch.x.shape);
-    both_layers(batch, x, count, tile);
+    both_layers(batch, x, at.count, tile);
     for (int b = 0; b < blocks_of(s_.channels); ++b) {
       const auto affine = norm2_.affine(b);
-      for (int p = 0; p < count; ++p)
+      for (int p = 0; p < at.count; ++p)
         store(y.at(b, p), load(tile.u.at(b, p)) * sigmoid(affine(load(tile.z.at(b, p)))));
     }
   }
@@ -40,17 +40,17 @@ class ATAC : public PointwisePair {
   }
 
   // e = dy sigmoid(v) is the part of du that goes past the gate, dv the gradient of v.
-  void backward1(const Batch& batch, int group, int, View x, View dy, int count, View y, View e, View dv,
+  void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View e, View dv,
                  float* floats) override {
     const Tile tile = tile_at(floats, batch.x.shape);
-    both_layers(batch, x, count, tile);
+    both_layers(batch, x, at.count, tile);
     const int channels = padded(s_.channels);
-    double* sum = sums1_.of(group);
+    double* sum = sums1_.of(at.group);
     for (int b = 0; b < channels / LANES; ++b) {
       V sum_dv{}, sum_dv_z{}, sum_e{}, sum_e_hat{};
       const auto affine = norm2_.affine(b);
       const auto hat_of = batch.norm.normalized(b);
-      for (int p = 0; p < count; ++p) {
+      for (int p = 0; p < at.count; ++p) {
         const V z = load(tile.z.at(b, p)), u = load(tile.u.at(b, p)), gradient = load(dy.at(b, p));
         const V gate = sigmoid(affine(z));
         const V passed = gradient * gate, gated = u * gate;
@@ -68,29 +68,29 @@ class ATAC : public PointwisePair {
       add_to(sum + 2 * channels + b * LANES, sum_e);
       add_to(sum + 3 * channels + b * LANES, sum_e_hat);
     }
-    products(tile.a, s_.inner, dv, blocks_of(s_.channels), count, sum + 4 * channels, tile.products);
+    products(tile.a, s_.inner, dv, blocks_of(s_.channels), at.count, sum + 4 * channels, tile.products);
   }
 
-  void finish_backward1(Batch& batch, const UnitGradients& gradients) override {
+  void finish_output(Batch& batch, const UnitGradients& gradients) override {
     const int width = padded(s_.channels);
     const double* sum = sums1_.total();
     finish_second_layer(batch, sum, sum + width, sum + 4 * width, gradients);
   }
 
-  void backward2(const Batch& batch, int group, int, View x, int count, View, View dv, float* floats) override {
+  void backward_inner(const Batch& batch, const Pixels& at, View x, View dv, float* floats) override {
     const Tile tile = tile_at(floats, batch.x.shape);
-    both_layers(batch, x, count, tile);
+    both_layers(batch, x, at.count, tile);
     const int inner = padded(s_.inner);
-    double* sum = sums2_.of(group);
-    back_to_first_layer(count, dv, tile, sum, sum + inner);
+    double* sum = sums2_.of(at.group);
+    back_to_first_layer(at.count, dv, tile, sum, sum + inner);
     for (int b = 0; b < blocks_of(s_.channels); ++b) {  // u's place takes the normalized x
       const auto hat_of = batch.norm.normalized(b);
-      for (int p = 0; p < count; ++p) store(tile.u.at(b, p), hat_of(load(x.at(b, p))));
+      for (int p = 0; p < at.count; ++p) store(tile.u.at(b, p), hat_of(load(x.at(b, p))));
     }
-    products(dv, s_.inner, tile.u, blocks_of(s_.channels), count, sum + 2 * inner, tile.products);
+    products(dv, s_.inner, tile.u, blocks_of(s_.channels), at.count, sum + 2 * inner, tile.products);
   }
 
-  void finish_backward2(Batch& batch, const UnitGradients& gradients) override {
+  void finish_inner(Batch& batch, const UnitGradients& gradients) override {
     const int channels = s_.channels, inner = s_.inner, width = padded(channels), inner_width = padded(inner);
     const double* sum = sums2_.total();
     const double* first = sums1_.total();
@@ -121,10 +121,10 @@ class ATAC : public PointwisePair {
 
   InputSums input_sums() const override { return input_; }
 
-  void backward3(const Batch& batch, int, View x, int count, View e, View dw, View du, float* floats) const override {
+  void backward_input(const Batch& batch, const Pixels& at, View x, View e, View dw, View du, float* floats) const override {
     const Tile tile = tile_at(floats, batch.x.shape);
-    first_layer(batch, x, count, tile);
-    back_to_input(count, dw, tile, du, e);
+    first_layer(batch, x, at.count, tile);
+    back_to_input(at.count, dw, tile, du, e);
   }
 
  protected:
@@ -155,276 +155,6 @@ class ATAC : public PointwisePair {
  private:
   const float* hat_covariance_ = nullptr;
   Sums sums1_, sums2_;
-  InputSums input_{};
-};
-
-// The same gate on the mean over each image (after a global average pool): one row an image, so that its own layers are
-// small and computed in double precision.
-class SEActivation : public Unit {
- public:
-  SEActivation(const PairSettings& settings, const UnitArrays& arrays) : s_(settings), arrays_(arrays) {}
-
-  size_t saved_size(const Shape& shape) const override {
-    return static_cast<size_t>(shape.images) * padded(s_.channels);
-  }
-  bool wants_covariances() const override { return false; }
-
-  void statistics(Batch& batch, const Moments&, float* saved) override {
-    const Shape& shape = batch.x.shape;
-    each_image(
-        shape.images, [&] { return scratch().take<float>(padded(s_.channels) * static_cast<size_t>(shape.tile())); },
-        [&](float* buffer, int, int n) {
-          pool(batch, n, buffer, saved + static_cast<size_t>(n) * padded(s_.channels));
-        });
-    gates(batch, saved, true);
-  }
-
-  void use_running(Batch& batch) override {
-    norm1_ = running(arrays_.norm1, s_.inner, batch);
-    norm2_ = running(arrays_.norm2, s_.channels, batch);
-    gate_ = batch.arena.zeros<float>(saved_size(batch.x.shape));
-  }
-
-  void look(const Batch& batch, int image, float* buffer, float* floats) const override {
-    const int channels = s_.channels, inner = s_.inner;
-    double *u = reinterpret_cast<double*>(floats), *a = u + channels;
-    float* pooled = reinterpret_cast<float*>(a + inner);
-    pool(batch, image, buffer, pooled);
-    for (int c = 0; c < channels; ++c) u[c] = static_cast<double>(batch.norm.gamma[c]) * pooled[c] + batch.norm.beta[c];
-    const auto layer = [](const float* weight, const Running& norm, const double* in, int inputs, int output) {
-      double product = 0;
-      for (int i = 0; i < inputs; ++i) product += static_cast<double>(weight[output * inputs + i]) * in[i];
-      return norm.scale[output] * product + norm.shift[output];
-    };
-    for (int j = 0; j < inner; ++j) {
-      a[j] = layer(arrays_.weight1, norm1_, u, channels, j);
-      if (s_.inner_relu && a[j] < 0) a[j] = 0;
-    }
-    float* gate = gate_ + static_cast<size_t>(image) * padded(channels);
-    for (int c = 0; c < channels; ++c)
-      gate[c] = static_cast<float>(1 / (1 + std::exp(-layer(arrays_.weight2, norm2_, a, inner, c))));
-  }
-
-  void restore(Batch& batch, const float* saved) override {
-    pooled_ = saved;
-    gates(batch, saved, false);
-  }
-
-  size_t tile_floats(const Shape&) const override { return padded(s_.channels) + 2 * (s_.channels + s_.inner); }
-
-  void apply(const Batch& batch, int image, View x, int count, View y, float*) const override {
-    for (int b = 0; b < blocks_of(s_.channels); ++b) {
-      const V gate = load(gate_at(image, b));
-      const auto apply = batch.norm.applied(b);
-      for (int p = 0; p < count; ++p)
-        store(y.at(b, p), apply(load(x.at(b, p))) * gate);
-    }
-  }
-
-  void start_backward(Batch& batch) override {
-    sums_ = Sums(2 * padded(s_.channels), batch.x.shape.images, batch.arena);
-    to_gate_ = batch.arena.zeros<double>(static_cast<size_t>(batch.x.shape.images) * padded(s_.channels));
-  }
-
-  void backward1(const Batch& batch, int group, int image, View x, View dy, int count, View y, View e, View,
-                 float*) override {
-    const int width = padded(s_.channels);
-    double* sum = sums_.of(group);
-    for (int b = 0; b < width / LANES; ++b) {
-      const V gate = load(gate_at(image, b));
-      V sum_gate{}, sum_e{}, sum_e_hat{};
-      const auto hat_of = batch.norm.normalized(b);
-      const auto affine = batch.norm.affine(b);
-      for (int p = 0; p < count; ++p) {
-        const V hat = hat_of(load(x.at(b, p))), u = affine(hat), gradient = load(dy.at(b, p));
-        const V passed = gradient * gate;
-        if (y.data) store(y.at(b, p), u * gate);
-        store(e.at(b, p), passed);
-        sum_gate += gradient * u;
-        sum_e += passed;
-        sum_e_hat += passed * hat;
-      }
-      add_to(to_gate_ + static_cast<size_t>(image) * width + b * LANES, sum_gate);
-      add_to(sum + b * LANES, sum_e);
-      add_to(sum + width + b * LANES, sum_e_hat);
-    }
-  }
-
-  void finish_backward1(Batch& batch, const UnitGradients& gradients) override {
-    const int channels = s_.channels, inner = s_.inner, width = padded(channels), images = batch.x.shape.images;
-    Arena& arena = batch.arena;
-    double* dv = arena.take<double>(static_cast<size_t>(images) * channels);
-    for (int n = 0; n < images; ++n)
-      for (int c = 0; c < channels; ++c) {
-        const double gate = gate_at(n, 0)[c];
-        dv[n * channels + c] = to_gate_[static_cast<size_t>(n) * width + c] * gate * (1 - gate);
-      }
-    double* dz2 = norm_gradient(dv, z2_, images, channels, arrays_.norm2, inverse2_, gradients.gamma2,
-                                gradients.beta2, arena);
-    double* da = weight_gradient(dz2, a_, images, channels, inner, arrays_.weight2, gradients.weight2, arena);
-    if (s_.inner_relu)
-      for (int i = 0; i < images * inner; ++i) da[i] = a_[i] > 0 ? da[i] : 0;
-    double* dz1 = norm_gradient(da, z1_, images, inner, arrays_.norm1, inverse1_, gradients.gamma1, gradients.beta1,
-                                arena);
-    double* ds = weight_gradient(dz1, u_, images, inner, channels, arrays_.weight1, gradients.weight1, arena);
-    const double* sum = sums_.total();
-    input_ = {arena.zeros<double>(width), arena.zeros<double>(width)};
-    pooled_gradient_ = arena.zeros<float>(static_cast<size_t>(images) * width);
-    for (int c = 0; c < channels; ++c) {
-      input_.du[c] = sum[c];
-      input_.du_hat[c] = sum[width + c];
-    }
-    for (int n = 0; n < images; ++n)
-      for (int c = 0; c < channels; ++c) {
-        const double gradient = ds[n * channels + c];
-        pooled_gradient_[static_cast<size_t>(n) * width + c] = static_cast<float>(gradient / batch.x.shape.pixels());
-        input_.du[c] += gradient;
-        input_.du_hat[c] += gradient * pooled_[static_cast<size_t>(n) * width + c];
-      }
-  }
-
-  InputSums input_sums() const override { return input_; }
-
-  void backward3(const Batch&, int image, View, int count, View e, View, View du, float*) const override {
-    const int width = padded(s_.channels);
-    for (int b = 0; b < width / LANES; ++b) {
-      const V pooled = load(pooled_gradient_ + static_cast<size_t>(image) * width + b * LANES);
-      for (int p = 0; p < count; ++p) store(du.at(b, p), load(e.at(b, p)) + pooled);
-    }
-  }
-
- private:
-  // BatchNorm by running statistics: scale z + shift.
-  struct Running {
-    double *scale = nullptr, *shift = nullptr;
-  };
-
-  static Running running(const NormArrays& arrays, int channels, Batch& batch) {
-    const Running found{batch.arena.take<double>(channels), batch.arena.take<double>(channels)};
-    for (int c = 0; c < channels; ++c) {
-      found.scale[c] = arrays.gamma[c] / std::sqrt(arrays.running_var[c] + batch.settings.epsilon);
-      found.shift[c] = arrays.beta[c] - found.scale[c] * arrays.running_mean[c];
-    }
-    return found;
-  }
-
-  const float* gate_at(int image, int block) const {
-    return gate_ + static_cast<size_t>(image) * padded(s_.channels) + block * LANES;
-  }
-
-  // The mean over an image of the normalized x.
-  static void pool(const Batch& batch, int image, float* buffer, float* mean) {
-    const Shape& shape = batch.x.shape;
-    std::fill(mean, mean + padded(shape.channels), 0.0f);
-    each_tile(shape, [&](int first, int count) {
-      const View x = batch.x.read(image, first, count, buffer);
-      for (int b = 0; b < shape.blocks(); ++b) {
-        V total{};
-        const auto hat_of = batch.norm.normalized(b);
-        for (int p = 0; p < count; ++p) total += hat_of(load(x.at(b, p)));
-        store(mean + b * LANES, load(mean + b * LANES) + total * all(1.0f / shape.pixels()));
-      }
-    });
-  }
-
-  // From the pooled images to one gate a channel and image; keeps what the backward pass needs. `moves` the running
-  // statistics the first time.
-  void gates(Batch& batch, const float* pooled, bool moves) {
-    const int channels = s_.channels, inner = s_.inner, width = padded(channels), images = batch.x.shape.images;
-    Arena& arena = batch.arena;
-    u_ = arena.take<double>(static_cast<size_t>(images) * channels);
-    for (int n = 0; n < images; ++n)
-      for (int c = 0; c < channels; ++c)
-        u_[n * channels + c] =
-            static_cast<double>(batch.norm.gamma[c]) * pooled[static_cast<size_t>(n) * width + c] + batch.norm.beta[c];
-    a_ = layer(u_, images, channels, inner, arrays_.weight1, arrays_.norm1, batch.settings, moves, z1_, inverse1_, arena);
-    if (s_.inner_relu)
-      for (int i = 0; i < images * inner; ++i) a_[i] = a_[i] < 0 ? 0 : a_[i];
-    const double* v = layer(a_, images, inner, channels, arrays_.weight2, arrays_.norm2, batch.settings, moves, z2_,
-                            inverse2_, arena);
-    gate_ = arena.zeros<float>(static_cast<size_t>(images) * width);
-    for (int n = 0; n < images; ++n)
-      for (int c = 0; c < channels; ++c)
-        gate_[static_cast<size_t>(n) * width + c] = static_cast<float>(1 / (1 + std::exp(-v[n * channels + c])));
-  }
-
-  // BN(W in) for rows of `in`; z receives the normalized product, inverse 1 / sigma.
-  static double* layer(const double* in, int rows, int inputs, int outputs, const float* weight,
-                       const NormArrays& arrays, const NormSettings& settings, bool moves, double*& z,
-                       double*& inverse, Arena& arena) {
-    z = arena.take<double>(static_cast<size_t>(rows) * outputs);
-    inverse = arena.take<double>(outputs);
-    double* out = arena.take<double>(static_cast<size_t>(rows) * outputs);
-    for (int o = 0; o < outputs; ++o) {
-      double mean = 0, variance = 0;
-      for (int n = 0; n < rows; ++n) {
-        double product = 0;
-        for (int i = 0; i < inputs; ++i)
-          product += static_cast<double>(weight[static_cast<size_t>(o) * inputs + i]) * in[n * inputs + i];
-        z[n * outputs + o] = product;
-        mean += product / rows;
-      }
-      for (int n = 0; n < rows; ++n) variance += (z[n * outputs + o] - mean) * (z[n * outputs + o] - mean) / rows;
-      if (moves) {
-        const double keep = settings.momentum;
-        arrays.running_mean[o] = static_cast<float>(keep * arrays.running_mean[o] + (1 - keep) * mean);
-        arrays.running_var[o] = static_cast<float>(keep * arrays.running_var[o] + (1 - keep) * variance);
-      }
-      inverse[o] = 1 / std::sqrt(variance + settings.epsilon);
-      for (int n = 0; n < rows; ++n) {
-        z[n * outputs + o] = (z[n * outputs + o] - mean) * inverse[o];
-        out[n * outputs + o] = arrays.gamma[o] * z[n * outputs + o] + arrays.beta[o];
-      }
-    }
-    return out;
-  }
-
-  // Gradient of W in from that of BN(W in).
-  static double* norm_gradient(const double* gradient, const double* z, int rows, int channels,
-                               const NormArrays& arrays, const double* inverse, float* gamma, float* beta,
-                               Arena& arena) {
-    double* found = arena.take<double>(static_cast<size_t>(rows) * channels);
-    for (int c = 0; c < channels; ++c) {
-      double sum = 0, with_z = 0;
-      for (int n = 0; n < rows; ++n) {
-        sum += gradient[n * channels + c];
-        with_z += gradient[n * channels + c] * z[n * channels + c];
-      }
-      beta[c] = static_cast<float>(sum);
-      gamma[c] = static_cast<float>(with_z);
-      for (int n = 0; n < rows; ++n)
-        found[n * channels + c] = arrays.gamma[c] * inverse[c] *
-                                  (gradient[n * channels + c] - sum / rows - z[n * channels + c] * with_z / rows);
-    }
-    return found;
-  }
-
-  // Gradient of W, and of `in` as the result, from the gradient of W in.
-  static double* weight_gradient(const double* gradient, const double* in, int rows, int outputs, int inputs,
-                                 const float* weight, float* weight_gradient, Arena& arena) {
-    double* to_input = arena.zeros<double>(static_cast<size_t>(rows) * inputs);
-    for (int o = 0; o < outputs; ++o)
-      for (int i = 0; i < inputs; ++i) {
-        const size_t at = static_cast<size_t>(o) * inputs + i;
-        double sum = 0;
-        for (int n = 0; n < rows; ++n) {
-          sum += gradient[n * outputs + o] * in[n * inputs + i];
-          to_input[n * inputs + i] += gradient[n * outputs + o] * weight[at];
-        }
-        weight_gradient[at] = static_cast<float>(sum);
-      }
-    return to_input;
-  }
-
-  PairSettings s_;
-  UnitArrays arrays_;
-  Running norm1_, norm2_;
-  const float* pooled_ = nullptr;
-  float* gate_ = nullptr;
-  double *u_ = nullptr, *a_ = nullptr, *z1_ = nullptr, *z2_ = nullptr, *inverse1_ = nullptr, *inverse2_ = nullptr;
-  Sums sums_;
-  double* to_gate_ = nullptr;
-  float* pooled_gradient_ = nullptr;
   InputSums input_{};
 };
 

@@ -1,7 +1,8 @@
 // What becomes of a unit's output: a convolution, the mean over the image, or the array itself. An ending takes the
 // output tile by tile, so that it never travels to memory, and in the backward pass gives the gradient of it.
 #pragma once
-#include "attention.h"
+#include "matrices.h"
+#include "tensor.h"
 
 namespace atac {
 
@@ -18,13 +19,13 @@ class Ending {
   virtual View tile(int image, int first, int count, float* floats, float* buffer) const = 0;
   virtual void put(int image, int first, int count, View y, float* floats) const = 0;
   virtual void finish(int image, float* floats) const = 0;
+  virtual void finish_forward() {}
 
   // Backward: gradient of the unit's output for an image; then, once its tiles are put, the ending's own.
   virtual bool wants_output() const { return false; }
   virtual void start_backward(Arena&) {}
-  virtual View gradient(int image, float* floats) const = 0;
+  virtual View gradient(int group, int image, float* floats) const = 0;
   virtual void image_gradients(int, int, float*) const {}
-  virtual void finish_backward() {}
 };
 
 // y as it is, in the layout of `out`.
@@ -41,7 +42,7 @@ class Plain : public Ending {
   }
   void put(int image, int first, int count, View y, float*) const override { out_.wrote(image, first, count, y); }
   void finish(int, float*) const override {}
-  View gradient(int image, float* floats) const override { return out_.read(image, 0, out_.shape.pixels(), floats); }
+  View gradient(int, int image, float* floats) const override { return out_.read(image, 0, out_.shape.pixels(), floats); }
 
  private:
   Tensor out_;  // in the backward pass its gradient
@@ -71,7 +72,7 @@ class Pool : public Ending {
       out_[static_cast<size_t>(image) * shape_.channels + c] = sums[c] / shape_.pixels();
     start(sums);
   }
-  View gradient(int image, float* floats) const override {
+  View gradient(int, int image, float* floats) const override {
     const View found{floats, static_cast<ptrdiff_t>(shape_.pixels()) * LANES};
     for (int b = 0; b < shape_.blocks(); ++b) {
       float value[LANES] = {};
@@ -109,6 +110,30 @@ struct Shortcut {
                  View{out.at(0, row * shape.width), out.plane}, LANES, View{nullptr, 0}, 0);
     return out;
   }
+};
+
+// y plus a shortcut, of which the gradient is the same.
+class Added : public Plain {
+ public:
+  Added(const Tensor& out, const Shortcut& shortcut) : Plain(out), out_(out), shortcut_(shortcut) {}
+
+  size_t image_floats(bool) const override {
+    return static_cast<size_t>(out_.shape.blocks()) * out_.shape.pixels() * LANES;
+  }
+  View tile(int, int first, int, float* floats, float*) const override {
+    return {floats + static_cast<ptrdiff_t>(first) * LANES, static_cast<ptrdiff_t>(out_.shape.pixels()) * LANES};
+  }
+  void put(int, int, int, View, float*) const override {}
+  void finish(int image, float* floats) const override {
+    const View y{floats, static_cast<ptrdiff_t>(out_.shape.pixels()) * LANES}, out = out_.view(image);
+    const View shortcut = shortcut_.forward(image, out_.shape, out);
+    for (int b = 0; b < out_.shape.blocks(); ++b)
+      for (int p = 0; p < out_.shape.pixels(); ++p) store(out.at(b, p), load(y.at(b, p)) + load(shortcut.at(b, p)));
+  }
+
+ private:
+  Tensor out_;
+  const Shortcut& shortcut_;
 };
 
 // Adds the gradient of a shortcut to dx, and finds that of its weight.

@@ -61,10 +61,12 @@ struct Packed {
 
 namespace detail {
 
-template <int PIXELS, int GROUP>
+// STEP: in_step where it is known to the compiler, which then needs no register for a pixel's address; 0 where it is not.
+template <int PIXELS, int GROUP, int STEP>
 inline void multiply(const Packed& w, const float* weights, const float* in, ptrdiff_t in_step, float* out,
                      ptrdiff_t out_plane, ptrdiff_t out_step, const float* init, ptrdiff_t init_plane,
                      ptrdiff_t init_step) {
+  const ptrdiff_t step = STEP ? STEP : in_step;
   V sum[GROUP][PIXELS];
   for (int g = 0; g < GROUP; ++g)
     for (int p = 0; p < PIXELS; ++p) sum[g][p] = init ? load(init + g * init_plane + p * init_step) : V{};
@@ -76,7 +78,7 @@ inline void multiply(const Packed& w, const float* weights, const float* in, ptr
       for (int g = 0; g < GROUP; ++g) column[g] = load(weights + g * LANES);
       weights += GROUP * LANES;
       for (int p = 0; p < PIXELS; ++p) {
-        const V value = all(x[p * in_step + d]);
+        const V value = all(x[p * step + d]);
         for (int g = 0; g < GROUP; ++g) sum[g][p] += value * column[g];
       }
     }
@@ -85,10 +87,7 @@ inline void multiply(const Packed& w, const float* weights, const float* in, ptr
     for (int p = 0; p < PIXELS; ++p) store(out + g * out_plane + p * out_step, sum[g][p]);
 }
 
-}  // namespace detail
-
-// One group of output blocks for `pixels` pixels in a row: out = init + sum over taps of weights times input. out and
-// init are at the group's first block; init is nullptr for none; with init_step 0 it is a bias.
+template <int STEP>
 inline void multiply(const Packed& w, const float* weights, const float* in, ptrdiff_t in_step, int pixels, View out,
                      ptrdiff_t out_step, View init, ptrdiff_t init_step) {
   int p = 0;
@@ -98,18 +97,28 @@ inline void multiply(const Packed& w, const float* weights, const float* in, ptr
              init.data ? init.data + p * init_step : nullptr, init.plane, init_step);
   };
   if (w.group == 4) {
-    run(detail::multiply<ACCUMULATORS / 4, 4>, ACCUMULATORS / 4);
-    run(detail::multiply<1, 4>, 1);
+    run(multiply<ACCUMULATORS / 4, 4, STEP>, ACCUMULATORS / 4);
+    run(multiply<1, 4, STEP>, 1);
   } else if (w.group == 2) {
-    run(detail::multiply<ACCUMULATORS / 2, 2>, ACCUMULATORS / 2);
-    if (ACCUMULATORS / 2 > 4) run(detail::multiply<4, 2>, 4);
-    run(detail::multiply<1, 2>, 1);
+    run(multiply<ACCUMULATORS / 2, 2, STEP>, ACCUMULATORS / 2);
+    if (ACCUMULATORS / 2 > 4) run(multiply<4, 2, STEP>, 4);
+    run(multiply<1, 2, STEP>, 1);
   } else {
-    run(detail::multiply<ACCUMULATORS, 1>, ACCUMULATORS);
-    if (ACCUMULATORS > 8) run(detail::multiply<8, 1>, 8);
-    if (ACCUMULATORS > 4) run(detail::multiply<4, 1>, 4);
-    run(detail::multiply<1, 1>, 1);
+    run(multiply<ACCUMULATORS, 1, STEP>, ACCUMULATORS);
+    if (ACCUMULATORS > 8) run(multiply<8, 1, STEP>, 8);
+    if (ACCUMULATORS > 4) run(multiply<4, 1, STEP>, 4);
+    run(multiply<1, 1, STEP>, 1);
   }
+}
+
+}  // namespace detail
+
+// One group of output blocks for `pixels` pixels in a row: out = init + sum over taps of weights times input. out and
+// init are at the group's first block; init is nullptr for none; with init_step 0 it is a bias.
+inline void multiply(const Packed& w, const float* weights, const float* in, ptrdiff_t in_step, int pixels, View out,
+                     ptrdiff_t out_step, View init, ptrdiff_t init_step) {
+  const auto run = in_step == LANES ? detail::multiply<LANES> : detail::multiply<0>;
+  run(w, weights, in, in_step, pixels, out, out_step, init, init_step);
 }
 
 // The same for group `index`, with out and init at the first block of all.

@@ -110,20 +110,20 @@ struct NetLayers {
       Arrays arrays(own_shapes, own_data);
       if (layer.name == "stem") {
         stem.reset(new StemOperator(arrays, layer.attributes));
-        dims = stem->outputs(false)[0];
+        dims = stem->output();
       } else if (layer.name == "block") {
         blocks.emplace_back(new BlockOperator(arrays, layer.attributes));
-        dims = blocks.back()->outputs(false)[0];
+        dims = blocks.back()->output();
       } else if (layer.name == "head") {
         head.reset(new HeadOperator(arrays, layer.attributes));
-        dims = head->outputs(false)[0];
+        dims = head->output();
       } else {
-        arrays.take_any();
+        arrays.next_any();
         outputs = arrays.peek().empty() ? 0 : arrays.peek()[0];
         if (outputs == 0)
           throw Fault("the dense layer's weight must have the shape (classes, C), got " + text(arrays.peek()));
-        weight = arrays.take("the dense layer's weight", {outputs, dims[1]});
-        bias = arrays.take("the dense layer's bias", {outputs});
+        weight = arrays.next("the dense layer's weight", {outputs, dims[1]});
+        bias = arrays.next("the dense layer's bias", {outputs});
       }
       arrays.finish();
     }
@@ -158,8 +158,19 @@ class PreparedNet {
       block.x = x;
       const Tensor h = map(block.out_shape, 2), out = map(block.out_shape, turn = 1 - turn);
       shortcuts_.emplace_back(new Shortcut(block.shortcut(arena_)));
-      add(block.first(norm, arena_), convolution(block.conv1, x.shape, h, block.stride, nullptr));
-      add(block.second(h, norm, arena_), convolution(block.conv2, block.out_shape, out, 1, shortcuts_.back().get()));
+      const Shortcut& added = *shortcuts_.back();
+      const Refinement& refinement = *block.refinement;
+      add(block.first(norm, arena_), convolution(block.conv1, x.shape, h, block.stride));
+      if (refinement.present()) {
+        const Tensor y = map(block.out_shape, 3);
+        gates_.push_back(refinement.gate_between(y, out, norm, &added, arena_));
+        if (gates_.back()) gates_.back()->infer();
+        add(block.second(h, norm, arena_), convolution(block.conv2, y, nullptr, gates_.back().get()));
+        if (refinement.kind.local)
+          add(refinement.region(y, norm, arena_), std::unique_ptr<Ending>(new Added(out, added)));
+      } else {
+        add(block.second(h, norm, arena_), convolution(block.conv2, out, &added, nullptr));
+      }
       x = out;
     }
     net_.head->x = x;
@@ -196,7 +207,8 @@ class PreparedNet {
     stages_.back().region->prepare(*stages_.back().ending);
   }
 
-  // One of three maps of a shape, which take turns: a block's input, what is between its convolutions, its output.
+  // One of four maps of a shape, which take turns: a block's input and output, what is between its convolutions, and what
+  // comes before its refinement.
   Tensor map(const Shape& shape, int which) {
     for (const auto& known : maps_)
       if (known.first == which && known.second.shape.channels == shape.channels &&
@@ -223,6 +235,7 @@ class PreparedNet {
   Arena arena_;
   std::unique_ptr<Stem> stem_;
   std::vector<std::unique_ptr<Shortcut>> shortcuts_;
+  std::vector<std::unique_ptr<GatherExcite>> gates_;
   std::vector<Stage> stages_;
   std::vector<std::pair<int, Tensor>> maps_;
   float* pooled_ = nullptr;

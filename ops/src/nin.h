@@ -11,12 +11,12 @@ class NiN : public PointwisePair {
 
   bool wants_covariances() const override { return false; }
 
-  void apply(const Batch& batch, int, View x, int count, View y, float* floats) const override {
+  void apply(const Batch& batch, const Pixels& at, View x, View y, float* floats) const override {
     const Tile tile = tile_at(floats, batch.x.shape);
-    both_layers(batch, x, count, tile);
+    both_layers(batch, x, at.count, tile);
     for (int b = 0; b < blocks_of(s_.channels); ++b) {
       const auto affine = norm2_.affine(b);
-      for (int p = 0; p < count; ++p) store(y.at(b, p), relu(affine(load(tile.z.at(b, p)))));
+      for (int p = 0; p < at.count; ++p) store(y.at(b, p), relu(affine(load(tile.z.at(b, p)))));
     }
   }
 
@@ -28,16 +28,16 @@ class NiN : public PointwisePair {
     sums2_ = Sums(2 * inner + 2 * channels + 4 * channels * inner, batch.x.shape.images, batch.arena);
   }
 
-  void backward1(const Batch& batch, int group, int, View x, View dy, int count, View y, View, View dv,
+  void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View, View dv,
                  float* floats) override {
     const Tile tile = tile_at(floats, batch.x.shape);
-    both_layers(batch, x, count, tile);
+    both_layers(batch, x, at.count, tile);
     const int channels = padded(s_.channels);
-    double* sum = sums1_.of(group);
+    double* sum = sums1_.of(at.group);
     for (int b = 0; b < channels / LANES; ++b) {
       V sum_dv{}, sum_dv_z{};
       const auto affine = norm2_.affine(b);
-      for (int p = 0; p < count; ++p) {
+      for (int p = 0; p < at.count; ++p) {
         const V z = load(tile.z.at(b, p)), v = affine(z);
         const V gradient = positive(v, load(dy.at(b, p)), all(0));
         if (y.data) store(y.at(b, p), relu(v));
@@ -48,10 +48,10 @@ class NiN : public PointwisePair {
       add_to(sum + b * LANES, sum_dv);
       add_to(sum + channels + b * LANES, sum_dv_z);
     }
-    products(tile.a, s_.inner, dv, blocks_of(s_.channels), count, sum + 2 * channels, tile.products);
+    products(tile.a, s_.inner, dv, blocks_of(s_.channels), at.count, sum + 2 * channels, tile.products);
   }
 
-  void finish_backward1(Batch& batch, const UnitGradients& gradients) override {
+  void finish_output(Batch& batch, const UnitGradients& gradients) override {
     const int width = padded(s_.channels);
     const double* sum = sums1_.total();
     finish_second_layer(batch, sum, sum + width, sum + 2 * width, gradients);
@@ -59,18 +59,18 @@ class NiN : public PointwisePair {
 
   // t = gamma q + beta p, where p is 1 and q the normalized x wherever u > 0, and both are 0 elsewhere: sums of products
   // with them give the gradient of W1, and the sums for the BatchNorm before, whose du is p dt.
-  void backward2(const Batch& batch, int group, int, View x, int count, View, View dv, float* floats) override {
+  void backward_inner(const Batch& batch, const Pixels& at, View x, View dv, float* floats) override {
     const Tile tile = tile_at(floats, batch.x.shape);
-    both_layers(batch, x, count, tile);
+    both_layers(batch, x, at.count, tile);
     const int channels = padded(s_.channels), inner = padded(s_.inner);
-    double* sum = sums2_.of(group);
-    back_to_first_layer(count, dv, tile, sum, sum + inner);
+    double* sum = sums2_.of(at.group);
+    back_to_first_layer(at.count, dv, tile, sum, sum + inner);
     const View q = tile.u, p = tile.z;  // free by now
     for (int b = 0; b < blocks_of(s_.channels); ++b) {
       V sum_p{}, sum_q{};
       const auto hat_of = batch.norm.normalized(b);
       const auto affine = batch.norm.affine(b);
-      for (int i = 0; i < count; ++i) {
+      for (int i = 0; i < at.count; ++i) {
         const V hat = hat_of(load(x.at(b, i))), u = affine(hat);
         const V one = positive(u, all(1), all(0)), kept = positive(u, hat, all(0));
         store(p.at(b, i), one);
@@ -84,12 +84,12 @@ class NiN : public PointwisePair {
     double* to = sum + 2 * inner + 2 * channels;
     for (const View rows : {dv, tile.z1})
       for (const View lanes : {p, q}) {
-        products(rows, s_.inner, lanes, blocks_of(s_.channels), count, to, tile.products);
+        products(rows, s_.inner, lanes, blocks_of(s_.channels), at.count, to, tile.products);
         to += static_cast<size_t>(channels) * inner;
       }
   }
 
-  void finish_backward2(Batch& batch, const UnitGradients& gradients) override {
+  void finish_inner(Batch& batch, const UnitGradients& gradients) override {
     const int channels = s_.channels, inner = s_.inner, width = padded(channels), inner_width = padded(inner);
     const double count = batch.x.shape.count();
     const size_t size = static_cast<size_t>(width) * inner_width;
@@ -113,12 +113,12 @@ class NiN : public PointwisePair {
 
   InputSums input_sums() const override { return input_; }
 
-  void backward3(const Batch& batch, int, View x, int count, View, View dw, View du, float* floats) const override {
+  void backward_input(const Batch& batch, const Pixels& at, View x, View, View dw, View du, float* floats) const override {
     const Tile tile = tile_at(floats, batch.x.shape);
-    first_layer(batch, x, count, tile);
-    back_to_input(count, dw, tile, du);
+    first_layer(batch, x, at.count, tile);
+    back_to_input(at.count, dw, tile, du);
     for (int b = 0; b < blocks_of(s_.channels); ++b)
-      for (int p = 0; p < count; ++p)
+      for (int p = 0; p < at.count; ++p)
         store(du.at(b, p), positive(load(tile.u.at(b, p)), load(du.at(b, p)), all(0)));
   }
 

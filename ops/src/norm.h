@@ -1,6 +1,7 @@
 // Batch normalization: batch statistics and running ones, and the two ways in which it is applied.
 #pragma once
 #include <cmath>
+#include <utility>
 
 #include "tensor.h"
 
@@ -14,10 +15,21 @@ struct NormArrays {
   float* running_var = nullptr;
 };
 
+struct NormGradients {
+  float *gamma = nullptr, *beta = nullptr;
+};
+
 struct NormSettings {
   double epsilon = 1e-5;
   double momentum = 0.9;
 };
+
+// Moves the running statistics of channel c by a batch's, of which the variance is the biased one, as MXNet keeps it.
+inline void move_running(const NormArrays& arrays, int c, double mean, double variance, const NormSettings& settings) {
+  const double keep = settings.momentum;
+  arrays.running_mean[c] = static_cast<float>(keep * arrays.running_mean[c] + (1 - keep) * mean);
+  arrays.running_var[c] = static_cast<float>(keep * arrays.running_var[c] + (1 - keep) * variance);
+}
 
 // y = gamma (x - mean) inverse + beta = scale (x - mean) + shift, each of them padded to whole blocks with zeros. shift
 // is beta but for what is lost when the mean is rounded.
@@ -51,13 +63,11 @@ struct Norm {
       set(c, arrays.running_mean[c], 1 / std::sqrt(arrays.running_var[c] + settings.epsilon));
   }
 
-  // Batch statistics of channel c, with the biased variance, which MXNet keeps as the running one too.
+  // Batch statistics of channel c.
   void use_batch(int c, double batch_mean, double variance, const NormArrays& arrays, const NormSettings& settings) {
     variance = variance < 0 ? 0 : variance;
     set(c, batch_mean, 1 / std::sqrt(variance + settings.epsilon));
-    const double keep = settings.momentum;
-    arrays.running_mean[c] = static_cast<float>(keep * arrays.running_mean[c] + (1 - keep) * batch_mean);
-    arrays.running_var[c] = static_cast<float>(keep * arrays.running_var[c] + (1 - keep) * variance);
+    move_running(arrays, c, batch_mean, variance, settings);
   }
 
   // For the pixels of a block, whose numbers are read once: the compiler could not know that stores leave them alone.
@@ -155,6 +165,42 @@ Moments moments(const Tensor& from, int channels, const float* shift, bool pairs
   }
   return found;
 }
+
+// Mean and variance of each channel of a map that is made image by image: those of an image while it is in the cache, the
+// squares around its own mean, then those of all.
+class MomentsOfImages {
+ public:
+  MomentsOfImages(const Shape& map, Arena& arena)
+      : map_(map), width_(padded(map.channels)), means_(arena.zeros<double>(static_cast<size_t>(map.images) * width_)),
+        squares_(arena.zeros<double>(static_cast<size_t>(map.images) * width_)) {}
+
+  void set(int image, View x) const {
+    for (int b = 0; b < map_.blocks(); ++b) {
+      V total{}, squares{};
+      for (int p = 0; p < map_.pixels(); ++p) total += load(x.at(b, p));
+      const V mean = total * all(1.0f / map_.pixels());
+      for (int p = 0; p < map_.pixels(); ++p) squares += (load(x.at(b, p)) - mean) * (load(x.at(b, p)) - mean);
+      add_to(means_ + static_cast<size_t>(image) * width_ + b * LANES, mean);
+      add_to(squares_ + static_cast<size_t>(image) * width_ + b * LANES, squares);
+    }
+  }
+
+  // (mean, variance) of a channel over all images.
+  std::pair<double, double> of(int c) const {
+    double mean = 0, variance = 0;
+    for (int n = 0; n < map_.images; ++n) mean += means_[static_cast<size_t>(n) * width_ + c] / map_.images;
+    for (int n = 0; n < map_.images; ++n) {
+      const double off = means_[static_cast<size_t>(n) * width_ + c] - mean;
+      variance += (squares_[static_cast<size_t>(n) * width_ + c] / map_.pixels() + off * off) / map_.images;
+    }
+    return {mean, variance};
+  }
+
+ private:
+  Shape map_;
+  int width_;
+  double *means_, *squares_;
+};
 
 // Moments of the numbers themselves. Shifted by the means of two of the images.
 inline Moments moments(const Tensor& x, bool pairs, Arena& arena) {

@@ -2,7 +2,7 @@
 //
 //   atac_unit   (N, C, H, W) -> the same: [BatchNorm,] unit
 //   atac_stem   (N, C, H, W) -> blocks: BatchNorm that learns nothing, 3x3 convolution
-//   atac_block  blocks -> blocks: a residual block, twice BatchNorm, unit, 3x3 convolution, plus the shortcut
+//   atac_block  blocks -> blocks: a residual block, twice BatchNorm, unit, 3x3 convolution; then `refine`, plus the shortcut
 //   atac_head   blocks -> (N, C): BatchNorm, unit, global average pool
 //
 // In inference they use the running statistics, with the normalizations folded into the layers:
@@ -14,8 +14,9 @@
 //
 // "Blocks" are (N, C/16, H, W, 16). Attributes: unit (unit1 and unit2 of a block), stride, norm,
 // downsample, epsilon, momentum, input_gradient (1: the stem's backward pass finds that of x, else it is 0). A
-// unit is a name and its numbers: "atac 1" and "seactivation 1" (1: with the inner ReLU), "nin", "relu", "identity",
-// "leakyrelu 0.1", "prelu", "elu 1", "selu", "gelu", "swish 1". The arrays follow x in the order of the data flow.
+// unit is a name and its numbers: "atac 1" and "seactivation 1" (1: with the inner ReLU), "nin", "xunit", "relu", "identity",
+// "leakyrelu 0.1", "prelu", "elu 1", "selu", "gelu", "swish 1". What a block may `refine` its branch with stands in
+// refinement.h. The arrays follow x in the order of the data flow.
 #if !defined(__GNUC__) || defined(__clang__) || __GNUC__ < 9
 #error "the operators need GCC 9 or newer: other compilers round differently and bring an OpenMP beside MXNet's own"
 #endif
@@ -79,73 +80,111 @@ MXReturnValue types(const Attributes&, std::vector<int>* in, std::vector<int>* o
   });
 }
 
-// One of the operators of layers.h, for training (with a gradient) or for inference.
-template <class Operator, bool TRAINING, int OUTPUTS>
-struct Glue {
+// The operators of layers.h.
+template <class Operator>
+struct Declared {
   static MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
     return guarded([&] {
       *inputs = static_cast<int>(Operator::roles(attributes).size());
-      *outputs = OUTPUTS;
+      *outputs = 1;
     });
   }
 
   static MXReturnValue shapes(const Attributes& attributes, std::vector<Dims>* in, std::vector<Dims>* out) {
     return guarded([&] {
       const std::vector<float*> none(in->size(), nullptr);
-      Arrays arrays(*in, none);
-      const Operator found(arrays, attributes);
-      arrays.finish();
-      *out = found.outputs(TRAINING);
+      out->at(0) = read(attributes, *in, none).output();
     });
   }
 
-  static MXReturnValue moved(const Attributes& attributes, std::vector<int>* indices) {
-    return guarded([&] {
-      const std::string roles = Operator::roles(attributes);
-      for (size_t i = 0; TRAINING && i < roles.size(); ++i)
-        if (roles[i] == 'r') indices->push_back(static_cast<int>(i));
-    });
+  static Operator read(const Attributes& attributes, const std::vector<Dims>& shapes, const std::vector<float*>& data) {
+    Arrays arrays(shapes, data);
+    Operator found(arrays, attributes);
+    arrays.finish();
+    return found;
+  }
+  static Operator read(const Attributes& attributes, std::vector<MXTensor>::const_iterator first,
+                       std::vector<MXTensor>::const_iterator last) {
+    return read(attributes, dims_of(first, last), data_of(first, last));
   }
 
+  static mxnet::ext::CustomOp& complete(mxnet::ext::CustomOp& op) {
+    return op.setParseAttrs(parse).setInferType(types).setInferShape(shapes);
+  }
+};
+
+// For inference.
+template <class Operator>
+struct Inference : Declared<Operator> {
   static MXReturnValue forward(const Attributes& attributes, std::vector<MXTensor>* inputs,
                                std::vector<MXTensor>* outputs, const OpResource&) {
     return guarded([&] {
       workspace().reset();
-      const std::vector<Dims> shapes = dims_of(inputs->begin(), inputs->end());
-      const std::vector<float*> data = data_of(inputs->begin(), inputs->end());
-      Arrays arrays(shapes, data);
-      const Operator found(arrays, attributes);
-      arrays.finish();
-      const std::vector<float*> out = data_of(outputs->begin(), outputs->end());
-      if constexpr (TRAINING)
-        found.train(attributes, out, workspace());
-      else
-        found.infer(attributes, out, workspace());
+      Inference::read(attributes, inputs->cbegin(), inputs->cend())
+          .infer(attributes, static_cast<float*>(outputs->at(0).data_ptr), workspace());
     });
   }
 
-  // MXNet hands over the gradients of the outputs, the inputs and the outputs, and wants those of the inputs.
-  static MXReturnValue backward(const Attributes& attributes, std::vector<MXTensor>* inputs,
-                                std::vector<MXTensor>* outputs, const OpResource&) {
+  static MXReturnValue backward(const Attributes&, std::vector<MXTensor>*, std::vector<MXTensor>*, const OpResource&) {
+    return guarded([] { throw Fault(NO_GRADIENT); });
+  }
+
+  static mxnet::ext::CustomOp& complete(mxnet::ext::CustomOp& op) {
+    return Declared<Operator>::complete(op).setForward(forward, "cpu").setBackward(backward, "cpu");
+  }
+};
+
+// For training. What the backward pass needs stays in the operator's state: as outputs that nobody reads it would have
+// gradients, which MXNet would fill with zeros in every step.
+template <class Operator>
+class Training : public mxnet::ext::CustomStatefulOp, public Declared<Operator> {
+ public:
+  explicit Training(const Attributes& attributes) : attributes_(attributes) {}
+
+  MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     return guarded([&] {
-      if (!TRAINING) throw Fault(NO_GRADIENT);
       workspace().reset();
-      const auto first = inputs->cbegin() + OUTPUTS, last = inputs->cend() - OUTPUTS;
-      const std::vector<Dims> shapes = dims_of(first, last);
-      const std::vector<float*> data = data_of(first, last);
-      Arrays arrays(shapes, data);
-      const Operator found(arrays, attributes);
-      arrays.finish();
+      kept_.reset();
+      const Operator found = Training::read(attributes_, inputs->cbegin(), inputs->cend());
+      size_ = found.kept_size();
+      found.train(attributes_, static_cast<float*>(outputs->at(0).data_ptr), data_ = kept_.take<float>(size_),
+                  workspace());
+    });
+  }
+
+  // MXNet hands over the gradient of the output, the inputs and the output, and wants the gradients of the inputs.
+  MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
+    return guarded([&] {
+      workspace().reset();
+      const Operator found = Training::read(attributes_, inputs->cbegin() + 1, inputs->cend() - 1);
+      if (!data_ || found.kept_size() != size_) throw Fault("a backward pass needs the forward pass of its arrays before it");
       Gradients gradients(*outputs);
-      found.backward(attributes, data_of(inputs->cbegin(), first), data_of(last, inputs->cend()), gradients,
-                     workspace());
+      found.backward(attributes_, static_cast<float*>(inputs->at(0).data_ptr), data_, gradients, workspace());
     });
   }
 
   static mxnet::ext::CustomOp& complete(mxnet::ext::CustomOp& op) {
-    return op.setParseAttrs(parse).setInferType(types).setInferShape(shapes).setMutateInputs(moved)
-        .setForward(forward, "cpu").setBackward(backward, "cpu");
+    return Declared<Operator>::complete(op).setMutateInputs(moved).setCreateOpState(create, "cpu");
   }
+
+ private:
+  static MXReturnValue moved(const Attributes& attributes, std::vector<int>* indices) {
+    return guarded([&] {
+      const std::string roles = Operator::roles(attributes);
+      for (size_t i = 0; i < roles.size(); ++i)
+        if (roles[i] == 'r') indices->push_back(static_cast<int>(i));
+    });
+  }
+
+  static MXReturnValue create(const Attributes& attributes, const mxnet::ext::MXContext&, const std::vector<Dims>&,
+                              const std::vector<int>, mxnet::ext::CustomStatefulOp** state) {
+    return guarded([&] { *state = mxnet::ext::CustomStatefulOp::create<Training>(attributes); });
+  }
+
+  const Attributes attributes_;
+  Arena kept_;
+  float* data_ = nullptr;
+  size_t size_ = 0;
 };
 
 // ---- The whole net for inference
@@ -271,11 +310,11 @@ mxnet::ext::CustomOp& add(const char* name) {
   return mxnet::ext::Registry<mxnet::ext::CustomOp>::get()->add(name);
 }
 
-const bool registered = (Glue<UnitOperator, true, 2>::complete(add("atac_unit")),
-                         Glue<UnitOperator, false, 1>::complete(add("atac_unit_inference")),
-                         Glue<StemOperator, true, 2>::complete(add("atac_stem")),
-                         Glue<BlockOperator, true, 3>::complete(add("atac_block")),
-                         Glue<HeadOperator, true, 2>::complete(add("atac_head")),
+const bool registered = (Training<UnitOperator>::complete(add("atac_unit")),
+                         Inference<UnitOperator>::complete(add("atac_unit_inference")),
+                         Training<StemOperator>::complete(add("atac_stem")),
+                         Training<BlockOperator>::complete(add("atac_block")),
+                         Training<HeadOperator>::complete(add("atac_head")),
                          add("atac_net_inference")
                              .setParseAttrs(whole::parse)
                              .setInferType(types)

@@ -1,6 +1,7 @@
 // Two 1x1 convolutions, each with its BatchNorm, at every position: what ATAC's gate and the NiN block have in common.
 // Names: u = BN(x), t = u or what else enters, z1 = W1 t, w = BN1(z1), a = w or ReLU(w), z2 = W2 a, v = BN2(z2).
 #pragma once
+#include "matrices.h"
 #include "unit.h"
 
 namespace atac {
@@ -9,59 +10,6 @@ struct PairSettings {
   int channels, inner;
   bool inner_relu;
 };
-
-// W (outputs x inputs) for `multiply`, its rows scaled (nullptr for not), or its transpose.
-inline Packed pack(const float* weight, int outputs, int inputs, const float* row_scale, bool transposed,
-                   ptrdiff_t input_plane, Arena& arena) {
-  const int to = transposed ? inputs : outputs, from = transposed ? outputs : inputs;
-  Packed packed(to, blocks_of(from), LANES, (from - 1) % LANES + 1, arena);
-  for (int tap = 0; tap < packed.taps; ++tap) packed.offsets[tap] = tap * input_plane;
-  packed.fill([=](int output, int tap, int d) {
-    const int o = transposed ? tap * LANES + d : output, i = transposed ? output : tap * LANES + d;
-    return weight[static_cast<size_t>(o) * inputs + i] * (row_scale ? row_scale[o] : 1);
-  });
-  return packed;
-}
-
-// All output blocks of a tile: out = W in + init; init is a bias with init_step 0.
-inline void dense(const Packed& w, View in, int count, View out, View init, ptrdiff_t init_step) {
-  for (int group = 0; group < w.groups(); ++group)
-    multiply(w, group, in.data, LANES, count, out, LANES, init, init_step);
-}
-
-inline void dense(const Packed& w, View in, int count, View out, const float* bias = nullptr) {
-  dense(w, in, count, out, View{const_cast<float*>(bias), LANES}, 0);
-}
-
-// Variance of each row of W times a vector of that covariance: the diagonal of W Cov W^T.
-inline void row_variances(const float* weight, int outputs, int inputs, const double* covariance, double* variance) {
-#pragma omp parallel for schedule(static)
-  for (int o = 0; o < outputs; ++o) {
-    const float* w = weight + static_cast<size_t>(o) * inputs;
-    double total = 0;
-    for (int i = 0; i < inputs; ++i) {
-      const double* row = covariance + static_cast<size_t>(i) * inputs;
-      double product = 0;
-      for (int k = 0; k < inputs; ++k) product += w[k] * row[k];
-      total += w[i] * product;
-    }
-    variance[o] = total;
-  }
-}
-
-// out = W (outputs x inner) times matrix (inner x columns), in doubles.
-inline void matrix_product(const float* weight, const double* matrix, int outputs, int inner, int columns,
-                           double* out) {
-#pragma omp parallel for schedule(static)
-  for (int o = 0; o < outputs; ++o) {
-    double* row = out + static_cast<size_t>(o) * columns;
-    std::fill(row, row + columns, 0.0);
-    for (int k = 0; k < inner; ++k) {
-      const double w = weight[static_cast<size_t>(o) * inner + k];
-      for (int c = 0; c < columns; ++c) row[c] += w * matrix[static_cast<size_t>(k) * columns + c];
-    }
-  }
-}
 
 class PointwisePair : public Unit {
  public:
@@ -229,8 +177,8 @@ class PointwisePair : public Unit {
     for (int i = 0; i < channels; ++i) {
       dv_mean_[i] = static_cast<float>(dv[i] / count);
       dv_z_mean_[i] = static_cast<float>(dv_z[i] / count);
-      gradients.beta2[i] = static_cast<float>(dv[i]);
-      gradients.gamma2[i] = static_cast<float>(dv_z[i]);
+      gradients.norm2.beta[i] = static_cast<float>(dv[i]);
+      gradients.norm2.gamma[i] = static_cast<float>(dv_z[i]);
       for (int j = 0; j < inner; ++j) {
         const double centred = product_at(dv_a, i, j, inner) - dv[i] * saved_.mean_a[j];
         gradients.weight2[i * inner + j] = static_cast<float>(
@@ -273,8 +221,8 @@ class PointwisePair : public Unit {
     for (int j = 0; j < s_.inner; ++j) {
       dw_mean_[j] = static_cast<float>(dw[j] / count);
       dw_z_mean_[j] = static_cast<float>(dw_z[j] / count);
-      gradients.beta1[j] = static_cast<float>(dw[j]);
-      gradients.gamma1[j] = static_cast<float>(dw_z[j]);
+      gradients.norm1.beta[j] = static_cast<float>(dw[j]);
+      gradients.norm1.gamma[j] = static_cast<float>(dw_z[j]);
     }
   }
 

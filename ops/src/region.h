@@ -1,12 +1,9 @@
 // BatchNorm, unit, ending: the stretch of the network that is computed in one go, forward and backward.
 #pragma once
 #include "ending.h"
+#include "unit.h"
 
 namespace atac {
-
-struct NormGradients {
-  float *gamma = nullptr, *beta = nullptr;
-};
 
 class Region {
  public:
@@ -36,6 +33,7 @@ class Region {
     unit_->statistics(batch_, found, saved + 2 * channels);
     ending.start_forward(batch_.arena);
     each(ending, false);
+    ending.finish_forward();
   }
 
   void infer(Ending& ending) {
@@ -85,26 +83,23 @@ class Region {
           return buffers;
         },
         [&](Buffers& buffers, int group, int n) {
-          const View dy = ending.gradient(n, buffers.image);
+          const View dy = ending.gradient(group, n, buffers.image);
           each_tile(shape, [&](int first, int count) {
             const View x = batch_.x.read(n, first, count, buffers.x);
             const View y{ending.wants_output() ? buffers.y : nullptr, static_cast<ptrdiff_t>(count) * LANES};
-            unit_->backward1(batch_, group, n, x, View{dy.at(0, first), dy.plane}, count, y,
+            unit_->backward_output(batch_, Pixels{group, n, first, count}, x, View{dy.at(0, first), dy.plane}, y,
                              part(kept_a, n, first), part(kept_b, n, first), buffers.unit);
             if (ending.wants_output()) ending.put(n, first, count, y, buffers.image);
           });
           ending.image_gradients(group, n, buffers.image);
         });
-    unit_->finish_backward1(batch_, unit_gradients);
+    unit_->finish_output(batch_, unit_gradients);
 
     if (unit_->has_second_pass()) {
       each_image(shape.images, prepare, [&](Buffers& buffers, int group, int n) {
-        each_tile(shape, [&](int first, int count) {
-          unit_->backward2(batch_, group, n, batch_.x.read(n, first, count, buffers.x), count, part(kept_a, n, first),
-                           part(kept_b, n, first), buffers.unit);
-        });
+        unit_->backward_inner_of_image(batch_, group, n, part(kept_b, n, 0), buffers.x, buffers.unit);
       });
-      unit_->finish_backward2(batch_, unit_gradients);
+      unit_->finish_inner(batch_, unit_gradients);
     }
 
     // Through the norm: dx = gamma / sigma (du - mean of du - xhat times mean of du xhat).
@@ -121,7 +116,8 @@ class Region {
       each_tile(shape, [&](int first, int count) {
         const View x = batch_.x.read(n, first, count, buffers.x);
         const View to = dx.target(n, first, count, buffers.y);
-        unit_->backward3(batch_, n, x, count, part(kept_a, n, first), part(kept_b, n, first), to, buffers.unit);
+        unit_->backward_input(batch_, Pixels{group, n, first, count}, x, part(kept_a, n, first), part(kept_b, n, first), to,
+                         buffers.unit);
         if (batch_.has_norm)
           for (int b = 0; b < blocks; ++b) {
             const V m = load(mean + b * LANES), h = load(with_hat + b * LANES);
@@ -152,13 +148,13 @@ class Region {
 
   void infer_image(const Ending& ending, int n, const Buffers& buffers) const {
     unit_->look(batch_, n, buffers.x, buffers.unit);
-    compute(ending, n, buffers);
+    compute(ending, 0, n, buffers);
   }
 
-  void compute(const Ending& ending, int n, const Buffers& buffers) const {
+  void compute(const Ending& ending, int group, int n, const Buffers& buffers) const {
     each_tile(batch_.x.shape, [&](int first, int count) {
       const View y = ending.tile(n, first, count, buffers.image, buffers.y);
-      unit_->apply(batch_, n, batch_.x.read(n, first, count, buffers.x), count, y, buffers.unit);
+      unit_->apply(batch_, Pixels{group, n, first, count}, batch_.x.read(n, first, count, buffers.x), y, buffers.unit);
       ending.put(n, first, count, y, buffers.image);
     });
     ending.finish(n, buffers.image);
@@ -173,8 +169,8 @@ class Region {
           ending.start(buffers.image);
           return buffers;
         },
-        [&](Buffers& buffers, int, int n) {
-          inference ? infer_image(ending, n, buffers) : compute(ending, n, buffers);
+        [&](Buffers& buffers, int group, int n) {
+          inference ? infer_image(ending, n, buffers) : compute(ending, group, n, buffers);
         });
   }
 

@@ -73,9 +73,9 @@ inline void read(Register& v, const float* p) { v = Floats(*reinterpret_cast<con
 inline void store(float* p, Register v) { *reinterpret_cast<Unaligned*>(p) = Floats(v); }
 inline void add_to(double* p, Register v) {
 #ifdef __AVX512F__
-  typedef double Doubles __attribute__((vector_size(REGISTER * 8)));
-  typedef double UnalignedDoubles __attribute__((vector_size(REGISTER * 8), aligned(8), may_alias));
-  *reinterpret_cast<UnalignedDoubles*>(p) += __builtin_convertvector(v, Doubles);
+  const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
+  _mm512_storeu_pd(p, _mm512_loadu_pd(p) + _mm512_cvtps_pd(_mm512_castps512_ps256(v)));
+  _mm512_storeu_pd(p + 8, _mm512_loadu_pd(p + 8) + _mm512_cvtps_pd(high));
 #else
   for (int i = 0; i < REGISTER; ++i) p[i] += Floats(v)[i];
 #endif
@@ -135,14 +135,22 @@ inline float sum_of(V v) {
   return total;
 }
 
+// The larger, or the smaller one of a and x; x where that is NaN.
+#ifdef __AVX512F__
+inline V larger(V a, V x) { return _mm512_max_ps(a, x); }
+inline V smaller(V a, V x) { return _mm512_min_ps(a, x); }
+#else
+inline V larger(V a, V x) { return select(x, a, a, x); }
+inline V smaller(V a, V x) { return select(a, x, a, x); }
+#endif
+
 // NaN stays NaN in all of these: a comparison with it is false.
-inline V relu(V x) { return select(x, all(0), all(0), x); }
+inline V relu(V x) { return larger(all(0), x); }
 inline V positive(V x, V then, V otherwise) { return select(all(0), x, then, otherwise); }
 
 // e^x to 1e-7 relative; below -87 and above 88 it stays at the value there.
 inline V exp(V x) {
-  x = select(x, all(-87.0f), all(-87.0f), x);
-  x = select(all(88.0f), x, all(88.0f), x);
+  x = smaller(all(88.0f), larger(all(-87.0f), x));
   const V magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number, which its low bits then hold
   const V rounded = x * all(1.44269504088896341f) + magic;
   const V n = rounded - magic;

@@ -8,6 +8,7 @@ namespace atac {
 
 // The arrays that a unit learns or moves, as MXNet has them, in the order of the Gluon block's parameters.
 struct UnitArrays {
+  const float *kernel = nullptr, *bias = nullptr;  // of xUnit's depthwise convolution
   const float* weight1 = nullptr;
   NormArrays norm1;
   const float* weight2 = nullptr;
@@ -17,8 +18,11 @@ struct UnitArrays {
 
 // Where the gradients of those arrays go.
 struct UnitGradients {
-  float *weight1 = nullptr, *gamma1 = nullptr, *beta1 = nullptr;
-  float *weight2 = nullptr, *gamma2 = nullptr, *beta2 = nullptr;
+  float *kernel = nullptr, *bias = nullptr;
+  float* weight1 = nullptr;
+  NormGradients norm1;
+  float* weight2 = nullptr;
+  NormGradients norm2;
   float* slope = nullptr;
 };
 
@@ -30,6 +34,11 @@ struct Batch {
   NormArrays norm_arrays;
   NormSettings settings;
   Arena& arena;
+};
+
+// A tile: some pixels of an image, which is one of a group's.
+struct Pixels {
+  int group, image, first, count;
 };
 
 // Sums over the batch that the gradient of the BatchNorm before the unit needs, with du the gradient of its output.
@@ -60,24 +69,31 @@ class Unit {
   virtual void look(const Batch&, int, float* /*buffer*/, float* /*floats*/) const {}
 
   // y = unit(BN(x)) for a tile.
-  virtual void apply(const Batch& batch, int image, View x, int count, View y, float* floats) const = 0;
+  virtual void apply(const Batch& batch, const Pixels& at, View x, View y, float* floats) const = 0;
 
   // Backward, first pass: dy is the gradient of y. Leaves in kept_a and kept_b what later passes read, and y if wanted.
-  virtual void backward1(const Batch& batch, int group, int image, View x, View dy, int count, View y, View kept_a,
-                         View kept_b, float* floats) = 0;
+  virtual void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View kept_a, View kept_b,
+                         float* floats) = 0;
   virtual void start_backward(Batch& batch) = 0;
-  virtual void finish_backward1(Batch& batch, const UnitGradients& gradients) = 0;
+  virtual void finish_output(Batch& batch, const UnitGradients& gradients) = 0;
 
-  // Second pass, where the unit has two normalizations whose sums depend on each other. Only such a unit has kept_b.
+  // Second pass, where the unit has two normalizations whose sums depend on each other. Only such a unit has kept_b. It
+  // takes an image (then buffer holds a tile of x), or tile by tile.
   virtual bool has_second_pass() const { return false; }
-  virtual void backward2(const Batch&, int, int, View, int, View, View, float*) {}
-  virtual void finish_backward2(Batch&, const UnitGradients&) {}
+  virtual void backward_inner_of_image(const Batch& batch, int group, int image, View kept_b, float* buffer, float* floats) {
+    each_tile(batch.x.shape, [&](int first, int count) {
+      backward_inner(batch, Pixels{group, image, first, count}, batch.x.read(image, first, count, buffer),
+                View{kept_b.at(0, first), kept_b.plane}, floats);
+    });
+  }
+  virtual void backward_inner(const Batch&, const Pixels&, View /*x*/, View /*kept_b*/, float* /*floats*/) {}
+  virtual void finish_inner(Batch&, const UnitGradients&) {}
 
   // Known after the passes above.
   virtual InputSums input_sums() const = 0;
 
   // Last pass: du for a tile.
-  virtual void backward3(const Batch& batch, int image, View x, int count, View kept_a, View kept_b, View du,
+  virtual void backward_input(const Batch& batch, const Pixels& at, View x, View kept_a, View kept_b, View du,
                          float* floats) const = 0;
 };
 
@@ -96,10 +112,10 @@ class Elementwise : public Unit {
   void restore(Batch&, const float*) override {}
   size_t tile_floats(const Shape&) const override { return 0; }
 
-  void apply(const Batch& batch, int, View x, int count, View y, float*) const override {
+  void apply(const Batch& batch, const Pixels& at, View x, View y, float*) const override {
     for (int b = 0; b < batch.x.shape.blocks(); ++b) {
       const auto apply = batch.norm.applied(b);
-      for (int p = 0; p < count; ++p)
+      for (int p = 0; p < at.count; ++p)
         store(y.at(b, p), f_.value(apply(load(x.at(b, p)))));
     }
   }
@@ -109,15 +125,14 @@ class Elementwise : public Unit {
     sums_ = Sums(2 * width_ + (F::LEARNS ? LANES : 0), batch.x.shape.images, batch.arena);
   }
 
-  void backward1(const Batch& batch, int group, int, View x, View dy, int count, View y, View kept, View,
-                 float*) override {
-    double* sum = sums_.of(group);
+  void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View kept, View, float*) override {
+    double* sum = sums_.of(at.group);
     V learned{};
     for (int b = 0; b < batch.x.shape.blocks(); ++b) {
       V total{}, with_hat{};
       const auto hat_of = batch.norm.normalized(b);
       const auto affine = batch.norm.affine(b);
-      for (int p = 0; p < count; ++p) {
+      for (int p = 0; p < at.count; ++p) {
         const V hat = hat_of(load(x.at(b, p)));
         const V u = affine(hat), gradient = load(dy.at(b, p));
         const V du = gradient * f_.slope(u);
@@ -133,7 +148,7 @@ class Elementwise : public Unit {
     if (F::LEARNS) add_to(sum + 2 * width_, learned);
   }
 
-  void finish_backward1(Batch&, const UnitGradients& gradients) override {
+  void finish_output(Batch&, const UnitGradients& gradients) override {
     total_ = sums_.total();
     if (!F::LEARNS) return;
     double learned = 0;
@@ -143,9 +158,9 @@ class Elementwise : public Unit {
 
   InputSums input_sums() const override { return {total_, total_ + width_}; }
 
-  void backward3(const Batch& batch, int, View, int count, View kept, View, View du, float*) const override {
+  void backward_input(const Batch& batch, const Pixels& at, View, View kept, View, View du, float*) const override {
     for (int b = 0; b < batch.x.shape.blocks(); ++b)
-      for (int p = 0; p < count; ++p) store(du.at(b, p), load(kept.at(b, p)));
+      for (int p = 0; p < at.count; ++p) store(du.at(b, p), load(kept.at(b, p)));
   }
 
  private:

@@ -28,6 +28,14 @@ class Ending {
   virtual void image_gradients(int, int, float*) const {}
 };
 
+// Computes the gradient of a blocked map image by image where it is needed, so that no map of gradients travels to memory.
+class GradientSource {
+ public:
+  virtual ~GradientSource() = default;
+  virtual size_t source_floats() const = 0;  // that a thread needs
+  virtual void gradient(int group, int image, View to, float* floats) const = 0;
+};
+
 // y as it is, in the layout of `out`.
 class Plain : public Ending {
  public:

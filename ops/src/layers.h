@@ -46,7 +46,9 @@ struct UnitOperator {
     const NormGradients of_norm = has_norm ? gradients.norm() : NormGradients();
     const UnitGradients of_unit = unit->gradients(gradients);
     Plain ending(Tensor{dout, x.shape, false});
-    region(attributes, arena).backward(ending, kept, dx, of_norm, of_unit, [](int, int) {});
+    Region all = region(attributes, arena);
+    all.backward_sums(ending, kept, of_norm, of_unit);
+    all.backward_input(dx, [](int, int) {});
   }
 };
 
@@ -122,7 +124,9 @@ struct HeadOperator {
     const NormGradients of_norm = gradients.norm();
     const UnitGradients of_unit = unit->gradients(gradients);
     Pool ending(dout, x.shape);
-    region(attributes, arena).backward(ending, kept, dx, of_norm, of_unit, [](int, int) {});
+    Region all = region(attributes, arena);
+    all.backward_sums(ending, kept, of_norm, of_unit);
+    all.backward_input(dx, [](int, int) {});
   }
 };
 

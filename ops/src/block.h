@@ -116,8 +116,8 @@ struct BlockOperator {
     const RefinementGradients of_refinement(*refinement, gradients);
     float* of_downsample = downsample ? gradients.next() : nullptr;
 
-    // From the back: each part sums over the batch what its arrays and the next part need, and gives the gradient of its
-    // input image by image to the convolution before it.
+    // From the back: each part sums over the batch what its arrays and the next part need, and gives the gradient of
+    // its input image by image to the convolution before it.
     const Tensor gradient = map(dout), h = map(saved.h), y = map(saved.y);
     const auto gate = refinement->gate_between(y, gradient, settings, nullptr, arena);
     std::unique_ptr<Region> local;
@@ -136,7 +136,7 @@ struct BlockOperator {
     if (gate) gate->finish_backward(of_refinement.gate);
 
     Region start = first(settings, arena);
-    const auto ending1 = convolution(conv1, x.shape, Tensor{nullptr, out_shape, true}, stride, {nullptr, nullptr, &last});
+    const auto ending1 = convolution(conv1, x.shape, map(nullptr), stride, {nullptr, nullptr, &last});
     start.backward_sums(*ending1, saved.first, of_norm1, of_unit1);
     ending1->write_gradient(of_conv1);
     const ShortcutGradient past(shortcut(arena), gradient, dx, of_downsample, arena);

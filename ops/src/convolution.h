@@ -1,5 +1,5 @@
-// The 3x3 convolution behind a unit, with what follows it in a block: padding 1, channels in multiples of 16. With stride
-// 1 it is computed by minimal filtering, else directly.
+// The 3x3 convolution behind a unit, with what follows it in a block: padding 1, channels in multiples of 16. With
+// stride 1 it is computed by minimal filtering, else directly.
 #pragma once
 #include <memory>
 

@@ -50,7 +50,9 @@ class Plain : public Ending {
   }
   void put(int image, int first, int count, View y, float*) const override { out_.wrote(image, first, count, y); }
   void finish(int, float*) const override {}
-  View gradient(int, int image, float* floats) const override { return out_.read(image, 0, out_.shape.pixels(), floats); }
+  View gradient(int, int image, float* floats) const override {
+    return out_.read(image, 0, out_.shape.pixels(), floats);
+  }
 
  private:
   Tensor out_;  // in the backward pass its gradient

@@ -1,5 +1,5 @@
-// Refinements that weigh each channel of a whole image: SE [Hu et al. 2018] and gather-excite [Hu et al. 2018b]. For each
-// image and channel of a map y, p being its pixels:
+// Refinements that weigh each channel of a whole image: SE [Hu et al. 2018] and gather-excite [Hu et al. 2018b]. For
+// each image and channel of a map y, p being its pixels:
 //
 //   s = sum over p of y_p w_p                gather: w_p = 1 / pixels, or learned
 //   m = s, or BN(s) where w is learned       BN over the images of the batch
@@ -126,7 +126,8 @@ class GatherExcite : public GradientSource {
       gradients.norm.beta[c] = static_cast<float>(beta_gradient_[c]);
       for (int p = 0; p < pixels; ++p) {
         double total = 0;
-        for (int group = 0; group < groups_of(images_); ++group) total += partial_[group * weights_size() + place(c, p)];
+        for (int group = 0; group < groups_of(images_); ++group)
+          total += partial_[group * weights_size() + place(c, p)];
         gradients.gather[c * pixels + p] = static_cast<float>(total);
       }
     }

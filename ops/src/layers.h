@@ -1,5 +1,5 @@
-// The operators: each reads its arrays (with or without addresses), and says the shape of its output and how many floats
-// it keeps from the forward pass to the backward pass of a training step.
+// The operators: each reads its arrays (with or without addresses), and says the shape of its output and how many
+// floats it keeps from the forward pass to the backward pass of a training step.
 #pragma once
 #include "block.h"
 #include "stem.h"

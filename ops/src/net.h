@@ -165,7 +165,8 @@ class PreparedNet {
         const Tensor y = map(block.out_shape, 3);
         gates_.push_back(refinement.gate_between(y, out, norm, &added, arena_));
         if (gates_.back()) gates_.back()->infer();
-        add(block.second(h, norm, arena_), convolution(block.conv2, block.out_shape, y, 1, {nullptr, gates_.back().get()}));
+        add(block.second(h, norm, arena_),
+            convolution(block.conv2, block.out_shape, y, 1, {nullptr, gates_.back().get()}));
         if (refinement.kind.local)
           add(refinement.region(y, norm, arena_), std::unique_ptr<Ending>(new Added(out, added)));
       } else {

@@ -59,8 +59,8 @@ class Region : public GradientSource {
     infer_image(ending, n, buffers);
   }
 
-  // Writes the gradients of the norm's and the unit's arrays; the ending keeps its own. Then dx can be asked for, image by
-  // image.
+  // Writes the gradients of the norm's and the unit's arrays; the ending keeps its own. Then dx can be asked for, image
+  // by image.
   void backward_sums(Ending& ending, const float* saved, const NormGradients& norm_gradients,
                      const UnitGradients& unit_gradients) {
     const Shape& shape = batch_.x.shape;
@@ -153,7 +153,8 @@ class Region : public GradientSource {
   // dx of a tile: du through the norm, gamma / sigma (du - mean of du - xhat times mean of du xhat).
   void input_gradient(const Pixels& at, View to, float* buffer, float* floats) const {
     const View x = batch_.x.read(at.image, at.first, at.count, buffer);
-    unit_->backward_input(batch_, at, x, part(kept_a_, at.image, at.first), part(kept_b_, at.image, at.first), to, floats);
+    unit_->backward_input(batch_, at, x, part(kept_a_, at.image, at.first), part(kept_b_, at.image, at.first), to,
+                          floats);
     for (int b = 0; batch_.has_norm && b < batch_.x.shape.blocks(); ++b) {
       const V mean = load(du_mean_ + b * LANES), with_hat = load(du_hat_mean_ + b * LANES);
       const V scale = load(batch_.norm.scale + b * LANES);

@@ -46,7 +46,7 @@ int main(int count, char**) {
 
   const Shape shape{1, 16, 8, 8};
   const std::vector<float> weight(16 * 16 * 9);
-  const auto ending = convolution(weight.data(), shape, Tensor{nullptr, shape, true}, 1);
+  const auto ending = convolution(weight.data(), shape, Tensor{nullptr, shape, true}, 1, {});
   caught = false;
   try {
     ending->image_floats(false);

@@ -92,8 +92,8 @@ class Arrays {
 
   float* next_any() { return peek(), data_[next_++]; }
 
-  // The channels between two 1x1 convolutions, from the first weight, which comes next. They are at most the outer ones,
-  // whose memory a tile of the inner layer takes.
+  // The channels between two 1x1 convolutions, from the first weight, which comes next. They are at most the outer
+  // ones, whose memory a tile of the inner layer takes.
   int peek_inner(const std::string& which, int channels) const {
     const unsigned c = static_cast<unsigned>(channels), inner = peek().empty() ? 0 : peek()[0];
     if (inner == 0 || inner > c)

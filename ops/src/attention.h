@@ -41,7 +41,7 @@ class ATAC : public PointwisePair {
 
   // e = dy sigmoid(v) is the part of du that goes past the gate, dv the gradient of v.
   void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View e, View dv,
-                 float* floats) override {
+                       float* floats) override {
     const Tile tile = tile_at(floats, batch.x.shape);
     both_layers(batch, x, at.count, tile);
     const int channels = padded(s_.channels);
@@ -121,7 +121,8 @@ class ATAC : public PointwisePair {
 
   InputSums input_sums() const override { return input_; }
 
-  void backward_input(const Batch& batch, const Pixels& at, View x, View e, View dw, View du, float* floats) const override {
+  void backward_input(const Batch& batch, const Pixels& at, View x, View e, View dw, View du,
+                      float* floats) const override {
     const Tile tile = tile_at(floats, batch.x.shape);
     first_layer(batch, x, at.count, tile);
     back_to_input(at.count, dw, tile, du, e);

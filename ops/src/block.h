@@ -90,14 +90,14 @@ struct BlockOperator {
     const Kept saved(*this, kept);
     const Tensor h = map(saved.h), y = map(saved.y), result = map(out);
     const Shortcut added = shortcut(arena);
-    first(settings, arena).train(*convolution(conv1, x.shape, h, stride), saved.first);
+    first(settings, arena).train(*convolution(conv1, x.shape, h, stride, {}), saved.first);
     if (!refinement->present()) {
-      second(h, settings, arena).train(*convolution(conv2, result, &added, nullptr), saved.second);
+      second(h, settings, arena).train(*convolution(conv2, out_shape, result, 1, {&added}), saved.second);
       return;
     }
     const auto gate = refinement->gate_between(y, result, settings, &added, arena);
     if (gate) gate->train(saved.refinement);
-    second(h, settings, arena).train(*convolution(conv2, y, nullptr, gate.get()), saved.second);
+    second(h, settings, arena).train(*convolution(conv2, out_shape, y, 1, {nullptr, gate.get()}), saved.second);
     if (gate) return;
     Added ending(result, added);
     refinement->region(y, settings, arena).train(ending, saved.refinement);
@@ -115,30 +115,32 @@ struct BlockOperator {
     float* of_conv2 = gradients.next();
     const RefinementGradients of_refinement(*refinement, gradients);
     float* of_downsample = downsample ? gradients.next() : nullptr;
-    const auto nothing_after = [](int, int) {};
 
+    // From the back: each part sums over the batch what its arrays and the next part need, and gives the gradient of
+    // its input image by image to the convolution before it.
     const Tensor gradient = map(dout), h = map(saved.h), y = map(saved.y);
-    Tensor dy = gradient;
-    if (refinement->kind.local) {
-      dy = map(arena.take<float>(map_size()));
-      Plain ending(gradient);
-      refinement->region(y, settings, arena)
-          .backward(ending, saved.refinement, dy, NormGradients(), of_refinement.unit, nothing_after);
-    }
     const auto gate = refinement->gate_between(y, gradient, settings, nullptr, arena);
+    std::unique_ptr<Region> local;
     if (gate) gate->start_backward(saved.refinement);
+    if (refinement->kind.local) {
+      Plain ending(gradient);
+      local.reset(new Region(refinement->region(y, settings, arena)));
+      local->backward_sums(ending, saved.refinement, NormGradients(), of_refinement.unit);
+    }
+    const GradientSource* of_y = gate ? gate.get() : static_cast<GradientSource*>(local.get());
 
-    const Tensor dh = map(arena.take<float>(map_size()));
-    const auto ending2 = convolution(conv2, dy, nullptr, gate.get());
-    second(h, settings, arena).backward(*ending2, saved.second, dh, of_norm2, of_unit2, nothing_after);
+    Region last = second(h, settings, arena);
+    const auto ending2 = convolution(conv2, out_shape, gradient, 1, {nullptr, nullptr, of_y});
+    last.backward_sums(*ending2, saved.second, of_norm2, of_unit2);
     ending2->write_gradient(of_conv2);
     if (gate) gate->finish_backward(of_refinement.gate);
 
-    const auto ending1 = convolution(conv1, x.shape, dh, stride);
-    const ShortcutGradient past(shortcut(arena), gradient, dx, of_downsample, arena);
-    first(settings, arena)
-        .backward(*ending1, saved.first, dx, of_norm1, of_unit1, [&](int group, int n) { past.image(group, n); });
+    Region start = first(settings, arena);
+    const auto ending1 = convolution(conv1, x.shape, map(nullptr), stride, {nullptr, nullptr, &last});
+    start.backward_sums(*ending1, saved.first, of_norm1, of_unit1);
     ending1->write_gradient(of_conv1);
+    const ShortcutGradient past(shortcut(arena), gradient, dx, of_downsample, arena);
+    start.backward_input(dx, [&](int group, int n) { past.image(group, n); });
     past.finish();
   }
 };

@@ -1,5 +1,5 @@
-// The 3x3 convolution behind a unit, with what follows it in a block: padding 1, channels in multiples of 16. With stride 1 it is
-// computed by minimal filtering, else directly.
+// The 3x3 convolution behind a unit, with what follows it in a block: padding 1, channels in multiples of 16. With
+// stride 1 it is computed by minimal filtering, else directly.
 #pragma once
 #include <memory>
 
@@ -9,14 +9,23 @@
 
 namespace atac {
 
+// What stands behind a convolution; nullptr for what does not.
+struct Behind {
+  const Shortcut* shortcut = nullptr;  // forward: added to the output
+  GatherExcite* gate = nullptr;        // forward: takes the output
+  const GradientSource* source = nullptr;  // backward: gives the output's gradient, of which there is no map then
+};
+
 class Convolution : public Ending {
  public:
-  // shortcut: what is added to the output. gate: what takes the output instead. Each is nullptr for none. In the backward
-  // pass `out` is the output's gradient, which a gate computes instead, and there is no shortcut.
-  Convolution(const float* weight, const Shape& in, const Tensor& out, const Shortcut* shortcut, GatherExcite* gate)
-      : weight_(weight), in_(in), out_(out), in_frame_(in), out_frame_(out.shape), shortcut_(shortcut), gate_(gate) {}
+  // In the backward pass `out` is the output's gradient; with a source only its shape counts.
+  Convolution(const float* weight, const Shape& in, const Tensor& out, const Behind& behind)
+      : weight_(weight), in_(in), out_(out), in_frame_(in), out_frame_(out.shape), behind_(behind) {}
 
-  size_t image_floats(bool backward) const override { return own_offset(backward) + own_floats(backward); }
+  size_t image_floats(bool backward) const override {
+    const bool source = backward && behind_.source;
+    return own_offset(backward) + own_floats(backward) + (source ? map_floats() + behind_.source->source_floats() : 0);
+  }
 
   // The borders stay zero from here on.
   void start(float* floats) const override {
@@ -34,13 +43,13 @@ class Convolution : public Ending {
 
   void finish(int image, float* floats) const override {
     const View out = out_.view(image);
-    forward(floats, out, shortcut_ ? shortcut_->forward(image, out_.shape, out) : View{nullptr, 0},
+    forward(floats, out, behind_.shortcut ? behind_.shortcut->forward(image, out_.shape, out) : View{nullptr, 0},
             floats + own_offset(false));
-    if (gate_) gate_->image(image);
+    if (behind_.gate) behind_.gate->image(image);
   }
 
   void finish_forward() override {
-    if (gate_) gate_->finish();
+    if (behind_.gate) behind_.gate->finish();
   }
 
   bool wants_output() const override { return true; }
@@ -53,8 +62,8 @@ class Convolution : public Ending {
   View gradient(int group, int image, float* floats) const override {
     float* framed = floats + in_floats();
     const View dy{framed + out_floats(), static_cast<ptrdiff_t>(in_.pixels()) * LANES};
-    if (gate_) gate_->backward(group, image, dy);  // in dy's place for the time being: with stride 1 both have one shape
-    out_frame_.put(gate_ ? dy : out_.view(image), out_.shape.blocks(), 0, out_.shape.pixels(), framed);
+    out_frame_.put(output_gradient(group, image, floats + own_offset(true) + own_floats(true)), out_.shape.blocks(), 0,
+                   out_.shape.pixels(), framed);
     input_gradient(framed, dy, floats + own_offset(true));
     return dy;
   }
@@ -113,14 +122,20 @@ class Convolution : public Ending {
  private:
   size_t in_floats() const { return static_cast<size_t>(in_frame_.plane()) * in_.blocks(); }
   size_t out_floats() const { return static_cast<size_t>(out_frame_.plane()) * out_.shape.blocks(); }
+  size_t map_floats() const { return static_cast<size_t>(out_.shape.channels) * out_.shape.pixels(); }
   size_t own_offset(bool backward) const {
     if (!backward) return in_floats();
     return in_floats() + out_floats() + static_cast<size_t>(in_.pixels()) * LANES * in_.blocks();
   }
+  View output_gradient(int group, int image, float* floats) const {
+    if (!behind_.source) return out_.view(image);
+    const View found{floats, static_cast<ptrdiff_t>(out_.shape.pixels()) * LANES};
+    behind_.source->gradient(group, image, found, floats + map_floats());
+    return found;
+  }
   float* gradient_of(int group) const { return partial_ + group * gradient_size(); }
 
-  const Shortcut* shortcut_;
-  GatherExcite* gate_;
+  Behind behind_;
   bool backward_ = false;
   float* partial_ = nullptr;
 };
@@ -128,8 +143,8 @@ class Convolution : public Ending {
 // Tap by tap, at any stride.
 class DirectConvolution : public Convolution {
  public:
-  DirectConvolution(const float* weight, const Shape& in, const Tensor& out, int stride)
-      : Convolution(weight, in, out, nullptr, nullptr), stride_(stride) {}
+  DirectConvolution(const float* weight, const Shape& in, const Tensor& out, int stride, const Behind& behind)
+      : Convolution(weight, in, out, behind), stride_(stride) {}
 
   void start_forward(Arena& arena) override {
     forward_ = Packed(out_.shape.channels, 9 * in_.blocks(), LANES, LANES, arena);
@@ -282,16 +297,10 @@ class FilteredConvolution : public Convolution {
   Filter filter_;
 };
 
-// A block's first convolution.
-inline std::unique_ptr<Convolution> convolution(const float* weight, const Shape& in, const Tensor& out, int stride) {
-  if (stride == 1) return std::unique_ptr<Convolution>(new FilteredConvolution(weight, in, out, nullptr, nullptr));
-  return std::unique_ptr<Convolution>(new DirectConvolution(weight, in, out, stride));
-}
-
-// A block's second convolution.
-inline std::unique_ptr<Convolution> convolution(const float* weight, const Tensor& out, const Shortcut* shortcut,
-                                                GatherExcite* gate) {
-  return std::unique_ptr<Convolution>(new FilteredConvolution(weight, out.shape, out, shortcut, gate));
+inline std::unique_ptr<Convolution> convolution(const float* weight, const Shape& in, const Tensor& out, int stride,
+                                                const Behind& behind) {
+  if (stride == 1) return std::unique_ptr<Convolution>(new FilteredConvolution(weight, in, out, behind));
+  return std::unique_ptr<Convolution>(new DirectConvolution(weight, in, out, stride, behind));
 }
 
 }  // namespace atac

@@ -7,8 +7,8 @@ namespace atac {
 
 namespace detail {
 
-// `PIXELS` pixels of a row: out = init + sum over taps of the frame's vectors and the weights'. The frame is at the first
-// tap of the first pixel.
+// `PIXELS` pixels of a row: out = init + sum over taps of the frame's vectors times the weights'. The frame is at the
+// first tap of the first pixel.
 template <int PIXELS>
 inline void depthwise(const float* frame, ptrdiff_t line, const float* weights, ptrdiff_t weights_line, int rows,
                       int columns, V init, float* out) {

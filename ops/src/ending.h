@@ -28,6 +28,14 @@ class Ending {
   virtual void image_gradients(int, int, float*) const {}
 };
 
+// Computes the gradient of a blocked map image by image where it is needed, so that no map of gradients travels to memory.
+class GradientSource {
+ public:
+  virtual ~GradientSource() = default;
+  virtual size_t source_floats() const = 0;  // that a thread needs
+  virtual void gradient(int group, int image, View to, float* floats) const = 0;
+};
+
 // y as it is, in the layout of `out`.
 class Plain : public Ending {
  public:
@@ -42,7 +50,9 @@ class Plain : public Ending {
   }
   void put(int image, int first, int count, View y, float*) const override { out_.wrote(image, first, count, y); }
   void finish(int, float*) const override {}
-  View gradient(int, int image, float* floats) const override { return out_.read(image, 0, out_.shape.pixels(), floats); }
+  View gradient(int, int image, float* floats) const override {
+    return out_.read(image, 0, out_.shape.pixels(), floats);
+  }
 
  private:
   Tensor out_;  // in the backward pass its gradient

@@ -1,5 +1,5 @@
-// Refinements that weigh each channel of a whole image: SE [Hu et al. 2018] and gather-excite [Hu et al. 2018b]. For each
-// image and channel of a map y, p being its pixels:
+// Refinements that weigh each channel of a whole image: SE [Hu et al. 2018] and gather-excite [Hu et al. 2018b]. For
+// each image and channel of a map y, p being its pixels:
 //
 //   s = sum over p of y_p w_p                gather: w_p = 1 / pixels, or learned
 //   m = s, or BN(s) where w is learned       BN over the images of the batch
@@ -31,7 +31,7 @@ struct GateGradients {
   float *weight1 = nullptr, *bias1 = nullptr, *weight2 = nullptr, *bias2 = nullptr;
 };
 
-class GatherExcite {
+class GatherExcite : public GradientSource {
  public:
   // inner: channels between the two layers, 0 for no layers. In the backward pass `out` is the output's gradient, and
   // there is no shortcut.
@@ -76,7 +76,7 @@ class GatherExcite {
     each_image(images_, [] { return 0; }, [&](int, int, int n) { add(n); });
   }
 
-  // ---- Backward: `start`, `backward` for each image, `finish_backward`.
+  // ---- Backward: `start_backward`, `gradient` for each image, `finish_backward`.
 
   void start_backward(float* saved) {
     gathered_ = saved;
@@ -90,8 +90,10 @@ class GatherExcite {
     through_norm();
   }
 
+  size_t source_floats() const override { return 0; }
+
   // dy of an image.
-  void backward(int group, int n, View dy) const {
+  void gradient(int group, int n, View dy, float*) const override {
     if (!arrays_.gather) gate_gradient(n);
     const Shape& shape = y_.shape;
     const View d = out_.view(n), y = y_.view(n);
@@ -124,7 +126,8 @@ class GatherExcite {
       gradients.norm.beta[c] = static_cast<float>(beta_gradient_[c]);
       for (int p = 0; p < pixels; ++p) {
         double total = 0;
-        for (int group = 0; group < groups_of(images_); ++group) total += partial_[group * weights_size() + place(c, p)];
+        for (int group = 0; group < groups_of(images_); ++group)
+          total += partial_[group * weights_size() + place(c, p)];
         gradients.gather[c * pixels + p] = static_cast<float>(total);
       }
     }

@@ -1,5 +1,5 @@
-// The operators: each reads its arrays (with or without addresses), and says the shape of its output and how many floats
-// it keeps from the forward pass to the backward pass of a training step.
+// The operators: each reads its arrays (with or without addresses), and says the shape of its output and how many
+// floats it keeps from the forward pass to the backward pass of a training step.
 #pragma once
 #include "block.h"
 #include "stem.h"
@@ -46,7 +46,9 @@ struct UnitOperator {
     const NormGradients of_norm = has_norm ? gradients.norm() : NormGradients();
     const UnitGradients of_unit = unit->gradients(gradients);
     Plain ending(Tensor{dout, x.shape, false});
-    region(attributes, arena).backward(ending, kept, dx, of_norm, of_unit, [](int, int) {});
+    Region all = region(attributes, arena);
+    all.backward_sums(ending, kept, of_norm, of_unit);
+    all.backward_input(dx, [](int, int) {});
   }
 };
 
@@ -122,7 +124,9 @@ struct HeadOperator {
     const NormGradients of_norm = gradients.norm();
     const UnitGradients of_unit = unit->gradients(gradients);
     Pool ending(dout, x.shape);
-    region(attributes, arena).backward(ending, kept, dx, of_norm, of_unit, [](int, int) {});
+    Region all = region(attributes, arena);
+    all.backward_sums(ending, kept, of_norm, of_unit);
+    all.backward_input(dx, [](int, int) {});
   }
 };
 

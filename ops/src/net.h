@@ -160,16 +160,17 @@ class PreparedNet {
       shortcuts_.emplace_back(new Shortcut(block.shortcut(arena_)));
       const Shortcut& added = *shortcuts_.back();
       const Refinement& refinement = *block.refinement;
-      add(block.first(norm, arena_), convolution(block.conv1, x.shape, h, block.stride));
+      add(block.first(norm, arena_), convolution(block.conv1, x.shape, h, block.stride, {}));
       if (refinement.present()) {
         const Tensor y = map(block.out_shape, 3);
         gates_.push_back(refinement.gate_between(y, out, norm, &added, arena_));
         if (gates_.back()) gates_.back()->infer();
-        add(block.second(h, norm, arena_), convolution(block.conv2, y, nullptr, gates_.back().get()));
+        add(block.second(h, norm, arena_),
+            convolution(block.conv2, block.out_shape, y, 1, {nullptr, gates_.back().get()}));
         if (refinement.kind.local)
           add(refinement.region(y, norm, arena_), std::unique_ptr<Ending>(new Added(out, added)));
       } else {
-        add(block.second(h, norm, arena_), convolution(block.conv2, out, &added, nullptr));
+        add(block.second(h, norm, arena_), convolution(block.conv2, block.out_shape, out, 1, {&added}));
       }
       x = out;
     }

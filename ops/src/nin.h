@@ -29,7 +29,7 @@ class NiN : public PointwisePair {
   }
 
   void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View, View dv,
-                 float* floats) override {
+                       float* floats) override {
     const Tile tile = tile_at(floats, batch.x.shape);
     both_layers(batch, x, at.count, tile);
     const int channels = padded(s_.channels);
@@ -113,7 +113,8 @@ class NiN : public PointwisePair {
 
   InputSums input_sums() const override { return input_; }
 
-  void backward_input(const Batch& batch, const Pixels& at, View x, View, View dw, View du, float* floats) const override {
+  void backward_input(const Batch& batch, const Pixels& at, View x, View, View dw, View du,
+                      float* floats) const override {
     const Tile tile = tile_at(floats, batch.x.shape);
     first_layer(batch, x, at.count, tile);
     back_to_input(at.count, dw, tile, du);

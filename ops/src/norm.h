@@ -166,8 +166,8 @@ Moments moments(const Tensor& from, int channels, const float* shift, bool pairs
   return found;
 }
 
-// Mean and variance of each channel of a map that is made image by image: those of an image while it is in the cache, the
-// squares around its own mean, then those of all.
+// Mean and variance of each channel of a map that is made image by image: those of an image while it is in the cache,
+// the squares around its own mean, then those of all.
 class MomentsOfImages {
  public:
   MomentsOfImages(const Shape& map, Arena& arena)

@@ -2,7 +2,7 @@
 //
 //   atac_unit   (N, C, H, W) -> the same: [BatchNorm,] unit
 //   atac_stem   (N, C, H, W) -> blocks: BatchNorm that learns nothing, 3x3 convolution
-//   atac_block  blocks -> blocks: a residual block, twice BatchNorm, unit, 3x3 convolution; then `refine`, plus the shortcut
+//   atac_block  blocks -> blocks: a residual block, twice BatchNorm, unit, 3x3 convolution; `refine`; plus the shortcut
 //   atac_head   blocks -> (N, C): BatchNorm, unit, global average pool
 //
 // In inference they use the running statistics, with the normalizations folded into the layers:
@@ -12,11 +12,11 @@
 //                        (net.h). With `shapes` all arrays lie in one, and what follows from them is kept until MXNet
 //                        changes it; without, every batch starts anew
 //
-// "Blocks" are (N, C/16, H, W, 16). Attributes: unit (unit1 and unit2 of a block), stride, norm,
-// downsample, epsilon, momentum, input_gradient (1: the stem's backward pass finds that of x, else it is 0). A
-// unit is a name and its numbers: "atac 1" and "seactivation 1" (1: with the inner ReLU), "nin", "xunit", "relu", "identity",
-// "leakyrelu 0.1", "prelu", "elu 1", "selu", "gelu", "swish 1". What a block may `refine` its branch with stands in
-// refinement.h. The arrays follow x in the order of the data flow.
+// "Blocks" are (N, C/16, H, W, 16). Attributes: unit (unit1 and unit2 of a block), stride, norm, downsample, refine,
+// epsilon, momentum, input_gradient (1: the stem's backward pass finds that of x, else it is 0). A unit is a name and its
+// numbers: "atac 1" and "seactivation 1" (1: with the inner ReLU), "nin", "xunit", "relu", "identity", "leakyrelu 0.1",
+// "prelu", "elu 1", "selu", "gelu", "swish 1" (units.h). refinement.h says what `refine` may be. The arrays follow x in
+// the order of the data flow.
 #if !defined(__GNUC__) || defined(__clang__) || __GNUC__ < 9
 #error "the operators need GCC 9 or newer: other compilers round differently and bring an OpenMP beside MXNet's own"
 #endif
@@ -157,7 +157,8 @@ class Training : public mxnet::ext::CustomStatefulOp, public Declared<Operator> 
     return guarded([&] {
       workspace().reset();
       const Operator found = Training::read(attributes_, inputs->cbegin() + 1, inputs->cend() - 1);
-      if (!data_ || found.kept_size() != size_) throw Fault("a backward pass needs the forward pass of its arrays before it");
+      if (!data_ || found.kept_size() != size_)
+        throw Fault("a backward pass needs the forward pass of its arrays before it");
       Gradients gradients(*outputs);
       found.backward(attributes_, static_cast<float*>(inputs->at(0).data_ptr), data_, gradients, workspace());
     });

@@ -1,5 +1,6 @@
-// What stands between a block's second convolution and the addition of its shortcut: "none"; "se", "theta_minus", "theta"
-// or "theta_plus", which gate whole images (gather_excite.h); or "atac 1", LocalSE, ATAC's unit without a BatchNorm before.
+// What stands between a block's second convolution and the addition of its shortcut: "none"; "se", "theta_minus",
+// "theta" or "theta_plus", which gate whole images (gather_excite.h); or "atac 1", LocalSE, which is ATAC's unit without
+// a BatchNorm before it.
 #pragma once
 #include "gather_excite.h"
 #include "region.h"

@@ -5,7 +5,7 @@
 
 namespace atac {
 
-class Region {
+class Region : public GradientSource {
  public:
   Region(const Tensor& x, bool has_norm, const NormArrays& norm, const NormSettings& settings,
          std::unique_ptr<Unit> unit, Arena& arena)
@@ -59,20 +59,20 @@ class Region {
     infer_image(ending, n, buffers);
   }
 
-  // Writes dx and the gradients of the norm's and the unit's arrays; the ending keeps its own. after_image(group,
-  // image) is called when dx of an image is complete, in the thread that wrote it.
-  template <class F>
-  void backward(Ending& ending, const float* saved, const Tensor& dx, const NormGradients& norm_gradients,
-                const UnitGradients& unit_gradients, F after_image) {
+  // Writes the gradients of the norm's and the unit's arrays; the ending keeps its own. Then dx can be asked for, image
+  // by image.
+  void backward_sums(Ending& ending, const float* saved, const NormGradients& norm_gradients,
+                     const UnitGradients& unit_gradients) {
     const Shape& shape = batch_.x.shape;
-    const int channels = shape.channels, blocks = shape.blocks();
+    const int channels = shape.channels;
     Arena& arena = batch_.arena;
     for (int c = 0; c < channels; ++c)
       batch_.has_norm ? batch_.norm.set(c, saved[c], saved[channels + c]) : use_none(c, saved[c]);
     unit_->restore(batch_, saved + 2 * channels);
     unit_->start_backward(batch_);
     ending.start_backward(arena);
-    const Tensor kept_a = blocked_like(shape, true), kept_b = blocked_like(shape, unit_->has_second_pass());
+    kept_a_ = blocked_like(shape, true);
+    kept_b_ = blocked_like(shape, unit_->has_second_pass());
 
     const auto prepare = [&] { return Buffers(*unit_, shape, ending.image_floats(true)); };
     each_image(
@@ -88,7 +88,7 @@ class Region {
             const View x = batch_.x.read(n, first, count, buffers.x);
             const View y{ending.wants_output() ? buffers.y : nullptr, static_cast<ptrdiff_t>(count) * LANES};
             unit_->backward_output(batch_, Pixels{group, n, first, count}, x, View{dy.at(0, first), dy.plane}, y,
-                             part(kept_a, n, first), part(kept_b, n, first), buffers.unit);
+                                   part(kept_a_, n, first), part(kept_b_, n, first), buffers.unit);
             if (ending.wants_output()) ending.put(n, first, count, y, buffers.image);
           });
           ending.image_gradients(group, n, buffers.image);
@@ -97,38 +97,42 @@ class Region {
 
     if (unit_->has_second_pass()) {
       each_image(shape.images, prepare, [&](Buffers& buffers, int group, int n) {
-        unit_->backward_inner_of_image(batch_, group, n, part(kept_b, n, 0), buffers.x, buffers.unit);
+        unit_->backward_inner_of_image(batch_, group, n, part(kept_b_, n, 0), buffers.x, buffers.unit);
       });
       unit_->finish_inner(batch_, unit_gradients);
     }
 
-    // Through the norm: dx = gamma / sigma (du - mean of du - xhat times mean of du xhat).
     const InputSums sums = unit_->input_sums();
-    float* mean = arena.zeros<float>(padded(channels));
-    float* with_hat = arena.zeros<float>(padded(channels));
+    du_mean_ = arena.zeros<float>(padded(channels));
+    du_hat_mean_ = arena.zeros<float>(padded(channels));
     for (int c = 0; batch_.has_norm && c < channels; ++c) {
-      mean[c] = static_cast<float>(sums.du[c] / shape.count());
-      with_hat[c] = static_cast<float>(sums.du_hat[c] / shape.count());
+      du_mean_[c] = static_cast<float>(sums.du[c] / shape.count());
+      du_hat_mean_[c] = static_cast<float>(sums.du_hat[c] / shape.count());
       if (norm_gradients.beta) norm_gradients.beta[c] = static_cast<float>(sums.du[c]);
       if (norm_gradients.gamma) norm_gradients.gamma[c] = static_cast<float>(sums.du_hat[c]);
     }
-    each_image(shape.images, prepare, [&](Buffers& buffers, int group, int n) {
+  }
+
+  // After backward_sums: writes dx. after_image(group, image) is called when an image's is complete, in the thread that
+  // wrote it.
+  template <class F>
+  void backward_input(const Tensor& dx, F after_image) const {
+    const Shape& shape = batch_.x.shape;
+    each_image(shape.images, [&] { return Buffers(*unit_, shape, 0); }, [&](Buffers& buffers, int group, int n) {
       each_tile(shape, [&](int first, int count) {
-        const View x = batch_.x.read(n, first, count, buffers.x);
         const View to = dx.target(n, first, count, buffers.y);
-        unit_->backward_input(batch_, Pixels{group, n, first, count}, x, part(kept_a, n, first), part(kept_b, n, first), to,
-                         buffers.unit);
-        if (batch_.has_norm)
-          for (int b = 0; b < blocks; ++b) {
-            const V m = load(mean + b * LANES), h = load(with_hat + b * LANES);
-            const V s = load(batch_.norm.scale + b * LANES);
-            const auto hat_of = batch_.norm.normalized(b);
-            for (int p = 0; p < count; ++p)
-              store(to.at(b, p), s * (load(to.at(b, p)) - m - hat_of(load(x.at(b, p))) * h));
-          }
+        input_gradient(Pixels{group, n, first, count}, to, buffers.x, buffers.unit);
         dx.wrote(n, first, count, to);
       });
       after_image(group, n);
+    });
+  }
+
+  // The same for one image, where x is blocked.
+  size_t source_floats() const override { return unit_->tile_floats(batch_.x.shape); }
+  void gradient(int group, int image, View to, float* floats) const override {
+    each_tile(batch_.x.shape, [&](int first, int count) {
+      input_gradient(Pixels{group, image, first, count}, View{to.at(0, first), to.plane}, nullptr, floats);
     });
   }
 
@@ -145,6 +149,20 @@ class Region {
       image = scratch().take<float>(image_floats);
     }
   };
+
+  // dx of a tile: du through the norm, gamma / sigma (du - mean of du - xhat times mean of du xhat).
+  void input_gradient(const Pixels& at, View to, float* buffer, float* floats) const {
+    const View x = batch_.x.read(at.image, at.first, at.count, buffer);
+    unit_->backward_input(batch_, at, x, part(kept_a_, at.image, at.first), part(kept_b_, at.image, at.first), to,
+                          floats);
+    for (int b = 0; batch_.has_norm && b < batch_.x.shape.blocks(); ++b) {
+      const V mean = load(du_mean_ + b * LANES), with_hat = load(du_hat_mean_ + b * LANES);
+      const V scale = load(batch_.norm.scale + b * LANES);
+      const auto hat_of = batch_.norm.normalized(b);
+      for (int p = 0; p < at.count; ++p)
+        store(to.at(b, p), scale * (load(to.at(b, p)) - mean - hat_of(load(x.at(b, p))) * with_hat));
+    }
+  }
 
   void infer_image(const Ending& ending, int n, const Buffers& buffers) const {
     unit_->look(batch_, n, buffers.x, buffers.unit);
@@ -194,6 +212,8 @@ class Region {
 
   Batch batch_;
   std::unique_ptr<Unit> unit_;
+  Tensor kept_a_, kept_b_;
+  float *du_mean_ = nullptr, *du_hat_mean_ = nullptr;
 };
 
 }  // namespace atac

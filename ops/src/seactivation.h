@@ -1,5 +1,5 @@
-// SEActivation: ATAC's gate on the mean over each image (after a global average pool): one row an image, so that its own
-// layers are small and computed in double precision.
+// SEActivation: ATAC's gate on the mean over each image (after a global average pool): one row an image, so that its
+// own layers are small and computed in double precision.
 #pragma once
 #include "pointwise.h"
 
@@ -72,7 +72,7 @@ class SEActivation : public Unit {
   }
 
   void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View e, View,
-                 float*) override {
+                       float*) override {
     const int width = padded(s_.channels);
     double* sum = sums_.of(at.group);
     for (int b = 0; b < width / LANES; ++b) {
@@ -109,8 +109,8 @@ class SEActivation : public Unit {
     double* da = weight_gradient(dz2, a_, images, channels, inner, arrays_.weight2, gradients.weight2, arena);
     if (s_.inner_relu)
       for (int i = 0; i < images * inner; ++i) da[i] = a_[i] > 0 ? da[i] : 0;
-    double* dz1 = norm_gradient(da, z1_, images, inner, arrays_.norm1, inverse1_, gradients.norm1.gamma, gradients.norm1.beta,
-                                arena);
+    double* dz1 = norm_gradient(da, z1_, images, inner, arrays_.norm1, inverse1_, gradients.norm1.gamma,
+                                gradients.norm1.beta, arena);
     double* ds = weight_gradient(dz1, u_, images, inner, channels, arrays_.weight1, gradients.weight1, arena);
     const double* sum = sums_.total();
     input_ = {arena.zeros<double>(width), arena.zeros<double>(width)};

@@ -73,17 +73,18 @@ class Unit {
 
   // Backward, first pass: dy is the gradient of y. Leaves in kept_a and kept_b what later passes read, and y if wanted.
   virtual void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View kept_a, View kept_b,
-                         float* floats) = 0;
+                               float* floats) = 0;
   virtual void start_backward(Batch& batch) = 0;
   virtual void finish_output(Batch& batch, const UnitGradients& gradients) = 0;
 
   // Second pass, where the unit has two normalizations whose sums depend on each other. Only such a unit has kept_b. It
   // takes an image (then buffer holds a tile of x), or tile by tile.
   virtual bool has_second_pass() const { return false; }
-  virtual void backward_inner_of_image(const Batch& batch, int group, int image, View kept_b, float* buffer, float* floats) {
+  virtual void backward_inner_of_image(const Batch& batch, int group, int image, View kept_b, float* buffer,
+                                       float* floats) {
     each_tile(batch.x.shape, [&](int first, int count) {
       backward_inner(batch, Pixels{group, image, first, count}, batch.x.read(image, first, count, buffer),
-                View{kept_b.at(0, first), kept_b.plane}, floats);
+                     View{kept_b.at(0, first), kept_b.plane}, floats);
     });
   }
   virtual void backward_inner(const Batch&, const Pixels&, View /*x*/, View /*kept_b*/, float* /*floats*/) {}
@@ -94,7 +95,7 @@ class Unit {
 
   // Last pass: du for a tile.
   virtual void backward_input(const Batch& batch, const Pixels& at, View x, View kept_a, View kept_b, View du,
-                         float* floats) const = 0;
+                              float* floats) const = 0;
 };
 
 // ---- Scalar activations
@@ -125,7 +126,8 @@ class Elementwise : public Unit {
     sums_ = Sums(2 * width_ + (F::LEARNS ? LANES : 0), batch.x.shape.images, batch.arena);
   }
 
-  void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View kept, View, float*) override {
+  void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View kept, View,
+                       float*) override {
     double* sum = sums_.of(at.group);
     V learned{};
     for (int b = 0; b < batch.x.shape.blocks(); ++b) {

@@ -94,7 +94,7 @@ class XUnit : public Unit {
 
   // e = dy exp(-v^2) is the part of du that goes past the gate, dv the gradient of v.
   void backward_output(const Batch& batch, const Pixels& at, View x, View dy, View y, View e, View dv,
-                 float* floats) override {
+                       float* floats) override {
     const View d = d_at(batch, at, floats);
     const int width = padded(channels_);
     double* sum = sums1_.of(at.group);
@@ -135,7 +135,8 @@ class XUnit : public Unit {
   }
 
   // Replaces dv by dw.
-  void backward_inner_of_image(const Batch& batch, int group, int image, View dv, float* buffer, float* floats) override {
+  void backward_inner_of_image(const Batch& batch, int group, int image, View dv, float* buffer,
+                               float* floats) override {
     float *a = floats, *dd = floats + layer_.frame_size();
     const View d = d_.view(image), slopes = image_of_d(batch, floats);
     hidden(batch, image, buffer, a);

@@ -36,6 +36,8 @@ OWN, MADE, CHECKED = "a file of this project", "a file that this process makes",
 OPENED = {
     "backend/exported/write.py": {"part": MADE},
     "backend/exported/symbol.py": {'Path(folder, "net-symbol.json")': MADE, 'Path(folder, "net-0000.params")': MADE},
+    "engine/event_file.py": {"self.path": MADE},
+    "reproduce/watch.py": {'Path(f"/proc/{process}/stat")': "the system's"},
     "engine/presets.py": {'ROOT.joinpath("results", *names)': OWN},
     "benchmarks/contender.py": {'self.folder / "about.json"': MADE, 'self.folder / "graph.json"': MADE},
     "benchmarks/machine.py": {'"/proc/self/clear_refs"': "the system's", "path": "the system's"},

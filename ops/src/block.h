@@ -56,16 +56,18 @@ struct BlockOperator {
     float *h, *y, *first, *second, *refinement;
     size_t size;
 
+    // Without data only the size counts.
     Kept(const BlockOperator& block, float* data) {
       const Shape& out = block.out_shape;
       const size_t to_y = block.map_size(), to_first = to_y * (block.refinement->present() ? 2 : 1);
       const size_t to_second = to_first + Region::saved_size(block.x.shape, *block.unit1->build());
       const size_t to_refinement = to_second + Region::saved_size(out, *block.unit2->build());
+      const auto at = [&](size_t offset) { return data ? data + offset : nullptr; };
       h = data;
-      y = data + to_y;
-      first = data + to_first;
-      second = data + to_second;
-      refinement = data + to_refinement;
+      y = at(to_y);
+      first = at(to_first);
+      second = at(to_second);
+      refinement = at(to_refinement);
       size = to_refinement + block.refinement->saved_size(out);
     }
   };

@@ -51,8 +51,8 @@ def parse(argv=None):
     run.add_argument("--seeds", type=flags.number(int, 1), default=1, metavar="K", help="seeds 0 to K-1 (default 1)")
     run.add_argument("--gpus", type=flags.numbers, metavar="N,N", help="GPUs to use, one run on each; '' for the CPU "
                      "(default: all GPUs, or the CPU)")
-    run.add_argument("--jobs", type=flags.number(int, 1), metavar="N", help="runs at a time (default: one per GPU, or "
-                     "one on the CPU)")
+    run.add_argument("--jobs", type=flags.number(int, 1), metavar="N", help="runs at a time (default: one on each GPU, "
+                     "or one on each core of the CPU)")
     run.add_argument("-j", "--num-data-workers", type=flags.number(int, 0, flags.MOST_THREADS), default=1, metavar="N",
                      help="threads of each run that prepare batches ahead (default 1)")
     run.add_argument("--data-dir", type=flags.words, metavar="DIR", help="folder of the data, or a folder that holds "
@@ -115,13 +115,13 @@ def run(args):
     cells = dict.fromkeys(entry.cell for entry in entries)
     runs = [grid.Run(cell, args.epochs, seed) for seed in range(args.seeds) for cell in cells]
     if args.gpus is None:
-        gpus, jobs = plan.default_devices()
+        gpus = plan.default_devices()
     else:
         backend = choose(on_gpu=bool(args.gpus))
         gpus = tuple(number for number in args.gpus if backend.kind(backend.devices([number])[0]) == "gpu")
-        jobs = max(1, len(gpus))
     options = plan.Options(
-        gpus=gpus, jobs=args.jobs or jobs, data_dir=args.data_dir, mirror=args.mirror, workers=args.num_data_workers,
+        gpus=gpus, jobs=args.jobs or plan.default_jobs(gpus, runs),
+        data_dir=args.data_dir, mirror=args.mirror, workers=args.num_data_workers,
         results=Path(args.results).resolve() if args.results else ledger.RESULTS,
         work=Path(args.runs).resolve() if args.runs else grid.WORK)
     if args.dry_run:

@@ -10,6 +10,7 @@ from engine.data import cifar
 from model.complexity import count
 from support import system
 from support.errors import InputError
+from support.threads import usable_cores
 from support.words import counted, duration
 
 from . import grid, ledger
@@ -42,9 +43,14 @@ OFFICIAL = Data("", grid.WHOLE, 10_000)  # for estimates if there is no data
 
 
 def default_devices():
-    """(GPUs, jobs) if the command names none: all GPUs with one job per GPU, or the CPU with one job."""
-    present = tuple(range(choose().present()))
-    return present, max(1, len(present))
+    """The GPUs if the command names none: all of them."""
+    return tuple(range(choose().present()))
+
+
+def default_jobs(gpus, runs):
+    """Runs at a time: one on each GPU; on the CPU one on each core, which together are faster than one on all cores
+    (docs/PERFORMANCE.md), if there are so many."""
+    return len(gpus) or max(1, min(usable_cores(), len(runs)))
 
 
 def data_of(task, options, download=True):

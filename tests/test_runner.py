@@ -355,6 +355,12 @@ def test_jobs_on_the_cpu_share_its_cores(place, monkeypatch, tmp_path):
     assert given == ["8", "4", "2", "1"]
 
 
+def test_runs_at_a_time_follow_gpus_cores_and_runs(monkeypatch):
+    monkeypatch.setattr(plan, "usable_cores", lambda: 8)
+    for gpus, runs, jobs in (((0, 1), 9, 2), ((), 9, 8), ((), 3, 3), ((), 0, 1)):
+        assert plan.default_jobs(gpus, [None] * runs) == jobs
+
+
 def test_jobs_share_the_gpus():
     assert runner.Grid([], plan.Options(gpus=(2, 3), jobs=3)).free == [2, 3, 2]
     assert runner.Grid([], plan.Options(jobs=2)).free == [None, None]

@@ -13,12 +13,16 @@ case ${1-} in
         set -- "${two[@]}" -m "not slow"
         ;;
     --all)
-        printf 'all tests, about 10 minutes on 2 idle cores\n'
+        printf 'all tests, about 15 minutes on 2 idle cores\n'
         set -- "${two[@]}" "${@:2}"
         all=yes
         ;;
 esac
 bash scripts/setup.sh --dev --quiet
-[ -z "$all" ] || bash scripts/setup.sh --torch --quiet || printf 'PyTorch cannot be installed here: its tests are skipped\n'
+if [ -n "$all" ]; then # the tests of what cannot be installed here are skipped
+    bash scripts/setup.sh --torch --quiet &&
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-export.txt ||
+        printf 'PyTorch or the packages of the export cannot be installed here: their tests are skipped\n'
+fi
 .venv/bin/python -m ruff check .
 exec .venv/bin/python -m pytest "$@"

@@ -22,7 +22,7 @@ from engine.data import cifar, in_memory
 from model import complete_arguments, get_model
 from model.weights import pretrained_file
 from reproduce import __main__ as command
-from reproduce import evaluations, grid, ledger, nets, report, runner, weights
+from reproduce import evaluations, grid, ledger, nets, plan, report, runner, weights
 from reproduce import publish as publishing
 from support import bits
 from support.errors import InputError
@@ -532,13 +532,14 @@ def call(*words):
 
 def test_dry_run_trains_nothing(monkeypatch, tmp_path):
     monkeypatch.delattr(runner.Grid, "train")
+    monkeypatch.setattr(plan, "usable_cores", lambda: 2)
     data = tiny.cifar10(tmp_path / "data")
     result = call("run", "fig6", "--dry-run", "--only", "cifar10/stagewise/b1", "--epochs", "20", "--seeds", "2",
                   "--gpus", "", "--data-dir", data, "--runs", tmp_path / "runs")
     assert result.status == 0, result.err
     lines = result.out.splitlines()
     assert sum(": to run, about " in line for line in lines) == 10
-    assert "10 runs: 0 finished, 10 to do, 1 at a time on the CPU" in lines
+    assert "10 runs: 0 finished, 10 to do, 2 at a time on the CPU" in lines
     assert not (tmp_path / "runs").exists()
 
 

@@ -29,11 +29,7 @@ def add_subject_flags(parser, hosts):
     group.add_argument("--rec-val", type=flags.words, metavar="FILE", help="the record file (default rec/val.rec in "
                        "--data-dir)")
     group.add_argument("--rec-val-idx", type=flags.words, metavar="FILE", help="its index (default: beside it)")
-    group.add_argument("--input-size", type=flags.number(int, 32, 4096), metavar="S",
-                       help=f"side of the images; default: what the file was trained with, or {INPUT_SIZE}")
-    group.add_argument("--crop-ratio", type=flags.number(float, .01, 1), metavar="X",
-                       help="share of the shorter side that the middle crop keeps; default: what the file was trained "
-                       f"with, or {CROP_RATIO}")
+    add_size_flags(group)
     group.add_argument("-j", "--num-data-workers", "--num-workers", type=flags.number(int, 0, flags.MOST_THREADS),
                        metavar="N", help="threads that read images ahead (default: one for each core)")
     group.add_argument("--damaged", choices=("refuse", "skip"),
@@ -49,9 +45,7 @@ def add_subject_flags(parser, hosts):
 
 
 def check_subject_flags(parser, args, hosts):
-    """Check the flags of add_subject_flags together and turn those of the net into args.net_name, args.net_arguments
-    and args.remarks. A wrong flag ends the process."""
-    _, imagenet = hosts
+    """Check the flags of add_subject_flags together, with settle_net. A wrong flag ends the process."""
     if (args.params is None) == (args.pretrained is None):
         parser.error("one of these is required: --params or --pretrained")
     if args.rec_val_idx and not args.rec_val:
@@ -60,6 +54,21 @@ def check_subject_flags(parser, args, hosts):
         parser.error("--count-padding and --damaged skip exclude each other: the authors' iterator leaves nothing out")
     if args.dataset:
         data_flags.refuse_flags_of_others(parser, args, args.dataset)
+    settle_net(parser, args, hosts)
+
+
+def add_size_flags(group):
+    """The flags of the size of ImageNet's pictures."""
+    group.add_argument("--input-size", type=flags.number(int, 32, 4096), metavar="S",
+                       help=f"side of the images; default: what the file was trained with, or {INPUT_SIZE}")
+    group.add_argument("--crop-ratio", type=flags.number(float, .01, 1), metavar="X",
+                       help="share of the shorter side that the middle crop keeps; default: what the file was trained "
+                       f"with, or {CROP_RATIO}")
+
+
+def settle_net(parser, args, hosts):
+    """Turn the flags of the net into args.net_name, net_arguments and remarks. A wrong flag ends the process."""
+    _, imagenet = hosts
     try:
         if args.dataset == "imagenet":
             args.model = net_flags.full_name(args.model, imagenet)

@@ -2,9 +2,7 @@
 import os
 from pathlib import Path
 
-from support.errors import InputError
-
-from . import data_flags, flags, net_flags
+from . import data_flags, evaluate_flags, flags, net_flags
 
 WEIGHTS = (".params", ".npz")  # endings of parameter files
 
@@ -30,11 +28,7 @@ def parse(description, hosts, formats, argv=None):
     group.add_argument("--label-mode", choices=("fine", "coarse"), help="its labels, for CIFAR-100 (default coarse)")
     group.add_argument("--data-dir", type=flags.words, metavar="DIR", help="for --dataset folder: the folder, whose "
                        "class folders name the classes")
-    group.add_argument("--input-size", type=flags.number(int, 32, 4096), metavar="S",
-                       help="side of the images; default: what the file was trained with, or the net's")
-    group.add_argument("--crop-ratio", type=flags.number(float, .01, 1), metavar="X",
-                       help="share of the shorter side that the middle crop keeps; default: what the file was trained "
-                       "with, or the net's")
+    evaluate_flags.add_size_flags(group)
     parser.set_defaults(gpus=(), params=None, pretrained=None, **{
         name: None for names in data_flags.DATA_FLAGS.values() for name in names if name not in (
             "label_mode", "input_size", "crop_ratio")})
@@ -44,12 +38,7 @@ def parse(description, hosts, formats, argv=None):
     else:
         args.pretrained = args.source
     args.base = _base(parser, args, formats[args.format].endings)
-    try:
-        if args.dataset == "imagenet":
-            args.model = net_flags.full_name(args.model, imagenet)
-        args.net_name, args.net_arguments, args.remarks = net_flags.net_arguments(args, *hosts)
-    except InputError as error:
-        parser.error(str(error))
+    evaluate_flags.settle_net(parser, args, hosts)
     return parser, args
 
 

@@ -24,9 +24,10 @@ def choose(wanted="auto", on_gpu=True):
         python.installed_build()  # refuses a Python without MXNet
     name = wanted
     if wanted == "auto":
-        if python.torch_alone():
+        alone = python.torch_alone()
+        if alone:
             log.info("MXNet is not installed: PyTorch computes")
-        name = "torch" if python.torch_alone() or _needs_torch(on_gpu, there) else "gluon"
+        name = "torch" if alone or _needs_torch(on_gpu, there) else "gluon"
     return importlib.import_module(f"backend.{name}")
 
 

@@ -2,11 +2,12 @@
 import json
 import lzma
 
-from support import ROOT
 from support.errors import InputError
 from support.files import content, write_whole
 
-FILE = ROOT / "params" / "graphs.xz"
+from .weights import RESTORE, SHIPPED
+
+FILE = SHIPPED / "graphs.xz"
 FORMAT = 1
 
 
@@ -30,5 +31,4 @@ def read(path=FILE):
             raise ValueError(f"its format is {stored['format']!r}, not {FORMAT}")
         return stored["nets"]
     except (OSError, lzma.LZMAError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be used: {getattr(error, 'strerror', None) or error}; restore it from the "
-                         "repository") from error
+        raise InputError(f"{path} cannot be used: {getattr(error, 'strerror', None) or error}; {RESTORE}") from error

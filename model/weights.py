@@ -6,7 +6,7 @@ import numpy as np
 
 from support import ROOT, json_files, npz_file, params_file
 from support.errors import InputError
-from support.files import digests
+from support.files import digests, expanded
 from support.json_files import FILE_NAME, NOTHING, OBJECT, SHA256, TEXT
 from support.names import nearest
 
@@ -102,6 +102,17 @@ def _verified(manifest, entry):
         fetched = f"fetch it with scripts/download_params.sh {entry['name']}" if fetchable else "restore it"
         raise InputError(f"{path} is missing or is not the file that {manifest} describes; {fetched}")
     return path
+
+
+def load_pretrained(net, name, arguments, pretrained, complete_arguments, root=SHIPPED, ctx=None):
+    """Load the weights that root's manifest has for a net: those that fit, or the entry that pretrained names.
+
+    name, arguments : the net's in get_model, arguments complete. net, ctx : as load_params takes them. Raises
+    InputError.
+    """
+    wanted = pretrained if isinstance(pretrained, str) else None
+    file = file_of(expanded(root or SHIPPED), str(name).lower(), arguments, wanted, complete_arguments)
+    load_params(net, file, ctx, say=None)
 
 
 def load_params(net, path, ctx=None, ignore_output=False, say=print):

@@ -4,7 +4,6 @@ import functools
 import mxnet as mx
 
 from support.errors import InputError
-from support.files import expanded
 
 from . import weights
 from .cifar_resnet import replace_sites, replace_stages
@@ -40,9 +39,7 @@ def get_model(name, pretrained=False, classes=None, ctx=mx.cpu(), root=weights.S
     arguments = complete_arguments(name, kwargs if classes is None else {"classes": classes, **kwargs})
     net = _built(net_of(name), arguments)
     if pretrained:
-        file = weights.file_of(expanded(root or weights.SHIPPED), str(name).lower(), arguments,
-                               pretrained if isinstance(pretrained, str) else None, complete_arguments)
-        weights.load_params(net, file, ctx, say=None)
+        weights.load_pretrained(net, name, arguments, pretrained, complete_arguments, root, ctx)
     return net
 
 

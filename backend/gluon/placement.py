@@ -23,12 +23,13 @@ def devices(gpus):
         raise InputError(f"--gpus takes different numbers of at least 0, got {','.join(map(str, wanted))}")
     if not wanted:
         return [mx.cpu()], "running on the CPU, as asked"
-    if not present():
+    count = present()
+    if not count:
         number = "the CPU" if len(wanted) == 1 else f"{len(wanted)} CPU contexts in place of {len(wanted)} GPUs"
         return [mx.cpu(index) for index in range(len(wanted))], f"no GPU is present: running on {number}"
-    if max(wanted) >= present():
-        raise InputError(f"--gpus {','.join(map(str, wanted))}: this machine has {present()} GPU(s), "
-                         f"numbered from 0 to {present() - 1}")
+    if max(wanted) >= count:
+        raise InputError(f"--gpus {','.join(map(str, wanted))}: this machine has {count} GPU(s), "
+                         f"numbered from 0 to {count - 1}")
     return [mx.gpu(number) for number in wanted], f"running on GPU {', '.join(map(str, wanted))}"
 
 

@@ -14,7 +14,6 @@ from model.graph import Graph
 from model.registry import complete_arguments, image_size, list_models
 from model.weights import load_params
 from support.errors import InputError
-from support.files import expanded
 
 from .graph import translate
 
@@ -33,9 +32,7 @@ def get_model(name, pretrained=False, classes=None, root=weights.SHIPPED, **kwar
     name = str(name).lower()
     net = Graph(_with_classes(_graph_of(name, arguments), arguments["classes"]), shapes_of)
     if pretrained:
-        load_params(net, weights.file_of(expanded(root or weights.SHIPPED), name, arguments,
-                                         pretrained if isinstance(pretrained, str) else None, complete_arguments),
-                    say=None)
+        weights.load_pretrained(net, name, arguments, pretrained, complete_arguments, root)
     return net
 
 

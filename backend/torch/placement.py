@@ -27,10 +27,11 @@ def devices(gpus):
                          f"number, and start {len(wanted)} with torchrun --nproc-per-node {len(wanted)}")
     if not wanted:
         return [torch.device("cpu")], "running on the CPU, as asked"
-    if not present():
+    count = present()
+    if not count:
         return [torch.device("cpu")], "no GPU is present: running on the CPU"
-    if wanted[0] >= present():
-        raise InputError(f"--gpus {wanted[0]}: this machine has {present()} GPU(s), numbered from 0 to {present() - 1}")
+    if wanted[0] >= count:
+        raise InputError(f"--gpus {wanted[0]}: this machine has {count} GPU(s), numbered from 0 to {count - 1}")
     return [torch.device("cuda", wanted[0])], f"running on GPU {wanted[0]}"
 
 

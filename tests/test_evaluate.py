@@ -35,10 +35,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """One folder with both data sets, found by --data-dir either way."""
-    folder = tmp_path_factory.mktemp("data")
-    tiny.cifar10(folder)
-    tiny.cifar100(folder)
-    return str(folder)
+    return tiny.both_cifars(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

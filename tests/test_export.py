@@ -51,10 +51,7 @@ def scored(request):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    tiny.cifar10(folder)
-    tiny.cifar100(folder)
-    return str(folder)
+    return tiny.both_cifars(tmp_path_factory.mktemp("data"))
 
 
 def a_net(net="atac_resnet20_v2", seed=3, **arguments):

@@ -53,6 +53,13 @@ def cifar100(folder, train=64, test=40):
     return str(folder)
 
 
+def both_cifars(folder):
+    """A folder with CIFAR-10 and CIFAR-100; returns it as text."""
+    cifar10(folder)
+    cifar100(folder)
+    return str(folder)
+
+
 # Nets.
 
 def net(batch_norm=True, classes=10, units=4):

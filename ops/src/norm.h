@@ -32,7 +32,7 @@ inline void move_running(const NormArrays& arrays, int c, double mean, double va
 }
 
 // y = gamma (x - mean) inverse + beta = scale (x - mean) + shift, each of them padded to whole blocks with zeros. shift
-// is beta but for what is lost when the mean is rounded.
+// is beta, except for what is lost when the mean is rounded.
 struct Norm {
   float *mean, *inverse, *gamma, *beta, *scale, *shift;
 

@@ -9,8 +9,8 @@
 //   uhat = f xhat,  du from dw = gamma1 / sigma1 (dw - mean of dw - uhat times mean of dw uhat)
 //   sum of that times xhat = gamma1 / sigma1 (sum of dw xhat) (1 - f^2 variance of xhat)
 //
-// where 1 - f^2 variance of xhat = epsilon / sigma1^2, because sigma1^2 = gamma^2 variance of xhat + epsilon: but for
-// epsilon, BN1 takes away what BN could learn of it.
+// where 1 - f^2 variance of xhat = epsilon / sigma1^2, because sigma1^2 = gamma^2 variance of xhat + epsilon. Without
+// epsilon the sum would be 0: BN1 undoes what BN's gamma does.
 #pragma once
 #include "depthwise.h"
 #include "unit.h"

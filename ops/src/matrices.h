@@ -57,4 +57,11 @@ inline void matrix_product(const float* weight, const double* matrix, int output
   }
 }
 
+inline double dot(const double* a, const double* b, int count) {
+  double total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int i = 0; i < count; ++i) total += a[i] * b[i];
+  return total;
+}
+
 }  // namespace atac

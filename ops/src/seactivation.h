@@ -98,34 +98,31 @@ class SEActivation : public Unit {
   void finish_output(Batch& batch, const UnitGradients& gradients) override {
     const int channels = s_.channels, inner = s_.inner, width = padded(channels), images = batch.x.shape.images;
     Arena& arena = batch.arena;
-    double* dv = arena.take<double>(static_cast<size_t>(images) * channels);
-    for (int n = 0; n < images; ++n)
-      for (int c = 0; c < channels; ++c) {
+    double* dv = arena.take<double>(static_cast<size_t>(channels) * images);
+    for (int c = 0; c < channels; ++c)
+      for (int n = 0; n < images; ++n) {
         const double gate = gate_at(n, 0)[c];
-        dv[n * channels + c] = to_gate_[static_cast<size_t>(n) * width + c] * gate * (1 - gate);
+        dv[c * images + n] = to_gate_[static_cast<size_t>(n) * width + c] * gate * (1 - gate);
       }
-    double* dz2 = norm_gradient(dv, z2_, images, channels, arrays_.norm2, inverse2_, gradients.norm2.gamma,
-                                gradients.norm2.beta, arena);
-    double* da = weight_gradient(dz2, a_, images, channels, inner, arrays_.weight2, gradients.weight2, arena);
+    norm_gradient(dv, z2_, channels, images, arrays_.norm2, inverse2_, gradients.norm2);
+    double* da = weight_gradient(dv, a_, channels, inner, images, arrays_.weight2, gradients.weight2, arena);
     if (s_.inner_relu)
-      for (int i = 0; i < images * inner; ++i) da[i] = a_[i] > 0 ? da[i] : 0;
-    double* dz1 = norm_gradient(da, z1_, images, inner, arrays_.norm1, inverse1_, gradients.norm1.gamma,
-                                gradients.norm1.beta, arena);
-    double* ds = weight_gradient(dz1, u_, images, inner, channels, arrays_.weight1, gradients.weight1, arena);
+      for (int i = 0; i < inner * images; ++i) da[i] = a_[i] > 0 ? da[i] : 0;
+    norm_gradient(da, z1_, inner, images, arrays_.norm1, inverse1_, gradients.norm1);
+    const double* du = weight_gradient(da, u_, inner, channels, images, arrays_.weight1, gradients.weight1, arena);
     const double* sum = sums_.total();
     input_ = {arena.zeros<double>(width), arena.zeros<double>(width)};
     pooled_gradient_ = arena.zeros<float>(static_cast<size_t>(images) * width);
     for (int c = 0; c < channels; ++c) {
       input_.du[c] = sum[c];
       input_.du_hat[c] = sum[width + c];
-    }
-    for (int n = 0; n < images; ++n)
-      for (int c = 0; c < channels; ++c) {
-        const double gradient = ds[n * channels + c];
+      for (int n = 0; n < images; ++n) {
+        const double gradient = du[c * images + n];
         pooled_gradient_[static_cast<size_t>(n) * width + c] = static_cast<float>(gradient / batch.x.shape.pixels());
         input_.du[c] += gradient;
         input_.du_hat[c] += gradient * pooled_[static_cast<size_t>(n) * width + c];
       }
+    }
   }
 
   InputSums input_sums() const override { return input_; }
@@ -176,84 +173,77 @@ class SEActivation : public Unit {
   // statistics the first time.
   void gates(Batch& batch, const float* pooled, bool moves) {
     const int channels = s_.channels, inner = s_.inner, width = padded(channels), images = batch.x.shape.images;
-    Arena& arena = batch.arena;
-    u_ = arena.take<double>(static_cast<size_t>(images) * channels);
-    for (int n = 0; n < images; ++n)
-      for (int c = 0; c < channels; ++c)
-        u_[n * channels + c] =
+    u_ = batch.arena.take<double>(static_cast<size_t>(channels) * images);
+    for (int c = 0; c < channels; ++c)
+      for (int n = 0; n < images; ++n)
+        u_[c * images + n] =
             static_cast<double>(batch.norm.gamma[c]) * pooled[static_cast<size_t>(n) * width + c] + batch.norm.beta[c];
-    a_ = layer(u_, images, channels, inner, arrays_.weight1, arrays_.norm1, batch.settings, moves, z1_, inverse1_, arena);
+    a_ = layer(u_, channels, inner, arrays_.weight1, arrays_.norm1, batch, moves, z1_, inverse1_);
     if (s_.inner_relu)
-      for (int i = 0; i < images * inner; ++i) a_[i] = a_[i] < 0 ? 0 : a_[i];
-    const double* v = layer(a_, images, inner, channels, arrays_.weight2, arrays_.norm2, batch.settings, moves, z2_,
-                            inverse2_, arena);
-    gate_ = arena.zeros<float>(static_cast<size_t>(images) * width);
-    for (int n = 0; n < images; ++n)
-      for (int c = 0; c < channels; ++c)
-        gate_[static_cast<size_t>(n) * width + c] = static_cast<float>(1 / (1 + std::exp(-v[n * channels + c])));
+      for (int i = 0; i < inner * images; ++i) a_[i] = a_[i] < 0 ? 0 : a_[i];
+    const double* v = layer(a_, inner, channels, arrays_.weight2, arrays_.norm2, batch, moves, z2_, inverse2_);
+    gate_ = batch.arena.zeros<float>(static_cast<size_t>(images) * width);
+    for (int n = 0; n < images; ++n) {
+      float* gate = gate_ + static_cast<size_t>(n) * width;
+      for (int c = 0; c < channels; ++c) gate[c] = static_cast<float>(v[c * images + n]);
+      for (int c = 0; c < width; c += LANES) store(gate + c, sigmoid(load(gate + c)));
+    }
   }
 
-  // BN(W in) for rows of `in`; z receives the normalized product, inverse 1 / sigma.
-  static double* layer(const double* in, int rows, int inputs, int outputs, const float* weight,
-                       const NormArrays& arrays, const NormSettings& settings, bool moves, double*& z,
-                       double*& inverse, Arena& arena) {
-    z = arena.take<double>(static_cast<size_t>(rows) * outputs);
-    inverse = arena.take<double>(outputs);
-    double* out = arena.take<double>(static_cast<size_t>(rows) * outputs);
+  // The layers between the pooled images and the gates work on matrices with a row for each channel and a column for
+  // each image.
+
+  // BN(W in); z receives the normalized product, inverse 1 / sigma.
+  static double* layer(const double* in, int inputs, int outputs, const float* weight, const NormArrays& arrays,
+                       Batch& batch, bool moves, double*& z, double*& inverse) {
+    const int images = batch.x.shape.images;
+    z = batch.arena.take<double>(static_cast<size_t>(outputs) * images);
+    inverse = batch.arena.take<double>(outputs);
+    double* out = batch.arena.take<double>(static_cast<size_t>(outputs) * images);
+    matrix_product(weight, in, outputs, inputs, images, z);
     for (int o = 0; o < outputs; ++o) {
-      double mean = 0, variance = 0;
-      for (int n = 0; n < rows; ++n) {
-        double product = 0;
-        for (int i = 0; i < inputs; ++i)
-          product += static_cast<double>(weight[static_cast<size_t>(o) * inputs + i]) * in[n * inputs + i];
-        z[n * outputs + o] = product;
-        mean += product / rows;
-      }
-      for (int n = 0; n < rows; ++n) variance += (z[n * outputs + o] - mean) * (z[n * outputs + o] - mean) / rows;
-      if (moves) move_running(arrays, o, mean, variance, settings);
-      inverse[o] = 1 / std::sqrt(variance + settings.epsilon);
-      for (int n = 0; n < rows; ++n) {
-        z[n * outputs + o] = (z[n * outputs + o] - mean) * inverse[o];
-        out[n * outputs + o] = arrays.gamma[o] * z[n * outputs + o] + arrays.beta[o];
+      double *row = z + static_cast<size_t>(o) * images, mean = 0, variance = 0;
+      for (int n = 0; n < images; ++n) mean += row[n] / images;
+      for (int n = 0; n < images; ++n) variance += (row[n] - mean) * (row[n] - mean) / images;
+      if (moves) move_running(arrays, o, mean, variance, batch.settings);
+      inverse[o] = 1 / std::sqrt(variance + batch.settings.epsilon);
+      for (int n = 0; n < images; ++n) {
+        row[n] = (row[n] - mean) * inverse[o];
+        out[o * images + n] = arrays.gamma[o] * row[n] + arrays.beta[o];
       }
     }
     return out;
   }
 
-  // Gradient of W in from that of BN(W in).
-  static double* norm_gradient(const double* gradient, const double* z, int rows, int channels,
-                               const NormArrays& arrays, const double* inverse, float* gamma, float* beta,
-                               Arena& arena) {
-    double* found = arena.take<double>(static_cast<size_t>(rows) * channels);
+  // Turns the gradient of BN(W in) into that of W in.
+  static void norm_gradient(double* gradient, const double* z, int channels, int images, const NormArrays& arrays,
+                            const double* inverse, const NormGradients& gradients) {
     for (int c = 0; c < channels; ++c) {
-      double sum = 0, with_z = 0;
-      for (int n = 0; n < rows; ++n) {
-        sum += gradient[n * channels + c];
-        with_z += gradient[n * channels + c] * z[n * channels + c];
-      }
-      beta[c] = static_cast<float>(sum);
-      gamma[c] = static_cast<float>(with_z);
-      for (int n = 0; n < rows; ++n)
-        found[n * channels + c] = arrays.gamma[c] * inverse[c] *
-                                  (gradient[n * channels + c] - sum / rows - z[n * channels + c] * with_z / rows);
+      double *row = gradient + static_cast<size_t>(c) * images, sum = 0;
+      const double* z_row = z + static_cast<size_t>(c) * images;
+      for (int n = 0; n < images; ++n) sum += row[n];
+      const double with_z = dot(row, z_row, images);
+      gradients.beta[c] = static_cast<float>(sum);
+      gradients.gamma[c] = static_cast<float>(with_z);
+      for (int n = 0; n < images; ++n)
+        row[n] = arrays.gamma[c] * inverse[c] * (row[n] - sum / images - z_row[n] * with_z / images);
     }
-    return found;
   }
 
   // Gradient of W, and of `in` as the result, from the gradient of W in.
-  static double* weight_gradient(const double* gradient, const double* in, int rows, int outputs, int inputs,
+  static double* weight_gradient(const double* gradient, const double* in, int outputs, int inputs, int images,
                                  const float* weight, float* weight_gradient, Arena& arena) {
-    double* to_input = arena.zeros<double>(static_cast<size_t>(rows) * inputs);
+    float* transposed = arena.take<float>(static_cast<size_t>(outputs) * inputs);
+#pragma omp parallel for schedule(static)
     for (int o = 0; o < outputs; ++o)
       for (int i = 0; i < inputs; ++i) {
         const size_t at = static_cast<size_t>(o) * inputs + i;
-        double sum = 0;
-        for (int n = 0; n < rows; ++n) {
-          sum += gradient[n * outputs + o] * in[n * inputs + i];
-          to_input[n * inputs + i] += gradient[n * outputs + o] * weight[at];
-        }
-        weight_gradient[at] = static_cast<float>(sum);
+        weight_gradient[at] = static_cast<float>(
+            dot(gradient + static_cast<size_t>(o) * images, in + static_cast<size_t>(i) * images, images));
+        transposed[static_cast<size_t>(i) * outputs + o] = weight[at];
       }
+    double* to_input = arena.take<double>(static_cast<size_t>(inputs) * images);
+    matrix_product(transposed, gradient, inputs, outputs, images, to_input);
     return to_input;
   }
 

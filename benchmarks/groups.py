@@ -1,5 +1,6 @@
 """The measured groups with their variants. Names are GROUP/VARIANT, and --only searches them for text."""
 import dataclasses
+import itertools
 from typing import Optional
 
 from engine.experiment import Experiment
@@ -95,6 +96,12 @@ def inference(net):
             bfloat16("Inference", net), Variant(ONNX, "onnx_contenders:Inference", {}, net))
 
 
+def against_the_compilers(net):
+    """This project and the fastest alternatives in float32."""
+    variants = training(net) if net.training else inference(net)
+    return tuple(variant for variant in variants if variant.name in (OURS, COMPILED, ONNX))
+
+
 def ceilings(scale):
     variants = []
     for threads in (1, 2):
@@ -142,6 +149,11 @@ def groups(scale):
         yield Group(f"step/atac-b{blocks}", "training step", step(atac(blocks, scale.batch), scale))
     for unit, model in UNITS.items():
         yield Group(f"step/{unit}-b1", "training step", training(net_of(model, scale.batch, blocks=1)))
+    for unit, model in UNITS.items():
+        yield Group(f"step/{unit}-b3", "training step", against_the_compilers(net_of(model, scale.batch, blocks=3)))
+        for blocks, batch in itertools.product((1, 3), (scale.batch, 1)):
+            net = net_of(model, batch, blocks=blocks, training=False, onnx=True)
+            yield Group(f"inference/{unit}-b{blocks}-n{batch}", "batch", against_the_compilers(net))
     for blocks in (1, 3):
         yield Group(f"layout/atac-b{blocks}", "training step", layouts(atac(blocks, scale.batch)))
     for blocks in (1, 3):

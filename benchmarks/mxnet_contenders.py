@@ -9,7 +9,9 @@ import time
 from itertools import cycle, islice
 
 from backend.gluon import inference, loop, optimizer, placement
-from backend.gluon.fused import Fused, blocks_in, traced
+from backend.gluon.fusable import blocks_in
+from backend.gluon.fused import Fused
+from backend.gluon.inside import with_units
 from engine.data import cifar, cifar_files, in_memory
 from engine.experiment import Experiment
 from engine.recipe import Recipe
@@ -150,7 +152,7 @@ def compiled(net, fused):
     """(forward, sentence): net with static memory, and fused operators as --fused says; "units" fuses units alone."""
     if fused == "units":
         loader.load()
-        forward, sentence = Fused(net, traced, own_statistics=False), "fused C++ operators for the units alone"
+        forward, sentence = Fused(net, with_units, own_statistics=False), "fused C++ operators for the units alone"
     else:
         forward, sentence = fuse(net, fused)
     placement.set_mode(forward, "hybrid")

@@ -129,6 +129,29 @@ def units(stored):
     return table(["unit", *(f"{name}, ms" for name in names)], rows) + reasons(present)
 
 
+def units_ahead(stored):
+    """Each other net's times in short, and those of the compilers over them."""
+    columns = {"step, b=3": "step/{}-b3", **{f"inference, b={b}, batch {n}": f"inference/{{}}-b{b}-n{n}"
+                                             for n in (BATCH, 1) for b in (1, 3)}}
+    rows, records = [], []
+    for unit in groups.UNITS:
+        found = [(group.format(unit), stored.get(group.format(unit))) for group in columns.values()]
+        if any(record for _, record in found):
+            records += found
+            rows.append([unit, *(_in_short(measured(record)) for _, record in found)])
+    if not rows:
+        return missing(["step/relu-b3"])
+    return table(["unit", *columns], rows) + reasons(records)
+
+
+def _in_short(found):
+    if groups.OURS not in found:
+        return "-"
+    others = [f"{ratio(found[name])}x {short}" for name, short in ((groups.COMPILED, "compiled"), (groups.ONNX, "ONNX"))
+              if name in found]
+    return ", ".join([f"{number(TO_MS * found[groups.OURS]['median'])} ms", *others])
+
+
 def epochs(stored):
     """Training and validation together, and the time of a whole epoch at that speed."""
     def cell(variant):
@@ -252,7 +275,8 @@ def profiles(stored):
 
 TABLES = {
     "conditions": conditions, "steps": against_ours([(f"b={b}", f"step/atac-b{b}") for b in (1, 3, 5)]),
-    "units": units, "layouts": against_ours([(f"b={b}", f"layout/atac-b{b}") for b in (1, 3)]), "epochs": epochs,
+    "units": units, "units-ahead": units_ahead,
+    "layouts": against_ours([(f"b={b}", f"layout/atac-b{b}") for b in (1, 3)]), "epochs": epochs,
     "inference": against_ours([(f"b={b}, batch {n}", f"inference/atac-b{b}-n{n}") for n in (BATCH, 1) for b in (1, 3)]),
     "imagenet": imagenet, "memory": memory, "ceilings": ceilings, "floor": floor, "cost-blocks": costs("cost/blocks"),
     "cost-batch": costs("cost/batch"), "cost-threads": costs("cost/threads"), "pipeline": pipeline,

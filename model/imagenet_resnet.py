@@ -77,12 +77,15 @@ class Bottleneck(HybridBlock):
                                         nn.BatchNorm(in_channels=channels))
 
     def hybrid_forward(self, F, x):
-        y = self.act1(self.bn1(self.conv1(x)))
-        y = self.act2(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
+        y = self.bn3(self.conv3(self.middle(self.conv1(x))))
         if self.refine is not None:
             y = self.refine(y)
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+    def middle(self, y):
+        """BN, AF, 3x3, BN, AF: what is between the 1x1 convolutions."""
+        y = self.act1(self.bn1(y))
+        return self.act2(self.bn2(self.conv2(y)))
 
 
 class ResNet50(Checked):

@@ -12,7 +12,7 @@ from fused_nets import STATIC
 from mxnet import autograd
 from mxnet.gluon import HybridBlock, nn
 
-from backend.gluon import fused, loop, optimizer, placement
+from backend.gluon import fusable, fused, inside, loop, optimizer, placement
 from engine.data import cifar, in_memory
 from engine.steps import Meter
 from model import activation, get_model, refine
@@ -70,7 +70,7 @@ def everything(net, forward, x, dy):
 
 
 @NET
-@pytest.mark.parametrize("unit", [unit for unit in fused.UNITS if unit not in (activation.NiN, activation.XUnit)])
+@pytest.mark.parametrize("unit", [unit for unit in fusable.UNITS if unit not in (activation.NiN, activation.XUnit)])
 def test_every_unit(unit):
     assert_parity(lambda: CIFARResNetV2(1, 7, unit), 5, 32)
 
@@ -200,7 +200,7 @@ def test_the_net_keeps_its_parameters_their_names_and_its_own_way():
     assert net(x).asnumpy().tobytes() == before.tobytes()
     traced = started(TwoReaders)
     fused.fuse(traced, "on")
-    assert all("hybrid_forward" not in vars(block) for block in fused.blocks_in(traced))
+    assert all("hybrid_forward" not in vars(block) for block in fusable.blocks_in(traced))
 
 
 @NET
@@ -364,7 +364,7 @@ def test_what_the_operators_do_not_know(make, said):
     net = make()
     forward, sentence = fused.fuse(net)
     assert forward is net
-    said += f"(, and no unit of layers with {fused.WIDEST} channels or fewer)?"
+    said += f"(, and no unit of layers with {inside.WIDEST} channels or fewer)?"
     assert re.fullmatch(f"plain Gluon operators: {said}", sentence)
     with pytest.raises(InputError, match=f"^the fused operators cannot be used: {said}; leave --fused away$"):
         fused.fuse(net, "on")
@@ -513,6 +513,6 @@ def test_wide_units_stay_gluons():
             for count, unit in zip(channels, map(activation.ATAC, channels)):
                 self.add(nn.Conv2D(count, 1, in_channels=3 if count == channels[0] else channels[0]), unit)
 
-    narrow, wide = fused.WIDEST, 2 * fused.WIDEST
-    assert len(fused.layered_units(Pair(narrow, wide))) == 1
-    assert not fused.layered_units(Pair(wide, 2 * wide))
+    narrow, wide = inside.WIDEST, 2 * inside.WIDEST
+    assert len(inside.layered_units(Pair(narrow, wide))) == 1
+    assert not inside.layered_units(Pair(wide, 2 * wide))

@@ -7,7 +7,7 @@ import tiny
 from fused_nets import STATIC
 from test_fused import WHOLE, assert_parity, inputs, started
 
-from backend.gluon import fused, inference, loop, optimizer, placement
+from backend.gluon import fusable, fused, inference, loop, optimizer, placement
 from engine.steps import Meter
 from model import activation, get_model, refine
 from model.cifar_resnet import CIFARResNetV2
@@ -15,7 +15,7 @@ from ops import nag
 
 pytestmark = pytest.mark.usefixtures("fused_operators")
 
-MODULES = list(fused.REFINEMENTS)
+MODULES = list(fusable.REFINEMENTS)
 NETS = [("xunit_resnet20_v2", {}), ("senet_resnet20_v2", {}), ("localsenet_resnet20_v2", {}),
         *(("genet_resnet20_v2", {"variant": variant}) for variant in ("theta_minus", "theta", "theta_plus"))]
 

@@ -8,8 +8,11 @@ import pytest
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
-from backend.gluon import inference
+from backend.gluon import agreement, inference, inside
+from backend.gluon.symbol_graph import SymbolGraph
 from model import fuse, get_model, list_models
+from model.activation import ATAC, NiN, ReLU, SEActivation, XUnit
+from model.imagenet_resnet import Bottleneck
 from ops import loader
 from support.errors import InputError
 
@@ -278,6 +281,59 @@ def test_a_wrong_answer_of_our_operators_is_refused(monkeypatch):
     assert distance(made(batch), net(batch)) < 1e-5
 
 
+class Bottlenecks(nn.HybridSequential):
+    """Two bottlenecks, the first with stride 2, on maps of 3 channels."""
+
+    def __init__(self, unit, width=32, **settings):
+        super().__init__()
+        with self.name_scope():
+            self.add(Bottleneck(width, 3, 2, 10, unit, **settings),
+                     Bottleneck(width, 4 * width, 1, 10, unit, **settings),
+                     nn.GlobalAvgPool2D(), nn.Flatten(), nn.Dense(5, in_units=4 * width))
+
+
+@ours
+@pytest.mark.parametrize("unit", [ATAC, SEActivation, NiN, XUnit, lambda width: ATAC(width, inner_relu=False)])
+def test_our_operators_inside_bottlenecks(unit):
+    fused_operators()
+    batch = images(4, (3, 20, 20))
+    net = ready(Bottlenecks(unit), batch)
+    for fused in ("auto", "on"):
+        made, sentence = inference.optimize(net, batch, fused)
+        assert "with fused C++ operators inside 1 bottleneck, oneDNN's around them: within" in sentence
+        for other in (batch, images(7, (3, 20, 20), 1), images(1, (3, 26, 18), 2)):
+            assert distance(made(other), net(other)) < 1e-5
+
+
+@ours
+def test_the_operator_inside_a_bottleneck_notices_new_weights():
+    fused_operators()
+    batch = images(4, (3, 20, 20))
+    net = ready(Bottlenecks(ATAC), batch)
+    made = inside.with_middles(net, inside.middles(net))
+    made.hybridize(static_alloc=True, static_shape=True)
+    for factor in (1, 1.5, -1):
+        for parameter in net[1].collect_params(".*conv|.*gamma").values():
+            parameter.set_data(parameter.data() * factor)
+        assert distance(made(batch), net(batch)) < 1e-5
+
+
+@ours
+def test_other_bottlenecks_are_left_alone():
+    fused_operators()
+    batch = images(2, (3, 20, 20))
+
+    def wide(width, stride, size):
+        return nn.Conv2D(width, 5, stride, 2, use_bias=False, in_channels=width)
+
+    for net in (Bottlenecks(ReLU), Bottlenecks(ATAC, 24), Bottlenecks(ATAC, 2 * inside.WIDEST_MIDDLE),
+                Bottlenecks(ATAC, spatial=wide)):
+        assert not inside.middles(ready(net, batch))
+    x, weight, number = mx.nd.ones((1, 24, 4, 4)), mx.nd.ones((16, 24, 3, 3)), mx.nd.ones(24)
+    with pytest.raises(mx.MXNetError, match="multiples of 16 inputs and outputs"):
+        mx.nd.atac_middle_inference(x, *[number] * 4, weight, *[number] * 4)
+
+
 @ours
 @pytest.mark.parametrize("unit", ["atac", "seactivation", "nin", "xunit", "prelu", "senet", "genet", "localsenet"])
 def test_our_operator_notices_new_weights_and_any_batch(unit):
@@ -390,18 +446,18 @@ def test_post_activation_nets_fold_whole_and_fuse_their_additions():
 def test_a_wrong_graph_of_mxnet_is_refused(monkeypatch):
     """MXNet 1.9.1 left to itself gives the shortcut of a pre-activation block the wrong array."""
     net, batch = zoo("resnet20_v2"), images(20)
-    monkeypatch.setattr(inference._Graph, "misread_sums", lambda graph: [])
-    wrong = inference.InferenceNet(inference._partitioned(inference._Graph.of(net), inference._Graph.misread_sums,
+    monkeypatch.setattr(SymbolGraph, "misread_sums", lambda graph: [])
+    wrong = inference.InferenceNet(inference._partitioned(SymbolGraph.of(net), SymbolGraph.misread_sums,
                                                           batch))
     assert distance(wrong(batch), net(batch)) > .1
     made, sentence = inference.optimize(net, batch)
     assert "fused operators except additions: within" in sentence
-    assert "not used: oneDNN's fused operators (off by" in sentence
+    assert "BatchNorms folded, oneDNN's fused operators (off by" in sentence
     assert distance(made(batch), net(batch)) < 1e-5
 
     partitioned = inference._partitioned
     monkeypatch.setattr(inference, "_partitioned", lambda graph, apart, example:
-                        partitioned(graph, inference._Graph.misread_sums, example))
+                        partitioned(graph, SymbolGraph.misread_sums, example))
     made, sentence = inference.optimize(net, batch)
     assert sentence.startswith("inference with 3 of 8 BatchNorms folded: within") and sentence.count("off by") == 2
     assert distance(made(batch), net(batch)) < 1e-5
@@ -419,7 +475,7 @@ def test_a_graph_that_mxnet_cannot_make_is_passed_over(monkeypatch):
 
 @pytest.mark.parametrize("error", [1e-3, np.nan])
 def test_the_plain_net_is_the_last_resort(monkeypatch, error):
-    right = inference._Graph._new_variables
+    right = SymbolGraph._new_variables
 
     def wrong(graph, layer, norm):
         variables = right(graph, layer, norm)
@@ -428,7 +484,7 @@ def test_the_plain_net_is_the_last_resort(monkeypatch, error):
         return variables
 
     net = zoo("resnet20_v2")
-    monkeypatch.setattr(inference._Graph, "_new_variables", wrong)
+    monkeypatch.setattr(SymbolGraph, "_new_variables", wrong)
     made, sentence = inference.optimize(net, images(20))
     assert made is net
     assert sentence.startswith("inference with the plain net; not used: ")
@@ -437,9 +493,9 @@ def test_the_plain_net_is_the_last_resort(monkeypatch, error):
 
 def test_an_error_at_one_batch_length_is_noticed():
     net = zoo("resnet20_v2")
-    plain = inference.InferenceNet(inference._Graph.of(net))
-    check = inference._Check(plain, images(20), [mx.cpu()])
-    assert check.images >= inference.IMAGES and check.distance(plain) < 1e-6
+    plain = inference.InferenceNet(SymbolGraph.of(net))
+    check = agreement.Agreement(plain, images(20), [mx.cpu()])
+    assert check.images >= agreement.IMAGES and check.distance(plain) < 1e-6
     for wrong in (lambda x: plain(x) + (len(x) != 20), lambda x: plain(x) + (len(x) == 20)):
         assert check.distance(wrong) > .01
     calls = []

@@ -15,7 +15,7 @@ import tiny
 from mxnet import autograd
 from mxnet.gluon import nn
 
-from backend.gluon import fused, loop, optimizer
+from backend.gluon import fusable, fused, loop, optimizer
 from engine.steps import Meter
 from model import activation, refine
 from model.cifar_resnet import CIFARResNetV2
@@ -44,9 +44,10 @@ class Operator:
 
     def __init__(self, block):
         *norms, unit = block
-        self.attributes = {"unit": fused.kind_of(unit), "norm": str(len(norms)), "epsilon": "1e-05", "momentum": "0.9"}
-        self.parameters = [parameter for norm in norms for parameter in fused.norm_parameters(norm)]
-        self.parameters += fused.unit_parameters(unit)
+        self.attributes = {"unit": fusable.kind_of(unit), "norm": str(len(norms)), "epsilon": "1e-05",
+                           "momentum": "0.9"}
+        self.parameters = [parameter for norm in norms for parameter in fusable.norm_parameters(norm)]
+        self.parameters += fusable.unit_parameters(unit)
 
     def __call__(self, x):
         arrays = [parameter.data() for parameter in self.parameters]

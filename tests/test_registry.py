@@ -3,7 +3,7 @@ import inspect
 
 import pytest
 
-from backend.gluon import fused
+from backend.gluon import fusable
 from engine.cli import flags, net_flags
 from model import registry, zoo
 from model.registry import CIFAR, IMAGENET, IMAGENET_V1, MODELS, resolve
@@ -54,15 +54,15 @@ def test_exactly_the_declared_classes_have_an_operator():
     class Mine(registry.ATAC.constructor):
         """A subclass may compute something else."""
 
-    assert fused.kind_of(registry.ATAC.constructor(8, inner_relu=False)) == "atac 0"
-    assert fused.kind_of(CIFAR.parts["leakyrelu"].constructor(8, 0.3)) == "leakyrelu 0.3"
-    assert fused.kind_of(CIFAR.parts["localsenet"].constructor(8), fused.REFINEMENTS) == "atac 1"
-    assert sorted(fused.REFINEMENTS.values()) == ["atac {unit.inner_relu:d}", "se", "theta", "theta_minus",
+    assert fusable.kind_of(registry.ATAC.constructor(8, inner_relu=False)) == "atac 0"
+    assert fusable.kind_of(CIFAR.parts["leakyrelu"].constructor(8, 0.3)) == "leakyrelu 0.3"
+    assert fusable.kind_of(CIFAR.parts["localsenet"].constructor(8), fusable.REFINEMENTS) == "atac 1"
+    assert sorted(fusable.REFINEMENTS.values()) == ["atac {unit.inner_relu:d}", "se", "theta", "theta_minus",
                                                   "theta_plus"]
     for unit in (Mine(8), registry.SENET.constructor(8, reduction=1),
                  CIFAR.parts["sine"].constructor(8), CIFAR.parts["nin"].constructor(8, layers=1)):
-        with pytest.raises(fused.Unfit, match="^there is no fused "):
-            fused.kind_of(unit)
+        with pytest.raises(fusable.Unfit, match="^there is no fused "):
+            fusable.kind_of(unit)
 
 
 def test_a_flag_says_each_meaning_with_its_defaults(capsys):

@@ -1,28 +1,20 @@
 """The same function of the same parameters, computed by the fused operators of ops/ if they fit."""
-import contextlib
 import ctypes
 
 import mxnet as mx
 import numpy as np
 from mxnet import autograd
-from mxnet.gluon import Block, HybridBlock, SymbolBlock, nn
+from mxnet.gluon import Block
 
-from model import activation, registry
 from model.checked import check
-from model.cifar_resnet import BasicBlockV2, CIFARResNetV2
 from ops import loader
 from support import garbage
 from support.errors import InputError
 from support.words import counted
 
-# Most channels of a unit that is faster as an operator of its own: CIFAR's units are (docs/PERFORMANCE.md). ResNet-50's
-# units (256 and 512 channels) were slower in training, which needs the covariance of every pair of channels.
-WIDEST = 64
-NORM = ("gamma", "beta", "running_mean", "running_var")  # the order in which the operators take them
-
-
-class Unfit(Exception):
-    """The fused operators cannot compute this net or a part of it; the message is a clause that says which."""
+from .chain import FrozenTwin, TrainingTwin, twin
+from .fusable import Unfit
+from .inside import WIDEST, layered_units, with_units
 
 
 def fuse(net, wanted="auto"):
@@ -75,7 +67,7 @@ def _fused(net):
         units = layered_units(net)
         if not units:
             raise Unfit(f"{reason}, and no unit of layers with {WIDEST} channels or fewer") from reason
-        return (Fused(net, traced, own_statistics=False),
+        return (Fused(net, with_units, own_statistics=False),
                 f"fused C++ operators for {counted(len(units), 'unit')} ({reason})")
 
 
@@ -181,267 +173,3 @@ class Fused(Block):
     def optimize_for(self, *args, **kwargs):
         raise InputError("a fused net has no graph for another backend: optimize_for is for the net itself, "
                          "backend.gluon.inference.optimize finds the fastest form for inference")
-
-
-# ---- A CIFAR net as a chain of operators
-
-
-def norm_settings(block, scaled=True):
-    """A BatchNorm's (eps, momentum); raises Unfit if the operators cannot compute it.
-
-    scaled: whether the operators multiply by its gamma; MXNet takes gamma as 1 in a BatchNorm(scale=False), whatever it
-    holds. Beta is always added; center=False only means that it is not learned.
-    """
-    settings = block._kwargs if type(block) is nn.BatchNorm else {}
-    if settings.get("axis") != 1 or settings["use_global_stats"] or settings["fix_gamma"] == scaled:
-        raise Unfit(f"{block.name} is not a plain BatchNorm")
-    return settings["eps"], settings["momentum"]
-
-
-def plain_norm(block):
-    """Whether a block is a BatchNorm that the operators can compute."""
-    with contextlib.suppress(Unfit):
-        return bool(norm_settings(block))
-    return False
-
-
-def _operators(parts):
-    return {part.constructor: part.operator for part in parts if part.operator}
-
-
-# What the operators know, by exact class: a subclass may compute something else.
-UNITS = _operators(part for part in registry.CIFAR.parts.values() if part.place is registry.SITES)
-REFINEMENTS = _operators(module for part in registry.CIFAR.parts.values() if part.place is not registry.SITES
-                         for module in (part.variants or {None: part}).values())
-
-
-def kind_of(unit, kinds=UNITS):
-    """A unit, or a refinement of REFINEMENTS, as the attribute of an operator; raises Unfit if there is none for it."""
-    if type(unit) not in kinds:
-        raise Unfit(f"there is no fused {type(unit).__name__}")
-    if type(unit) is activation.NiN and len(unit) != 7:  # 7: ReLU, then twice convolution, BatchNorm, ReLU
-        raise Unfit("there is no fused NiN of one layer")
-    return kinds[type(unit)].format(unit=unit)
-
-
-def blocks_in(block):
-    """A block and all blocks inside it."""
-    yield block
-    for child in block._children.values():
-        yield from blocks_in(child)
-
-
-def common_norm(block, unscaled=None):
-    """The operators' attributes epsilon and momentum of all BatchNorms in a block; raises Unfit if they differ.
-
-    unscaled: the BatchNorm without gamma.
-    """
-    settings = {norm_settings(part, scaled=part is not unscaled)
-                for part in blocks_in(block) if isinstance(part, nn.BatchNorm)}
-    if len(settings) > 1:
-        raise Unfit("its BatchNorms differ in epsilon or momentum")
-    return {name: repr(value) for name, value in zip(("epsilon", "momentum"), *settings)}
-
-
-def layers_of(unit):
-    """The layers inside a unit in the order of the data flow; a scalar unit has none."""
-    return getattr(unit, "gate", unit if isinstance(unit, nn.HybridSequential) else ())
-
-
-def unit_parameters(unit):
-    """A unit's parameters in the order of the operators' arrays."""
-    if isinstance(unit, activation.PReLU):
-        return [unit.alpha]
-    found = []
-    for layer in layers_of(unit):
-        if isinstance(layer, nn.Conv2D):
-            found += [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-        elif isinstance(layer, nn.BatchNorm):
-            found += norm_parameters(layer)
-    return found
-
-
-def norm_parameters(block):
-    return [getattr(block, array) for array in NORM]
-
-
-def steps_of(net):
-    """(operator, its parameters, its attributes) along the net; raises Unfit if an operator is missing."""
-    if type(net) is not CIFARResNetV2:
-        raise Unfit(f"{type(net).__name__} as a whole has none")
-    first, stem, *stages = list(net.features)[:5]
-    norm = common_norm(net, unscaled=first)
-    if type(net.output) is not nn.Dense or net.output.act is not None or net.output.bias is None:
-        raise Unfit("its output is not a dense layer with bias")
-    yield "stem", norm_parameters(first)[1:] + [stem.weight], norm
-    for stage in stages:
-        for block in stage:
-            if type(block) is not BasicBlockV2:
-                raise Unfit(f"there is no fused {type(block).__name__}")
-            parameters = (norm_parameters(block.bn1) + unit_parameters(block.act1) + [block.conv1.weight]
-                          + norm_parameters(block.bn2) + unit_parameters(block.act2) + [block.conv2.weight]
-                          + unit_parameters(block.refine))
-            if block.downsample is not None:
-                parameters.append(block.downsample.weight)
-            refine = "none" if block.refine is None else kind_of(block.refine, REFINEMENTS)
-            yield "block", parameters, {**norm, "unit1": kind_of(block.act1), "unit2": kind_of(block.act2),
-                                        "refine": refine, "stride": str(block.conv1._kwargs["stride"][0]),
-                                        "downsample": str(int(block.downsample is not None))}
-    last, head = net.features[5], net.features[6]
-    yield "head", norm_parameters(last) + unit_parameters(head), {**norm, "unit": kind_of(head)}
-    yield "dense", [net.output.weight, net.output.bias], {"num_hidden": net.output._units}
-
-
-class Chain(HybridBlock):
-    """The steps of a CIFARResNetV2 over the net's own parameters; subclasses turn them into operators."""
-
-    def __init__(self, net):
-        super().__init__(prefix="fused_")
-        self._steps = list(steps_of(net))
-        for _, parameters, _ in self._steps:
-            for parameter in parameters:
-                self.params.update({parameter.name: parameter})
-                self._reg_params[parameter.name] = parameter  # so Gluon hands its array to hybrid_forward
-
-
-class TrainingTwin(Chain):
-    """A CIFARResNetV2 as stem, blocks, head and dense layer. input_gradient: compute the gradient of the images too."""
-
-    def __init__(self, net, input_gradient=False):
-        super().__init__(net)
-        self._input_gradient = input_gradient
-
-    def hybrid_forward(self, F, x, **arrays):
-        for operator, parameters, attributes in self._steps:
-            inputs = [arrays[parameter.name] for parameter in parameters]
-            if operator == "dense":
-                return F.FullyConnected(x, *inputs, **attributes)
-            if operator == "stem" and self._input_gradient:
-                x = F.identity(x)  # unlike the operator, it can add to the gradient of the images
-                attributes = {**attributes, "input_gradient": "1"}
-            x = getattr(F, f"atac_{operator}")(x, *inputs, **attributes)
-
-
-class InferenceTwin(Chain):
-    """A CIFARResNetV2 as one operator, which prepares its weights again for every batch: they may have changed."""
-
-    def hybrid_forward(self, F, x, **arrays):
-        return F.atac_net_inference(x, *(arrays[parameter.name] for parameter in parameters_in(self._steps)),
-                                    layers=layers_attribute(self._steps))
-
-
-class FrozenTwin(HybridBlock):
-    """A CIFARResNetV2 as one operator over a copy of its weights in one array.
-
-    MXNet takes longer to pass the arrays of a net one by one than the net takes for an image. The operator keeps what
-    it derives from the weights until they change.
-    """
-
-    def __init__(self, net):
-        super().__init__(prefix="fused_")
-        steps = list(steps_of(net))
-        parameters = parameters_in(steps)
-        self._attributes = {"layers": layers_attribute(steps),
-                            "shapes": ";".join(",".join(map(str, parameter.shape)) for parameter in parameters)}
-        contexts = parameters[0].list_ctx()
-        with self.name_scope():
-            size = sum(int(np.prod(parameter.shape)) for parameter in parameters)
-            self.weights = self.params.get("weights", shape=(size,), grad_req="null")
-        self.weights.initialize(mx.init.Zero(), ctx=contexts)
-        for context in contexts:
-            self.weights.data(context)[:] = mx.nd.concat(
-                *(parameter.data(context).reshape(-1) for parameter in parameters), dim=0)
-
-    def hybrid_forward(self, F, x, weights):
-        return F.atac_net_inference(x, weights, **self._attributes)
-
-
-def parameters_in(steps):
-    return [parameter for _, parameters, _ in steps for parameter in parameters]
-
-
-def layers_attribute(steps):
-    """The steps as the attribute of the operator for a whole net."""
-    return ";".join(f"{operator}:{','.join(f'{name}={value}' for name, value in attributes.items())}"
-                    for operator, _, attributes in steps)
-
-
-def twin(net, training):
-    """The graph of a CIFARResNetV2 on its own parameters, for training or for inference."""
-    return TrainingTwin(net) if training else InferenceTwin(net)
-
-
-# ---- Any net, with its units of layers as operators
-
-
-def layered_units(net):
-    """The units of a net that deserve an operator of their own: those with several layers."""
-    found = []
-    for block in blocks_in(net):
-        if type(block) in UNITS and layers_of(block) and unit_parameters(block)[-1].shape[0] <= WIDEST:
-            with contextlib.suppress(Unfit):
-                kind_of(block)
-                common_norm(block)
-                found.append(block)
-    return found
-
-
-@contextlib.contextmanager
-def forwarding(blocks):
-    """Within the block, replace hybrid_forward: blocks is a list of (block, function) pairs."""
-    for block, function in blocks:
-        block.hybrid_forward = function
-    try:
-        yield
-    finally:
-        for block, _ in blocks:
-            del block.hybrid_forward
-
-
-def traced(net, training):
-    """net's graph with an operator for each unit of layers, and the BatchNorm before it if only the unit reads that."""
-    suffix = "" if training else "_inference"
-    norms = {id(block): block for block in blocks_in(net) if plain_norm(block)}
-    before = {}  # name of a BatchNorm's symbol: (its input, the block)
-    merged = []
-
-    def norm_forward(block):
-        plain = type(block).hybrid_forward
-
-        def forward(F, x, **arrays):
-            result = plain(block, F, x, **arrays)
-            before[result.name] = (x, block)
-            return result
-        return forward
-
-    def unit_forward(unit):
-        def forward(F, x):
-            attributes, parameters = {"unit": kind_of(unit), **common_norm(unit)}, unit_parameters(unit)
-            source, norm = before.get(x.name, (x, None))
-            if norm is not None and x.name not in shared and norm_settings(norm) == norm_settings(first_norm(unit)):
-                merged.append(x.name)
-                x, attributes, parameters = source, {**attributes, "norm": "1"}, norm_parameters(norm) + parameters
-            if training and x.name == data.name:  # the operator could not add to the gradient of the images
-                x = F.identity(x)
-            return getattr(F, f"atac_unit{suffix}")(x, *(parameter.var() for parameter in parameters), **attributes)
-        return forward
-
-    units = layered_units(net)
-    hooks = [(block, norm_forward(block)) for block in norms.values()]
-    hooks += [(unit, unit_forward(unit)) for unit in units]
-    shared = set()
-    while True:
-        data = mx.sym.var("data", dtype="float32")
-        with forwarding(hooks):
-            graph = net(data)
-        # A merged BatchNorm that is still in the graph has other readers: it would move its statistics twice.
-        left = set(merged) & {name.rpartition("_output")[0] for name in graph.get_internals().list_outputs()}
-        if not left:
-            return SymbolBlock(graph, data, params=net.collect_params())
-        shared |= left
-        merged.clear()
-        before.clear()
-
-
-def first_norm(unit):
-    return next(layer for layer in layers_of(unit) if isinstance(layer, nn.BatchNorm))

@@ -180,6 +180,7 @@ class PreparedNet {
         std::unique_ptr<Ending>(new Pool(pooled_, x.shape)));
   }
 
+  static bool keeps(const Attributes& attributes) { return NetArrays::in_one(attributes); }
   int places() const { return places_; }
 
   // Images (N, C, H, W) to logits (N, outputs).

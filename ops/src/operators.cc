@@ -8,6 +8,7 @@
 // In inference they use the running statistics, with the normalizations folded into the layers:
 //
 //   atac_unit_inference  the same unit
+//   atac_middle_inference  (N, C, H, W) -> (N, C', H, W): BatchNorm, unit1, 3x3 convolution, BatchNorm, unit2 (middle.h)
 //   atac_net_inference   (N, C, H, W) -> logits (N, classes): stem, blocks, head and a dense layer; `layers` says which
 //                        (net.h). With `shapes` all arrays lie in one, and what follows from them is kept until MXNet
 //                        changes it; without, every batch starts anew
@@ -25,6 +26,7 @@
 #include <mutex>
 
 #include "layers.h"
+#include "middle.h"
 #include "nag.h"
 #include "net.h"
 
@@ -188,33 +190,32 @@ class Training : public mxnet::ext::CustomStatefulOp, public Declared<Operator> 
   size_t size_ = 0;
 };
 
-// ---- The whole net for inference
+// ---- For inference, with what is prepared from the weights alone
 
-namespace whole {
-
+template <class Prepared>
 class State : public mxnet::ext::CustomStatefulOp {
  public:
   explicit State(const Attributes& attributes) : attributes_(attributes) {}
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     return guarded([&] {
-      const bool keeps = NetArrays::in_one(attributes_);
+      const bool keeps = Prepared::keeps(attributes_);
       const MXTensor& x = inputs->at(0);
-      // What a prepared net holds for: the arrays, as they are now, and the images' size.
+      // What a prepared one holds for: the arrays, as they are now, and the images' size.
       std::vector<size_t> now(x.shape.begin() + 1, x.shape.end());
       for (auto array = inputs->begin() + 1; array != inputs->end(); ++array) {
         now.push_back(reinterpret_cast<size_t>(array->data_ptr));
         now.push_back(array->verID);
       }
-      if (!keeps || !net_ || now != made_for_ || net_->places() < omp_get_max_threads()) {
-        net_.reset();
-        net_.reset(new PreparedNet(attributes_, dims_of(inputs->begin(), inputs->end()),
+      if (!keeps || !prepared_ || now != made_for_ || prepared_->places() < omp_get_max_threads()) {
+        prepared_.reset();
+        prepared_.reset(new Prepared(attributes_, dims_of(inputs->begin(), inputs->end()),
                                    data_of(inputs->begin(), inputs->end())));
         made_for_ = std::move(now);
       }
-      net_->run(static_cast<const float*>(x.data_ptr), static_cast<int>(x.shape[0]),
+      prepared_->run(static_cast<float*>(x.data_ptr), static_cast<int>(x.shape[0]),
                 static_cast<float*>(outputs->at(0).data_ptr));
-      if (!keeps) net_.reset();
+      if (!keeps) prepared_.reset();
     });
   }
 
@@ -222,11 +223,18 @@ class State : public mxnet::ext::CustomStatefulOp {
     return guarded([] { throw Fault(NO_GRADIENT); });
   }
 
+  static MXReturnValue create(const Attributes& attributes, const mxnet::ext::MXContext&, const std::vector<Dims>&,
+                              const std::vector<int>, mxnet::ext::CustomStatefulOp** state) {
+    return guarded([&] { *state = mxnet::ext::CustomStatefulOp::create<State>(attributes); });
+  }
+
  private:
   const Attributes attributes_;
-  std::unique_ptr<PreparedNet> net_;
+  std::unique_ptr<Prepared> prepared_;
   std::vector<size_t> made_for_;
 };
+
+namespace whole {
 
 MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
   return guarded([&] {
@@ -242,11 +250,6 @@ MXReturnValue shapes(const Attributes& attributes, std::vector<Dims>* in, std::v
     const unsigned images = in->at(0)[0];
     out->at(0) = {images, NetLayers(attributes, *in, none, images).outputs};
   });
-}
-
-MXReturnValue create(const Attributes& attributes, const mxnet::ext::MXContext&, const std::vector<Dims>&,
-                     const std::vector<int>, mxnet::ext::CustomStatefulOp** state) {
-  return guarded([&] { *state = mxnet::ext::CustomStatefulOp::create<State>(attributes); });
 }
 
 }  // namespace whole
@@ -316,11 +319,13 @@ const bool registered = (Training<UnitOperator>::complete(add("atac_unit")),
                          Training<StemOperator>::complete(add("atac_stem")),
                          Training<BlockOperator>::complete(add("atac_block")),
                          Training<HeadOperator>::complete(add("atac_head")),
+                         Declared<MiddleOperator>::complete(add("atac_middle_inference"))
+                             .setCreateOpState(State<PreparedMiddle>::create, "cpu"),
                          add("atac_net_inference")
                              .setParseAttrs(whole::parse)
                              .setInferType(types)
                              .setInferShape(whole::shapes)
-                             .setCreateOpState(whole::create, "cpu"),
+                             .setCreateOpState(State<PreparedNet>::create, "cpu"),
                          add("atac_nag")
                              .setParseAttrs(nag::parse)
                              .setInferType(types)

@@ -176,6 +176,9 @@ def groups(scale):
         Variant(name, f"mxnet_contenders:{contender}", pipeline, threads=1)
         for name, contender in ((OURS, "OurPipeline"), (AUTHORS, "AuthorsPipeline"))))
     yield Group("profile/atac-b1", "training step", profiles(atac_b1, scale.profiled_steps), once=True)
+    yield Group("samples", "training step", tuple(
+        Variant(f"b={blocks}", "samples:Samples", {"fused": "auto", "steps": 10 * scale.profiled_steps},
+                atac(blocks, scale.batch)) for blocks in (1, 3)), once=True)
 
 
 def chosen(scale, text):

@@ -273,6 +273,17 @@ def profiles(stored):
     return "\n\n".join(parts) + reasons([("profile/atac-b1", record)])
 
 
+def samples(stored):
+    """Shares of our step's processor time by kind of function."""
+    record = stored.get("samples")
+    if not record:
+        return missing(["samples"])
+    shares = {variant["name"]: variant["about"]["shares"] for variant in record["variants"] if "about" in variant}
+    kinds = dict.fromkeys(kind for found in shares.values() for kind in found)
+    rows = [[kind, *(f"{found[kind]:.0%}" for found in shares.values())] for kind in kinds]
+    return table(["share of the processor time", *shares], rows) + reasons([("samples", record)])
+
+
 TABLES = {
     "conditions": conditions, "steps": against_ours([(f"b={b}", f"step/atac-b{b}") for b in (1, 3, 5)]),
     "units": units, "units-ahead": units_ahead,
@@ -280,7 +291,7 @@ TABLES = {
     "inference": against_ours([(f"b={b}, batch {n}", f"inference/atac-b{b}-n{n}") for n in (BATCH, 1) for b in (1, 3)]),
     "imagenet": imagenet, "memory": memory, "ceilings": ceilings, "floor": floor, "cost-blocks": costs("cost/blocks"),
     "cost-batch": costs("cost/batch"), "cost-threads": costs("cost/threads"), "pipeline": pipeline,
-    "profile": profiles, "runs": runs,
+    "profile": profiles, "runs": runs, "samples": samples,
 }
 
 

@@ -6,7 +6,7 @@ from engine.cli import flags
 from engine.cli.program import run_script
 from support.errors import InputError
 from support.files import write_whole
-from support.tables import fill_tables
+from support.tables import fill_tables, row, table
 
 from . import groups, harness
 from .__main__ import DEFAULT_OUT
@@ -17,11 +17,6 @@ TO_MS, TO_GIGA = 1000, 1e-9
 
 
 # ---- Pieces of tables
-
-def table(head, rows):
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head),
-                      *("| " + " | ".join(row) + " |" for row in rows)])
-
 
 def number(value):
     """A number with at least three significant digits."""
@@ -74,7 +69,7 @@ def comparison(stored, named, cell, heads):
             rows.append([name, *(text for variant in found
                                  for text in (cell(variant) if variant else ["-"] * len(heads)))])
     head = ["", *(f"{heading}, {text}".lstrip(", ") for heading, _ in present for text in heads)]
-    return table(head, rows) + reasons(present)
+    return table(row(head), rows) + reasons(present)
 
 
 def missing(names):
@@ -106,7 +101,7 @@ def conditions(stored):
         rows.append([name, record["date"], str(record["repeats"]), ", ".join(threads),
                      f"{max(elsewhere):.2f}" if elsewhere else "", number(record["took_seconds"])])
     return "\n".join(lines) + "\n\n" + table(
-        ["group", "date", "rounds", "threads", "cores busy elsewhere, at most", "took, s"], rows)
+        "| group | date | rounds | threads | cores busy elsewhere, at most | took, s |", rows)
 
 
 def against_ours(named):
@@ -126,7 +121,7 @@ def units(stored):
         found = [measured(record).get(name) for name in names]
         rows.append([unit, *(f"{timing(variant)}" + (f", {ratio(variant)}x" if name != groups.OURS else "")
                              if variant else "-" for name, variant in zip(names, found))])
-    return table(["unit", *(f"{name}, ms" for name in names)], rows) + reasons(present)
+    return table(row(["unit", *(f"{name}, ms" for name in names)]), rows) + reasons(present)
 
 
 def epochs(stored):
@@ -174,7 +169,7 @@ def ceilings(stored):
             rows.append([name, f"{number(variant['bytes'] * TO_GIGA / variant['median'])} GB/s, read and written"])
         else:
             rows.append([name, f"{number(variant['macs'] * TO_GIGA / variant['median'])} GMAC/s"])
-    return table(["", "rate"], rows) + reasons([("ceilings", record)])
+    return table(row(["", "rate"]), rows) + reasons([("ceilings", record)])
 
 
 def floor(stored):
@@ -197,7 +192,7 @@ def floor(stored):
             rows.append([heading, number(found[groups.OURS]["macs"] * TO_GIGA), number(TO_MS * least), *share])
     if not rows:
         return missing(["step/"])
-    return table(["", "GMAC", "floor, ms", groups.OURS, groups.PLAIN, groups.COMPILED], rows)
+    return table(row(["", "GMAC", "floor, ms", groups.OURS, groups.PLAIN, groups.COMPILED]), rows)
 
 
 def costs(group):
@@ -214,7 +209,7 @@ def costs(group):
                 values.append(value)
         rows = [[kind, *(f"{timing(found[value])}, {number(found[value]['images'] / found[value]['median'])} images/s"
                          if value in found else "-" for value in values)] for kind, found in kinds.items()]
-        return table(["ms", *values], rows) + reasons([(group, record)])
+        return table(row(["ms", *values]), rows) + reasons([(group, record)])
     return render
 
 
@@ -243,10 +238,10 @@ def profiles(stored):
         wall = about["profiled_step_ms"]
         left = {"name": "no operator (Python, waiting)", "calls": 0, "ms": about["without_operator_ms"]}
         for title, found in (("operators", [*about["kinds"], left]), ("oneDNN's part of them", about["primitives"])):
-            rows = [[row["name"], number(row["calls"]) if row["calls"] else "", number(row["ms"]),
-                     f"{row['ms'] / wall:.0%}"] for row in found or ()]
+            rows = [[each["name"], number(each["calls"]) if each["calls"] else "", number(each["ms"]),
+                     f"{each['ms'] / wall:.0%}"] for each in found or ()]
             if rows:
-                parts.append(table([f"{variant['name']}: {title}", "calls a step", "ms a step", "share"], rows))
+                parts.append(table(row([f"{variant['name']}: {title}", "calls a step", "ms a step", "share"]), rows))
     return "\n\n".join(parts) + reasons([("profile/atac-b1", record)])
 
 

@@ -1,12 +1,10 @@
-"""The flags of evaluate.py."""
+"""The flags of a parameter file, its net and its data, for evaluate.py and visualize.py."""
 import os
 
 from support.errors import InputError
 
 from ..recipe import CROP_RATIO, INPUT_SIZE
 from . import data_flags, flags, net_flags
-
-STDOUT = "-"  # where --json writes without a file
 
 
 def add_subject_flags(parser, hosts):
@@ -83,27 +81,3 @@ def check_output(parser, flag, path):
         parser.error(f"{flag} {path}: that folder does not exist")
     if os.path.isdir(path):
         parser.error(f"{flag} {path}: it is a folder; name a file in it")
-
-
-def parse(description, hosts, argv=None):
-    """(parser, parsed flags). hosts: CIFAR and IMAGENET of model.registry. A wrong flag ends the process."""
-    parser = flags.Parser(prog="evaluate.py", description=description)
-    group = add_subject_flags(parser, hosts)
-    group.add_argument("--confusion-matrix", type=flags.figure, metavar="FILE",
-                       help="draw the confusion matrix into FILE: a .png, .pdf or .svg")
-    group.add_argument("--by-class", type=flags.words, metavar="CSV", help="write the table of all classes to CSV")
-    group.add_argument("--json", nargs="?", type=flags.words, const=STDOUT, metavar="FILE",
-                       help="write the result as one line of JSON (one line for each of --images) to FILE; without "
-                       "FILE to standard output, and the text for people to standard error")
-    group.add_argument("--images", nargs="+", metavar="FILE",
-                       help="classify these pictures instead: JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, ICO or JPEG 2000, "
-                       "with any file name; transparent parts become white")
-    args = parser.parse_args(argv)
-    for flag, path in (("--json", args.json), ("--confusion-matrix", args.confusion_matrix),
-                       ("--by-class", args.by_class)):
-        if args.images and path and flag != "--json":
-            parser.error(f"--images and {flag} exclude each other")
-        if path:
-            check_output(parser, flag, path)
-    check_subject_flags(parser, args, hosts)
-    return parser, args

@@ -40,7 +40,7 @@ def parse(argv=None):
     group.add_argument("--label-mode", choices=("fine", "coarse"), help="its labels, for CIFAR-100 (default coarse)")
     group.add_argument("--data-dir", type=flags.words, metavar="DIR", help="for --dataset folder: the folder, whose "
                        "class folders name the classes")
-    subject_flags.add_size_flags(group)
+    data_flags.add_size_flags(group, subject_flags.TRAINED)
     parser.set_defaults(gpus=(), params=None, pretrained=None, **{
         name: None for names in data_flags.DATA_FLAGS.values() for name in names if name not in (
             "label_mode", "input_size", "crop_ratio")})

@@ -4,11 +4,10 @@ r"""Draw what a net does, and how runs went.
     python visualize.py gates --pretrained atac_resnet20_v2_b1_cifar10 --beside seactivation_resnet20_v2_b1_cifar10 \
         --image 10 --data-dir data/cifar10-sample -o docs/images/gates.png
     python visualize.py predictions --pretrained atac_resnet20_v2_b1_cifar10 --wrong --data-dir data/cifar10-sample
-    python visualize.py confusion --params runs/NAME/best.params
     python visualize.py statistics --pretrained atac_resnet20_v2_b1_cifar10
     python visualize.py curves runs/NAME runs/OTHER
 
-The first four choose the weights and the data by the flags of evaluate.py. The figure is a PNG, PDF or SVG, by the
+The first three choose the weights and the data by the flags of evaluate.py. The figure is a PNG, PDF or SVG, by the
 extension of --output.
 """
 import copy
@@ -23,7 +22,7 @@ from support import runtime
 from support.errors import InputError
 
 HOSTS = registry.CIFAR, registry.IMAGENET
-WITH_NET = ("gates", "predictions", "confusion", "statistics")  # they take the flags of evaluate.py
+WITH_NET = ("gates", "predictions", "statistics")  # they take the flags of evaluate.py
 MOST_ANSWERS = 400
 
 
@@ -47,7 +46,6 @@ def parse(argv=None):
                              help="how many (default 32)")
     predictions.add_argument("--wrong", action="store_true", help="only images that the net gets wrong")
 
-    tasks.add_parser("confusion", help="how the images of each class are answered, in per cent")
     statistics = tasks.add_parser("statistics", help="the spread of the gates at each site over the test images, and "
                                   "what their variance comes from")
     statistics.add_argument("--count", type=flags.number(int, 1), metavar="N", help="only the first N test images")
@@ -123,10 +121,7 @@ def draw(parser, args):
     tested = images()
     example = next(iter(tested.batches))[0]
     scorer, _ = subject.backend.scorer(subject.net, subject.devices, example, args.mode, args.fused)
-    if args.task == "confusion":
-        visualize.confusion(subject, scorer, tested, args.output)
-    else:
-        visualize.predictions(subject, scorer, tested, args.count, args.wrong, args.output)
+    visualize.predictions(subject, scorer, tested, args.count, args.wrong, args.output)
 
 
 def main():

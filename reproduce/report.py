@@ -171,7 +171,6 @@ def update(results=ledger.RESULTS):
     results = Path(results)
     records = ledger.read(results)
     changed = figures.save(figures_of(records), results / "figures")
-    changed = figures.save_histories(records, results) or changed
     return _write_if_new(results / PAGE, page(records)) or changed
 
 

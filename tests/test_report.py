@@ -316,18 +316,6 @@ def test_figures_are_drawn_once_and_alike(tmp_path):
         assert abs(picture.width - 3.3 * 220) <= 1
 
 
-def test_the_history_of_a_published_run_is_drawn_again_if_it_is_stale(tmp_path):
-    place = tmp_path / "runs" / OWN.id
-    shutil.copytree(ledger.folder_of(OWN.id), place)
-    current = (place / "history.png").read_bytes()
-    assert not figures.save_histories([OWN], tmp_path)
-    (place / "history.png").write_bytes(b"old")
-    assert figures.save_histories([OWN], tmp_path) and not figures.save_histories([OWN], tmp_path)
-    assert len((place / "history.png").read_bytes()) > len(current) / 2
-    (place / "history.png").unlink()
-    assert not figures.save_histories([OWN], tmp_path) and not (place / "history.png").exists()
-
-
 def test_update_writes_the_page_once(tmp_path):
     place = tmp_path / "runs" / RECORDS[0].id
     shutil.copytree(ledger.folder_of(RECORDS[0].id), place)

@@ -51,7 +51,7 @@ def no_warnings():
     (["gates", *ATAC, "--beside", "seactivation_resnet20_v2_b1_cifar10", "--image", "1016"], 1500),
     (["gates", *ATAC, "--picture", "cat.png", "--channel", "15"], 1500),
     (["predictions", *ATAC, "--count", "9"], 1400), (["predictions", *ATAC, "--count", "2", "--wrong"], 500),
-    (["confusion", *ATAC], 1000), (["statistics", *ATAC, "--count", "300"], 1400),
+    (["statistics", *ATAC, "--count", "300"], 1400),
     (["statistics", *SAMPLE, "--pretrained", "localsenet_resnet20_v2_b1_cifar10", "--count", "1"], 1400)])
 def test_a_drawing(tmp_path, words, width):
     Image.fromarray(np.arange(60 * 50 * 3, dtype=np.uint8).reshape(60, 50, 3)).save(tmp_path / "cat.png")
@@ -185,8 +185,8 @@ def test_the_sites_of_a_deep_net_are_wrapped(tmp_path):
     (["statistics", *SAMPLE, "--pretrained", "nin_resnet20_v2_b1_cifar10"], 1, "has no unit with gates"),
     (["statistics", *ATAC, "--count", "0"], 2, "0 is below 1"),
     (["predictions", *ATAC, "--count", "401"], 2, "401 is above 400"),
-    (["confusion", *ATAC[:4], "--data-dir", "nothing"], 1, "--data-dir nothing: that folder does not exist"),
-    (["confusion", *ATAC, "-o", "/proc/x.png"], 1, "/proc/x.png cannot be written: "),
+    (["predictions", *ATAC[:4], "--data-dir", "nothing"], 1, "--data-dir nothing: that folder does not exist"),
+    (["predictions", *ATAC, "-o", "/proc/x.png"], 1, "/proc/x.png cannot be written: "),
     (["predictions", *ATAC, "--dataset", "cifar100"], 1, "was trained with --dataset cifar10, not cifar100"),
     (["curves"], 2, "required: RUN"), (["curves", "nothing"], 1, "nothing cannot be read: No such file or directory"),
     (["curves", RUNS / "cifar10-b1-atac_e15_s0_2ec32175", "--labels", "a,b"], 2, "--labels has 2 names for 1 runs"),

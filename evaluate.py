@@ -21,16 +21,39 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from engine.cli import evaluate_flags, net_flags
+from engine.cli import flags, net_flags, subject_flags
 from engine.cli.program import run_script
 from model import registry
 from support import bits, runtime
 from support.errors import InputError
 from support.files import sha256, write_whole
 
+HOSTS = registry.CIFAR, registry.IMAGENET
+STDOUT = "-"  # where --json writes without a file
+
 
 def parse(argv=None):
-    return evaluate_flags.parse(__doc__, (registry.CIFAR, registry.IMAGENET), argv)
+    """(parser, parsed flags). A wrong flag ends the process."""
+    parser = flags.Parser(prog="evaluate.py", description=__doc__)
+    group = subject_flags.add_subject_flags(parser, HOSTS)
+    group.add_argument("--confusion-matrix", type=flags.figure, metavar="FILE",
+                       help="draw the confusion matrix into FILE: a .png, .pdf or .svg")
+    group.add_argument("--by-class", type=flags.words, metavar="CSV", help="write the table of all classes to CSV")
+    group.add_argument("--json", nargs="?", type=flags.words, const=STDOUT, metavar="FILE",
+                       help="write the result as one line of JSON (one line for each of --images) to FILE; without "
+                       "FILE to standard output, and the text for people to standard error")
+    group.add_argument("--images", nargs="+", metavar="FILE",
+                       help="classify these pictures instead: JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, ICO or JPEG 2000, "
+                       "with any file name; transparent parts become white")
+    args = parser.parse_args(argv)
+    for flag, path in (("--json", args.json), ("--confusion-matrix", args.confusion_matrix),
+                       ("--by-class", args.by_class)):
+        if args.images and path and flag != "--json":
+            parser.error(f"--images and {flag} exclude each other")
+        if path:
+            subject_flags.check_output(parser, flag, path)
+    subject_flags.check_subject_flags(parser, args, HOSTS)
+    return parser, args
 
 
 class Score(NamedTuple):
@@ -97,7 +120,7 @@ def record_of(*words):
 def write_json(records, place):
     """Write one line for each record to a file (whole or untouched) or to STDOUT; nowhere for None."""
     text = "".join(json.dumps(record) + "\n" for record in records)
-    if place == evaluate_flags.STDOUT:
+    if place == STDOUT:
         sys.stdout.write(text)
     elif place is not None:
         write_whole(place, text)
@@ -111,7 +134,7 @@ def main():
     from engine.figures.confusion import draw_confusion
 
     runlog.start_logging()
-    say = functools.partial(print, file=sys.stderr if args.json == evaluate_flags.STDOUT else sys.stdout, flush=True)
+    say = functools.partial(print, file=sys.stderr if args.json == STDOUT else sys.stdout, flush=True)
     subject = subject_of(parser, args)
     for remark in args.remarks:
         say(remark)

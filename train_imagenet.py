@@ -80,7 +80,7 @@ def parse(argv=None):
         epochs = args.changes.get("epochs", (args.preset or RELEASED).recipe.epochs)
         if args.resume_epoch is not None and args.resume_epoch >= epochs:
             raise InputError(f"--resume-epoch {args.resume_epoch} leaves nothing of {counted(epochs, 'epoch')}")
-        data_flags.check_imagenet_flags(args)
+        data_flags.check_image_flags(args)
     except InputError as error:
         parser.error(str(error))
     return parser, args

@@ -4,12 +4,10 @@ r"""Draw what a net does, and how runs went.
     python visualize.py gates --pretrained atac_resnet20_v2_b1_cifar10 --beside seactivation_resnet20_v2_b1_cifar10 \
         --image 10 --data-dir data/cifar10-sample -o docs/images/gates.png
     python visualize.py predictions --pretrained atac_resnet20_v2_b1_cifar10 --wrong --data-dir data/cifar10-sample
-    python visualize.py confusion --params runs/NAME/best.params
     python visualize.py statistics --pretrained atac_resnet20_v2_b1_cifar10
     python visualize.py curves runs/NAME runs/OTHER
-    python visualize.py unit -o docs/images/atac-unit.svg
 
-The first four choose the weights and the data by the flags of evaluate.py. The figure is a PNG, PDF or SVG, by the
+The first three choose the weights and the data by the flags of evaluate.py. The figure is a PNG, PDF or SVG, by the
 extension of --output.
 """
 import copy
@@ -17,15 +15,60 @@ import importlib
 import os
 import sys
 
-from engine.cli import visualize_flags
+from engine.cli import flags, subject_flags
 from engine.cli.program import run_script
 from model import registry
 from support import runtime
 from support.errors import InputError
 
+HOSTS = registry.CIFAR, registry.IMAGENET
+WITH_NET = ("gates", "predictions", "statistics")  # they take the flags of evaluate.py
+MOST_ANSWERS = 400
+
 
 def parse(argv=None):
-    return visualize_flags.parse(__doc__, (registry.CIFAR, registry.IMAGENET), argv)
+    """(parser of the chosen drawing, parsed flags). A wrong flag ends the process."""
+    parser = flags.Parser(prog="visualize.py", description=__doc__)
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="WHAT", help="(WHAT --help lists its flags)")
+
+    gates = tasks.add_parser("gates", help="the gates of every attentional unit for one picture")
+    which = gates.add_mutually_exclusive_group()
+    which.add_argument("--picture", type=flags.words, metavar="FILE", help="a picture of your own")
+    which.add_argument("--image", type=flags.number(int, 0), default=0, metavar="N",
+                       help="the test image with this number, from 0 (default 0)")
+    gates.add_argument("--beside", type=flags.words, metavar="NAME", help="the gates of a second net below: a name in "
+                       "params/manifest.json, or a parameter file that knows its net")
+    gates.add_argument("--channel", type=flags.number(int, 0), metavar="K", help="the channel to show at every site "
+                       "(default: at each site the one that varies most over the picture)")
+
+    predictions = tasks.add_parser("predictions", help="test images with their true and answered names")
+    predictions.add_argument("--count", type=flags.number(int, 1, MOST_ANSWERS), default=32, metavar="N",
+                             help="how many (default 32)")
+    predictions.add_argument("--wrong", action="store_true", help="only images that the net gets wrong")
+
+    statistics = tasks.add_parser("statistics", help="the spread of the gates at each site over the test images, and "
+                                  "what their variance comes from")
+    statistics.add_argument("--count", type=flags.number(int, 1), metavar="N", help="only the first N test images")
+
+    curves = tasks.add_parser("curves", help="the training curves of several runs in the same axes")
+    curves.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its metrics.jsonl")
+    curves.add_argument("--labels", metavar="TEXT,TEXT", help="their names in the figure (default: the folders' names)")
+
+    for name in WITH_NET:
+        subject_flags.add_subject_flags(tasks.choices[name], HOSTS)
+    for name, task in tasks.choices.items():
+        task.add_argument("-o", "--output", type=flags.figure, default=f"{name}.png", metavar="FILE",
+                          help=f"the figure: a .png, .pdf or .svg (default {name}.png)")
+    args = parser.parse_args(argv)
+    chosen = tasks.choices[args.task]
+    subject_flags.check_output(chosen, "--output", args.output)
+    if args.task in WITH_NET:
+        subject_flags.check_subject_flags(chosen, args, HOSTS)
+    else:
+        args.labels = args.labels.split(",") if args.labels else None
+        if args.labels and len(args.labels) != len(args.runs):
+            chosen.error(f"--labels has {len(args.labels)} names for {len(args.runs)} runs; separate them by commas")
+    return chosen, args
 
 
 def subject_of(parser, args):
@@ -78,18 +121,12 @@ def draw(parser, args):
     tested = images()
     example = next(iter(tested.batches))[0]
     scorer, _ = subject.backend.scorer(subject.net, subject.devices, example, args.mode, args.fused)
-    if args.task == "confusion":
-        visualize.confusion(subject, scorer, tested, args.output)
-    else:
-        visualize.predictions(subject, scorer, tested, args.count, args.wrong, args.output)
+    visualize.predictions(subject, scorer, tested, args.count, args.wrong, args.output)
 
 
 def main():
     parser, args = parse()
-    if args.task == "unit":
-        from engine.figures.unit import draw_unit
-        draw_unit(args.output)
-    elif args.task == "curves":
+    if args.task == "curves":
         from engine import visualize
         visualize.training_curves(args.runs, args.labels, args.output)
     else:

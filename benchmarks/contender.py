@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.data import cifar, in_memory
+
 LOGITS_TOLERANCE = 1e-4  # largest difference of a logit from the plain net's, over the logits' standard deviation
 LOSS_TOLERANCE = 1e-3  # relative, for the mean loss of the first training step
 # The same for CHECK_STEPS steps in a row. ResNet-50's first steps on a few images multiply rounding: the plain net's
@@ -69,16 +71,28 @@ class Answers(OnBatch):
         self.answer(self.batch[0])
 
 
-class Rounds:
-    """Training batches of engine.data.in_memory.TrainBatches, some at a time, over as many epochs as needed."""
+class OnEpochs(Contender):
+    """A contender whose unit is a part of an epoch of CIFAR-10, training and validation.
 
-    def __init__(self, batches):
-        self.batches, self.epoch = batches, 0
+    steps: training batches, None for all; evaluated: validation images, None for all.
+    """
 
-    def take(self, count):
-        while count:
-            for batch in islice(self.batches.epoch(self.epoch, workers=1), count):
-                count -= 1
+    def __init__(self, folder, data_dir, steps, evaluated):
+        self.reference, self.data = Reference(folder), cifar.load("cifar10", data_dir)
+        self.batch, self.epoch = self.reference.about["batch"], 0
+        self.batches = in_memory.TrainBatches(self.data.train, self.batch, seed=0)
+        self.scored = in_memory.Split(self.data.test.images[:evaluated], self.data.test.labels[:evaluated])
+        self.steps = steps or self.batches.steps
+        self.images = self.steps * self.batch
+        self.macs = self.reference.macs * (TRAINING_MACS * self.images + len(self.scored))
+        self.about = {"training_images": self.images, "validation_images": len(self.scored)}
+
+    def take(self):
+        """A unit's training batches from this project's input pipeline, of as many epochs as needed."""
+        left = self.steps
+        while left:
+            for batch in islice(self.batches.epoch(self.epoch, workers=1), left):
+                left -= 1
                 yield batch
             self.epoch += 1
 

@@ -10,13 +10,12 @@ import itertools
 import json
 import logging
 import os
-import select
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Optional
@@ -87,17 +86,23 @@ class Worker:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker"], cwd=ROOT, env=environment, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=self.errors, start_new_session=True)
-        self._pending = b""
+            stdout=subprocess.PIPE, stderr=self.errors, text=True, start_new_session=True)
+        self.stuck = False
 
     def call(self, **order):
         """Send an order and return its answer; NotMeasured with the reason if there is none."""
+        watch = threading.Timer(self.patience, self._give_up)
+        watch.start()
         try:
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")
-            self.process.stdin.flush()
-            line = self._line()
+            print(json.dumps(order), file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
         except BrokenPipeError:
-            line = b""
+            line = ""
+        finally:
+            watch.cancel()
+        if self.stuck:
+            self.end()
+            raise NotMeasured(f"it did not answer within {self.patience:g} seconds")
         if not line:
             raise NotMeasured(f"its process ended with status {self.process.wait()}{self._last_words()}")
         answer = json.loads(line)
@@ -105,19 +110,13 @@ class Worker:
             raise NotMeasured(answer["not_measured"])
         return answer
 
-    def _line(self):
-        give_up = time.monotonic() + self.patience
-        while b"\n" not in self._pending:
-            left = give_up - time.monotonic()
-            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-                self.end(grace=0)
-                raise NotMeasured(f"it did not answer within {self.patience:g} seconds")
-            part = os.read(self.process.stdout.fileno(), 1 << 16)
-            if not part:
-                return b""
-            self._pending += part
-        line, _, self._pending = self._pending.partition(b"\n")
-        return line
+    def _give_up(self):
+        self.stuck = True
+        self._kill()
+
+    def _kill(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # its session is its own
 
     def _last_words(self):
         self.errors.seek(0)
@@ -128,15 +127,14 @@ class Worker:
         """Processor time of the process and its children so far."""
         return machine.session_seconds(self.process.pid)
 
-    def end(self, grace=10):
-        """End the process and its children. It may end by itself for `grace` seconds. A second call does no harm."""
+    def end(self):
+        """End the process, which has 10 s to end by itself, and its children. A second call does no harm."""
         for stream in (self.process.stdin, self.process.stdout, self.errors):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(grace)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # its session is its own
+            self.process.wait(10)
+        self._kill()
         self.process.wait()
 
 
@@ -203,10 +201,10 @@ def spread(values):
 
 
 class References:
-    """Folders of plain nets, made when first asked for and deleted at the end."""
+    """Folders of plain nets, made in a place when first asked for."""
 
-    def __init__(self, plan):
-        self.plan, self.place, self._made = plan, Path(tempfile.mkdtemp(prefix="benchmarks-")), {}
+    def __init__(self, plan, place):
+        self.plan, self.place, self._made = plan, Path(place), {}
 
     def folder(self, net):
         """The folder of a net; NotMeasured if it cannot be built."""
@@ -227,9 +225,6 @@ class References:
         if isinstance(self._made[net], NotMeasured):
             raise self._made[net]
         return self._made[net]
-
-    def close(self):
-        shutil.rmtree(self.place, ignore_errors=True)
 
 
 def measure(group, plan, references):
@@ -301,8 +296,8 @@ def write_records(path, records):
 
 def run(groups, plan, out=None):
     """Measure groups one after the other. Merges each record into the file `out`, then yields (name, record)."""
-    references = References(plan)
-    try:
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as place:
+        references = References(plan, place)
         for group in groups:
             record = measure(group, plan, references)
             if out is not None:  # so that finished groups stay if a later one is interrupted
@@ -310,8 +305,6 @@ def run(groups, plan, out=None):
                 stored["groups"][group.name] = record
                 write_records(out, stored)
             yield group.name, record
-    finally:
-        references.close()
 
 
 def as_text(record):

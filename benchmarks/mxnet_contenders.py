@@ -25,7 +25,7 @@ from ops.nag import update_operator
 from support import python, runtime
 
 from . import contender
-from .contender import CHECK_STEPS, TRAINING_MACS, Answers, Contender, NotMeasured, OnBatch, Reference, Rounds
+from .contender import CHECK_STEPS, TRAINING_MACS, Answers, Contender, NotMeasured, OnBatch, OnEpochs, Reference
 
 runtime.prepare()
 
@@ -297,54 +297,34 @@ class AuthorsStep(OnBatch):
 
 # ---- Epochs
 
-def part_of(split, images):
-    """The first images of a split; all for None."""
-    return split if images is None else in_memory.Split(split.images[:images], split.labels[:images])
-
-
-class OurEpoch(Contender):
-    """Training and validation as in the engine, including the input pipeline.
-
-    steps: training batches, None for all; evaluated: validation images, None for all.
-    """
+class OurEpoch(OnEpochs):
+    """Training and validation as in the engine, including the input pipeline."""
 
     def __init__(self, folder, data_dir, steps, evaluated):
-        reference = Reference(folder)
-        data, batch = cifar.load("cifar10", data_dir), reference.about["batch"]
-        batches = in_memory.TrainBatches(data.train, batch, seed=0)
-        self.rounds = Rounds(batches)
-        self.score_batches = in_memory.EvalBatches(part_of(data.test, evaluated), in_memory.CPU_BATCH)
-        self.steps = steps or batches.steps
-        self.images = self.steps * batch
-        self.macs = reference.macs * (TRAINING_MACS * self.images + len(self.score_batches.split))
-        self.net = load(reference)
-        self.forward, sentence = compiled(self.net, "auto")
-        self.trainer = trainer_of(self.net, batch, "auto")
-        self.about = {"path": sentence, "training_images": self.images,
-                      "validation_images": len(self.score_batches.split)}
+        super().__init__(folder, data_dir, steps, evaluated)
+        self.score_batches = in_memory.EvalBatches(self.scored, in_memory.CPU_BATCH)
+        self.net = load(self.reference)
+        self.forward, self.about["path"] = compiled(self.net, "auto")
+        self.trainer = trainer_of(self.net, self.batch, "auto")
 
     def unit(self):
-        train(self.net, self.forward, self.trainer, self.rounds.take(self.steps), Meter())
+        train(self.net, self.forward, self.trainer, self.take(), Meter())
         loop.evaluate(self.net, self.score_batches, CPU, 10, self.forward)
 
 
-class AuthorsEpoch(Contender):
-    """The same numbers of images, trained and validated as in the authors' script; arguments as in OurEpoch."""
+class AuthorsEpoch(OnEpochs):
+    """The same numbers of images, trained and validated as in the authors' script."""
 
     def __init__(self, folder, data_dir, steps, evaluated, workers):
-        reference, data = Reference(folder), cifar.load("cifar10", data_dir)
-        batch, scored = reference.about["batch"], part_of(data.test, evaluated)
-        self.steps, self.score_steps = steps or len(data.train) // batch, -(-len(scored) // batch)
-        self.images = self.steps * batch
-        self.about = {"loader_workers": workers, "training_images": self.images}
-        self.macs = reference.macs * (TRAINING_MACS * self.images + len(scored))
-        self.loader = AuthorsLoader(data.train, batch, workers, augment=True)
-        self.score_loader = AuthorsLoader(scored, batch, workers, augment=False)
-        self.loop = AuthorsLoop(load(reference))
+        super().__init__(folder, data_dir, steps, evaluated)
+        self.about["loader_workers"] = workers
+        self.loader = AuthorsLoader(self.data.train, self.batch, workers, augment=True)
+        self.score_loader = AuthorsLoader(self.scored, self.batch, workers, augment=False)
+        self.loop = AuthorsLoop(load(self.reference))
 
     def unit(self):
         self.loop.train(self.loader.take(self.steps))
-        self.loop.evaluate(self.score_loader.take(self.score_steps))
+        self.loop.evaluate(self.score_loader.take(-(-len(self.scored) // self.batch)))
 
 
 # ---- Input pipelines
@@ -385,37 +365,28 @@ class AuthorsPipeline(_OneCore):
 
 # ---- Inference
 
-class Inference(Answers):
-    """Subclasses choose the form of the net."""
+class OurInference(Answers):
+    """The default form of evaluate.py; subclasses choose another form of the net."""
+
+    form = staticmethod(inference.optimize)  # (callable, sentence) of a net, for batches like an example
 
     def __init__(self, folder):
         super().__init__(folder)
         self.forward, sentence = self.form(load(self.reference), mx.nd.array(self.batch[0]))
         self.about = {"path": sentence, "logits_differ_by": self.reference.check(self.answer)}
 
-    def form(self, net, example):
-        """(callable, sentence) for batches like example."""
-        raise NotImplementedError
-
     def answer(self, images):
         return inference.predict(self.forward, images)
 
 
-class OurInference(Inference):
-    """The default form of evaluate.py."""
-
-    def form(self, net, example):
-        return inference.optimize(net, example)
-
-
-class PlainInference(Inference):
+class PlainInference(OurInference):
     """The net itself, compiled with static memory."""
 
     def form(self, net, example):
         return compiled(net, "off")
 
 
-class FoldedInference(Inference):
+class FoldedInference(OurInference):
     """BatchNorm folded into convolutions, and oneDNN's fused operators if their results are right."""
 
     def form(self, net, example):

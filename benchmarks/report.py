@@ -1,4 +1,4 @@
-"""Renders the tables of docs/PERFORMANCE.md from results/benchmarks/: `python -m benchmarks.report [--check]`."""
+"""Renders the tables of docs/PERFORMANCE.md from results/benchmarks/: `python -m benchmarks.report`."""
 import functools
 import sys
 
@@ -6,7 +6,7 @@ from engine.cli import flags
 from engine.cli.program import run_script
 from support.errors import InputError
 from support.files import write_whole
-from support.tables import fill_tables
+from support.tables import fill_tables, row, table
 
 from . import groups, harness
 from .__main__ import DEFAULT_OUT
@@ -18,11 +18,6 @@ TO_MS, TO_GIGA = 1000, 1e-9
 
 # ---- Pieces of tables
 
-def table(head, rows):
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head),
-                      *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def number(value):
     """A number with at least three significant digits."""
     if value is None:
@@ -30,9 +25,20 @@ def number(value):
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
+class NotMeasuredYet(Exception):
+    """A table needs a group that has no record."""
+
+
+class Records(dict):
+    """{group: record}."""
+
+    def __missing__(self, group):
+        raise NotMeasuredYet(f"Not measured yet: `python -m benchmarks --only {group}`.")
+
+
 def measured(record):
     """{name: variant} of a record's variants with a time."""
-    return {variant["name"]: variant for variant in (record or {"variants": []})["variants"] if "median" in variant}
+    return {variant["name"]: variant for variant in record["variants"] if "median" in variant}
 
 
 def timing(variant, factor=TO_MS):
@@ -49,7 +55,7 @@ def reasons(records):
     """Why variants were not measured, one paragraph per reason."""
     found = {}
     for name, record in records:
-        for variant in (record or {"variants": []})["variants"]:
+        for variant in record["variants"]:
             if "not_measured" in variant:
                 found.setdefault((variant["name"], variant["not_measured"]), []).append(name)
     return "".join(f"\n\nNot measured: {variant} ({', '.join(names)}): {why}." for (variant, why), names
@@ -58,37 +64,26 @@ def reasons(records):
 
 def variant_names(records):
     """The names of all variants in the order of the first record that has them."""
-    return list(dict.fromkeys(variant["name"] for _, record in records if record for variant in record["variants"]))
+    return list(dict.fromkeys(variant["name"] for _, record in records for variant in record["variants"]))
 
 
 def comparison(stored, named, cell, heads):
     """A table of variants by groups. named: [(heading, group)]; cell(variant) returns one text for each of heads."""
-    present = [(heading, stored.get(group)) for heading, group in named]
-    if not any(record for _, record in present):
-        return missing([group for _, group in named])
-    present = [(heading, record) for heading, record in present if record]
+    records = [(heading, stored[group]) for heading, group in named]
     rows = []
-    for name in variant_names(present):
-        found = [measured(record).get(name) for _, record in present]
+    for name in variant_names(records):
+        found = [measured(record).get(name) for _, record in records]
         if any(found):
             rows.append([name, *(text for variant in found
                                  for text in (cell(variant) if variant else ["-"] * len(heads)))])
-    head = ["", *(f"{heading}, {text}".lstrip(", ") for heading, _ in present for text in heads)]
-    return table(head, rows) + reasons(present)
-
-
-def missing(names):
-    """The text in place of a table without measurements."""
-    shared = names[0].rpartition("/")[0] or names[0]
-    return f"Not measured yet: `python -m benchmarks --only {shared}`."
+    head = ["", *(f"{heading}, {text}".lstrip(", ") for heading, _ in records for text in heads)]
+    return table(row(head), rows) + reasons(records)
 
 
 # ---- Tables
 
 def conditions(stored):
     """The machine and settings of each group, and whether the machine was quiet."""
-    if not stored:
-        return "Nothing has been measured yet: `python -m benchmarks`."
     machines = {}
     for name, record in stored.items():
         description = record["machine"]
@@ -106,7 +101,7 @@ def conditions(stored):
         rows.append([name, record["date"], str(record["repeats"]), ", ".join(threads),
                      f"{max(elsewhere):.2f}" if elsewhere else "", number(record["took_seconds"])])
     return "\n".join(lines) + "\n\n" + table(
-        ["group", "date", "rounds", "threads", "cores busy elsewhere, at most", "took, s"], rows)
+        "| group | date | rounds | threads | cores busy elsewhere, at most | took, s |", rows)
 
 
 def against_ours(named):
@@ -117,16 +112,14 @@ def against_ours(named):
 
 def units(stored):
     """Training steps of the other nets at b = 1: one row per net, one column per variant."""
-    present = [(unit, stored[f"step/{unit}-b1"]) for unit in groups.UNITS if f"step/{unit}-b1" in stored]
-    if not present:
-        return missing([f"step/{unit}-b1" for unit in groups.UNITS])
-    names = [name for name in variant_names(present) if any(name in measured(record) for _, record in present)]
+    records = [(unit, stored[f"step/{unit}-b1"]) for unit in groups.UNITS]
+    names = [name for name in variant_names(records) if any(name in measured(record) for _, record in records)]
     rows = []
-    for unit, record in present:
+    for unit, record in records:
         found = [measured(record).get(name) for name in names]
         rows.append([unit, *(f"{timing(variant)}" + (f", {ratio(variant)}x" if name != groups.OURS else "")
                              if variant else "-" for name, variant in zip(names, found))])
-    return table(["unit", *(f"{name}, ms" for name in names)], rows) + reasons(present)
+    return table(row(["unit", *(f"{name}, ms" for name in names)]), rows) + reasons(records)
 
 
 def units_ahead(stored):
@@ -160,7 +153,7 @@ def epochs(stored):
         return [timing(variant, 1), f"{number(whole * variant['median'])}", ratio(variant)]
 
     named = [(f"b={b}", f"epoch/atac-b{b}") for b in (1, 3)]
-    abouts = [found[groups.OURS]["about"] for found in (measured(stored.get(group)) for _, group in named)
+    abouts = [found[groups.OURS]["about"] for found in (measured(stored[group]) for _, group in named)
               if groups.OURS in found]
     parts = {f"{about['training_images']:,} training and {about['validation_images']:,} validation images"
              for about in abouts}
@@ -188,56 +181,44 @@ def memory(stored):
 
 def ceilings(stored):
     """The machine's best speeds."""
-    record = stored.get("ceilings")
-    if not record:
-        return missing(["ceilings"])
-    rows = []
+    record, rows = stored["ceilings"], []
     for name, variant in measured(record).items():
         if variant["bytes"]:
             rows.append([name, f"{number(variant['bytes'] * TO_GIGA / variant['median'])} GB/s, read and written"])
         else:
             rows.append([name, f"{number(variant['macs'] * TO_GIGA / variant['median'])} GMAC/s"])
-    return table(["", "rate"], rows) + reasons([("ceilings", record)])
+    return table(row(["", "rate"]), rows) + reasons([("ceilings", record)])
 
 
 def floor(stored):
     """The time of each net's multiply-adds at the fastest float32 matrix product's speed, and the share reached."""
-    products = [variant["macs"] / variant["median"] for name, variant in measured(stored.get("ceilings")).items()
-                if name.startswith("float32 GEMM")]
-    if not products:
-        return missing(["ceilings"])
-    peak = max(products)
+    peak = max(variant["macs"] / variant["median"] for name, variant in measured(stored["ceilings"]).items()
+               if name.startswith("float32 GEMM"))
     rows = []
     named = [(f"training step, b={b}", f"step/atac-b{b}") for b in (1, 3, 5)]
     named += [(f"inference, b={b}, batch {BATCH}", f"inference/atac-b{b}-n{BATCH}") for b in (1, 3)]
     named += [("ResNet-50, training step", "imagenet/training"), ("ResNet-50, inference", "imagenet/inference")]
     for heading, group in named:
-        found = measured(stored.get(group))
+        found = measured(stored[group])
         if groups.OURS in found:
             least = found[groups.OURS]["macs"] / peak
             share = [f"{least / found[name]['median']:.0%}" if name in found else "-"
                      for name in (groups.OURS, groups.PLAIN, groups.COMPILED)]
             rows.append([heading, number(found[groups.OURS]["macs"] * TO_GIGA), number(TO_MS * least), *share])
-    if not rows:
-        return missing(["step/"])
-    return table(["", "GMAC", "floor, ms", groups.OURS, groups.PLAIN, groups.COMPILED], rows)
+    return table(row(["", "GMAC", "floor, ms", groups.OURS, groups.PLAIN, groups.COMPILED]), rows)
 
 
 def costs(group):
     """The time of a step over the number that a group varies."""
     def render(stored):
-        record = stored.get(group)
-        if not record:
-            return missing([group])
-        kinds, values = {}, []
+        record, kinds = stored[group], {}
         for name, variant in measured(record).items():
             kind, _, value = name.rpartition(", ")
             kinds.setdefault(kind, {})[value] = variant
-            if value not in values:
-                values.append(value)
+        values = list(dict.fromkeys(value for found in kinds.values() for value in found))
         rows = [[kind, *(f"{timing(found[value])}, {number(found[value]['images'] / found[value]['median'])} images/s"
                          if value in found else "-" for value in values)] for kind, found in kinds.items()]
-        return table(["ms", *values], rows) + reasons([(group, record)])
+        return table(row(["ms", *values]), rows) + reasons([(group, record)])
     return render
 
 
@@ -255,10 +236,7 @@ def runs(stored):
 
 def profiles(stored):
     """Operators of a step by kind, then oneDNN's primitives."""
-    record = stored.get("profile/atac-b1")
-    if not record:
-        return missing(["profile/atac-b1"])
-    parts = []
+    record, parts = stored["profile/atac-b1"], []
     for variant in record["variants"]:
         if "not_measured" in variant:
             continue
@@ -266,10 +244,10 @@ def profiles(stored):
         wall = about["profiled_step_ms"]
         left = {"name": "no operator (Python, waiting)", "calls": 0, "ms": about["without_operator_ms"]}
         for title, found in (("operators", [*about["kinds"], left]), ("oneDNN's part of them", about["primitives"])):
-            rows = [[row["name"], number(row["calls"]) if row["calls"] else "", number(row["ms"]),
-                     f"{row['ms'] / wall:.0%}"] for row in found or ()]
+            rows = [[each["name"], number(each["calls"]) if each["calls"] else "", number(each["ms"]),
+                     f"{each['ms'] / wall:.0%}"] for each in found or ()]
             if rows:
-                parts.append(table([f"{variant['name']}: {title}", "calls a step", "ms a step", "share"], rows))
+                parts.append(table(row([f"{variant['name']}: {title}", "calls a step", "ms a step", "share"]), rows))
     return "\n\n".join(parts) + reasons([("profile/atac-b1", record)])
 
 
@@ -302,27 +280,22 @@ def render(text, stored):
     quick = [name for name, record in stored.items() if record["quick"]]
     if quick:
         raise InputError(f"{', '.join(quick)}: measured with --quick, which gives no results; measure again without it")
-    tables = {name: functools.partial(made, stored) for name, made in TABLES.items()}
-    return fill_tables(text, tables, "the page")
+
+    def made(name):
+        try:
+            return TABLES[name](Records(stored))
+        except NotMeasuredYet as error:
+            return str(error)
+    return fill_tables(text, {name: functools.partial(made, name) for name in TABLES}, "the page")
 
 
 def main(argv=None):
-    parser = flags.Parser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is out of date")
-    parser.add_argument("--records", type=flags.words, default=DEFAULT_OUT, metavar="FILE.json",
-                        help="render another file of records to the standard output")
-    args = parser.parse_args(argv)
+    flags.Parser(prog="python -m benchmarks.report", description=__doc__).parse_args(argv)
     old = PAGE.read_text(encoding="utf-8")
-    new = render(old, harness.read_records(args.records)["groups"])
-    if args.records != DEFAULT_OUT:
-        print(new)
-    elif args.check:
-        if new != old:
-            raise InputError(f"{PAGE} is out of date: run `python -m benchmarks.report`")
-    else:
-        if new != old:
-            write_whole(PAGE, new)
-        print(f"{PAGE.name}: its tables were " + ("rendered again" if new != old else "up to date"))
+    new = render(old, harness.read_records(DEFAULT_OUT)["groups"])
+    if new != old:
+        write_whole(PAGE, new)
+    print(f"{PAGE.name}: its tables were " + ("rendered again" if new != old else "up to date"))
     return 0
 
 

@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional
 
 from backend.torch.graph import translate
-from engine.data import cifar, in_memory
+from engine.data import in_memory
 
 from . import contender
-from .contender import CHECK_STEPS, TRAINING_MACS, Answers, Contender, OnBatch, Reference, Rounds
+from .contender import CHECK_STEPS, TRAINING_MACS, Answers, Contender, OnBatch, OnEpochs
 
 EVAL_BATCH = 250
 
@@ -55,7 +55,7 @@ class Trainer:
                                          weight_decay=contender.WEIGHT_DECAY, fused=True)
 
     def train(self, batches):
-        """Train on NumPy batches (images, labels). Returns (mean loss, accuracy)."""
+        """Train on NumPy batches (images, labels). Returns the mean loss; the correct answers are counted as well."""
         self.twin.net.train()
         total, correct, images = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
         for inputs, labels in batches:
@@ -69,7 +69,7 @@ class Trainer:
             total += losses.detach().sum()
             correct += (logits.detach().argmax(1) == y).sum()
             images += len(y)
-        return float(total) / images, float(correct) / images
+        return float(total) / images
 
 
 class TrainStep(OnBatch):
@@ -79,7 +79,7 @@ class TrainStep(OnBatch):
         super().__init__(folder, TRAINING_MACS)
         twin = Twin(self.reference, compiled, bfloat16)
         self.trainer = Trainer(twin)
-        losses = [self.trainer.train([self.batch])[0] for _ in range(CHECK_STEPS)]
+        losses = [self.trainer.train([self.batch]) for _ in range(CHECK_STEPS)]
         self.about = twin.about
         if not bfloat16:  # autocast rounds to 8 bits on purpose
             self.about["losses_differ_by"] = self.reference.compare_losses(losses)
@@ -88,25 +88,18 @@ class TrainStep(OnBatch):
         self.trainer.train(self.batch for _ in range(count))
 
 
-class Epoch(Contender):
-    """Training and validation with this project's input pipeline and a PyTorch twin; arguments as in OurEpoch."""
+class Epoch(OnEpochs):
+    """Training and validation with this project's input pipeline and a PyTorch twin."""
 
     def __init__(self, folder, data_dir, steps, evaluated, compiled=False, bfloat16=False):
-        reference = Reference(folder)
-        data, batch = cifar.load("cifar10", data_dir), reference.about["batch"]
-        scored = in_memory.Split(data.test.images[:evaluated], data.test.labels[:evaluated])
-        batches = in_memory.TrainBatches(data.train, batch, seed=0)
-        self.rounds = Rounds(batches)
-        self.score_batches = in_memory.EvalBatches(scored, EVAL_BATCH)
-        self.steps = steps or batches.steps
-        self.images = self.steps * batch
-        self.macs = reference.macs * (TRAINING_MACS * self.images + len(scored))
-        self.twin = Twin(reference, compiled, bfloat16)
+        super().__init__(folder, data_dir, steps, evaluated)
+        self.score_batches = in_memory.EvalBatches(self.scored, EVAL_BATCH)
+        self.twin = Twin(self.reference, compiled, bfloat16)
         self.trainer = Trainer(self.twin)
-        self.about = {**self.twin.about, "training_images": self.images, "validation_images": len(scored)}
+        self.about.update(self.twin.about)
 
     def unit(self):
-        self.trainer.train(self.rounds.take(self.steps))
+        self.trainer.train(self.take())
         self.twin.net.eval()
         correct = 0
         with torch.no_grad(), self.twin.autocast():

@@ -4,7 +4,7 @@ import functools
 import json
 from typing import Any, Mapping, Optional
 
-from support import ROOT
+from support import ROOT, tables
 from support.words import counted
 
 from .recipe import CIFAR_PAPER, IMAGENET_PAPER, IMAGENET_RELEASED, Recipe
@@ -98,8 +98,5 @@ def shown(program):
 
 def table():
     """All presets as a table in Markdown."""
-    rows = ["| `--recipe` | what | command | time | score |", "|---|---|---|---|---|"]
-    for preset in PRESETS:
-        time, score = preset.expected
-        rows.append(f"| `{preset.name}` | {preset.meaning} | `{preset.command}` | {time} | {score} |")
-    return "\n".join(rows)
+    return tables.table("| `--recipe` | what | command | time | score |", [
+        [f"`{preset.name}`", preset.meaning, f"`{preset.command}`", *preset.expected] for preset in PRESETS])

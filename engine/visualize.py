@@ -9,10 +9,9 @@ import numpy as np
 from support.errors import InputError
 from support.words import counted
 
-from . import progress, runlog
+from . import runlog
 from .evaluation import answer_name, chances
 from .figures import curves, pictures
-from .figures.confusion import draw_confusion
 from .figures.gates import draw_gates, draw_statistics
 from .folders import METRICS
 from .gates import liveliest, site, summaries
@@ -106,15 +105,6 @@ def _answered(subject, scorer, images):
             raise InputError(f"{subject.file}: the net answers with numbers that are not finite; use another "
                              "checkpoint")
         yield from zip(pixels, labels, chances(logits))
-
-
-def confusion(subject, scorer, images, path):
-    """Draw the confusion matrix over all test images."""
-    with progress.scoring_bar(images.batches, "scoring") as bar:
-        scores = scorer.score(images.batches, len(subject.class_names), bar.update)
-    images.check(scores.images)
-    draw_confusion(scores.confusion, subject.class_names, path, f"{title_of(subject)}, {subject.data.title}: "
-                   f"{scores.top1:.4f} of {scores.images:,} images right")
 
 
 def training_curves(runs, labels, path):

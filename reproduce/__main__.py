@@ -1,4 +1,4 @@
-"""python -m reproduce run EXHIBIT|watch|report|publish RUN|evaluate|download|verify|table4|rehearse SAMPLE|graphs"""
+"""python -m reproduce run EXHIBIT|watch|report|publish RUN|download|verify|table4|rehearse SAMPLE|graphs"""
 import argparse
 import logging
 import sys
@@ -88,11 +88,6 @@ def parse(argv=None):
     download.add_argument("--list", action="store_true", help="list the weights and whether they are here")
     download.add_argument("--mirror", type=flags.words, metavar="PLACE", help="fetch from this address or path, of a "
                           "folder with the files or of the file")
-
-    evaluate = tasks.add_parser("evaluate", help="score our weights in params/ again and keep which test images were "
-                                "right, for comparisons image by image in the report")
-    evaluate.add_argument("name", nargs="?", default="all", help="a name in params/manifest.json, or all (default)")
-    evaluate.add_argument("--data-dir", type=flags.words, help="the runs' data (default: the usual place)")
 
     verify = tasks.add_parser("verify", help="check the checksum and the score of every file in params/")
     verify.add_argument("--data-dir", type=flags.words, help="the data to evaluate on (default: the usual place, or "
@@ -198,10 +193,6 @@ def main():
             print(weights.table())
         else:
             weights.download(args.name, args.mirror)
-    elif args.task == "evaluate":
-        from . import weights
-        weights.evaluate(args.name, args.data_dir)
-        render()
     elif args.task == "verify":
         from . import weights
         return 1 if weights.verify(args.data_dir) else 0

@@ -3,6 +3,7 @@ import dataclasses
 from typing import Optional
 
 from engine.recipe import CIFAR_PAPER
+from support.tables import table
 from support.words import counted, duration
 
 from . import grid, ledger
@@ -168,28 +169,26 @@ def runs_text(score, prefix):
 
 def depth_table(block, prefix):
     """Rows of Table III, Figure 7 or Figure 8: ours and published, for every b that has a run."""
-    lines = ["| net | b | parameters | ours, last epoch | ours, best epoch | published | last - published | "
-             "best - published | runs |", "|---|---|---|---|---|---|---|---|---|"]
-    without = {}  # {b: rows without a run}
+    rows, without = [], {}  # without: {b: rows without a run}
     for entry in sorted(block.entries, key=lambda entry: entry.cell.blocks):
         cell, score = entry.cell, block.scores.get(entry.cell)
         if score is None:
             without.setdefault(cell.blocks, []).append(entry.row)
         elif block.shows(cell):
             published = grid.PUBLISHED.get(cell)
-            parts = [entry.row, str(cell.blocks), f"{costs_of(cell).total:,}",
-                     *(accuracy(score, which, block.marks) for which in ("last", "best")),
-                     *(["-", "", ""] if published is None else
-                       [f"{published:.3f}", *(f"{score.mean(which) - published:+.4f}" for which in ("last", "best"))]),
-                     runs_text(score, prefix)]
-            lines.append(f"| {' | '.join(parts)} |")
+            rows.append([
+                entry.row, str(cell.blocks), f"{costs_of(cell).total:,}",
+                *(accuracy(score, which, block.marks) for which in ("last", "best")),
+                *(["-", "", ""] if published is None else
+                  [f"{published:.3f}", *(f"{score.mean(which) - published:+.4f}" for which in ("last", "best"))]),
+                runs_text(score, prefix)])
     run = {cell.blocks for cell in block.scores}
-    missing = [f"{', '.join(rows)} with b = {depth}" for depth, rows in without.items() if depth in run]
+    missing = [f"{', '.join(names)} with b = {depth}" for depth, names in without.items() if depth in run]
     depths = [str(depth) for depth in without if depth not in run]
     missing += [f"any net with b = {', '.join(depths)}"] if depths else []
-    if missing and block.only is None:
-        lines += ["", f"Not run under these conditions: {'; '.join(missing)}."]
-    return "\n".join(lines)
+    text = table("| net | b | parameters | ours, last epoch | ours, best epoch | published | last - published | "
+                 "best - published | runs |", rows)
+    return text + f"\n\nNot run under these conditions: {'; '.join(missing)}." * (missing != [] and block.only is None)
 
 
 def alone_text(block, prefix):
@@ -224,17 +223,17 @@ def gains(block):
 
 def replacement_table(block, prefix):
     """Figure 6: accuracy and its share of the whole gain as ATAC takes more sites, from the last."""
-    lines = ["| sites with ATAC | parameters | increase (trainable) | ours, last epoch | ours, best epoch | share of "
-             "the gain | runs |", "|---|---|---|---|---|---|---|"]
-    full = 6 * block.blocks + 1
+    rows, full = [], 6 * block.blocks + 1
     points = [point for point in gains(block) if block.shows(point["cell"])]
     for point in points:
         score = block.scores[point["cell"]]
         stage = " (whole stages)" if point["stage"] else ""
         share = "-" if point["share"] is None else f"{point['share']:.2f}"
-        lines.append(f"| {point['sites']} of {full}{stage} | {costs_of(point['cell']).total:,} | "
-                     f"{point['increase']:.4f} | {accuracy(score, 'last', block.marks)} | "
-                     f"{accuracy(score, 'best', block.marks)} | {share} | {runs_text(score, prefix)} |")
+        rows.append([f"{point['sites']} of {full}{stage}", f"{costs_of(point['cell']).total:,}",
+                     f"{point['increase']:.4f}", accuracy(score, "last", block.marks),
+                     accuracy(score, "best", block.marks), share, runs_text(score, prefix)])
+    lines = [table("| sites with ATAC | parameters | increase (trainable) | ours, last epoch | ours, best epoch | "
+                   "share of the gain | runs |", rows)]
     without = sorted(set(range(full + 1)) - {point["sites"] for point in points})
     if without and block.only is None:
         lines += ["", f"Not run under these conditions: {', '.join(map(str, without))} sites."]
@@ -245,7 +244,7 @@ def replacement_table(block, prefix):
 
 def block_text(block, prefix):
     """A block in Markdown: caption, table, figure, effort. prefix leads from the page to the results."""
-    table = replacement_table if block.exhibit is grid.FIG6 else depth_table
+    rendered = replacement_table if block.exhibit is grid.FIG6 else depth_table
     figures = " ".join(f'<img src="{prefix}figures/{name}" width="420" alt="{block.exhibit.title}: {kind}">'
                        for kind, name in block.figures.items())
-    return "\n\n".join([caption(block), table(block, prefix), *[figures] * bool(figures), effort(block)])
+    return "\n\n".join([caption(block), rendered(block, prefix), *[figures] * bool(figures), effort(block)])

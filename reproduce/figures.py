@@ -4,9 +4,7 @@ import inspect
 import io
 import json
 
-from engine import runlog
-from engine.figures import STYLE, curves, scores, styled
-from engine.folders import HISTORY
+from engine.figures import STYLE, scores, styled
 from engine.recipe import CIFAR_PAPER
 from model.registry import CIFAR
 from support.files import write_whole, writing
@@ -143,20 +141,6 @@ def draw(numbers, path):
                            metadata={**fixed, **({NUMBERS: digest(numbers)} if ending == ".png" else {})})
             write_whole(path.with_suffix(ending), buffer.getvalue(), "choose another folder")
         pyplot.close(figure)
-
-
-def save_histories(records, results):
-    """Draw the history.png of each published run again from its metrics if it is stale. Whether one was."""
-    changed = False
-    for record in records:
-        folder = ledger.folder_of(record.id, results)
-        path, own = folder / HISTORY, {**record.files, "code": inspect.getsource(curves.plot_history)}
-        if path.exists() and shown(path) != digest(own):
-            curves.plot_history(runlog.read_metrics(folder / "metrics.jsonl"), path, record.id,
-                                f"{record.result.chosen_on} images",
-                                metadata={**FORMATS[".png"], NUMBERS: digest(own)})
-            changed = True
-    return changed
 
 
 def save(figures, folder):

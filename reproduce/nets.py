@@ -2,6 +2,7 @@
 from backend import networks
 from model.complexity import CONVENTIONS, conventions, count, nearest
 from model.registry import CIFAR
+from support.tables import table
 
 from . import evaluations, grid, ledger, publish
 from .plan import complexity_of
@@ -17,26 +18,25 @@ def _nets():
 
 def nets_table():
     """Every CIFAR net: parameters at b = 1, 3 and 5, and multiply-adds at b = 3, counted on the built nets."""
-    lines = ["| `get_model(...)` | unit or module | parameters (trainable), b = 1 | b = 3 | b = 5 | MACs, b = 3 |",
-             "|---|---|---|---|---|---|"]
+    rows = []
     for name, arguments, meaning in _nets():
         counts = {blocks: count(networks().get_model(name, blocks=blocks, **arguments)) for blocks in (1, 3, 5)}
         call = f"`{name}`" + "".join(f", `{key}=\"{value}\"`" for key, value in arguments.items())
-        cells = [f"{counts[blocks].total:,} ({counts[blocks].trainable:,})" for blocks in (1, 3, 5)]
-        lines.append(f"| {call} | {meaning} | {' | '.join(cells)} | {counts[3].macs / 1e6:.3f}M |")
-    return "\n".join(lines)
+        rows.append([call, meaning, *(f"{found.total:,} ({found.trainable:,})" for found in counts.values()),
+                     f"{counts[3].macs / 1e6:.3f}M"])
+    return table("| `get_model(...)` | unit or module | parameters (trainable), b = 1 | b = 3 | b = 5 | MACs, b = 3 |",
+                 rows)
 
 
 def params_table():
     """The shipped weights with their scores, from params/manifest.json and the evaluations in results/."""
-    lines = ["| name in params/ | net | trained on | epochs | test images | last epoch | best epoch |",
-             "|---|---|---|---|---|---|---|"]
+    rows = []
     for entry in publish.read_manifest():
         arguments = ", ".join(f"{key} {value}" for key, value in entry["arguments"].items()
                               if key in ("blocks", "reduction", "replaced_sites") and value is not None)
         cells = _own_cells if publish.is_ours(entry) else _published_cells
-        lines += [f"| {' | '.join(row)} |" for row in cells(entry, f"{entry['model']}, {arguments}")]
-    return "\n".join(lines)
+        rows += cells(entry, f"{entry['model']}, {arguments}")
+    return table("| name in params/ | net | trained on | epochs | test images | last epoch | best epoch |", rows)
 
 
 def _own_cells(entry, net):
@@ -70,23 +70,22 @@ def costs_of(cell):
 
 def table4():
     """Table IV: the published numbers beside the counts on the built nets, in every convention."""
-    lines = [f"| net | parameters: published | total | trainable | it is | \"GFlops\": published | "
-             f"{' | '.join(CONVENTIONS)} | nearest | top-1 error: published | top-5 error: published | ours |",
-             "|" + "---|" * (9 + len(CONVENTIONS))]
+    rows = []
     counts = {net.row: conventions(net.model, networks().get_model) for net in grid.TABLE4}
     for net in grid.TABLE4:
         paper, found = net.published, counts[net.row]
         millions = {"total": found.total / 1e6, "trainable": found.trainable / 1e6}
-        lines.append("| " + " | ".join([
+        rows.append([
             net.row, f"{paper['params_m']}M", *(f"{value:.3f}M" for value in millions.values()),
             nearest(str(paper["params_m"]), millions), str(paper["gflops"]),
             *(f"{value:.3f}G" for value in found.giga.values()), nearest(str(paper["gflops"]), found.giga),
             f"{paper['top1_err']:.2f}", "-" if paper["top5_err"] is None else f"{paper['top5_err']:.2f}",
-            "not run"]) + " |")
+            "not run"])
     plain, atac = (counts[row].giga["v1b MACs"] for row in ("ResNet-50", "ATAC-ResNet-50"))
-    lines += ["", "The counts are of the built nets at 224 x 224. One multiply-add is one MAC. The stride is on the "
-              "first 1x1 convolution (v1) or on the 3x3 (v1b). *It is* and *nearest* name the count that fits the "
-              "published number best; the paper's column mixes three conventions. On one host ATAC costs "
-              f"{atac - plain:+.3f} GMACs ({atac / plain - 1:+.1%}). docs/FIDELITY.md explains the readings of AA and "
-              "FA."]
-    return "\n".join(lines)
+    return table("| net | parameters: published | total | trainable | it is | \"GFlops\": published | "
+                 f"{' | '.join(CONVENTIONS)} | nearest | top-1 error: published | top-5 error: published | ours |",
+                 rows) + (
+        "\n\nThe counts are of the built nets at 224 x 224. One multiply-add is one MAC. The stride is on the first "
+        "1x1 convolution (v1) or on the 3x3 (v1b). *It is* and *nearest* name the count that fits the published number "
+        f"best; the paper's column mixes three conventions. On one host ATAC costs {atac - plain:+.3f} GMACs "
+        f"({atac / plain - 1:+.1%}). docs/FIDELITY.md explains the readings of AA and FA.")

@@ -20,7 +20,7 @@ from engine import runlog
 from support import ROOT, json_files, params_file
 from support.errors import InputError
 from support.files import write_whole
-from support.tables import fill_tables
+from support.tables import fill_tables, table
 
 RESULTS = ROOT / "results" / "imagenet-sample"
 RECORD = RESULTS / "rehearsal.json"
@@ -135,12 +135,11 @@ def _rehearse(job):
 
 
 def commands_table(record):
-    lines = ["| what | command | seconds |", "|---|---|---|"]
-    lines += [f"| {step['what']} | `{step['command']}` | {step['seconds']:.0f} |" for step in record["steps"]]
     machine = record["environment"]
-    return "\n".join([*lines, "", f"The times are on {machine['processor']}, {machine['threads']} thread(s), with "
-                      f"other programs running. `few` has {FEW} of the classes, with the same images for training and "
-                      "validation."])
+    return table("| what | command | seconds |", [
+        [step["what"], f"`{step['command']}`", f"{step['seconds']:.0f}"] for step in record["steps"]]) + (
+        f"\n\nThe times are on {machine['processor']}, {machine['threads']} thread(s), with other programs running. "
+        f"`few` has {FEW} of the classes, with the same images for training and validation.")
 
 
 def findings(record):
@@ -156,9 +155,10 @@ def findings(record):
              f"{course('train_accuracy', 3)}. On the images as in evaluation it goes {course('val_accuracy', 3)}, and "
              f"the cross entropy {course('val_loss', 2)}.",
              "- **Both sources agree**:", "",
-             "| net | images | source | top-1 accuracy | top-5 accuracy | cross entropy |", "|---|---|---|---|---|---|"]
-    lines += [f"| {score['params']}, {score['size']} x {score['size']} | {score['images']:,} | {score['source']} | "
-              f"{score['top1']:.4f} | {score['top5']:.4f} | {score['loss']:.6f} |" for score in record["scores"]]
+             table("| net | images | source | top-1 accuracy | top-5 accuracy | cross entropy |", [
+                 [f"{score['params']}, {score['size']} x {score['size']}", f"{score['images']:,}", score["source"],
+                  f"{score['top1']:.4f}", f"{score['top5']:.4f}", f"{score['loss']:.6f}"]
+                 for score in record["scores"]])]
     return "\n".join(lines)
 
 

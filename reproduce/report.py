@@ -8,7 +8,7 @@ from engine.recipe import CIFAR_PAPER
 from model.registry import CIFAR
 from support import ROOT
 from support.files import write_whole
-from support.tables import fill_tables
+from support.tables import fill_tables, row, table
 from support.words import counted, duration
 
 from . import figures, grid, ledger
@@ -59,14 +59,14 @@ def conclusions_text(records):
 def answers_table(answered):
     """[the conditions that most answers share, the table]. answered: [(Answer, its conditions)]."""
     (usual, times), = Counter(where for _, where in answered).most_common(1)
-    lines = ["| | claim | answer | evidence |", "|---|---|---|---|"]
+    rows = []
     for answer, where in answered:
         evidence = [*map(str, answer.comparisons), *[where] * (where != usual)]
         if answer.missing:
             evidence.append(f"not run: b = {', '.join(label[len('b = '):] for label in answer.missing)}")
-        lines.append(f"| {answer.question} | {answer.claim} | {answer} | {'; '.join(evidence)} |")
+        rows.append([answer.question, answer.claim, str(answer), "; ".join(evidence)])
     others = "" if times == len(answered) else ", except where a row says others"
-    return [f"Conditions{others}: {usual}.", "\n".join(lines)]
+    return [f"Conditions{others}: {usual}.", table("| | claim | answer | evidence |", rows)]
 
 
 def conditions(protocol, scores):
@@ -86,9 +86,9 @@ def tally(found):
 
 def runs_table(records):
     """The runs, one per line; smoke runs in one line for all."""
-    smoke = [record for record in records if record.smoke]
-    lines = ["| run | net | data | epochs | seed | last epoch | best epoch (chosen on) | time | images/s | hardware | "
-             "revision |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    if not records:
+        return "The ledger is empty."
+    rows, smoke = [], [record for record in records if record.smoke]
     for record in sorted(records, key=lambda record: (record.smoke, -record.epochs, record.id)):
         if record.smoke:
             continue
@@ -96,31 +96,30 @@ def runs_table(records):
         labels = f" ({run.label_mode} labels)" if run.label_mode else ""
         revision = result.environment["git_revision"] or "unknown"
         best = f"{result.best.accuracy:.4f} ({result.best.epoch}, {result.chosen_on})"
-        lines.append(" | ".join([
-            f"| [{record.id}](runs/{record.id})", f"{run.model}, b = {run.net['blocks']}",
+        rows.append([
+            f"[{record.id}](runs/{record.id})", f"{run.model}, b = {run.net['blocks']}",
             f"{run.dataset}{labels}, {ledger.data_label(result.data)}", str(record.epochs),
             str(run.seed), f"{result.last.accuracy:.4f}", best, duration(result.seconds),
             f"{result.train_images_per_second:,.0f}", hardware_text(result.environment),
-            f"{revision[:7]}{'+' * revision.endswith('+changes')} |"]))
+            f"{revision[:7]}{'+' * revision.endswith('+changes')}"])
+    text = table("| run | net | data | epochs | seed | last epoch | best epoch (chosen on) | time | images/s | "
+                 "hardware | revision |", rows)
     if smoke:
         sizes = sorted({record.result.data["train_images"] for record in smoke})
         links = ", ".join(f"[{record.id}](runs/{record.id})" for record in smoke)
-        lines += ["", f"{counted(len(smoke), 'smoke run')} on {' or '.join(map(str, sizes))} training images, which "
-                  f"mean nothing about the nets, are in the ledger and nowhere above: {links}."]
-    return "\n".join(lines) if records else "The ledger is empty."
+        text += (f"\n\n{counted(len(smoke), 'smoke run')} on {' or '.join(map(str, sizes))} training images, which "
+                 f"mean nothing about the nets, are in the ledger and nowhere above: {links}.")
+    return text
 
 
 def published_table3():
     """Table III as published."""
-    blocks = grid.PAPER["table3"]["blocks"]
-    tasks = (grid.CIFAR10, grid.COARSE)
-    lines = ["The published accuracies, of the best epoch on the test images (CIFAR-100: the 20 superclasses):", "",
-             "| | " + " | ".join(f"{task.dataset}, b = {b}" for task in tasks for b in blocks) + " |",
-             "|---" * (1 + len(tasks) * len(blocks)) + "|"]
-    for row in grid.PAPER["table3"]["cifar10"]:
-        numbers = [number for task in tasks for number in grid.PAPER["table3"][task.dataset][row]]
-        lines.append(f"| {row} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |")
-    return "\n".join(lines)
+    paper, tasks = grid.PAPER["table3"], (grid.CIFAR10, grid.COARSE)
+    heads = [f"{task.dataset}, b = {b}" for task in tasks for b in paper["blocks"]]
+    return "The published accuracies, of the best epoch on the test images (CIFAR-100: the 20 superclasses):\n\n" \
+        + table(f"| | {' | '.join(heads)} |", [
+            [name, *(f"{number:.3f}" for task in tasks for number in paper[task.dataset][name])]
+            for name in paper["cifar10"]])
 
 
 def exhibit_text(name, records):
@@ -172,7 +171,6 @@ def update(results=ledger.RESULTS):
     results = Path(results)
     records = ledger.read(results)
     changed = figures.save(figures_of(records), results / "figures")
-    changed = figures.save_histories(records, results) or changed
     return _write_if_new(results / PAGE, page(records)) or changed
 
 
@@ -196,15 +194,15 @@ def results_table(records):
     cells = dict.fromkeys(entry.cell for exhibit in (grid.TABLE3, grid.FIG7, grid.FIG8) for entry in exhibit.entries
                           if entry.cell.task is grid.CIFAR10 and (entry.cell in best or entry.cell in grid.PUBLISHED))
     depths = sorted({cell.blocks for cell in cells})
-    lines = [f"| CIFAR-10 | {' | '.join(f'b = {blocks}' for blocks in depths)} |", "|---" * (1 + len(depths)) + "|"]
+    rows = []
     for unit in dict.fromkeys(cell.unit for cell in cells):
-        row = {cell.blocks: cell for cell in cells if cell.unit == unit}
-        lines.append(f"| {CIFAR.parts[unit].label} | "
-                     + " | ".join(_result(row[blocks], best) if blocks in row else "" for blocks in depths) + " |")
+        own = {cell.blocks: cell for cell in cells if cell.unit == unit}
+        rows.append([CIFAR.parts[unit].label,
+                     *(_result(own[blocks], best) if blocks in own else "" for blocks in depths)])
     data = dict.fromkeys(ledger.data_label(found.records[0].result.data) for _, found in best.values())
-    return "\n".join([*lines, "", "Published / **ours**, both of the best epoch on the 10,000 test images; in brackets "
-                      f"the epochs of ours (the paper has {CIFAR_PAPER.epochs}) and its seeds. Data of ours: "
-                      f"{', '.join(data)}."])
+    return table(row(["CIFAR-10", *(f"b = {blocks}" for blocks in depths)]), rows) + (
+        "\n\nPublished / **ours**, both of the best epoch on the 10,000 test images; in brackets the epochs of ours "
+        f"(the paper has {CIFAR_PAPER.epochs}) and its seeds. Data of ours: {', '.join(data)}.")
 
 
 def _result(cell, best):

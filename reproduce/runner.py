@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from engine.progress import progress_bar
 from engine.run import Stopped
 from support import ROOT, threads
 from support.errors import InputError
@@ -28,7 +27,6 @@ from .plan import data_of, finished, progress_of
 log = logging.getLogger("engine.reproduce")  # the level that engine.runlog sets for the engine's own lines
 
 POLL = 0.2  # seconds between two looks at the trainings
-PROGRESS = 2.0  # seconds between two readings of their metrics for the bar
 
 
 @dataclasses.dataclass
@@ -64,12 +62,10 @@ class Grid:
 
     def __init__(self, runs, options):
         self.waiting, self.options = list(runs), options
-        self.running, self.failures, self.done = [], [], 0
-        self.total, self.epochs = len(runs), sum(run.epochs for run in runs)
+        self.running, self.failures, self.done, self.total = [], [], 0, len(runs)
         # With more jobs than GPUs, several share one.
         self.free = [options.gpus[index % len(options.gpus)] if options.gpus else None for index in range(options.jobs)]
-        self.data, self.epochs_of = {}, {}
-        self.told_waiting = False
+        self.data, self.told_waiting = {}, False
 
     def train(self):
         """Train all runs. Raises Stopped after SIGTERM or SIGINT, when every training has saved itself.
@@ -78,9 +74,7 @@ class Grid:
         """
         self.find_data()
         asked = []  # the signals that asked to stop
-        with handling((signal.SIGTERM, signal.SIGINT), lambda number, _: asked.append(number)), \
-                progress_bar(self.epochs, counted(self.total, "run"), unit="epoch") as bar:
-            looked = 0.0
+        with handling((signal.SIGTERM, signal.SIGINT), lambda number, _: asked.append(number)):
             while self.running or (self.waiting and not asked):
                 if not asked:
                     self.start_what_fits()
@@ -90,11 +84,7 @@ class Grid:
                         training.signals += 1
                     if training.process.poll() is not None:
                         self.collect(training, stopped=bool(asked))
-                if time.monotonic() - looked > PROGRESS:
-                    looked = time.monotonic()
-                    self.show(bar)
                 time.sleep(POLL)
-            self.show(bar)
         if asked:
             raise Stopped(f"stopped by {signal.Signals(asked[0]).name}: {self.done} of "
                           f"{counted(self.total, 'run')} finished, running trainings are saved; give the same command "
@@ -116,7 +106,6 @@ class Grid:
             for run in left:
                 self.waiting.remove(run)
                 self.failures.append((run, reason))
-                self.epochs_of[run] = run.epochs
 
     def start_what_fits(self):
         """Start waiting runs on free devices, and finish those that need no training."""
@@ -202,25 +191,11 @@ class Grid:
 
     def finish(self, run, words):
         self.done += 1
-        self.epochs_of[run] = run.epochs
-        log.info("%s: %s", run.title, words)
+        log.info("%s: %s (%d of %s finished)", run.title, words, self.done, counted(self.total, "run"))
 
     def fail(self, run, reason):
         self.failures.append((run, reason))
-        self.epochs_of[run] = run.epochs
         log.error("%s: FAILED: %s", run.title, reason)
-
-    def show(self, bar):
-        """Show the finished epochs on the bar."""
-        for training in self.running:
-            try:
-                with open(training.folder / "metrics.jsonl", "rb", opener=regular) as file:
-                    self.epochs_of[training.run] = sum(1 for _ in file)
-            except OSError:  # not there yet
-                pass
-        bar.n = min(sum(self.epochs_of.values()), self.epochs)
-        bar.set_postfix_str(f"{self.done} of {counted(self.total, 'run')} finished, {len(self.running)} running"
-                            + (f", {len(self.failures)} failed" if self.failures else ""))
 
 
 def ending(status, log_file):

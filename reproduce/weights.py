@@ -5,7 +5,6 @@ import re
 from engine.data import cifar
 from engine.data.download import fetch
 from model.weights import intact
-from support import json_files
 from support.errors import InputError
 from support.files import expanded
 from support.words import counted
@@ -91,25 +90,6 @@ def _mirrored(entry, mirror):
         return [mirror]
     names = [entry["file"], *(url.rpartition("/")[2] for url in entry["urls"])]
     return [f"{mirror.rstrip('/')}/{name}" for name in dict.fromkeys(names)]
-
-
-def evaluate(name, data_dir=None):
-    """Score our files in params/ called name, or 'all', again, and keep which test images were right. Prints lines.
-
-    data_dir: a folder with the data of their runs; None for the usual place. Raises InputError, and leaves the file's
-    evaluations unchanged, if a file does not reach its run's score.
-    """
-    entries = [entry for entry in chosen(name) if publish.is_ours(entry)]
-    if not entries:
-        raise InputError(f"{name} is of other authors; only weights of runs in the ledger are scored again")
-    for entry in entries:
-        record = publish.record_of(entry)
-        if state_of(entry) != "here":
-            raise InputError(f"params/{entry['file']} is {state_of(entry)}; restore it")
-        scores = publish.scores_of(publish.MANIFEST.parent / entry["file"], record, data_dir)
-        json_files.write(publish.folder_of(entry) / evaluations.FILE, scores)
-        print(f"{entry['name']}: accuracy {scores[0]['top1']:.4f} on {scores[0]['images']:,} images, as in the ledger",
-              flush=True)
 
 
 def verify(data_dir=None):

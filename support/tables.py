@@ -1,7 +1,17 @@
-"""Renders the tables of a page, between marks."""
+"""Tables in Markdown, and pages that have them between marks."""
 import re
 
 from .errors import InputError
+
+
+def row(cells):
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def table(head, rows):
+    """A table. head: its first line as text; rows: the cells of the others."""
+    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *map(row, rows)])
 
 
 def fill_tables(text, tables, page):

@@ -223,7 +223,7 @@ def test_an_evaluation_that_lost_an_image_is_an_error():
     ([*AUTHORS, "--count-padding", "--damaged", "skip"], 2, ["exclude each other"]),
     ([*AUTHORS, "--crop-ratio", "0"], 2, ["0 is below 0.01"]),
     ([*AUTHORS, "--crop-ratio", "1.1"], 2, ["1.1 is above 1"]),
-    ([*AUTHORS, "--input-size", "40"], 2, ["--input-size is a multiple of 32", "40"]),
+    ([*AUTHORS, "--input-size", "40"], 2, ["--input-size must be a multiple of 32", "40"]),
     ([*AUTHORS, "--blocks", "3"], 2, ["atac_resnet50_v1b has no argument 'blocks'"]),
     ([*AUTHORS, "--model", "atac_resnet20_v2"], 2, ["is for CIFAR's images"]),
     ([*AUTHORS, "--model", "resnet50"], 1, ["does not fit this net", "classes=1000, ATAC in act_layers=[3, 4]"]),

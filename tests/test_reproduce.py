@@ -349,26 +349,6 @@ def test_evaluate_takes_a_name_of_the_manifest(finished_run):
     tiny.one_sentence(tiny.call(evaluate.main), 2, "one of these is required: --params or --pretrained")
 
 
-def test_scoring_again_keeps_which_images_were_right(published, finished_run, monkeypatch):
-    entry, = manifest_of(published)
-    place = publishing.folder_of(entry) / evaluations.FILE
-    with_images = evaluations.read(place.parent)
-    place.write_text(json.dumps([{name: each[name] for name in each if name != "right"} for each in with_images]))
-    assert ledger.read_record(place.parent).right is None
-    weights.evaluate("all", str(finished_run[1]))
-    assert ledger.read_record(place.parent).right == with_images[0]["right"]
-    before = place.read_bytes()
-    monkeypatch.setattr(publishing, "score", lambda *_: {**with_images[0], "top1": .99})
-    with pytest.raises(InputError, match="give the run's own data with --data-dir"):
-        weights.evaluate(entry["name"], str(finished_run[1]))
-    with pytest.raises(InputError, match="there are no weights called 'nothing'"):
-        weights.evaluate("nothing")
-    assert place.read_bytes() == before
-    (published / "params" / entry["file"]).write_bytes(b"?")
-    with pytest.raises(InputError, match="is damaged; restore it"):
-        weights.evaluate("all")
-
-
 def test_verify(published, finished_run, capsys, monkeypatch):
     entry, = manifest_of(published)
     data = str(finished_run[1])

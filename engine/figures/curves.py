@@ -8,10 +8,10 @@ from . import COLUMN, save, styled, words
 FEW = 40  # epochs; with fewer, each has a mark
 
 
-def plot_history(records, path, title, scored_on, **how):
+def plot_history(records, path, title, scored_on):
     """Draw error (percent), loss and learning rate over the epochs of one run.
 
-    records : as in metrics.jsonl. scored_on : the images of val_accuracy, such as 'test images'. how : as in `save`.
+    records : as in metrics.jsonl. scored_on : the images of val_accuracy, such as 'test images'.
     """
     with styled() as pyplot, words(title, longest=100) as (title,):
         epochs = [record["epoch"] + 1 for record in records]
@@ -34,7 +34,7 @@ def plot_history(records, path, title, scored_on, **how):
             _over_epochs(axes)
         _legend_below(figure, loss_axes, rate_axes)
         figure.suptitle(title, fontsize=8)
-        save(figure, path, **how)
+        save(figure, path)
 
 
 def overlay(runs, path):

@@ -1,12 +1,11 @@
-"""The flags of evaluate.py."""
+"""The flags of a parameter file, its net and its data, for evaluate.py and visualize.py."""
 import os
 
 from support.errors import InputError
 
-from ..recipe import CROP_RATIO, INPUT_SIZE
 from . import data_flags, flags, net_flags
 
-STDOUT = "-"  # where --json writes without a file
+TRAINED = "default: what the file was trained with, or"
 
 
 def add_subject_flags(parser, hosts):
@@ -24,16 +23,9 @@ def add_subject_flags(parser, hosts):
     data_flags.add_data_flags(parser, "default: what the file was trained on",
                               ("cifar10", "cifar100", "imagenet", "folder"))
     group = parser.add_argument_group("data of ImageNet")
-    group.add_argument("--use-rec", action="store_true", default=None,
-                       help="read a record file, not a folder of images for each class")
-    group.add_argument("--rec-val", type=flags.words, metavar="FILE", help="the record file (default rec/val.rec in "
-                       "--data-dir)")
-    group.add_argument("--rec-val-idx", type=flags.words, metavar="FILE", help="its index (default: beside it)")
-    add_size_flags(group)
+    data_flags.add_image_flags(group, "val", default=TRAINED)
     group.add_argument("-j", "--num-data-workers", "--num-workers", type=flags.number(int, 0, flags.MOST_THREADS),
                        metavar="N", help="threads that read images ahead (default: one for each core)")
-    group.add_argument("--damaged", choices=("refuse", "skip"),
-                       help="if an image cannot be read: stop and name it (default), or leave it out and name it")
     group.add_argument("--count-padding", action="store_true", default=None,
                        help="count as the authors' record iterator does, in full batches with padding: their 21.41%% "
                        "is for 49,920 images, in batches of 256")
@@ -48,8 +40,6 @@ def check_subject_flags(parser, args, hosts):
     """Check the flags of add_subject_flags together, with settle_net. A wrong flag ends the process."""
     if (args.params is None) == (args.pretrained is None):
         parser.error("one of these is required: --params or --pretrained")
-    if args.rec_val_idx and not args.rec_val:
-        parser.error("--rec-val-idx needs --rec-val, whose index it is")
     if args.count_padding and args.damaged == "skip":
         parser.error("--count-padding and --damaged skip exclude each other: the authors' iterator leaves nothing out")
     if args.dataset:
@@ -57,19 +47,11 @@ def check_subject_flags(parser, args, hosts):
     settle_net(parser, args, hosts)
 
 
-def add_size_flags(group):
-    """The flags of the size of ImageNet's pictures."""
-    group.add_argument("--input-size", type=flags.number(int, 32, 4096), metavar="S",
-                       help=f"side of the images; default: what the file was trained with, or {INPUT_SIZE}")
-    group.add_argument("--crop-ratio", type=flags.number(float, .01, 1), metavar="X",
-                       help="share of the shorter side that the middle crop keeps; default: what the file was trained "
-                       f"with, or {CROP_RATIO}")
-
-
 def settle_net(parser, args, hosts):
     """Turn the flags of the net into args.net_name, net_arguments and remarks. A wrong flag ends the process."""
     _, imagenet = hosts
     try:
+        data_flags.check_image_flags(args)
         if args.dataset == "imagenet":
             args.model = net_flags.full_name(args.model, imagenet)
         args.net_name, args.net_arguments, args.remarks = net_flags.net_arguments(args, *hosts)
@@ -83,27 +65,3 @@ def check_output(parser, flag, path):
         parser.error(f"{flag} {path}: that folder does not exist")
     if os.path.isdir(path):
         parser.error(f"{flag} {path}: it is a folder; name a file in it")
-
-
-def parse(description, hosts, argv=None):
-    """(parser, parsed flags). hosts: CIFAR and IMAGENET of model.registry. A wrong flag ends the process."""
-    parser = flags.Parser(prog="evaluate.py", description=description)
-    group = add_subject_flags(parser, hosts)
-    group.add_argument("--confusion-matrix", type=flags.figure, metavar="FILE",
-                       help="draw the confusion matrix into FILE: a .png, .pdf or .svg")
-    group.add_argument("--by-class", type=flags.words, metavar="CSV", help="write the table of all classes to CSV")
-    group.add_argument("--json", nargs="?", type=flags.words, const=STDOUT, metavar="FILE",
-                       help="write the result as one line of JSON (one line for each of --images) to FILE; without "
-                       "FILE to standard output, and the text for people to standard error")
-    group.add_argument("--images", nargs="+", metavar="FILE",
-                       help="classify these pictures instead: JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, ICO or JPEG 2000, "
-                       "with any file name; transparent parts become white")
-    args = parser.parse_args(argv)
-    for flag, path in (("--json", args.json), ("--confusion-matrix", args.confusion_matrix),
-                       ("--by-class", args.by_class)):
-        if args.images and path and flag != "--json":
-            parser.error(f"--images and {flag} exclude each other")
-        if path:
-            check_output(parser, flag, path)
-    check_subject_flags(parser, args, hosts)
-    return parser, args

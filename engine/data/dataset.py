@@ -174,6 +174,22 @@ class Dataset(abc.ABC):
         """The picture (S, S, 3), red first, from 0 to 1, of a net's input, float32 (3, S, S)."""
 
 
+def steps_of(images, batch_size):
+    """The steps of an epoch without a last batch that is not full. Raises InputError if there would be none."""
+    if batch_size > images:
+        raise InputError(f"a batch of {batch_size} does not fit {images} training images: give a batch size from 1 to "
+                         f"{images}")
+    return images // batch_size
+
+
+def stretch(count, part):
+    """The rank-th of `parts` stretches of `count` images, as a slice; part: (rank, parts). InputError if empty."""
+    rank, parts = part
+    if count < parts:
+        raise InputError(f"{count} images cannot be shared by {parts} workers: use fewer")
+    return slice(count * rank // parts, count * (rank + 1) // parts)
+
+
 def unnamed(classes):
     """The names of classes without names."""
     return tuple(f"class {label}" for label in range(classes))
@@ -201,20 +217,3 @@ def translate(source, names, outputs):
                          f"{strange[0]} first: give the data that the net was trained on")
     found = np.array([places.get(name, -1) for name in names], np.int32)
     return None if (found[found >= 0] == np.flatnonzero(found >= 0)).all() else found
-
-
-class Translated:
-    """Batches with other labels."""
-
-    def __init__(self, batches, translation):
-        self.batches, self.translation = batches, translation
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        return ((images, self.translation[labels], count) for images, labels, count in self.batches)
-
-    @property
-    def skipped(self):
-        return self.batches.skipped

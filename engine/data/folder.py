@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.data import class_folders, images
 from engine.data.class_folders import SPLITS
-from engine.data.dataset import OWN, Images, Origin, Translated, translate
+from engine.data.dataset import OWN, Images, Origin, translate
 from engine.data.imagenet import ImageNetSet, load
 from engine.data.in_memory import (
     CPU_BATCH,
@@ -82,10 +82,10 @@ class FolderSet(ImageNetSet):
             return super().images(classes, kind, batch_size)
         data, names = self.load(("val",)), self._names(classes)
         split = self.read(data.val)
-        batches = EvalBatches(split, min(batch_size or CPU_BATCH, len(split)))
         translation = translate(data.val, data.class_names, names)
         if translation is not None:
-            batches = Translated(batches, translation)
+            split = Split(split.images, translation[split.labels])
+        batches = EvalBatches(split, min(batch_size or CPU_BATCH, len(split)))
         return Images(data.origin, batches, len(split), f"{self.title}: {len(split):,} validation images of "
                       f"{data.val.description}; their middle square, {SIDE} x {SIDE}")
 

@@ -16,7 +16,7 @@ from engine.data import class_folders, images
 from engine.data.cifar_files import SIDE
 from engine.data.class_folders import PREPARE, SPLITS, class_order
 from engine.data.class_names import NAMES_FILE, SYNSETS
-from engine.data.dataset import EVERY_IMAGE, Dataset, Images, Origin, Training, Translated, translate, unnamed
+from engine.data.dataset import EVERY_IMAGE, Dataset, Images, Origin, Training, translate, unnamed
 from engine.data.image_batches import (
     EvalBatches,
     TrainBatches,
@@ -261,15 +261,15 @@ class ImageNetSet(Dataset):
         batch_size = batch_size or (AUTHORS_BATCH if padding else BATCH[kind])
         if not padding:
             batch_size = min(batch_size, len(data.val))
+        translation = translate(data.val, data.class_names, names)
+        labels = None if translation is None else translation[data.val.labels]
         batches = EvalBatches(data.val, batch_size, self.size, self.crop_ratio, self.workers, count_padding=padding,
-                              damaged=self.damaged)
+                              damaged=self.damaged, labels=labels)
         text = (f"{self.title}: {len(data.val):,} validation images of {data.val.description}, data "
                 f"{data.origin.in_short}; the middle {self.size} x {self.size} after the shorter side was made "
                 f"{batches.shorter}")
         expected = len(batches) * batch_size if padding else len(data.val)
-        translation = translate(data.val, data.class_names, names)
-        if translation is not None:
-            batches = Translated(batches, translation)
+        if labels is not None:
             text += "; its classes are in another order than the net's and matched by name"
         return Images(data.origin, batches, expected, text, PADDING if padding else EVERY_IMAGE)
 

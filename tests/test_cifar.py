@@ -56,7 +56,7 @@ def test_binary_files(tmp_path):
         assert split.labels.dtype == np.int32
         assert not split.images.flags.writeable and not split.labels.flags.writeable
     assert (len(data.train), len(data.test)) == (70, 20)
-    assert data.name == "cifar10" and data.label_mode is None
+    assert data.label_mode is None
     assert data.class_names[0] == "airplane" and data.class_names[9] == "truck"
 
 
@@ -556,10 +556,6 @@ def test_download_of_other_bytes(tmp_path):
     message = refusal(cifar.download, "cifar10", tmp_path / "a", base_url=tmp_path.as_uri(), progress=False)
     assert "instead of c32a1d4ab5d03f1284b67883e8d87530" in message
     assert not (tmp_path / "a").exists()
-
-
-def test_download_of_an_unknown_form(tmp_path):
-    assert "binary, python" in refusal(cifar.download, "cifar10", tmp_path, form="matlab")
 
 
 # --- Holding images out ---

@@ -27,27 +27,18 @@ SAMPLE = ROOT / "data" / "cifar10-sample"  # real CIFAR-10 that ships with the r
 
 
 @dataclass(frozen=True)
-class Cifar:
+class Cifar(Origin):
     """A loaded data set and where its bytes come from.
 
-    label_mode: 'coarse' or 'fine' for CIFAR-100, None for CIFAR-10. class_names: by label.
-    variant: "official", or one line that names what is not official; it belongs beside every result.
-    provenance: for JSON: {"files": [{"name", "sha256" of the bytes as loaded, "images", "official"}],
-    "official": whether all files are, "sha256": of train images, train labels, test images, test labels (labels as
-    little-endian int32), equal for the same images in any form, "train_images", "test_images"}.
+    provenance: {"files": [{"name", "sha256" of the bytes as loaded, "images", "official"}], "official": whether all
+    files are, "sha256": of train images, train labels, test images, test labels (labels as little-endian int32), equal
+    for the same images in any form, "train_images", "test_images"}.
+    label_mode: 'coarse' or 'fine' for CIFAR-100, None for CIFAR-10.
     """
 
-    name: str
     label_mode: Optional[str]
-    class_names: Tuple[str, ...]
     train: Split
     test: Split
-    variant: str
-    provenance: dict
-
-    @property
-    def origin(self):
-        return Origin(self.class_names, self.variant, self.provenance)
 
 
 class NotFound(InputError):
@@ -127,7 +118,7 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
         **{f"{split}_images": len(part) for split, part in splits.items()},
     }
     mode = dataset.label_modes[column] if dataset.label_modes else None
-    return Cifar(name, mode, dataset.labels[column][1], splits["train"], splits["test"], variant, provenance)
+    return Cifar(dataset.labels[column][1], variant, provenance, mode, **splits)
 
 
 def load_or_download(name: str, root=None, label_mode: Optional[str] = None, base_url: Optional[str] = None) -> Cifar:
@@ -232,16 +223,12 @@ def download(name: str, root=None, base_url: Optional[str] = None, form: str = "
     how: progress, timeout and attempts of `engine.data.download.fetch`. Raises InputError if it cannot be fetched or
     differs from the official archive.
     """
-    dataset = _dataset(name)
-    if form not in dataset.forms:
-        raise InputError(f"unknown form {form!r} of {dataset.title}: choose one of {', '.join(dataset.forms)}")
-    archive = dataset.forms[form].archive
-    path = (expanded(root) if root is not None else default_root(name)) / archive
-    url = f"{(base_url or BASE_URL).rstrip('/')}/{archive}"
+    wanted = _dataset(name).forms[form]
+    path = (expanded(root) if root is not None else default_root(name)) / wanted.archive
+    url = f"{(base_url or BASE_URL).rstrip('/')}/{wanted.archive}"
     # A mirror named by the user may be http; the site's own https address must not redirect to http.
-    allow_http = base_url is not None
-    return network.fetch(url, path, md5=dataset.forms[form].archive_md5, most=dataset.forms[form].unpacked,
-                         allow_http=allow_http, **how)
+    return network.fetch(url, path, md5=wanted.archive_md5, most=wanted.unpacked, allow_http=base_url is not None,
+                         **how)
 
 
 def sample_pictures(count: int):
@@ -287,7 +274,7 @@ class CifarSet(Dataset):
     def images(self, classes, kind, batch_size=None):
         data = self.load()
         return Images(data.origin, EvalBatches(data.test, min(batch_size or CPU_BATCH, len(data.test))),
-                      len(data.test), f"{self.title}: {len(data.test):,} test images, data {data.origin.in_short}")
+                      len(data.test), f"{self.title}: {len(data.test):,} test images, data {data.in_short}")
 
     @property
     def preprocessing(self):

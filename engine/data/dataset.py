@@ -44,7 +44,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where data are from.
+    """Where data are from; also the base of loaded data.
 
     class_names : by label. variant : "official", or one line that names what is not official; it belongs beside every
     result. provenance : for JSON: sha256, official, train_images, test_images and more fields of the data set.
@@ -53,6 +53,11 @@ class Origin:
     class_names: Tuple[str, ...]
     variant: str
     provenance: dict
+
+    @property
+    def origin(self):
+        """The Origin alone of loaded data."""
+        return Origin(self.class_names, self.variant, self.provenance)
 
     @property
     def in_short(self):

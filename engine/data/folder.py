@@ -97,11 +97,7 @@ class FolderSet(ImageNetSet):
         calls = (functools.partial(self._small, source, index) for index in range(len(source)))
         for index, made in enumerate(ahead(calls, max(1, self.workers), depth=64)):
             if isinstance(made, Damaged):
-                name = source.name(index)
-                if self.damaged == "refuse":
-                    raise InputError(f"{name}: {made}; replace this image, or leave damaged ones out with --damaged "
-                                     "skip")
-                log.warning("left out %s: %s", name, made)
+                log.warning("left out %s: %s", source.left_out(index, made, self.damaged), made)
             else:
                 pixels.append(made)
                 labels.append(source.labels[index])

@@ -63,9 +63,7 @@ class _Batches:
             return [name for _, name in sorted(self._skipped.items())]
 
     def _leave_out(self, index, reason):
-        name = self.source.name(index)
-        if self.damaged == "refuse":
-            raise InputError(f"{name}: {reason}; replace this image, or leave damaged ones out with --damaged skip")
+        name = self.source.left_out(index, reason, self.damaged)
         with self._lock:
             new = index not in self._skipped
             self._skipped[index] = name

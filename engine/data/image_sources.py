@@ -40,6 +40,13 @@ class Source:
         """Where image `index` is from, for messages."""
         raise NotImplementedError
 
+    def left_out(self, index: int, reason: Damaged, damaged: str) -> str:
+        """The name of a damaged image, which is left out. Raises InputError if damaged is 'refuse'."""
+        if damaged == "refuse":
+            raise InputError(f"{self.name(index)}: {reason}; replace this image, or leave damaged ones out with "
+                             "--damaged skip")
+        return self.name(index)
+
     def damage(self) -> Optional[str]:
         """Damage that shows without reading the images, in words; None if there is none."""
 
@@ -137,15 +144,14 @@ class Records(Source):
 
     The labels come from the .lst that MXNet's tool leaves beside a record file; without one, every record's header is
     read, with a disk access for each. A record's label is compared again when the record is read.
-    idx : its index (default NAME.idx beside NAME.rec). class_names : None takes the names in synset.txt beside it, if
-    there is one.
+    idx : its index (default NAME.idx beside NAME.rec). class_names : those in synset.txt beside it, if there is one.
     """
 
-    def __init__(self, rec, idx=None, class_names: Optional[Sequence[str]] = None):
+    def __init__(self, rec, idx=None):
         rec = expanded(rec)
         self._records = RecordFile(rec, idx or rec.with_suffix(".idx"))
         self.description = str(rec)
-        self.class_names = tuple(class_names) if class_names else read_names(rec.with_name(NAMES_FILE))
+        self.class_names = read_names(rec.with_name(NAMES_FILE))
         labels = _listed_labels(rec.with_suffix(".lst"), self._records.keys)
         if labels is None:
             if len(self) > 100_000:

@@ -12,7 +12,6 @@ images are packed as they are: the authors' recipe takes its random crops from t
 to read, but their crops have fewer pixels, compressed twice.
 """
 import argparse
-import os
 import sys
 
 from engine.cli.flags import Parser, number
@@ -63,9 +62,6 @@ def _val_labels(args, root, images):
 def prepare(args):
     """Do what the command line asks, and print each stage."""
     root = expanded(args.data_dir) if args.data_dir else imagenet.default_root()
-    if not args.folders_only and str(root) != os.fsencode(root).decode("utf-8", "replace"):
-        raise InputError(f"--data-dir {ascii(str(root))}: MXNet writes record files only if the whole path is UTF-8; "
-                         "choose another folder, or unpack with --folders-only")
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / ".prepare.lock", f"another preparation is at work in {root}: wait for it"):
         found = {split: _image_folder(args, split, root) for split in args.splits}

@@ -5,7 +5,6 @@ Images stay in the files' layout: uint8 (N, 3, 32, 32), red, green, blue planes.
 import hashlib
 import itertools
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Tuple
@@ -15,8 +14,8 @@ import numpy as np
 from engine.data import download as network
 from engine.data.cifar_archives import find, parse_binary, parse_pickled
 from engine.data.cifar_files import BASE_URL, SETS, SIDE, Official
-from engine.data.dataset import Dataset, Images, Origin
-from engine.data.in_memory import CPU_BATCH, SMALL, EvalBatches, Split, digest, normalise, small, training_of, visible
+from engine.data.dataset import Dataset, Images, Origin, default_root
+from engine.data.in_memory import CPU_BATCH, SMALL, EvalBatches, Split, digest, normalise, small, training_of
 from support import ROOT
 from support.errors import InputError
 from support.files import expanded
@@ -47,11 +46,6 @@ class NotFound(InputError):
     def __init__(self, what, advice, holds=None, message=None):
         super().__init__(message or f"{what}; {advice}")
         self.what, self.advice, self.holds = what, advice, holds
-
-
-def default_root(name: str) -> Path:
-    """The default folder of the data set: ~/.mxnet/datasets/<name>, as in Gluon."""
-    return expanded(os.environ.get("MXNET_HOME") or "~/.mxnet") / "datasets" / name
 
 
 def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
@@ -283,6 +277,3 @@ class CifarSet(Dataset):
     def pixels(self, picture):
         """The middle square, scaled."""
         return normalise(small(picture)[None])
-
-    def visible(self, pixels):
-        return visible(pixels)

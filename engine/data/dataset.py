@@ -1,5 +1,6 @@
 """The interface of a data set to a run and to evaluate.py; implement it to add a data set of your own."""
 import abc
+import os
 from dataclasses import dataclass
 from typing import Any, Iterable, Optional, Tuple
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from support import json_files
 from support.errors import InputError
+from support.files import expanded
 from support.json_files import NOTHING, OBJECT, TEXT
 
 EVERY_IMAGE = "every image once"
@@ -174,9 +176,15 @@ class Dataset(abc.ABC):
     def pixels(self, picture):
         """The net's input, float32 (1, 3, S, S), for a picture, uint8 (height, width, 3), blue first."""
 
-    @abc.abstractmethod
     def visible(self, pixels):
         """The picture (S, S, 3), red first, from 0 to 1, of a net's input, float32 (3, S, S)."""
+        made = self.preprocessing
+        return (pixels.transpose(1, 2, 0) * made.std + made.mean).clip(0, 1)
+
+
+def default_root(name):
+    """The default folder of a data set: ~/.mxnet/datasets/<name>, as in Gluon and GluonCV."""
+    return expanded(os.environ.get("MXNET_HOME") or "~/.mxnet") / "datasets" / name
 
 
 def steps_of(images, batch_size):

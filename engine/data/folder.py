@@ -8,18 +8,7 @@ from engine.data import class_folders, images
 from engine.data.class_folders import SPLITS
 from engine.data.dataset import OWN, Images, Origin, translate
 from engine.data.imagenet import ImageNetSet, load
-from engine.data.in_memory import (
-    CPU_BATCH,
-    SIDE,
-    SMALL,
-    EvalBatches,
-    Split,
-    digest,
-    normalise,
-    small,
-    training_of,
-    visible,
-)
+from engine.data.in_memory import CPU_BATCH, SIDE, SMALL, EvalBatches, Split, digest, normalise, small, training_of
 from engine.data.prefetch import ahead
 from engine.data.records import Damaged
 from support.errors import InputError
@@ -118,9 +107,6 @@ class FolderSet(ImageNetSet):
 
     def pixels(self, picture):
         return normalise(small(picture)[None]) if self.size == SIDE else super().pixels(picture)
-
-    def visible(self, pixels):
-        return visible(pixels) if self.size == SIDE else super().visible(pixels)
 
 
 def own_variant(sources, names, root):

@@ -189,11 +189,6 @@ def normalise_centre(pixels: np.ndarray, shorter: int, out: np.ndarray) -> None:
     images.planes(images.centre(pixels, shorter, out.shape[-1]), _SCALE, _SHIFT, out)
 
 
-def visible(pixels: np.ndarray) -> np.ndarray:
-    """The picture (H, W, 3) from 0 to 1, red first, of a net's input (3, H, W)."""
-    return ((pixels.transpose(1, 2, 0) * STD + MEAN) / 255).clip(0, 1)
-
-
 def preprocessing(input_size: int, crop_ratio: float) -> Preprocessing:
     """What `normalise_centre` does."""
     mean, std = (tuple(value / 255 for value in values) for values in (MEAN, STD))

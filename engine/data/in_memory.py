@@ -83,11 +83,6 @@ def normalise(images: np.ndarray) -> np.ndarray:
     return out
 
 
-def visible(pixels: np.ndarray) -> np.ndarray:
-    """The picture (H, W, 3) from 0 to 1 that normalise turned into pixels (3, H, W)."""
-    return ((pixels - SHIFT) / SCALE / 255).clip(0, 1).transpose(1, 2, 0)
-
-
 class Draws(NamedTuple):
     """The random choices of a step.
 

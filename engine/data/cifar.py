@@ -12,7 +12,7 @@ from typing import Optional, Tuple
 import numpy as np
 
 from engine.data import download as network
-from engine.data.cifar_archives import find, parse_binary, parse_pickled
+from engine.data.cifar_archives import find, parse_binary, parse_pickled, refuse
 from engine.data.cifar_files import BASE_URL, SETS, SIDE, Official
 from engine.data.dataset import Dataset, Images, Origin, default_root
 from engine.data.in_memory import CPU_BATCH, SMALL, EvalBatches, Split, digest, normalise, small, training_of
@@ -76,6 +76,8 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
     for file, where, content in contents:
         if file in parts:
             raise InputError(f"{where}: the same file twice in one archive; {_advice(dataset)}")
+        if not content:
+            refuse(where, 0, "the file is empty")
         parse = parse_binary if form is dataset.forms["binary"] else parse_pickled
         images, labels = parse(content, where, dataset)
         parts[file] = images, labels[column]
@@ -91,10 +93,8 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
         found = [parts[file] for file in form.files if file.split == split and file in parts]
         if not found:
             wanted = ", ".join(file.name for file in form.files if file.split == split)
-            raise InputError(
-                f"the {split} images of {dataset.title} are missing ({wanted}) beside "
-                f"{', '.join(record['name'] for record in records.values())}; {_advice(dataset)}"
-            )
+            raise InputError(f"the {split} images of {dataset.title} are missing ({wanted}) beside "
+                             f"{', '.join(record['name'] for record in records.values())}; {_advice(dataset)}")
         images = np.ascontiguousarray(np.concatenate([images for images, _ in found])).reshape(-1, 3, SIDE, SIDE)
         splits[split] = Split(images, np.concatenate([labels for _, labels in found]).astype(np.int32))
 
@@ -140,11 +140,8 @@ def _label_column(dataset, label_mode) -> int:
         return 0
     if label_mode not in dataset.label_modes:
         allowed = " or ".join(dataset.label_modes)
-        raise InputError(
-            f"unknown label mode {label_mode!r} for {dataset.title}: choose {allowed}"
-            if allowed
-            else f"{dataset.title} has one kind of label: leave the label mode {label_mode!r} out"
-        )
+        raise InputError(f"unknown label mode {label_mode!r} for {dataset.title}: choose {allowed}" if allowed else
+                         f"{dataset.title} has one kind of label: leave the label mode {label_mode!r} out")
     return dataset.label_modes.index(label_mode)
 
 
@@ -189,9 +186,8 @@ def _variant(form, records) -> str:
     absent = [file for file in form.files if file not in records]
     parts = []
     if foreign:
-        texts = [
-            f"{_span(run)} ({sum(records[file]['images'] for file in run):,} images)" for run in _runs(foreign, form)
-        ]
+        texts = [f"{_span(run)} ({sum(records[file]['images'] for file in run):,} images)"
+                 for run in _runs(foreign, form)]
         parts.append(f"not the official files: {', '.join(texts)}")
     if absent:
         parts.append(f"absent: {', '.join(_span(run) for run in _runs(absent, form))}")

@@ -83,13 +83,11 @@ class Folders(Source):
             raise InputError(f"{self.directory} has {len(strange)} class folder(s) that are none of the "
                              f"{len(labels)} classes, {strange[0]} first: take them away or give the right folder")
         self.files: List[str] = []
-        self._unreadable: List[int] = []  # broken links, pipes and so on
+        self._unreadable: List[str] = []  # broken links, pipes and so on
         counts = []
         for name in present:
             found = class_folders.listing(self.directory / name)
-            unreadable = set(found.unreadable)
-            self._unreadable += [len(self.files) + place for place, file in enumerate(found.images)
-                                 if file in unreadable]
+            self._unreadable += [f"{name}/{file}" for file in found.unreadable]
             self.files += [f"{name}/{file}" for file in found.images]
             counts.append(len(found.images))
         empty = [name for name, count in zip(present, counts) if not count]
@@ -120,7 +118,7 @@ class Folders(Source):
     def damage(self):
         if not self._unreadable:
             return None
-        first, more = self._unreadable[0], len(self._unreadable) - 1
+        first, more = self.files.index(self._unreadable[0]), len(self._unreadable) - 1
         try:
             self.read(first)
         except Damaged as reason:

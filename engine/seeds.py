@@ -1,15 +1,7 @@
 """Random numbers by key: each depends on the seed and its purpose, not on earlier draws."""
 import numpy as np
 
-from support.errors import InputError
-
 
 def random_stream(seed: int, *key: int) -> np.random.Generator:
     """The random stream of a key of whole numbers, such as (purpose, epoch, step)."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
-
-
-def check_seed(seed: int) -> None:
-    """Raise InputError for a negative seed, which no generator takes."""
-    if seed < 0:
-        raise InputError(f"the seed {seed} is negative: give 0 or more")

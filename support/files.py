@@ -68,7 +68,7 @@ def replacing(path):
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         with contextlib.suppress(OSError):  # of a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # shows other machines on this disk that we live
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # shows other processes and machines that we live
         yield temporary
         os.replace(temporary, path)
     finally:
@@ -78,12 +78,12 @@ def replacing(path):
 
 
 def _remove_left(path):
-    """Remove a path's temporary files whose processes are gone."""
+    """Remove a path's temporary files that no process writes any more: nobody has locked them."""
     folder, name = os.path.split(os.path.abspath(path))
     with contextlib.suppress(OSError):
         for entry in os.listdir(folder):
             number = entry[len(name) + 1:-len(".part")]
-            if entry == f"{name}.{number}.part" and number.isdecimal() and not _lives(int(number)):
+            if entry == f"{name}.{number}.part" and number.isdecimal():
                 with contextlib.suppress(OSError):
                     descriptor = os.open(os.path.join(folder, entry), os.O_RDWR | os.O_CLOEXEC)
                     try:
@@ -91,16 +91,6 @@ def _remove_left(path):
                         os.remove(os.path.join(folder, entry))
                     finally:
                         os.close(descriptor)
-
-
-def _lives(number):
-    try:
-        os.kill(number, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # another user's process
-        pass
-    return True
 
 
 @contextlib.contextmanager

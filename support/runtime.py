@@ -27,11 +27,10 @@ from .errors import InputError
 from .threads import usable_cores
 
 THREADS = (threads.OPENMP, "MXNET_CPU_PARALLEL_SIZE", threads.SPIN)
-MARK = "ATAC_TUNED"  # tells the program that tune() starts: the process number and the names that tune() has set
+MARK = "ATAC_TUNED"  # tells the program that tune() starts: its process number
 
 _prepared = False
 _hands_off = False  # tune(False) was called: leave the environment alone
-_made = set()  # names of the variables that prepare() has set
 
 
 def prepare(torch=False):
@@ -48,7 +47,7 @@ def prepare(torch=False):
     python.check_switches()
     threads.check()
     if not _hands_off:
-        _made.update(set_environment())  # before any library loads, because OpenMP reads its variables once
+        set_environment()  # before any library loads, because OpenMP reads its variables once
     if alone:
         python.numpy_version()
         return
@@ -61,20 +60,14 @@ def prepare(torch=False):
 
 
 def set_environment(environment=os.environ):
-    """Set the variables that MXNet reads as it loads; the user's own stay. Returns the names of those it has set."""
-    made = []
+    """Set the variables that MXNet reads as it loads; the user's own stay."""
     if not environment.get("OMP_NUM_THREADS"):  # MXNet's own default is half the cores
         environment["OMP_NUM_THREADS"] = str(usable_cores())
-        made.append("OMP_NUM_THREADS")
     # Above this size MXNet copies an array with its own pool of threads, which competes with OpenMP's.
-    if "MXNET_CPU_PARALLEL_SIZE" not in environment:
-        environment["MXNET_CPU_PARALLEL_SIZE"] = "2000000000"
-        made.append("MXNET_CPU_PARALLEL_SIZE")
+    environment.setdefault("MXNET_CPU_PARALLEL_SIZE", "2000000000")
     # A thread that spins takes the time of the one it waits for if other processes want the cores.
     if threads.busy() and not {threads.SPIN, "OMP_WAIT_POLICY"} & set(environment):
         environment[threads.SPIN] = threads.SHORT_SPIN
-        made.append(threads.SPIN)
-    return made
 
 
 def tune(wanted=True, environment=os.environ, execute=os.execve):
@@ -87,7 +80,7 @@ def tune(wanted=True, environment=os.environ, execute=os.execve):
     """
     global _hands_off
     _hands_off = not wanted
-    if _hands_off or "mxnet" in sys.modules or environment.get(MARK, "").split(" ")[0] == str(os.getpid()):
+    if _hands_off or "mxnet" in sys.modules or environment.get(MARK) == str(os.getpid()):
         return
     missing = allocator.to_set(environment)
     command = _command()
@@ -95,9 +88,8 @@ def tune(wanted=True, environment=os.environ, execute=os.execve):
         return
     changed = dict(environment)
     changed.update(missing)
-    # _marked: set by a program of ours that has started this one.
-    names = sorted({*_marked(environment), *missing, *set_environment(changed)})
-    changed[MARK] = f"{os.getpid()} {','.join(names)}"
+    set_environment(changed)
+    changed[MARK] = str(os.getpid())
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
@@ -105,10 +97,6 @@ def tune(wanted=True, environment=os.environ, execute=os.execve):
         execute(sys.executable, command, changed)
     except OSError:  # for example, too large an environment: continue without these settings
         return
-
-
-def _marked(environment):
-    return set(environment.get(MARK, "").partition(" ")[2].split(",")) - {""}
 
 
 def _command():
@@ -126,23 +114,10 @@ def settings(environment=os.environ):
     return {name: environment.get(name) for name in THREADS + allocator.NAMES}
 
 
-def settings_sentence(environment=os.environ, root="/"):
-    """A sentence for the log: which of settings() are in force, and who has set them."""
-    values = settings(environment)
-    own = (_made | _marked(environment)) & {name for name, value in values.items() if value is not None}
-    groups = [(", ".join(f"{name}={values[name]}" for name in values if name in own), "set by this program"),
-              (", ".join(f"{name}={value}" for name, value in values.items()
-                         if value is not None and name not in own), "found in the environment"),
-              (", ".join(name for name, value in values.items() if value is None), "not set")]
-    parts = [f"{names} {state}" for names, state in groups if names]
-    if "MALLOC_TOP_PAD_" in own and values["MALLOC_TOP_PAD_"] != str(allocator.TOP_PAD):
-        parts.append(f"MALLOC_TOP_PAD_ is below {allocator.TOP_PAD} because memory is short")
-    if f"{allocator.HUGE_PAGES}=1" in (values["GLIBC_TUNABLES"] or "").split(":") \
-            and "[never]" in system.read(os.path.join(root, "sys/kernel/mm/transparent_hugepage/enabled")):
-        parts.append("huge pages are switched off on this system")
-    if not allocator.glibc_version():
-        parts.append("the allocator's variables need glibc, which this system does not have")
-    return f"process settings{' (--no-tune: left alone)' if _hands_off else ''}: {'; '.join(parts)}"
+def settings_sentence(environment=os.environ):
+    """A sentence for the log: settings(), and whether tune() was to leave them as they were."""
+    shown = (f"{name} not set" if value is None else f"{name}={value}" for name, value in settings(environment).items())
+    return f"process settings{' (--no-tune: left alone)' if _hands_off else ''}: {', '.join(shown)}"
 
 
 # ---- The command

@@ -56,7 +56,7 @@ def test_binary_files(tmp_path):
         assert split.labels.dtype == np.int32
         assert not split.images.flags.writeable and not split.labels.flags.writeable
     assert (len(data.train), len(data.test)) == (70, 20)
-    assert data.name == "cifar10" and data.label_mode is None
+    assert data.label_mode is None
     assert data.class_names[0] == "airplane" and data.class_names[9] == "truck"
 
 
@@ -558,10 +558,6 @@ def test_download_of_other_bytes(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_download_of_an_unknown_form(tmp_path):
-    assert "binary, python" in refusal(cifar.download, "cifar10", tmp_path, form="matlab")
-
-
 # --- Holding images out ---
 
 
@@ -682,19 +678,6 @@ def test_offsets_and_mirroring_are_uniform():
     assert 100 < chi_square < 235  # 161 degrees of freedom: mean 161, deviation 18; four deviations
 
 
-def test_without_augmentation():
-    split = random_split(64)
-    for images, labels in in_memory.TrainBatches(split, 64, seed=1, augment=False).epoch(5):
-        order = [
-            int(np.flatnonzero((split.images == image).all((1, 2, 3)))[0])
-            for image in np.rint(
-                (images * np.array(in_memory.STD).reshape(3, 1, 1) + np.array(in_memory.MEAN).reshape(3, 1, 1)) * 255
-            )
-        ]
-        assert sorted(order) == list(range(64)) and order != list(range(64))
-        np.testing.assert_array_equal(labels, split.labels[order])
-
-
 def same(one, other):
     one, other = list(one), list(other)
     return len(one) == len(other) and all(
@@ -740,11 +723,10 @@ def test_batches_are_fresh_arrays():
     assert all(array.flags.writeable for array in (*first, *second))
 
 
-@pytest.mark.parametrize("augment", [True, False])
-def test_the_parts_of_several_workers_are_the_batch_of_one(augment):
+def test_the_parts_of_several_workers_are_the_batch_of_one():
     split = random_split(50)
-    whole = in_memory.TrainBatches(split, 12, 3, augment)
-    parts = [in_memory.TrainBatches(split, 12, 3, augment, part=(rank, 3)) for rank in range(3)]
+    whole = in_memory.TrainBatches(split, 12, 3)
+    parts = [in_memory.TrainBatches(split, 12, 3, part=(rank, 3)) for rank in range(3)]
     for (images, labels), *shares in zip(whole.epoch(2, 1), *(part.epoch(2, 1, workers=2) for part in parts)):
         assert [len(own) for _, own in shares] == [4, 4, 4]
         assert np.concatenate([own for own, _ in shares]).tobytes() == images.tobytes()
@@ -759,22 +741,12 @@ def test_each_image_is_scored_by_one_worker():
     assert "2 images cannot be shared by 3 workers" in refusal(in_memory.EvalBatches, random_split(2), 8, (0, 3))
 
 
-def test_last_batch():
-    split = random_split(70)
-    assert [len(labels) for _, labels in in_memory.TrainBatches(split, 32, 0).epoch(0)] == [32, 32]
-    kept = in_memory.TrainBatches(split, 32, 0, last_batch="keep")
-    assert [len(labels) for _, labels in kept.epoch(0)] == [32, 32, 6]
-    labels = np.concatenate([labels for _, labels in kept.epoch(0)])
-    assert sorted(labels) == sorted(split.labels)
+def test_images_that_do_not_fill_a_batch_are_left_out():
+    assert [len(labels) for _, labels in in_memory.TrainBatches(random_split(70), 32, 0).epoch(0)] == [32, 32]
 
 
-def test_wrong_batches():
-    split = random_split(20)
-    assert "from 1 to 20" in refusal(in_memory.TrainBatches, split, 21, 0)
-    assert "from 1 to 20" in refusal(in_memory.TrainBatches, split, 0, 0)
-    assert "negative" in refusal(in_memory.TrainBatches, split, 4, -1)
-    assert "discard or keep" in refusal(in_memory.TrainBatches, split, 4, 0, last_batch="rollover")
-    assert "5 steps" in refusal(in_memory.TrainBatches(split, 4, 0).epoch, 0, 6)
+def test_a_batch_larger_than_the_data_is_refused():
+    assert "from 1 to 20" in refusal(in_memory.TrainBatches, random_split(20), 21, 0)
 
 
 # --- Batches for evaluation ---

@@ -33,8 +33,6 @@ def test_the_draws_of_a_step_make_its_images_elsewhere():
                 for index, y, x, mirrored in zip(*draws)]
         assert (in_memory.normalise(np.stack(made)) == images).all()
         assert (batches.split.labels[draws.chosen] == labels).all()
-    plain = in_memory.TrainBatches(tiny.split(64), 16, 5, augment=False)
-    assert plain.draws(1, 0)[1:] == (None, None, None)
 
 
 def test_sums_that_are_not_finite_are_refused():

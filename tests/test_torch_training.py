@@ -85,9 +85,8 @@ def test_nesterov_of_torch_optim_differs_after_a_drop():
 
 # Batches.
 
-@pytest.mark.parametrize("augment", [True, False])
-def test_batches_on_the_device_are_those_of_the_host_to_the_bit(augment):
-    batches = in_memory.TrainBatches(tiny.split(50), 16, seed=4, augment=augment, last_batch="keep")
+def test_batches_on_the_device_are_those_of_the_host_to_the_bit():
+    batches = in_memory.TrainBatches(tiny.split(50), 16, seed=4)
     images = resident.Images(batches.split, CPU)
     for epoch in (0, 3):
         for step, (expected, labels) in enumerate(batches.epoch(epoch)):

@@ -20,9 +20,6 @@ class Images:
 
     def drawn(self, draws):
         """The batch of some Draws: float32 (B, 3, 32, 32), int64 (B,)."""
-        if draws.y is None:
-            chosen = self._moved(draws.chosen)
-            return self._normal(self.images[chosen]), self.labels[chosen]
         if self._padded is None:
             self._padded = F.pad(self.images, (PAD,) * 4)
         chosen, y, x, mirrored = self._moved(np.stack([each.astype(np.int64) for each in draws]))

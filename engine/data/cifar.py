@@ -5,7 +5,6 @@ Images stay in the files' layout: uint8 (N, 3, 32, 32), red, green, blue planes.
 import hashlib
 import itertools
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Tuple
@@ -13,10 +12,10 @@ from typing import Optional, Tuple
 import numpy as np
 
 from engine.data import download as network
-from engine.data.cifar_archives import find, parse_binary, parse_pickled
+from engine.data.cifar_archives import find, parse_binary, parse_pickled, refuse
 from engine.data.cifar_files import BASE_URL, SETS, SIDE, Official
-from engine.data.dataset import Dataset, Images, Origin
-from engine.data.in_memory import CPU_BATCH, SMALL, EvalBatches, Split, digest, normalise, small, training_of, visible
+from engine.data.dataset import Dataset, Images, Origin, default_root
+from engine.data.in_memory import CPU_BATCH, SMALL, EvalBatches, Split, digest, normalise, small, training_of
 from support import ROOT
 from support.errors import InputError
 from support.files import expanded
@@ -27,27 +26,18 @@ SAMPLE = ROOT / "data" / "cifar10-sample"  # real CIFAR-10 that ships with the r
 
 
 @dataclass(frozen=True)
-class Cifar:
+class Cifar(Origin):
     """A loaded data set and where its bytes come from.
 
-    label_mode: 'coarse' or 'fine' for CIFAR-100, None for CIFAR-10. class_names: by label.
-    variant: "official", or one line that names what is not official; it belongs beside every result.
-    provenance: for JSON: {"files": [{"name", "sha256" of the bytes as loaded, "images", "official"}],
-    "official": whether all files are, "sha256": of train images, train labels, test images, test labels (labels as
-    little-endian int32), equal for the same images in any form, "train_images", "test_images"}.
+    provenance: {"files": [{"name", "sha256" of the bytes as loaded, "images", "official"}], "official": whether all
+    files are, "sha256": of train images, train labels, test images, test labels (labels as little-endian int32), equal
+    for the same images in any form, "train_images", "test_images"}.
+    label_mode: 'coarse' or 'fine' for CIFAR-100, None for CIFAR-10.
     """
 
-    name: str
     label_mode: Optional[str]
-    class_names: Tuple[str, ...]
     train: Split
     test: Split
-    variant: str
-    provenance: dict
-
-    @property
-    def origin(self):
-        return Origin(self.class_names, self.variant, self.provenance)
 
 
 class NotFound(InputError):
@@ -56,11 +46,6 @@ class NotFound(InputError):
     def __init__(self, what, advice, holds=None, message=None):
         super().__init__(message or f"{what}; {advice}")
         self.what, self.advice, self.holds = what, advice, holds
-
-
-def default_root(name: str) -> Path:
-    """The default folder of the data set: ~/.mxnet/datasets/<name>, as in Gluon."""
-    return expanded(os.environ.get("MXNET_HOME") or "~/.mxnet") / "datasets" / name
 
 
 def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
@@ -91,6 +76,8 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
     for file, where, content in contents:
         if file in parts:
             raise InputError(f"{where}: the same file twice in one archive; {_advice(dataset)}")
+        if not content:
+            refuse(where, 0, "the file is empty")
         parse = parse_binary if form is dataset.forms["binary"] else parse_pickled
         images, labels = parse(content, where, dataset)
         parts[file] = images, labels[column]
@@ -106,10 +93,8 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
         found = [parts[file] for file in form.files if file.split == split and file in parts]
         if not found:
             wanted = ", ".join(file.name for file in form.files if file.split == split)
-            raise InputError(
-                f"the {split} images of {dataset.title} are missing ({wanted}) beside "
-                f"{', '.join(record['name'] for record in records.values())}; {_advice(dataset)}"
-            )
+            raise InputError(f"the {split} images of {dataset.title} are missing ({wanted}) beside "
+                             f"{', '.join(record['name'] for record in records.values())}; {_advice(dataset)}")
         images = np.ascontiguousarray(np.concatenate([images for images, _ in found])).reshape(-1, 3, SIDE, SIDE)
         splits[split] = Split(images, np.concatenate([labels for _, labels in found]).astype(np.int32))
 
@@ -127,7 +112,7 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
         **{f"{split}_images": len(part) for split, part in splits.items()},
     }
     mode = dataset.label_modes[column] if dataset.label_modes else None
-    return Cifar(name, mode, dataset.labels[column][1], splits["train"], splits["test"], variant, provenance)
+    return Cifar(dataset.labels[column][1], variant, provenance, mode, **splits)
 
 
 def load_or_download(name: str, root=None, label_mode: Optional[str] = None, base_url: Optional[str] = None) -> Cifar:
@@ -155,11 +140,8 @@ def _label_column(dataset, label_mode) -> int:
         return 0
     if label_mode not in dataset.label_modes:
         allowed = " or ".join(dataset.label_modes)
-        raise InputError(
-            f"unknown label mode {label_mode!r} for {dataset.title}: choose {allowed}"
-            if allowed
-            else f"{dataset.title} has one kind of label: leave the label mode {label_mode!r} out"
-        )
+        raise InputError(f"unknown label mode {label_mode!r} for {dataset.title}: choose {allowed}" if allowed else
+                         f"{dataset.title} has one kind of label: leave the label mode {label_mode!r} out")
     return dataset.label_modes.index(label_mode)
 
 
@@ -204,9 +186,8 @@ def _variant(form, records) -> str:
     absent = [file for file in form.files if file not in records]
     parts = []
     if foreign:
-        texts = [
-            f"{_span(run)} ({sum(records[file]['images'] for file in run):,} images)" for run in _runs(foreign, form)
-        ]
+        texts = [f"{_span(run)} ({sum(records[file]['images'] for file in run):,} images)"
+                 for run in _runs(foreign, form)]
         parts.append(f"not the official files: {', '.join(texts)}")
     if absent:
         parts.append(f"absent: {', '.join(_span(run) for run in _runs(absent, form))}")
@@ -232,16 +213,12 @@ def download(name: str, root=None, base_url: Optional[str] = None, form: str = "
     how: progress, timeout and attempts of `engine.data.download.fetch`. Raises InputError if it cannot be fetched or
     differs from the official archive.
     """
-    dataset = _dataset(name)
-    if form not in dataset.forms:
-        raise InputError(f"unknown form {form!r} of {dataset.title}: choose one of {', '.join(dataset.forms)}")
-    archive = dataset.forms[form].archive
-    path = (expanded(root) if root is not None else default_root(name)) / archive
-    url = f"{(base_url or BASE_URL).rstrip('/')}/{archive}"
+    wanted = _dataset(name).forms[form]
+    path = (expanded(root) if root is not None else default_root(name)) / wanted.archive
+    url = f"{(base_url or BASE_URL).rstrip('/')}/{wanted.archive}"
     # A mirror named by the user may be http; the site's own https address must not redirect to http.
-    allow_http = base_url is not None
-    return network.fetch(url, path, md5=dataset.forms[form].archive_md5, most=dataset.forms[form].unpacked,
-                         allow_http=allow_http, **how)
+    return network.fetch(url, path, md5=wanted.archive_md5, most=wanted.unpacked, allow_http=base_url is not None,
+                         **how)
 
 
 def sample_pictures(count: int):
@@ -287,7 +264,7 @@ class CifarSet(Dataset):
     def images(self, classes, kind, batch_size=None):
         data = self.load()
         return Images(data.origin, EvalBatches(data.test, min(batch_size or CPU_BATCH, len(data.test))),
-                      len(data.test), f"{self.title}: {len(data.test):,} test images, data {data.origin.in_short}")
+                      len(data.test), f"{self.title}: {len(data.test):,} test images, data {data.in_short}")
 
     @property
     def preprocessing(self):
@@ -296,6 +273,3 @@ class CifarSet(Dataset):
     def pixels(self, picture):
         """The middle square, scaled."""
         return normalise(small(picture)[None])
-
-    def visible(self, pixels):
-        return visible(pixels)

@@ -118,8 +118,6 @@ def _member(archive, member, limit, where) -> bytes:
 
 def parse_binary(content, where, dataset) -> Tuple[np.ndarray, List[np.ndarray]]:
     """A binary file as uint8 (N, 3072) pixels and one uint8 (N,) array for each kind of label."""
-    if not content:
-        refuse(where, 0, "the file is empty")
     count, rest = divmod(len(content), dataset.record)
     if rest:
         missing = f"{dataset.record - rest:,} of its {dataset.record:,} bytes are missing"
@@ -134,8 +132,7 @@ def parse_binary(content, where, dataset) -> Tuple[np.ndarray, List[np.ndarray]]
 
 
 def parse_pickled(content, where, dataset):
-    if not content:
-        refuse(where, 0, "the file is empty")
+    """The same of a python file."""
     images, labels = pickled_batch.read_batch(content, where, tuple(key for key, _ in dataset.labels))
     for key, names in dataset.labels:
         _check_labels(*labels[key], where, key, names)
@@ -146,8 +143,5 @@ def _check_labels(values, offsets, where, key, names):
     wrong = np.flatnonzero((values < 0) | (values >= len(names)))
     if wrong.size:
         image = wrong[0]
-        refuse(
-            where,
-            offsets[image],
-            f"image {image} has {values[image]} among its {key}, which go from 0 to {len(names) - 1}",
-        )
+        refuse(where, offsets[image], f"image {image} has {values[image]} among its {key}, which go from 0 to "
+                                      f"{len(names) - 1}")

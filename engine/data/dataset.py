@@ -1,5 +1,6 @@
 """The interface of a data set to a run and to evaluate.py; implement it to add a data set of your own."""
 import abc
+import os
 from dataclasses import dataclass
 from typing import Any, Iterable, Optional, Tuple
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from support import json_files
 from support.errors import InputError
+from support.files import expanded
 from support.json_files import NOTHING, OBJECT, TEXT
 
 EVERY_IMAGE = "every image once"
@@ -44,7 +46,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where data are from.
+    """Where data are from; also the base of loaded data.
 
     class_names : by label. variant : "official", or one line that names what is not official; it belongs beside every
     result. provenance : for JSON: sha256, official, train_images, test_images and more fields of the data set.
@@ -53,6 +55,11 @@ class Origin:
     class_names: Tuple[str, ...]
     variant: str
     provenance: dict
+
+    @property
+    def origin(self):
+        """The Origin alone of loaded data."""
+        return Origin(self.class_names, self.variant, self.provenance)
 
     @property
     def in_short(self):
@@ -169,9 +176,31 @@ class Dataset(abc.ABC):
     def pixels(self, picture):
         """The net's input, float32 (1, 3, S, S), for a picture, uint8 (height, width, 3), blue first."""
 
-    @abc.abstractmethod
     def visible(self, pixels):
         """The picture (S, S, 3), red first, from 0 to 1, of a net's input, float32 (3, S, S)."""
+        made = self.preprocessing
+        return (pixels.transpose(1, 2, 0) * made.std + made.mean).clip(0, 1)
+
+
+def default_root(name):
+    """The default folder of a data set: ~/.mxnet/datasets/<name>, as in Gluon and GluonCV."""
+    return expanded(os.environ.get("MXNET_HOME") or "~/.mxnet") / "datasets" / name
+
+
+def steps_of(images, batch_size):
+    """The steps of an epoch without a last batch that is not full. Raises InputError if there would be none."""
+    if batch_size > images:
+        raise InputError(f"a batch of {batch_size} does not fit {images} training images: give a batch size from 1 to "
+                         f"{images}")
+    return images // batch_size
+
+
+def stretch(count, part):
+    """The rank-th of `parts` stretches of `count` images, as a slice; part: (rank, parts). InputError if empty."""
+    rank, parts = part
+    if count < parts:
+        raise InputError(f"{count} images cannot be shared by {parts} workers: use fewer")
+    return slice(count * rank // parts, count * (rank + 1) // parts)
 
 
 def unnamed(classes):
@@ -201,20 +230,3 @@ def translate(source, names, outputs):
                          f"{strange[0]} first: give the data that the net was trained on")
     found = np.array([places.get(name, -1) for name in names], np.int32)
     return None if (found[found >= 0] == np.flatnonzero(found >= 0)).all() else found
-
-
-class Translated:
-    """Batches with other labels."""
-
-    def __init__(self, batches, translation):
-        self.batches, self.translation = batches, translation
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        return ((images, self.translation[labels], count) for images, labels, count in self.batches)
-
-    @property
-    def skipped(self):
-        return self.batches.skipped

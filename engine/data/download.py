@@ -17,26 +17,17 @@ from support import files
 from support.errors import InputError
 from support.lock import locked
 
+from .stages import advancing
+
 CHUNK = 1 << 18  # bytes; small enough for a progress bar that moves on a slow line
 USER_AGENT = "atac-reproduction"  # some servers refuse urllib's own name
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 MAX_ADDRESS = 2000  # letters
 
 
-def fetch(
-    url: str,
-    path,
-    md5: Optional[str] = None,
-    sha256: Optional[str] = None,
-    size: Optional[int] = None,
-    most: Optional[int] = None,
-    git_blob: Optional[str] = None,
-    progress: bool = True,
-    allow_http: bool = False,
-    timeout: float = 30.0,
-    attempts: int = 4,
-    pause: float = 1.0,
-) -> Path:
+def fetch(url: str, path, md5: Optional[str] = None, sha256: Optional[str] = None, size: Optional[int] = None,
+          most: Optional[int] = None, git_blob: Optional[str] = None, progress: bool = True, allow_http: bool = False,
+          timeout: float = 30.0, attempts: int = 4, pause: float = 1.0) -> Path:
     """Bring `url` to `path` and return the path; a right file that is there already stays.
 
     The bytes arrive in `path`.part, which a later call continues after an interruption. They are compared with size
@@ -52,41 +43,29 @@ def fetch(
     path = files.expanded(path)
     _check_address(url, allow_http, schemes=("https", "http", "file"))
     wanted = {"md5": md5, "sha256": sha256, "git_blob": git_blob}
-    if path.is_file() and _mismatch(path, size, wanted) is None:
-        return path
 
+    def is_right():
+        return path.is_file() and _mismatch(path, size, wanted) is None
+
+    if is_right():
+        return path
     part = path.with_name(path.name + ".part")
     made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_name(path.name + ".lock"),
                     waiting=f"process {{owner}} is fetching {path.name} already; waiting for it"):
-            if not (path.is_file() and _mismatch(path, size, wanted) is None):  # another process may have fetched it
-                _fetch(_Source(url, part, size, most, progress, allow_http, timeout), wanted, attempts, pause)
+            if not is_right():  # another process may have fetched it
+                _Source(url, part, size, most, progress, allow_http, timeout).bring(wanted, attempts, pause)
                 os.replace(part, path)
     except OSError as error:
-        raise InputError(
-            f"cannot write {part}: {error.strerror or error}; make room or choose another folder"
-        ) from None
+        raise InputError(f"cannot write {part}: {error.strerror or error}; make room or choose another folder"
+                         ) from None
     finally:
         with contextlib.suppress(OSError):  # a folder that holds something stays
             for folder in made:
                 folder.rmdir()
     return path
-
-
-def _fetch(source, wanted, attempts, pause):
-    """Bring the right bytes into the source's partial file. Raises InputError if the source has others."""
-    resumed = _size(source.part) > 0
-    source.receive_patiently(attempts, pause)
-    problem = source.mismatch(wanted)
-    if problem and resumed:  # the older part may come from another file: again, from nothing
-        source.part.unlink()
-        source.receive_patiently(attempts, pause)
-        problem = source.mismatch(wanted)
-    if problem:
-        source.part.unlink()
-        raise InputError(f"{source.url} holds other bytes than expected ({problem}); they were removed, try a mirror")
 
 
 class _Retry(Exception):
@@ -100,18 +79,19 @@ class _Source:
         self.url, self.part, self.size = url, part, size
         self.most = size if size is not None else most
         self.progress, self.timeout = progress, timeout
-        # Only these protocols: the usual opener also knows ftp and data.
-        self.opener = urllib.request.OpenerDirector()
-        for handler in (
-            urllib.request.ProxyHandler(),
-            urllib.request.HTTPHandler(),
-            urllib.request.HTTPSHandler(),
-            urllib.request.FileHandler(),
-            urllib.request.HTTPErrorProcessor(),
-            urllib.request.HTTPDefaultErrorHandler(),
-            _CheckedRedirects(allow_http),
-        ):
-            self.opener.add_handler(handler)
+        self.opener = urllib.request.build_opener(_CheckedRedirects(allow_http))
+
+    def bring(self, wanted, attempts, pause):
+        """Bring the right bytes into the partial file. Raises InputError if the source has others."""
+        for resumed in (_size(self.part) > 0, False):
+            self.receive_patiently(attempts, pause)
+            problem = self.mismatch(wanted)
+            if problem is None:
+                return
+            self.part.unlink()
+            if not resumed:  # else the older part may come from another file: again, from nothing
+                raise InputError(f"{self.url} holds other bytes than expected ({problem}); they were removed, try a "
+                                 "mirror")
 
     def receive_patiently(self, attempts, pause):
         for attempt in range(1, attempts + 1):
@@ -146,20 +126,27 @@ class _Source:
             total = have + int(length) if re.fullmatch("[0-9]{1,18}", length) else self.size
             with open(self.part, "ab" if have else "wb") as out:
                 have = self.copy(response, out, have, total)
-        if self.most is not None and have > self.most:
-            return  # `mismatch` reports it
-        if total is not None and have < total:
+        if total is not None and have < total and not self.has_too_many(have):  # `mismatch` reports too many
             raise _Retry(f"the connection ended after {have:,} of {total:,} bytes")
+
+    def has_too_many(self, have):
+        return self.most is not None and have > self.most
 
     def mismatch(self, wanted):
         """What is wrong with the partial file, or None."""
-        if self.size is None and self.most is not None and _size(self.part) > self.most:
+        if self.size is None and self.has_too_many(_size(self.part)):
             return f"more than the {self.most:,} bytes that it can have"
         return _mismatch(self.part, self.size, wanted)
 
     def copy(self, response, out, have, total):
-        with _Progress(self.part.name[: -len(".part")], have, total, self.progress) as progress:
-            while self.most is None or have <= self.most:
+        """Append a response to a file of `have` bytes; returns the bytes that it has then."""
+        name = self.part.name[:-len(".part")]
+
+        def tell(done):
+            print(f"{name}: {100 * done // total}% of {total / 2**20:.1f} MiB", file=sys.stderr, flush=True)
+
+        with advancing(total, name, tell, have, self.progress, unit="B", unit_scale=True, unit_divisor=1024) as advance:
+            while not self.has_too_many(have):
                 try:
                     chunk = response.read(CHUNK)
                 except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a chunk below 0
@@ -169,7 +156,7 @@ class _Source:
                     break
                 out.write(chunk)
                 have += len(chunk)
-                progress.advance(len(chunk))
+                advance(len(chunk))
         return have
 
     def open(self, have):
@@ -189,16 +176,13 @@ class _Source:
                     return self.open(0)
                 if error.code >= 500 or error.code in (408, 429):
                     raise _Retry(f"the server answers {answer}") from None
-                raise InputError(
-                    f"{self.url}: the server answers {answer}; check the address or use a mirror"
-                ) from None
+                raise InputError(f"{self.url}: the server answers {answer}; check the address or use a mirror"
+                                 ) from None
         except urllib.error.URLError as error:
             reason = error.reason
             if isinstance(reason, socket.gaierror):
-                host = urlsplit(self.url).hostname
-                raise InputError(
-                    f"{self.url}: the host {host} cannot be found; check the network or use a mirror"
-                ) from None
+                raise InputError(f"{self.url}: the host {urlsplit(self.url).hostname} cannot be found; check the "
+                                 "network or use a mirror") from None
             if isinstance(reason, ssl.SSLCertVerificationError) or self.url.startswith("file:"):
                 raise InputError(f"{self.url}: {_words(reason)}; check the address or use a mirror") from None
             raise _Retry(_words(reason)) from None
@@ -255,36 +239,3 @@ def _words(error) -> str:
     # It may quote the server: keep it short and on one line.
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))[:200]
 
-
-class _Progress:
-    """A bar on a terminal, a line for each tenth in a log; both on stderr."""
-
-    def __init__(self, name, have, total, shown):
-        self.name, self.have, self.total, self.shown = name, have, total, shown
-        self.tenth = have * 10 // total if total else 0
-        self.bar = None
-        if shown and sys.stderr.isatty():
-            try:
-                from tqdm import tqdm
-            except ImportError:  # lines will do
-                return
-            self.bar = tqdm(desc=name, initial=have, total=total, unit="B", unit_scale=True, unit_divisor=1024)
-
-    def __enter__(self):
-        return self
-
-    def advance(self, count):
-        self.have += count
-        if self.bar is not None:
-            self.bar.update(count)
-        elif self.shown and self.total and self.have * 10 // self.total > self.tenth:
-            self.tenth = self.have * 10 // self.total
-            print(
-                f"{self.name}: {100 * self.have // self.total}% of {self.total / 2**20:.1f} MiB",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def __exit__(self, *_):
-        if self.bar is not None:
-            self.bar.close()

@@ -6,20 +6,9 @@ import numpy as np
 
 from engine.data import class_folders, images
 from engine.data.class_folders import SPLITS
-from engine.data.dataset import OWN, Images, Origin, Translated, translate
+from engine.data.dataset import OWN, Images, Origin, translate
 from engine.data.imagenet import ImageNetSet, load
-from engine.data.in_memory import (
-    CPU_BATCH,
-    SIDE,
-    SMALL,
-    EvalBatches,
-    Split,
-    digest,
-    normalise,
-    small,
-    training_of,
-    visible,
-)
+from engine.data.in_memory import CPU_BATCH, SIDE, SMALL, EvalBatches, Split, digest, normalise, small, training_of
 from engine.data.prefetch import ahead
 from engine.data.records import Damaged
 from support.errors import InputError
@@ -82,10 +71,10 @@ class FolderSet(ImageNetSet):
             return super().images(classes, kind, batch_size)
         data, names = self.load(("val",)), self._names(classes)
         split = self.read(data.val)
-        batches = EvalBatches(split, min(batch_size or CPU_BATCH, len(split)))
         translation = translate(data.val, data.class_names, names)
         if translation is not None:
-            batches = Translated(batches, translation)
+            split = Split(split.images, translation[split.labels])
+        batches = EvalBatches(split, min(batch_size or CPU_BATCH, len(split)))
         return Images(data.origin, batches, len(split), f"{self.title}: {len(split):,} validation images of "
                       f"{data.val.description}; their middle square, {SIDE} x {SIDE}")
 
@@ -97,11 +86,7 @@ class FolderSet(ImageNetSet):
         calls = (functools.partial(self._small, source, index) for index in range(len(source)))
         for index, made in enumerate(ahead(calls, max(1, self.workers), depth=64)):
             if isinstance(made, Damaged):
-                name = source.name(index)
-                if self.damaged == "refuse":
-                    raise InputError(f"{name}: {made}; replace this image, or leave damaged ones out with --damaged "
-                                     "skip")
-                log.warning("left out %s: %s", name, made)
+                log.warning("left out %s: %s", source.left_out(index, made, self.damaged), made)
             else:
                 pixels.append(made)
                 labels.append(source.labels[index])
@@ -122,9 +107,6 @@ class FolderSet(ImageNetSet):
 
     def pixels(self, picture):
         return normalise(small(picture)[None]) if self.size == SIDE else super().pixels(picture)
-
-    def visible(self, pixels):
-        return visible(pixels) if self.size == SIDE else super().visible(pixels)
 
 
 def own_variant(sources, names, root):

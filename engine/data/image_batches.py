@@ -4,17 +4,17 @@ import functools
 import logging
 import math
 import threading
-from typing import Iterator, Tuple
+from typing import Iterator, Optional, Tuple
 
 import numpy as np
 
 from engine.data import images
-from engine.data.dataset import Preprocessing
+from engine.data.dataset import Preprocessing, steps_of, stretch
 from engine.data.image_sources import Source
 from engine.data.prefetch import ahead
 from engine.data.records import Damaged
 from engine.recipe import CROP_RATIO, INPUT_SIZE
-from engine.seeds import check_seed, random_stream
+from engine.seeds import random_stream
 from support.errors import InputError
 from support.threads import usable_cores
 
@@ -30,6 +30,7 @@ EIGENVALUES = (55.46, 4.794, 1.148)
 EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
 RATIO = (3 / 4, 4 / 3)  # of width to height of a random crop
+MIN_AREA = .08  # share of an image's area that a random crop has at least
 ATTEMPTS = 10  # random crops tried before the largest central one is taken
 
 DAMAGED = ("refuse", "skip")
@@ -49,10 +50,6 @@ class _Batches:
     """The common part of both kinds of batches: a source, its damaged images, and threads that make chunks."""
 
     def __init__(self, source, input_size, damaged):
-        if damaged not in DAMAGED:
-            raise InputError(f"unknown choice {damaged!r} for damaged images: choose {' or '.join(DAMAGED)}")
-        if input_size < 1:
-            raise InputError(f"images of {input_size} pixels cannot be made: give an input size of 1 or more")
         images.require()
         source.check(damaged)
         self.source, self.input_size, self.damaged = source, input_size, damaged
@@ -66,9 +63,7 @@ class _Batches:
             return [name for _, name in sorted(self._skipped.items())]
 
     def _leave_out(self, index, reason):
-        name = self.source.name(index)
-        if self.damaged == "refuse":
-            raise InputError(f"{name}: {reason}; replace this image, or leave damaged ones out with --damaged skip")
+        name = self.source.left_out(index, reason, self.damaged)
         with self._lock:
             new = index not in self._skipped
             self._skipped[index] = name
@@ -106,7 +101,7 @@ class TrainBatches(_Batches):
     So an epoch resumed at any step gives the bits of an uninterrupted one, with any number of workers, and the parts
     of several machines together are the batch of one machine. Images that do not fill a batch are left out of an epoch.
 
-    Augmentation (the authors' log): a random crop with min_area to 1 of the image's area and a shape of 3/4 to 4/3,
+    Augmentation (the authors' log): a random crop with MIN_AREA to 1 of the image's area and a shape of 3/4 to 4/3,
     resized to input_size; a mirror image half of the time; brightness, contrast and saturation changed by up to
     `jitter` each, in random order; noise of deviation `lighting` along the principal components of colour.
     Differences from the authors' iterator, which decodes at full size and resizes bilinearly: if the crop is at least
@@ -115,49 +110,32 @@ class TrainBatches(_Batches):
 
     batch_size : of all parts together. part : (rank, parts), the rank-th share of every batch.
     damaged : 'refuse' raises InputError with the image's name; 'skip' takes the next sound image of the epoch's order
-    instead and names the damaged one in `skipped`. Raises InputError for arguments that do not fit the source.
+    instead and names the damaged one in `skipped`. Raises InputError for a batch larger than the source.
     """
 
     def __init__(self, source: Source, batch_size: int, seed: int, input_size: int = INPUT_SIZE, jitter: float = .4,
-                 lighting: float = .1, min_area: float = .08, part: Tuple[int, int] = (0, 1), damaged: str = "refuse"):
+                 lighting: float = .1, part: Tuple[int, int] = (0, 1), damaged: str = "refuse"):
         super().__init__(source, input_size, damaged)
-        if not 1 <= batch_size <= len(source):
-            raise InputError(f"a batch of {batch_size} does not fit {len(source)} training images: give a batch size "
-                             f"from 1 to {len(source)}")
-        _check_part(part)
-        if batch_size % part[1]:
-            raise InputError(f"a batch of {batch_size} cannot be shared by {part[1]} workers: give a multiple")
-        if not 0 <= jitter < 1 or not lighting >= 0 or not 0 < min_area <= 1:
-            raise InputError(f"jitter {jitter} must be from 0 to below 1, lighting {lighting} at least 0, and the "
-                             f"smallest area {min_area} above 0 and up to 1")
-        check_seed(seed)
-        self.batch_size, self.seed, self.part = batch_size, seed, part
-        self.jitter, self.lighting, self.min_area = jitter, lighting, min_area
-        self.steps = len(source) // batch_size  # per epoch
+        self.batch_size, self.seed, self.jitter, self.lighting = batch_size, seed, jitter, lighting
+        self.steps = steps_of(len(source), batch_size)
+        self._rows = stretch(batch_size, part)
 
     def epoch(self, index: int, start: int = 0, workers: int = 0) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
         """This part of the batches of epoch `index` from step `start` on: new (float32 (b, 3, S, S), int32 (b,)).
 
         workers: threads that compute ahead (at most one for each core), 0 for none.
         """
-        if index < 0 or not 0 <= start <= self.steps:
-            raise InputError(f"there is no step {start} in epoch {index}: an epoch has {self.steps} steps, from 0")
-        return self._epoch(index, start, workers)
-
-    def _epoch(self, index, start, workers):
         order = random_stream(self.seed, _ORDER, index).permutation(len(self.source))
-        share = self.batch_size // self.part[1]
-        first = share * self.part[0]
-        plans = (self._plan(order, index, step, slice(first, first + share)) for step in range(start, self.steps))
-        for pixels, labels, _, _ in self._made(plans, share, workers):
+        plans = (self._plan(order, index, step) for step in range(start, self.steps))
+        for pixels, labels, _, _ in self._made(plans, self._rows.stop - self._rows.start, workers):
             yield pixels, labels
 
-    def _plan(self, order, epoch, step, rows):
+    def _plan(self, order, epoch, step):
         # Drawn at once for the whole batch: neither parts nor an image's size change the draws of other images.
         stream = random_stream(self.seed, _AUGMENT, epoch, step)
-        even = stream.random((self.batch_size, 2 * ATTEMPTS + 7))
-        normal = stream.standard_normal((self.batch_size, 3))
-        return order, step * self.batch_size + rows.start, even[rows], normal[rows]
+        even = stream.random((self.batch_size, 2 * ATTEMPTS + 7))[self._rows]
+        normal = stream.standard_normal((self.batch_size, 3))[self._rows]
+        return order, step * self.batch_size + self._rows.start, even, normal
 
     def _fill(self, plan, row, out):
         order, first, even, normal = plan
@@ -175,7 +153,7 @@ class TrainBatches(_Batches):
     def _augment(self, data, even, normal, out):
         crops, (mirrored, order), changes = np.split(even, [2 * ATTEMPTS + 2, 2 * ATTEMPTS + 4])
         side = self.input_size
-        pixels, _ = images.crop(data, functools.partial(random_box, crops, self.min_area), side)
+        pixels, _ = images.crop(data, functools.partial(random_box, crops, MIN_AREA), side)
         pixels = images.resize(pixels, side, side)
         if mirrored < .5:
             pixels = images.mirror(pixels)
@@ -211,11 +189,6 @@ def normalise_centre(pixels: np.ndarray, shorter: int, out: np.ndarray) -> None:
     images.planes(images.centre(pixels, shorter, out.shape[-1]), _SCALE, _SHIFT, out)
 
 
-def visible(pixels: np.ndarray) -> np.ndarray:
-    """The picture (H, W, 3) from 0 to 1, red first, of a net's input (3, H, W)."""
-    return ((pixels.transpose(1, 2, 0) * STD + MEAN) / 255).clip(0, 1)
-
-
 def preprocessing(input_size: int, crop_ratio: float) -> Preprocessing:
     """What `normalise_centre` does."""
     mean, std = (tuple(value / 255 for value in values) for values in (MEAN, STD))
@@ -235,38 +208,30 @@ class EvalBatches(_Batches):
     the first images, which are counted again, and the next pass begins after them. passes : the number of passes before
     this one. The default is the released file's evaluation: 195 batches of 256, which are 49,920 of 50,000 images; the
     very first pass gives 50,176.
+    labels : int32 (N,) in place of the source's.
     """
 
     def __init__(self, source: Source, batch_size: int, input_size: int = INPUT_SIZE, crop_ratio: float = CROP_RATIO,
                  workers: int = 0, part: Tuple[int, int] = (0, 1), count_padding: bool = False,
-                 damaged: str = "refuse", passes: int = RELEASED_PASSES):
+                 damaged: str = "refuse", passes: int = RELEASED_PASSES, labels: Optional[np.ndarray] = None):
         super().__init__(source, input_size, damaged)
-        if batch_size < 1:
-            raise InputError(f"a batch of {batch_size} images cannot be evaluated: give 1 or more")
-        if not 0 < crop_ratio <= 1:
-            raise InputError(f"a crop ratio of {crop_ratio} is not above 0 and up to 1")
-        _check_part(part)
-        if count_padding and part[1] > 1:
-            raise InputError("several workers cannot count the record iterator's padding: evaluate with one")
         self.batch_size, self.workers = batch_size, workers
+        self.labels = source.labels if labels is None else labels
         self.shorter = shorter_side(input_size, crop_ratio)
-        rank, parts = part
-        first, last = (len(source) * edge // parts for edge in (rank, rank + 1))
-        if first == last:
-            raise InputError(f"{len(source)} images cannot be shared by {parts} workers: use fewer")
+        rows = stretch(len(source), part)
+        first, last = rows.start, rows.stop
         if count_padding:
             first, last = (batch_size * -(-len(source) * edge // batch_size) for edge in (passes, passes + 1))
             if first == last:
                 raise InputError(f"after {passes} passes in batches of {batch_size} the record iterator has nothing "
                                  f"left of {len(source)} images: use a smaller batch")
         self._range = range(first, last)
-        self.steps = -(-len(self._range) // batch_size)
 
     def __len__(self):
-        return self.steps
+        return -(-len(self._range) // self.batch_size)
 
     def __iter__(self):
-        starts = range(self._range.start, self._range.stop, self.batch_size)
+        starts = self._range[::self.batch_size]
         for pixels, labels, sound, _ in self._made(starts, self.batch_size, self.workers):
             count = int(sound.sum())
             if count < len(sound):
@@ -280,14 +245,8 @@ class EvalBatches(_Batches):
             index = (start + row) % len(self.source)
             try:
                 normalise_centre(images.decode(self.source.read(index)), self.shorter, out)
-                return self.source.labels[index]
+                return self.labels[index]
             except Damaged as reason:
                 self._leave_out(index, reason)
         out[:] = 0
         return None
-
-
-def _check_part(part):
-    rank, parts = part
-    if not 0 <= rank < parts:
-        raise InputError(f"there is no worker {rank} of {parts}: the ranks go from 0 to {parts - 1}")

@@ -40,6 +40,13 @@ class Source:
         """Where image `index` is from, for messages."""
         raise NotImplementedError
 
+    def left_out(self, index: int, reason: Damaged, damaged: str) -> str:
+        """The name of a damaged image, which is left out. Raises InputError if damaged is 'refuse'."""
+        if damaged == "refuse":
+            raise InputError(f"{self.name(index)}: {reason}; replace this image, or leave damaged ones out with "
+                             "--damaged skip")
+        return self.name(index)
+
     def damage(self) -> Optional[str]:
         """Damage that shows without reading the images, in words; None if there is none."""
 
@@ -76,13 +83,11 @@ class Folders(Source):
             raise InputError(f"{self.directory} has {len(strange)} class folder(s) that are none of the "
                              f"{len(labels)} classes, {strange[0]} first: take them away or give the right folder")
         self.files: List[str] = []
-        self._unreadable: List[int] = []  # broken links, pipes and so on
+        self._unreadable: List[str] = []  # broken links, pipes and so on
         counts = []
         for name in present:
             found = class_folders.listing(self.directory / name)
-            unreadable = set(found.unreadable)
-            self._unreadable += [len(self.files) + place for place, file in enumerate(found.images)
-                                 if file in unreadable]
+            self._unreadable += [f"{name}/{file}" for file in found.unreadable]
             self.files += [f"{name}/{file}" for file in found.images]
             counts.append(len(found.images))
         empty = [name for name, count in zip(present, counts) if not count]
@@ -113,7 +118,7 @@ class Folders(Source):
     def damage(self):
         if not self._unreadable:
             return None
-        first, more = self._unreadable[0], len(self._unreadable) - 1
+        first, more = self.files.index(self._unreadable[0]), len(self._unreadable) - 1
         try:
             self.read(first)
         except Damaged as reason:
@@ -137,15 +142,14 @@ class Records(Source):
 
     The labels come from the .lst that MXNet's tool leaves beside a record file; without one, every record's header is
     read, with a disk access for each. A record's label is compared again when the record is read.
-    idx : its index (default NAME.idx beside NAME.rec). class_names : None takes the names in synset.txt beside it, if
-    there is one.
+    idx : its index (default NAME.idx beside NAME.rec). class_names : those in synset.txt beside it, if there is one.
     """
 
-    def __init__(self, rec, idx=None, class_names: Optional[Sequence[str]] = None):
+    def __init__(self, rec, idx=None):
         rec = expanded(rec)
         self._records = RecordFile(rec, idx or rec.with_suffix(".idx"))
         self.description = str(rec)
-        self.class_names = tuple(class_names) if class_names else read_names(rec.with_name(NAMES_FILE))
+        self.class_names = read_names(rec.with_name(NAMES_FILE))
         labels = _listed_labels(rec.with_suffix(".lst"), self._records.keys)
         if labels is None:
             if len(self) > 100_000:

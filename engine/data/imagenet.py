@@ -5,10 +5,9 @@ makes the record files.
 """
 import hashlib
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 import numpy as np
 
@@ -16,15 +15,8 @@ from engine.data import class_folders, images
 from engine.data.cifar_files import SIDE
 from engine.data.class_folders import PREPARE, SPLITS, class_order
 from engine.data.class_names import NAMES_FILE, SYNSETS
-from engine.data.dataset import EVERY_IMAGE, Dataset, Images, Origin, Training, Translated, translate, unnamed
-from engine.data.image_batches import (
-    EvalBatches,
-    TrainBatches,
-    normalise_centre,
-    preprocessing,
-    shorter_side,
-    visible,
-)
+from engine.data.dataset import EVERY_IMAGE, Dataset, Images, Origin, Training, default_root, translate, unnamed
+from engine.data.image_batches import EvalBatches, TrainBatches, normalise_centre, preprocessing, shorter_side
 from engine.data.image_sources import Folders, Records, Source
 from engine.recipe import CROP_RATIO, HALVINGS, INPUT_SIZE
 from support.errors import InputError
@@ -43,57 +35,42 @@ OFFICIAL_COUNTS = {"train": 1_281_167, "val": 50_000}
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Origin):
     """ImageNet, or some images in its form.
 
-    train, val : Source; None if not needed. class_names : WordNet ids, or 'class 0' to 'class K-1' for record files
-    without a synset.txt. variant : "official counts", or one sentence about what is not official; it belongs beside
-    every result. provenance : for JSON: {"sha256" of both lists of images, "official": whether counts and classes are,
-    "splits": {split: {"source", "images", "sha256"}}}.
+    class_names : WordNet ids, or 'class 0' to 'class K-1' for record files without a synset.txt. variant : "official
+    counts", or one sentence about what is not official. provenance : {"sha256" of both lists of images, "official":
+    whether counts and classes are, "splits": {split: {"source", "images", "sha256"}}}. train, val : None if not needed.
     """
 
     train: Optional[Source]
     val: Optional[Source]
-    class_names: Tuple[str, ...]
-    variant: str
-    provenance: dict
-
-    @property
-    def origin(self):
-        return Origin(self.class_names, self.variant, self.provenance)
-
-
-def default_root() -> Path:
-    """The default folder of the data set: ~/.mxnet/datasets/imagenet, as in GluonCV."""
-    return expanded(os.environ.get("MXNET_HOME") or "~/.mxnet") / "datasets" / "imagenet"
 
 
 def load(data_dir=None, use_rec: bool = False, rec_train=None, rec_train_idx=None, rec_val=None, rec_val_idx=None,
-         need: Sequence[str] = SPLITS, class_names: Optional[Sequence[str]] = None, variant_of=None) -> Data:
+         need: Sequence[str] = SPLITS, variant_of=None) -> Data:
     """Find the splits in `need` ('train', 'val'): in data_dir/SPLIT, a folder for each class, or in record files.
 
-    data_dir : default `default_root()`; if it holds the class folders itself, it serves as either split.
+    data_dir : default `default_root`; if it holds the class folders itself, it serves as either split.
     use_rec : take record files: those named, data_dir/rec/SPLIT.rec or data_dir/SPLIT.rec. They are also taken if one
     is named, or if data_dir has record files and no folders.
-    class_names : the order of a folder's labels (default `class_order`). With SYNSETS, folders of some of the 1,000
-    classes keep the labels of the official order.
     variant_of(sources by split, class names, root) : the variant; by default from ImageNet's counts, with a warning.
 
     Raises InputError if nothing is found, if something is malformed, or if both splits would be the same files.
     """
-    root = expanded(data_dir) if data_dir is not None else default_root()
+    root = expanded(data_dir) if data_dir is not None else default_root("imagenet")
     named = {"train": (rec_train, rec_train_idx), "val": (rec_val, rec_val_idx)}
     try:
-        return _load(root, use_rec, {split: named[split] for split in need}, class_names, variant_of or _variant)
+        return _load(root, use_rec, {split: named[split] for split in need}, variant_of or _variant)
     except OSError as error:  # such as a folder without permission
         raise InputError(f"{error.filename or root} cannot be read: {error.strerror}; give another --data-dir"
                          ) from None
 
 
-def _load(root, use_rec, named, class_names, variant_of):
+def _load(root, use_rec, named, variant_of):
     if use_rec or any(rec for rec, _ in named.values()) or _only_records(root, named):
         kind = "records"
-        sources = {split: _find_records(root, split, *paths, class_names) for split, paths in named.items()}
+        sources = {split: _find_records(root, split, *paths) for split, paths in named.items()}
         known = {source.class_names for source in sources.values()} - {None}
         if len(known) > 1:
             raise InputError(f"{' and '.join(source.description for source in sources.values())} have different "
@@ -101,7 +78,7 @@ def _load(root, use_rec, named, class_names, variant_of):
         names = known.pop() if known else unnamed(1 + max(int(source.labels.max()) for source in sources.values()))
     else:
         kind = "folders"
-        sources = _find_folders(root, tuple(named), class_names)
+        sources = _find_folders(root, tuple(named))
         names = next(iter(sources.values())).class_names
     shared = sources["train"].shared(sources["val"]) if len(sources) > 1 else None
     if shared is not None:
@@ -116,7 +93,7 @@ def _load(root, use_rec, named, class_names, variant_of):
         **{f"{name}_images": len(sources[split]) for name, split in (("train", "train"), ("test", "val"))
            if split in sources},
     }
-    return Data(sources.get("train"), sources.get("val"), names, variant, provenance)
+    return Data(names, variant, provenance, sources.get("train"), sources.get("val"))
 
 
 def _record_files(root, split):
@@ -130,7 +107,7 @@ def _only_records(root, need):
     return set(need) <= set(packed) or bool(packed) and not class_folders.listing(root).folders
 
 
-def _find_records(root, split, rec, idx, class_names):
+def _find_records(root, split, rec, idx):
     if rec is None:
         found = _record_files(root, split)
         if not found:
@@ -139,15 +116,15 @@ def _find_records(root, split, rec, idx, class_names):
         rec = found[0]
     if not expanded(rec).is_file():
         raise InputError(f"there is no record file {rec}: give --rec-{split} the path of a .rec")
-    return Records(rec, idx, class_names)
+    return Records(rec, idx)
 
 
-def _find_folders(root, need, class_names):
+def _find_folders(root, need):
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: give ImageNet's with --data-dir; docs/IMAGENET.md says how to "
                          "get and prepare it")
     if not any((root / split).is_dir() for split in SPLITS):
-        source = Folders(root, class_names or class_order(None, root))  # raises if it has no class folders
+        source = Folders(root, class_order(None, root))  # raises if it has no class folders
         if len(need) > 1:
             parent = root.resolve().parent
             advice = f"put those to train on into {root / 'train'} and others into {root / 'val'}, in class folders"
@@ -161,7 +138,7 @@ def _find_folders(root, need, class_names):
             packed = ", or read the record files with --use-rec" if _record_files(root, split) else ""
             raise InputError(f"there is no {root / split}: put its class folders there, or make it from the official "
                              f"archive with: {PREPARE} {root}{packed}")
-    names = class_names or class_order(root / "train" if (root / "train").is_dir() else None, root / "val")
+    names = class_order(root / "train" if (root / "train").is_dir() else None, root / "val")
     return {split: Folders(root / split, names) for split in need}
 
 
@@ -254,22 +231,22 @@ class ImageNetSet(Dataset):
                                     experiment.crop_ratio, self.workers, part, damaged=self.damaged)
         return Training(data.origin, batches, score_batches, "validation", None, (
             f"data: {len(data.train):,} training and {len(data.val):,} validation images in {len(data.class_names)} "
-            f"classes, {size}x{size} pixels, {data.origin.in_short}, sha256 {data.provenance['sha256']}",))
+            f"classes, {size}x{size} pixels, {data.in_short}, sha256 {data.provenance['sha256']}",))
 
     def images(self, classes, kind, batch_size=None):
         names, data, padding = self._names(classes), self.load(("val",)), bool(self.option("count_padding"))
         batch_size = batch_size or (AUTHORS_BATCH if padding else BATCH[kind])
         if not padding:
             batch_size = min(batch_size, len(data.val))
+        translation = translate(data.val, data.class_names, names)
+        labels = None if translation is None else translation[data.val.labels]
         batches = EvalBatches(data.val, batch_size, self.size, self.crop_ratio, self.workers, count_padding=padding,
-                              damaged=self.damaged)
+                              damaged=self.damaged, labels=labels)
         text = (f"{self.title}: {len(data.val):,} validation images of {data.val.description}, data "
-                f"{data.origin.in_short}; the middle {self.size} x {self.size} after the shorter side was made "
+                f"{data.in_short}; the middle {self.size} x {self.size} after the shorter side was made "
                 f"{batches.shorter}")
         expected = len(batches) * batch_size if padding else len(data.val)
-        translation = translate(data.val, data.class_names, names)
-        if translation is not None:
-            batches = Translated(batches, translation)
+        if labels is not None:
             text += "; its classes are in another order than the net's and matched by name"
         return Images(data.origin, batches, expected, text, PADDING if padding else EVERY_IMAGE)
 
@@ -283,6 +260,3 @@ class ImageNetSet(Dataset):
         batch = np.empty((1, 3, self.size, self.size), np.float32)
         normalise_centre(picture, shorter_side(self.size, self.crop_ratio), batch[0])
         return batch
-
-    def visible(self, pixels):
-        return visible(pixels)

@@ -35,6 +35,7 @@ MAX_PIXELS = 1 << 27  # twice the largest image of ImageNet; a crafted file may 
 HUNGRY = {"WEBP": 2, "JPEG2000": 4}  # decoding these formats needs so many times the memory of the others
 TILE = 1 << 18  # pixels converted at a time: a picture needs little more memory than its pixels
 MOST_SCANS = 100  # of a JPEG: each takes the time of all its pixels, and programs write about ten
+LONGEST_JPEG = 65_500  # pixels of a side, in libjpeg
 LONGEST_STRIP = 64  # longer side over shorter side; a longer image is cut before it is resized
 
 # The formats that Pillow may try, for any file name. Its other plugins run programs (Ghostscript) or fail in odd ways.
@@ -315,20 +316,26 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
+def with_shorter(pixels: np.ndarray, shorter: int) -> np.ndarray:
+    """The image with a shorter side of `shorter` pixels; the longer side is rounded down, as in MXNet."""
+    height, width = pixels.shape[:2]
+    if height > width:
+        return resize(pixels, shorter * height // width, shorter)
+    return resize(pixels, shorter, shorter * width // height)
+
+
 def centre(pixels: np.ndarray, shorter: int, side: int) -> np.ndarray:
     """The middle (side, side, 3) of an image whose shorter side becomes `shorter` pixels.
 
-    The longer side and the margins above and to the left are rounded down, as in MXNet's iterator.
+    The margins above and to the left are rounded down, as in MXNet's iterator.
     """
     height, width = pixels.shape[:2]
     longest = LONGEST_STRIP * min(height, width)
     if max(height, width) > longest:  # resizing a long strip would take gigabytes
         y, x = (max(0, extent - longest) // 2 for extent in (height, width))
         pixels = pixels[y:y + longest, x:x + longest]
-        height, width = pixels.shape[:2]
-    new = (shorter * height // width, shorter) if height > width else (shorter, shorter * width // height)
-    pixels = resize(pixels, *new)
-    y, x = ((extent - side) // 2 for extent in new)
+    pixels = with_shorter(pixels, shorter)
+    y, x = ((extent - side) // 2 for extent in pixels.shape[:2])
     return pixels[y:y + side, x:x + side]
 
 
@@ -349,6 +356,15 @@ def jitter(pixels: np.ndarray, factors, order: Tuple[int, int, int]) -> np.ndarr
             else:
                 pixels = cv2.addWeighted(pixels, factor, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), 1 - factor, 0)
     return pixels
+
+
+def compressed_again(data: bytes, shorter: int, quality: int) -> bytes:
+    """An image file as a JPEG whose shorter side has `shorter` pixels. Raises Damaged."""
+    pixels = decode(data)
+    longer = shorter * max(pixels.shape[:2]) // min(pixels.shape[:2])
+    if longer > LONGEST_JPEG:
+        raise Damaged(f"its longer side would have {longer:,} pixels, more than a JPEG can have")
+    return cv2.imencode(".jpg", with_shorter(pixels, shorter), [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def planes(pixels: np.ndarray, scale: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:

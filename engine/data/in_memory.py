@@ -2,15 +2,15 @@
 import functools
 import hashlib
 from dataclasses import dataclass
-from typing import Iterator, NamedTuple, Optional, Tuple
+from typing import Iterator, NamedTuple, Tuple
 
 import numpy as np
 from PIL import Image
 
 from engine.data.cifar_files import SIDE
-from engine.data.dataset import Preprocessing, Training
+from engine.data.dataset import Preprocessing, Training, steps_of, stretch
 from engine.data.prefetch import ahead
-from engine.seeds import check_seed, random_stream
+from engine.seeds import random_stream
 from support.errors import InputError
 from support.threads import usable_cores
 
@@ -63,7 +63,6 @@ def hold_out(split: Split, count: int, seed: int) -> Tuple[Split, Split]:
     """
     if not 0 < count < len(split):
         raise InputError(f"cannot hold out {count} of {len(split)} images: give a number from 1 to {len(split) - 1}")
-    check_seed(seed)
     sizes = np.bincount(split.labels)
     shares = sizes * count / len(split)
     taken = np.floor(shares).astype(int)
@@ -84,87 +83,55 @@ def normalise(images: np.ndarray) -> np.ndarray:
     return out
 
 
-def visible(pixels: np.ndarray) -> np.ndarray:
-    """The picture (H, W, 3) from 0 to 1 that normalise turned into pixels (3, H, W)."""
-    return ((pixels - SHIFT) / SCALE / 255).clip(0, 1).transpose(1, 2, 0)
-
-
 class Draws(NamedTuple):
     """The random choices of a step.
 
     chosen : indices of the images. y, x : the corner of each crop in the padded image. mirrored : which are mirrored.
-    The last three are None without augmentation.
     """
 
     chosen: np.ndarray
-    y: Optional[np.ndarray] = None
-    x: Optional[np.ndarray] = None
-    mirrored: Optional[np.ndarray] = None
-
-
-def stretch(count: int, part: Tuple[int, int]) -> slice:
-    """The rank-th of `parts` stretches of `count` things; part: (rank, parts)."""
-    rank, parts = part
-    return slice(count * rank // parts, count * (rank + 1) // parts)
+    y: np.ndarray
+    x: np.ndarray
+    mirrored: np.ndarray
 
 
 class TrainBatches:
     """Shuffled, augmented batches; each is a function of (seed, epoch, step) alone.
 
     So an epoch resumed at any step gives the bits of an uninterrupted one, with any number of workers, and the parts of
-    several processes together are the batch of one.
+    several processes together are the batch of one. Images that do not fill a batch are left out of an epoch.
     Augmentation: PAD zero pixels around each image, a random 32x32 crop, a mirror image half of the time.
-    last_batch: 'discard' leaves out images that do not fill a batch (the authors' setting), 'keep' makes a smaller
-    batch of them. batch_size : of all parts together. part : (rank, parts): the rank-th share of every batch.
-    Raises InputError for a batch larger than the split, or a wrong argument.
+    batch_size : of all parts together. part : (rank, parts): the rank-th share of every batch.
+    Raises InputError for a batch larger than the split.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, augment: bool = True, last_batch: str = "discard",
-                 part: Tuple[int, int] = (0, 1)):
-        if last_batch not in ("discard", "keep"):
-            raise InputError(f"unknown last_batch {last_batch!r}: choose discard or keep")
-        if not 1 <= batch_size <= len(split):
-            raise InputError(
-                f"a batch of {batch_size} does not fit {len(split)} training images: "
-                f"give a batch size from 1 to {len(split)}"
-            )
-        check_seed(seed)
-        self.split, self.batch_size, self.seed, self.augment, self.part = split, batch_size, seed, augment, part
+    def __init__(self, split: Split, batch_size: int, seed: int, part: Tuple[int, int] = (0, 1)):
+        self.split, self.batch_size, self.seed = split, batch_size, seed
+        self.steps = steps_of(len(split), batch_size)
+        self._rows = stretch(batch_size, part)
         self._kept = None, None  # an epoch and its order, which `draws` asks for at every step
-        self.steps = len(split) // batch_size  # per epoch
-        if last_batch == "keep" and len(split) % batch_size:
-            self.steps += 1
-        if augment:
-            # Padded once: 240 MB for 50,000 images. _crops is a view, not a copy.
-            border = ((0, 0), (0, 0), (PAD, PAD), (PAD, PAD))
-            padded = np.pad(split.images, border)
-            self._crops = np.lib.stride_tricks.sliding_window_view(padded, (SIDE, SIDE), axis=(2, 3))
+        # Padded once: 240 MB for 50,000 images. _crops is a view, not a copy.
+        padded = np.pad(split.images, ((0, 0), (0, 0), (PAD, PAD), (PAD, PAD)))
+        self._crops = np.lib.stride_tricks.sliding_window_view(padded, (SIDE, SIDE), axis=(2, 3))
 
     def epoch(self, index: int, start: int = 0, workers: int = 0) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
         """This part of the batches of epoch `index` from step `start` on: new (float32 (b, 3, 32, 32), int32 (b,)).
 
         workers: threads that compute ahead (at most one for each core), 0 for none.
         """
-        if index < 0 or not 0 <= start <= self.steps:
-            raise InputError(f"there is no step {start} in epoch {index}: an epoch has {self.steps} steps, from 0")
-        order = self._order(index)
-        calls = (functools.partial(self._batch, index, step, order) for step in range(start, self.steps))
+        calls = (functools.partial(self._batch, index, step) for step in range(start, self.steps))
         if workers < 1:
             return (call() for call in calls)
         workers = min(workers, usable_cores())
         return ahead(calls, workers, depth=2 * workers)
 
-    def draws(self, epoch: int, step: int, order=None) -> "Draws":
+    def draws(self, epoch: int, step: int) -> Draws:
         """The random choices of this part of a step, to make its images elsewhere, such as on a GPU."""
-        order = self._order(epoch) if order is None else order
-        chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-        rows = stretch(len(chosen), self.part)
-        if not self.augment:
-            return Draws(chosen[rows])
+        chosen = self._order(epoch)[step * self.batch_size:(step + 1) * self.batch_size]
         generator = random_stream(self.seed, _AUGMENT, epoch, step)  # drawn for the whole batch, whatever the part
         y, x = generator.integers(0, 2 * PAD + 1, (2, len(chosen)))
         mirrored = generator.random(len(chosen)) < 0.5
-        return Draws(chosen[rows], y[rows], x[rows], mirrored[rows])
+        return Draws(*(drawn[self._rows] for drawn in (chosen, y, x, mirrored)))
 
     def _order(self, epoch):
         kept, order = self._kept
@@ -173,10 +140,8 @@ class TrainBatches:
             self._kept = epoch, order
         return order
 
-    def _batch(self, epoch, step, order):
-        chosen, y, x, mirrored = self.draws(epoch, step, order)
-        if not self.augment:
-            return normalise(self.split.images[chosen]), self.split.labels[chosen]
+    def _batch(self, epoch, step):
+        chosen, y, x, mirrored = self.draws(epoch, step)
         images = self._crops[chosen, :, y, x]
         images[mirrored] = images[mirrored, :, :, ::-1]
         return normalise(images), self.split.labels[chosen]
@@ -192,17 +157,11 @@ class EvalBatches:
     skipped = ()  # nothing in memory is damaged
 
     def __init__(self, split: Split, batch_size: int, part: Tuple[int, int] = (0, 1)):
-        if batch_size < 1:
-            raise InputError(f"a batch of {batch_size} images cannot be evaluated: give 1 or more")
         rows = stretch(len(split), part)
-        if rows.start == rows.stop:
-            raise InputError(f"{len(split)} images cannot be shared by {part[1]} workers: use fewer")
-        self.split = split if part[1] == 1 else Split(split.images[rows], split.labels[rows])
-        self.batch_size = batch_size
-        self.steps = -(-len(self.split) // batch_size)
+        self.split, self.batch_size = Split(split.images[rows], split.labels[rows]), batch_size
 
     def __len__(self):
-        return self.steps
+        return -(-len(self.split) // self.batch_size)
 
     def __iter__(self):
         for start in range(0, len(self.split), self.batch_size):

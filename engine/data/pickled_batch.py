@@ -13,9 +13,8 @@ from typing import Dict, NamedTuple, Tuple
 
 import numpy as np
 
+from engine.data.cifar_files import PIXELS
 from support.errors import InputError
-
-PIXELS = 3 * 32 * 32
 
 # CIFAR-100's training file, the largest, has some 250,000 opcodes. A hostile file of one-byte opcodes would take a
 # hundred times its size in memory.
@@ -31,12 +30,15 @@ ENCODE = "_codecs encode"
 DTYPE = "numpy dtype"
 KNOWN_GLOBALS = frozenset((*RECONSTRUCT, *FROMBUFFER, ENCODE, DTYPE, "numpy ndarray"))
 
-NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1")
-STRINGS = ("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
-BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
-LITERALS = frozenset((*NUMBERS, *STRINGS, *BYTES))
+LITERALS = frozenset((
+    "BININT", "BININT1", "BININT2", "LONG1",
+    "BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"))
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+# How many values these opcodes take from the stack; None: all above the mark.
+TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "TUPLE": None}
+APPENDS = {"APPEND": 1, "APPENDS": None}
+SETITEMS = {"SETITEM": 2, "SETITEMS": None}
 
 
 class Labels(NamedTuple):
@@ -46,9 +48,7 @@ class Labels(NamedTuple):
     offsets: np.ndarray  # int64 (N,)
 
 
-def read_batch(
-    content: bytes, name: str, label_keys: Tuple[str, ...]
-) -> Tuple[np.ndarray, Dict[str, Labels]]:
+def read_batch(content: bytes, name: str, label_keys: Tuple[str, ...]) -> Tuple[np.ndarray, Dict[str, Labels]]:
     """The images and labels of one pickled CIFAR batch.
 
     content: the whole file. name: its name in errors. label_keys: such as ("coarse_labels", "fine_labels").
@@ -65,9 +65,8 @@ def read_batch(
         images = _images(*batch["data"])
         labels = {key: _labels(key, *batch[key], len(images)) for key in label_keys}
     except _Refusal as refusal:
-        raise InputError(
-            f"{name}, byte {refusal.offset}: {refusal.reason}; this is no CIFAR batch, fetch the file again"
-        ) from None
+        raise InputError(f"{name}, byte {refusal.offset}: {refusal.reason}; this is no CIFAR batch, fetch the file "
+                         "again") from None
     return images, labels
 
 
@@ -127,11 +126,13 @@ def _follow(content):
     finished = None
     offset = 0
 
-    def above_mark():
-        mark = marks.pop()
-        taken = stack[mark:]
-        del stack[mark:]
-        return taken
+    def taken(count):
+        first = marks.pop() if count is None else len(stack) - count
+        if first < 0:
+            raise IndexError
+        values = stack[first:]
+        del stack[first:]
+        return values
 
     try:
         for name, argument, offset in _opcodes(content):
@@ -151,27 +152,23 @@ def _follow(content):
                 stack.append(([], offset))
             elif name == "EMPTY_DICT":
                 stack.append(({}, offset))
-            elif name in TUPLES or name == "TUPLE":
-                if name == "TUPLE":
-                    items = above_mark()
-                else:
-                    items = [stack.pop() for _ in range(TUPLES[name])][::-1]
-                stack.append((tuple(value for value, _ in items), offset))
-            elif name in ("APPEND", "APPENDS"):
-                items = [stack.pop()] if name == "APPEND" else above_mark()
+            elif name in TUPLES:
+                stack.append((tuple(value for value, _ in taken(TUPLES[name])), offset))
+            elif name in APPENDS:
+                items = taken(APPENDS[name])
                 _expect(stack[-1][0], list, offset).extend(items)
-            elif name in ("SETITEM", "SETITEMS"):
-                items = [stack.pop(), stack.pop()][::-1] if name == "SETITEM" else above_mark()
+            elif name in SETITEMS:
+                items = taken(SETITEMS[name])
                 target = _expect(stack[-1][0], dict, offset)
                 for (key, _), value in zip(items[::2], items[1::2]):
                     target[_text(key, offset)] = value
             elif name == "GLOBAL":
                 stack.append((_known(argument, offset), offset))
             elif name == "STACK_GLOBAL":
-                (attribute, _), (module, _) = stack.pop(), stack.pop()
+                (module, _), (attribute, _) = taken(2)
                 stack.append((_known(f"{_text(module, offset)} {_text(attribute, offset)}", offset), offset))
             elif name == "REDUCE":
-                (args, _), (function, start) = stack.pop(), stack.pop()
+                (function, start), (args, _) = taken(2)
                 stack.append((_Call(_expect(function, _Global, offset), _expect(args, tuple, offset)), start))
             elif name == "BUILD":
                 state, _ = stack.pop()
@@ -262,11 +259,8 @@ def _bytes(value, offset):
 def _images(value, offset) -> np.ndarray:
     images = _array(value, offset)
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != PIXELS or not len(images):
-        raise _Refusal(
-            offset,
-            f"'data' must be uint8 (images, {PIXELS}), this is {images.dtype} with {images.ndim} axes and "
-            f"{images.size:,} elements",
-        )
+        raise _Refusal(offset, f"'data' must be uint8 (images, {PIXELS}), this is {images.dtype} with {images.ndim} "
+                               f"axes and {images.size:,} elements")
     return images
 
 

@@ -12,7 +12,6 @@ images are packed as they are: the authors' recipe takes its random crops from t
 to read, but their crops have fewer pixels, compressed twice.
 """
 import argparse
-import os
 import sys
 
 from engine.cli.flags import Parser, number
@@ -25,6 +24,7 @@ from support.threads import usable_cores
 from . import image_batches, imagenet
 from .class_folders import classes, listing
 from .class_names import NAMES_FILE, read_names, write_names
+from .dataset import default_root
 from .image_sources import Folders
 from .imagenet_archives import DEVKIT, read_labels, sort_val, unpack_train, unpack_val
 from .pack_records import pack_stage
@@ -62,10 +62,7 @@ def _val_labels(args, root, images):
 
 def prepare(args):
     """Do what the command line asks, and print each stage."""
-    root = expanded(args.data_dir) if args.data_dir else imagenet.default_root()
-    if not args.folders_only and str(root) != os.fsencode(root).decode("utf-8", "replace"):
-        raise InputError(f"--data-dir {ascii(str(root))}: MXNet writes record files only if the whole path is UTF-8; "
-                         "choose another folder, or unpack with --folders-only")
+    root = expanded(args.data_dir) if args.data_dir else default_root("imagenet")
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / ".prepare.lock", f"another preparation is at work in {root}: wait for it"):
         found = {split: _image_folder(args, split, root) for split in args.splits}
@@ -144,7 +141,7 @@ def main(argv=None) -> int:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        place = error.filename or args.data_dir or imagenet.default_root()
+        place = error.filename or args.data_dir or default_root("imagenet")
         print(f"{parser.prog}: {place}: {error.strerror}; what is finished stays, run this again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

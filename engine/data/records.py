@@ -21,6 +21,7 @@ from support.errors import InputError
 from support.files import content, expanded, regular
 
 MAGIC = 0xCED7230A
+LENGTH = (1 << 29) - 1  # the bits of a length
 PROBES = 64  # offsets of an index that are compared with its record file first
 MAX_BYTES = 1 << 28  # of an image file, which is whole in memory while it is decoded
 _WORDS = struct.Struct("<II")
@@ -85,19 +86,7 @@ class RecordFile:
 
     def read(self, number: int) -> Tuple[float, bytes]:
         """Label and image file of the record in line `number` of the .idx, from 0. Raises Damaged."""
-        content, _ = self._record(int(self.offsets[number]))
-        if len(content) < _HEADER.size:
-            raise Damaged(f"the record has {len(content)} bytes, too few for its header")
-        count, label, _, _ = _HEADER.unpack_from(content)
-        start = _HEADER.size
-        if count:
-            if count > 1 or len(content) < start + _LABEL.size:
-                raise Damaged(f"the record has {count:,} labels instead of one")
-            label, = _LABEL.unpack_from(content, start)
-            start += _LABEL.size
-        if label != label:
-            raise Damaged("the record's label is not a number")
-        return label, content[start:]
+        return _unpacked(self._record(int(self.offsets[number]))[0])
 
     def labels(self, threads: int = 16) -> np.ndarray:
         """Every record's label, float32 (N,), NaN if the record cannot be read; from the headers alone.
@@ -116,17 +105,13 @@ class RecordFile:
         return labels
 
     def _label(self, offset):
-        start = self._pread(_WORDS.size + _HEADER.size + _LABEL.size, offset)
-        if len(start) < _WORDS.size + _HEADER.size:
+        try:
+            start = self._pread(_WORDS.size + _HEADER.size + _LABEL.size, offset)
+            magic, word = _WORDS.unpack_from(start)
+            label, _ = _unpacked(start[_WORDS.size:_WORDS.size + (word & LENGTH)])
+        except (Damaged, struct.error):
             return np.nan
-        magic, word = _WORDS.unpack_from(start)
-        count, label, _, _ = _HEADER.unpack_from(start, _WORDS.size)
-        length = word & 0x1FFFFFFF
-        if magic == MAGIC and count == 0 and length >= _HEADER.size:
-            return label
-        if magic == MAGIC and count == 1 and length >= _HEADER.size + _LABEL.size and len(start) > 32:
-            return _LABEL.unpack_from(start, _WORDS.size + _HEADER.size)[0]
-        return np.nan
+        return label if magic == MAGIC else np.nan
 
     def _pread(self, length, offset):
         try:
@@ -145,7 +130,7 @@ class RecordFile:
             if offset + _WORDS.size > self.size:
                 raise Damaged(f"the record file ends at byte {self.size:,}, before byte {offset:,}")
             magic, word = self._words(offset)
-            part, length = word >> 29, word & 0x1FFFFFFF
+            part, length = word >> 29, word & LENGTH
             if magic != MAGIC or (part in (0, 1)) == bool(parts) or part > 3:
                 raise Damaged(f"no record begins at byte {offset:,}" if not parts else
                               f"the record has no further part at byte {offset:,}")
@@ -159,6 +144,32 @@ class RecordFile:
             offset += _WORDS.size + (length + 3 & ~3)
             if part in (0, 3):
                 return struct.pack("<I", MAGIC).join(parts), offset
+
+
+def _unpacked(content):
+    """The label and the image file in the content of a record. Raises Damaged."""
+    if len(content) < _HEADER.size:
+        raise Damaged(f"the record has {len(content)} bytes, too few for its header")
+    count, label, _, _ = _HEADER.unpack_from(content)
+    start = _HEADER.size
+    if count:
+        if count > 1 or len(content) < start + _LABEL.size:
+            raise Damaged(f"the record has {count:,} labels instead of one")
+        label, = _LABEL.unpack_from(content, start)
+        start += _LABEL.size
+    if label != label:
+        raise Damaged("the record's label is not a number")
+    return label, content[start:]
+
+
+def packed(label, number, image):
+    """The record of an image file, with its number as the id: the bytes of MXNet's writer."""
+    content = _HEADER.pack(0, label, number, 0) + image
+    cuts = 4 * np.flatnonzero(np.frombuffer(content, "<u4", len(content) // 4) == MAGIC)
+    parts = [content[start:end] for start, end in zip((0, *(cuts + 4)), (*cuts, len(content)))]
+    kinds = [0] if len(parts) == 1 else [1, *[2] * (len(parts) - 2), 3]
+    return b"".join(_WORDS.pack(MAGIC, kind << 29 | len(part)) + part + bytes(-len(part) % 4)
+                    for kind, part in zip(kinds, parts))
 
 
 def _read_index(path):

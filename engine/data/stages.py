@@ -1,4 +1,5 @@
 """Long work on a disk: whether there is room for it, and its progress."""
+import contextlib
 import shutil
 import sys
 import time
@@ -14,13 +15,31 @@ def check_space(folder, needed, what):
                          "or choose another --data-dir")
 
 
+@contextlib.contextmanager
+def advancing(total, description, tell, done=0, shown=True, **options):
+    """Yields advance(count), for a bar on a terminal; elsewhere tell(done) is called after each tenth.
+
+    total : None if it is not known. done : of the total, before the block. options : of the bar.
+    """
+    with progress_bar(total, description, done, shown, **options) as bar:
+        def advance(count):
+            nonlocal done
+            before, done = done, done + count
+            bar.update(count)
+            if shown and total and not sys.stderr.isatty() and done * 10 // total > before * 10 // total:
+                tell(done)
+
+        yield advance
+
+
 def watched(items, total, description):
-    """The items; a progress bar on a terminal, a line for each tenth elsewhere."""
-    tenth, began = 0, time.monotonic()
-    with progress_bar(total, description) as bar:
-        for done, item in enumerate(items, 1):
+    """The items, with their progress shown."""
+    began = time.monotonic()
+
+    def tell(done):
+        print(f"{description}: {done:,} of {total:,}, {time.monotonic() - began:,.0f} s", flush=True)
+
+    with advancing(total, description, tell) as advance:
+        for item in items:
             yield item
-            bar.update()
-            if not sys.stderr.isatty() and done * 10 // total > tenth:
-                tenth = done * 10 // total
-                print(f"{description}: {done:,} of {total:,}, {time.monotonic() - began:,.0f} s", flush=True)
+            advance(1)

@@ -24,7 +24,6 @@ WORDNET = "n01440764"
 # What may stand in the source all the same: (file, what it does): why.
 ALLOWED = {
     ("support/import_hook.py", "exec_module"): "Python's own import of MXNet, from where it is installed",
-    ("engine/data/pack_records.py", "exec_module"): "MXNet's own im2rec.py, from where it is installed",
     ("backend/torch/graph.py", "literal_eval"): "numbers and tuples among a graph's attributes, and no code",
     ("model/graph.py", "literal_eval"): "the same",
     ("backend/exported/pt2.py", "torch.export.load"): "a program by its nature: --help and docs/EXPORT.md say "

@@ -3,9 +3,11 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import tiny
 
 from benchmarks import __main__ as command
-from benchmarks import groups, harness, machine, profile_step, report
+from benchmarks import groups, harness, machine, profile_step, report, samples
 from benchmarks.contender import NotMeasured, Reference
 from support import allocator
 from support.errors import InputError
@@ -224,6 +226,23 @@ def test_the_profile_command_accounts_for_a_step():
     assert not primitives or "convolution  " in primitives[0]
 
 
+def test_samples_say_where_the_time_goes(tmp_path):
+    if not shutil.which("perf"):
+        pytest.skip("Linux's perf is not installed")
+
+    def work():
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            sum(range(1000))
+
+    try:
+        shares = samples.sampled(work, str(tmp_path / "samples"))
+    except NotMeasured as reason:
+        pytest.skip(f"perf may not be used here: {reason}")
+    assert sum(shares.values()) == pytest.approx(1, abs=.02)
+    assert max(shares, key=shares.get) == samples.REST
+
+
 def test_a_wrong_net_is_one_sentence():
     made = subprocess.run([sys.executable, "-m", "benchmarks.profile_step", "--model", "nosuch", "--no-tune"], cwd=ROOT,
                           capture_output=True, text=True, check=False)
@@ -293,6 +312,7 @@ def all_invented():
     about = {"profiled_step_ms": 10., "step_ms": 9., "without_operator_ms": 1., "primitives": None,
              "kinds": [{"name": "convolution", "calls": 3., "ms": 9.}]}
     stored["profile/atac-b1"]["variants"] = [{"name": groups.OURS, "about": about}]
+    stored["samples"]["variants"] = [{"name": "b=1", "about": {"shares": {"products with weights": .325}}}]
     return stored
 
 
@@ -305,7 +325,7 @@ def test_every_record_has_a_place_on_the_page():
         assert report.render(page, rest).replace(group, "") != text.replace(group, "")
     assert "| ours | 1,000 (1,000-1,000) | 1.00 |" in text
     assert "Measured: 5 training and 6 validation images." in text
-    assert "| convolution | 3.00 | 9.00 | 90% |" in text
+    assert "| convolution | 3.00 | 9.00 | 90% |" in text and "| products with weights | 32% |" in text
     # A step of 1 GMAC in 1 s, where the product does 1 GMAC in 2 s at its fastest.
     assert f"| training step, b=1 | 1.00 | {report.number(2000.)} | 200% |" in text
 

@@ -184,13 +184,31 @@ def _write_if_new(path, text):
 # ---- The pages beside the report
 
 
-def results_table(records):
-    """CIFAR-10, nets by b: the published accuracy and ours by the best evidence, both of best epochs."""
+def best_evidence(records):
+    """{cell of CIFAR-10: (protocol, its scores)} by the longest schedule and the most seeds."""
     best = {}
     for protocol, scores in by_protocol([record for record in records if not record.smoke]).items():
         if protocol.task is grid.CIFAR10 and not protocol.val_split:
             for cell, found in scores.items():
                 best.setdefault(cell, (protocol, found))
+    return best
+
+
+def headline(records, count=3):
+    """The best accuracies beside the published ones, as an item of a list."""
+    best = {cell: found for cell, found in best_evidence(records).items() if cell in grid.PUBLISHED}
+    shown = sorted(best, key=lambda cell: -best[cell][1].mean("best"))[:count]
+    epochs = sorted({best[cell][0].epochs for cell in shown})
+    numbers = [f"{CIFAR.parts[cell.unit].label} {best[cell][1].mean('best'):.4f} ({grid.PUBLISHED[cell]})"
+               for cell in shown]
+    times = " to ".join(dict.fromkeys([str(epochs[0]), str(epochs[-1])]))
+    return (f"- **Best accuracies here** (published): {', '.join(numbers)}, after {times} of the paper's "
+            f"{CIFAR_PAPER.epochs} epochs.")
+
+
+def results_table(records):
+    """CIFAR-10, nets by b: the published accuracy and ours by the best evidence, both of best epochs."""
+    best = best_evidence(records)
     cells = dict.fromkeys(entry.cell for exhibit in (grid.TABLE3, grid.FIG7, grid.FIG8) for entry in exhibit.entries
                           if entry.cell.task is grid.CIFAR10 and (entry.cell in best or entry.cell in grid.PUBLISHED))
     depths = sorted({cell.blocks for cell in cells})
@@ -214,7 +232,8 @@ def _result(cell, best):
     return f"{text} / **{found.mean('best'):.4f}** ({protocol.epochs}; {counted(len(found.records), 'seed')})"
 
 
-PAGES = {"README.md": {"results": lambda: results_table(ledger.read()), "params": params_table},
+PAGES = {"README.md": {"headline": lambda: headline(ledger.read()), "results": lambda: results_table(ledger.read()),
+                       "params": params_table},
          "docs/MODELS.md": {"nets": nets_table, "table4": table4}, "docs/TRAINING.md": {"recipes": presets.table}}
 
 

@@ -145,9 +145,9 @@ class Score:
     accuracy: float
     top5: float
     loss: float
-    images: int
+    images: Optional[int] = None  # records of the first form lack it for the best epoch
 
-    SHAPE = {"epoch": COUNT, "accuracy": SHARE, "top5": SHARE, "loss": NUMBER, "images": SOME}
+    SHAPE = {"epoch": COUNT, "accuracy": SHARE, "top5": SHARE, "loss": NUMBER, "images": (NOTHING, SOME)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Result:
     data : variant, sha256, official, train_images and test_images of the data, and more of the loader's provenance.
     last, best : Score of the last and of the best epoch, on the test (CIFAR) or validation (ImageNet) images.
     chosen_on : the images that chose the best epoch: 'test', 'validation' or 'held-out'.
-    held_out : the scores on the held-out images, {"last", "best"}; None if there are none.
+    held_out : the scores on the held-out images, {"last", "best"}; None if there are none, and in old records.
     seconds : time of training and scoring, without the steps repeated after an interruption.
     resumed : how often the run was interrupted and resumed.
     train_images_per_second : median over the epochs.
@@ -188,8 +188,8 @@ class Result:
 
     def __post_init__(self):
         wrong = json_files.problem(self.as_json(), self.SHAPE)
-        if wrong is None and (self.held_out is not None) != (self.chosen_on == "held-out"):
-            wrong = f"held_out does not fit an epoch that was chosen on the {self.chosen_on} images"
+        if wrong is None and self.held_out and self.chosen_on != "held-out":
+            wrong = f"held_out has scores, but the epoch was chosen on the {self.chosen_on} images"
         if wrong is None and self.last.epoch != self.experiment.recipe.epochs - 1:
             wrong = f"its last epoch is {self.last.epoch}, of {self.experiment.recipe.epochs} from 0"
         if wrong:

@@ -11,11 +11,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from engine import runlog
+from engine import old_forms, runlog
 from engine.experiment import Result
 from support import ROOT, json_files
 from support.errors import InputError
-from support.files import content, replacing, sha256, writing
+from support.files import content, regular, replacing, sha256, writing
 from support.json_files import OBJECT
 from support.lock import locked
 
@@ -34,6 +34,9 @@ def make(folder):
     advice = "name the folder of a finished run, with its own files"
     found = json_files.read(folder / "result.json", OBJECT, advice)
     try:
+        if "format" not in found:
+            found = old_forms.result(found, json_files.read(folder / "args.json", OBJECT, advice),
+                                     _resumed(folder / "train.log"), runlog.gpu_names())
         result = completed(Result.from_json(found))
         files = {name: sha256(folder / name) for name in (*EVIDENCE, *WEIGHTS)
                  if name in EVIDENCE or (folder / name).exists()}
@@ -69,6 +72,8 @@ def _difference(result, metrics):
     """The first number in which a Result differs from the metrics, in words; None if they agree."""
     chosen = result.held_out or {"last": result.last, "best": result.best}
     experiment = result.experiment
+    if result.chosen_on == "held-out" and result.held_out is None:  # the first form of records left them out
+        metrics = {**metrics, **{which: {"epoch": metrics[which]["epoch"]} for which in chosen}}
     return difference({**{which: vars(score) for which, score in chosen.items()}, "seconds": result.seconds,
                        "epochs": experiment.recipe.epochs - experiment.first_epoch,
                        "train_images_per_second": result.train_images_per_second}, metrics)
@@ -105,6 +110,12 @@ def _against_evidence(record, folder):
             if abs(own - accuracy) > 1e-6:  # it has six digits
                 return f"{which}.accuracy is {own} and not {accuracy:.6f}"
     return wrong
+
+
+def _resumed(path):
+    """How often the run of this log was resumed; later forms of a Result count it themselves."""
+    with open(path, encoding="utf-8", errors="replace", opener=regular) as file:
+        return sum(" going on from " in line for line in file)
 
 
 def folder_of(name, results=RESULTS):

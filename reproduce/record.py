@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Optional
 
+from engine import old_forms
 from engine.experiment import Result
 from model import complete_arguments
 from support import json_files
@@ -64,7 +65,9 @@ class Record:
 
     @classmethod
     def from_json(cls, value):
-        """The Record of `as_json`'s value. InputError says what is wrong."""
+        """The Record of `as_json`'s value, or of an earlier version's. InputError says what is wrong."""
+        if isinstance(value, dict) and value.get("format") == old_forms.OLD:
+            value = old_forms.record(value)
         wrong = json_files.problem(value, {"id": TEXT, "files": dict.fromkeys(EVIDENCE, SHA256)}) \
             or json_files.problem(value["files"], FILES, "files")
         if wrong:

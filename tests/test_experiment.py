@@ -11,6 +11,7 @@ import train_cifar
 from engine import checkpoint, old_forms
 from engine.experiment import Experiment, Result, Score
 from engine.recipe import CIFAR_PAPER, IMAGENET_RELEASED
+from reproduce import ledger
 from support.errors import InputError
 
 IMAGENET = Experiment("ge_resnet50_v1b", {"classes": 1000, "input_size": 64, "last_gamma": True, "stages": [3, 4]},
@@ -73,7 +74,7 @@ def test_what_no_run_can_be_is_refused(changes, said):
 
 @pytest.mark.parametrize("changes, said", [
     ({"last": {**vars(SCORE), "epoch": 3}}, "its last epoch is 3, of 400 from 0"),
-    ({"held_out": {"last": vars(SCORE), "best": vars(SCORE)}}, "held_out does not fit"),
+    ({"held_out": {"last": vars(SCORE), "best": vars(SCORE)}}, "held_out has scores, but"),
     ({"data": {**DATA, "sha256": "0"}}, "data.sha256 is not a SHA-256"),
     ({"best": {**SCORE.__dict__, "accuracy": 1.5}}, "best.accuracy is not a number from 0 to 1"),
     ({"seconds": float("nan")}, "seconds is not a finite number")])
@@ -127,15 +128,32 @@ def test_a_first_form_that_is_none_is_refused(changes):
 FIRST_FORM = Path(__file__).resolve().parent / "data" / "run_of_first_form"  # of tiny.cifar10's images, 16 held out
 
 
-def test_a_run_of_the_first_form_is_resumed(tmp_path):
+def test_a_finished_run_of_the_first_form_is_read_and_resumed(tmp_path):
     run = tmp_path / "run"
     shutil.copytree(FIRST_FORM, run)
     shutil.copy(run / "last.params", run / "best.params")  # kept once
+    old = json.loads((run / "result.json").read_text())
+    record = ledger.make(run)
+    assert (record.experiment, record.result.resumed) == (tiny.experiment(
+        recipe=dataclasses.replace(CIFAR_PAPER.scaled(2), batch_size=32), val_split=16), 0)
+    assert record.result.held_out["last"].accuracy == old["last"]["accuracy"]
+    assert record.result.best.accuracy == old["test_of_best"]["accuracy"]
+    assert record.result.data["train_images"], record.result.data["test_images"] == (64, 40)
+    assert ledger.add(run, tmp_path / "results") == record and ledger.read(tmp_path / "results") == [record]
     data = tiny.cifar10(tmp_path / "data")
     more = tiny.call(train_cifar.main, "--gpus", "", "--data-dir", data, "--resume", "run", "--num-epochs", "3",
                      folder=tmp_path)
     assert more.status == 0, more.err
     result = Result.from_json(json.loads((run / "result.json").read_text()))
     assert (result.last.epoch, result.resumed) == (2, 1)
-    assert result.experiment == tiny.experiment(
-        recipe=dataclasses.replace(CIFAR_PAPER.scaled(2), batch_size=32, epochs=3), val_split=16)
+    assert result.experiment == dataclasses.replace(record.experiment, recipe=dataclasses.replace(
+        record.experiment.recipe, epochs=3))
+
+
+def test_a_run_of_the_first_form_with_damaged_provenance_is_a_sentence(tmp_path):
+    shutil.copytree(FIRST_FORM, tmp_path / "run")
+    args = json.loads((tmp_path / "run" / "args.json").read_text())
+    for odd in ({}, {"files": [{"name": "test_batch.bin"}]}, {"files": 3}, {"splits": []}):
+        (tmp_path / "run" / "args.json").write_text(json.dumps({**args, "provenance": odd}))
+        with pytest.raises(InputError, match="args.json.provenance"):
+            ledger.make(tmp_path / "run")

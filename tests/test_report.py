@@ -108,7 +108,8 @@ def test_numbers_that_the_evidence_contradicts_are_refused(tmp_path):
         (place / name).write_bytes(content)
 
 
-def test_of_a_run_that_held_images_back_the_log_has_the_test_scores(tmp_path):
+@pytest.mark.parametrize("first_form", [False, True])
+def test_of_a_run_that_held_images_back_the_log_has_the_test_scores(tmp_path, first_form):
     metrics = runlog.read_metrics(ledger.folder_of(OWN.id) / "metrics.jsonl")
     log = "test images with the weights of the {} epoch: err-top1={:f} err-top5=0.100000\n"
     place = tmp_path / "runs" / "x"
@@ -120,7 +121,7 @@ def test_of_a_run_that_held_images_back_the_log_has_the_test_scores(tmp_path):
                                result=dataclasses.replace(
         own, chosen_on="held-out", experiment=dataclasses.replace(own.experiment, val_split=500),
         last=dataclasses.replace(own.last, accuracy=.7), best=dataclasses.replace(own.best, accuracy=.75),
-        held_out={"last": own.last, "best": own.best}))
+        held_out=None if first_form else {"last": own.last, "best": own.best}))
     place = place.rename(place.with_name(held.id))
     assert held.cell == cell("atac") and held.id == f"{OWN.id}-v500"
     (place / ledger.RECORD).write_text(json.dumps(held.as_json()))
@@ -130,6 +131,26 @@ def test_of_a_run_that_held_images_back_the_log_has_the_test_scores(tmp_path):
     (place / ledger.RECORD).write_text(json.dumps(wrong))
     with pytest.raises(InputError, match="best.accuracy is 0.99 and not 0.75"):
         ledger.read(tmp_path)
+
+
+def test_a_record_of_the_first_form_is_read(tmp_path):
+    """As the ledger had them before there was an Experiment."""
+    run, result = OWN.experiment, OWN.result
+    place = tmp_path / "runs" / OWN.id
+    shutil.copytree(ledger.folder_of(OWN.id), place)
+    machine = result.environment
+    old = {"format": 1, "id": OWN.id, "cell": "cifar10-b1-atac", "model": run.model, "arguments": run.net,
+           "dataset": run.dataset, "label_mode": None, "recipe": {
+               name: value for name, value in run.as_json()["recipe"].items() if "mixup" not in name},
+           "epochs": OWN.epochs, "seed": 0, "devices": 1, "started_from": None, "val_split": 0, "data": result.data,
+           "chosen_on": "test", "last": vars(result.last), "seconds": result.seconds, "resumed": result.resumed,
+           "best": {name: value for name, value in vars(result.best).items() if name != "images"},
+           "train_images_per_second": result.train_images_per_second, "hardware": {
+               name: machine[name] for name in ("processor", "threads", "contexts", "gpus")},
+           "versions": {name: machine[name] for name in ("python", "mxnet", "numpy")},
+           "git_revision": machine["git_revision"], "command": result.command, "files": OWN.files}
+    (place / ledger.RECORD).write_text(json.dumps(old))
+    assert ledger.read(tmp_path) == [OWN]
 
 
 @pytest.mark.parametrize("changes, known", [

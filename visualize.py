@@ -6,6 +6,7 @@ r"""Draw what a net does, and how runs went.
     python visualize.py predictions --pretrained atac_resnet20_v2_b1_cifar10 --wrong --data-dir data/cifar10-sample
     python visualize.py statistics --pretrained atac_resnet20_v2_b1_cifar10
     python visualize.py curves runs/NAME runs/OTHER
+    python visualize.py unit -o docs/images/atac-unit.svg
 
 The first three choose the weights and the data by the flags of evaluate.py. The figure is a PNG, PDF or SVG, by the
 extension of --output.
@@ -54,16 +55,22 @@ def parse(argv=None):
     curves.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its metrics.jsonl")
     curves.add_argument("--labels", metavar="TEXT,TEXT", help="their names in the figure (default: the folders' names)")
 
+    tasks.add_parser("unit", help="the ATAC unit as a drawing in SVG; needs no weights")
+
     for name in WITH_NET:
         subject_flags.add_subject_flags(tasks.choices[name], HOSTS)
     for name, task in tasks.choices.items():
-        task.add_argument("-o", "--output", type=flags.figure, default=f"{name}.png", metavar="FILE",
-                          help=f"the figure: a .png, .pdf or .svg (default {name}.png)")
+        default, kinds = ("atac-unit.svg", "an .svg") if name == "unit" else (f"{name}.png", "a .png, .pdf or .svg")
+        task.add_argument("-o", "--output", type=flags.figure, default=default, metavar="FILE",
+                          help=f"the figure: {kinds} (default {default})")
     args = parser.parse_args(argv)
     chosen = tasks.choices[args.task]
     subject_flags.check_output(chosen, "--output", args.output)
     if args.task in WITH_NET:
         subject_flags.check_subject_flags(chosen, args, HOSTS)
+    elif args.task == "unit":
+        if os.path.splitext(args.output)[1].lower() != ".svg":
+            chosen.error(f"--output {args.output}: the drawing of the unit is an .svg")
     else:
         args.labels = args.labels.split(",") if args.labels else None
         if args.labels and len(args.labels) != len(args.runs):
@@ -126,7 +133,10 @@ def draw(parser, args):
 
 def main():
     parser, args = parse()
-    if args.task == "curves":
+    if args.task == "unit":
+        from engine.figures.unit import draw_unit
+        draw_unit(args.output)
+    elif args.task == "curves":
         from engine import visualize
         visualize.training_curves(args.runs, args.labels, args.output)
     else:

@@ -197,6 +197,8 @@ def best_evidence(records):
 def headline(records, count=3):
     """The best accuracies beside the published ones, as an item of a list."""
     best = {cell: found for cell, found in best_evidence(records).items() if cell in grid.PUBLISHED}
+    if not best:
+        return "- **Best accuracies here**: the ledger has no run."
     shown = sorted(best, key=lambda cell: -best[cell][1].mean("best"))[:count]
     epochs = sorted({best[cell][0].epochs for cell in shown})
     numbers = [f"{CIFAR.parts[cell.unit].label} {best[cell][1].mean('best'):.4f} ({grid.PUBLISHED[cell]})"

@@ -1,5 +1,6 @@
 """visualize.py: what it draws from the weights and the sample that ship, in both backends, and what does not fit."""
 import warnings
+import xml.etree.ElementTree as xml
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,6 +60,15 @@ def test_a_drawing(tmp_path, words, width):
     assert result.status == 0 and result.out == f"{words[0]}: {words[0]}.png\n", result.err
     assert drawn(tmp_path / f"{words[0]}.png").shape[1] >= width
     assert {path.name for path in tmp_path.iterdir()} == {"cat.png", f"{words[0]}.png"}
+
+
+def test_the_drawing_of_the_unit_that_ships_is_what_the_command_draws(tmp_path):
+    assert run("unit", folder=tmp_path).status == 0
+    content = (tmp_path / "atac-unit.svg").read_text(encoding="utf-8")
+    assert content == (ROOT / "docs" / "images" / "atac-unit.svg").read_text(encoding="utf-8")
+    words = [element.text for element in xml.fromstring(content).iter("{http://www.w3.org/2000/svg}text")]
+    assert [word for word in words if word in ("BN", "ReLU", "sigmoid", "conv 1×1")] == [
+        "conv 1×1", "BN", "ReLU", "conv 1×1", "BN", "sigmoid"]
 
 
 def test_curves_of_runs(tmp_path):
@@ -188,6 +198,7 @@ def test_the_sites_of_a_deep_net_are_wrapped(tmp_path):
     (["predictions", *ATAC[:4], "--data-dir", "nothing"], 1, "--data-dir nothing: that folder does not exist"),
     (["predictions", *ATAC, "-o", "/proc/x.png"], 1, "/proc/x.png cannot be written: "),
     (["predictions", *ATAC, "--dataset", "cifar100"], 1, "was trained with --dataset cifar10, not cifar100"),
+    (["unit", "-o", "x.png"], 2, "--output x.png: the drawing of the unit is an .svg"),
     (["curves"], 2, "required: RUN"), (["curves", "nothing"], 1, "nothing cannot be read: No such file or directory"),
     (["curves", RUNS / "cifar10-b1-atac_e15_s0_2ec32175", "--labels", "a,b"], 2, "--labels has 2 names for 1 runs"),
     (["curves", *[RUNS / "cifar10-b1-atac_e15_s0_2ec32175"] * 2], 1, "two runs are called cifar10-b1-atac_e15"),

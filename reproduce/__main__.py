@@ -1,4 +1,4 @@
-"""python -m reproduce run EXHIBIT|watch|report|publish RUN|download|verify|table4|rehearse SAMPLE|graphs"""
+"""python -m reproduce run EXHIBIT, watch, report, publish RUN, download, verify and others: --help lists them."""
 import argparse
 import logging
 import sys
@@ -92,6 +92,9 @@ def parse(argv=None):
     verify = tasks.add_parser("verify", help="check the checksum and the score of every file in params/")
     verify.add_argument("--data-dir", type=flags.words, help="the data to evaluate on (default: the usual place, or "
                         "the sample that ships)")
+    statistics = tasks.add_parser("batch-statistics", help="score our weights with running statistics and with those "
+                                  "of each batch, and record it in results/batch_statistics.json")
+    statistics.add_argument("--data-dir", type=flags.words, help="the data to evaluate on (default: the usual place)")
     if parser.prog != PROGRAM:  # a script, whose name says the task
         for each in tasks.choices.values():
             each.prog = parser.prog
@@ -193,6 +196,10 @@ def main():
             print(weights.table())
         else:
             weights.download(args.name, args.mirror)
+    elif args.task == "batch-statistics":
+        from . import batch_statistics
+        batch_statistics.measure(args.data_dir)
+        render()
     elif args.task == "verify":
         from . import weights
         return 1 if weights.verify(args.data_dir) else 0

@@ -22,7 +22,7 @@ from engine.data import cifar, in_memory
 from model import complete_arguments, get_model
 from model.weights import pretrained_file
 from reproduce import __main__ as command
-from reproduce import evaluations, grid, ledger, nets, plan, report, runner, weights
+from reproduce import batch_statistics, evaluations, grid, ledger, nets, plan, report, runner, weights
 from reproduce import publish as publishing
 from support import bits
 from support.errors import InputError
@@ -88,6 +88,19 @@ def test_the_tables_of_the_pages_are_up_to_date(page):
 def test_the_links_of_the_pages_lead_somewhere(page):
     for name in re.findall(r"\]\(((?!https?:)[^)#]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / name).exists(), name
+
+
+@pytest.mark.slow
+def test_batch_statistics_in_place_of_running_ones(tmp_path, monkeypatch):
+    """On the sample that ships: the running statistics give the recorded accuracy, those of the batch another."""
+    monkeypatch.setattr(batch_statistics, "FILE", tmp_path / "measured.json")
+    batch_statistics.measure(publishing.SAMPLE)
+    found = {each["name"]: each for each in json.loads((tmp_path / "measured.json").read_text())}
+    assert set(found) == {entry["name"] for entry in MANIFEST if entry["dataset"] == "cifar10"}
+    one = found["atac_resnet20_v2_b1_cifar10"]
+    assert one["images"] == 1000 and one["batch"] == 250
+    assert abs(one["running"] - .8142) < .02 and .7 < one["of_batch"] != one["running"]
+    assert one["name"] in batch_statistics.text()
 
 
 def test_the_readme_is_short():

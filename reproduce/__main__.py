@@ -1,4 +1,4 @@
-"""python -m reproduce run EXHIBIT, watch, report, publish RUN, download, verify and others: --help lists them."""
+"""Train the runs of the paper's tables and figures, publish their weights, check them, and render the report."""
 import argparse
 import logging
 import sys

@@ -12,6 +12,7 @@ from backend.gluon import inference, loop, optimizer, placement
 from backend.gluon.fusable import blocks_in
 from backend.gluon.fused import Fused
 from backend.gluon.inside import with_units
+from backend.gluon.symbol_graph import SymbolGraph
 from engine.data import cifar, cifar_files, in_memory
 from engine.experiment import Experiment
 from engine.recipe import Recipe
@@ -387,9 +388,8 @@ class PlainInference(OurInference):
 
 
 class FoldedInference(OurInference):
-    """BatchNorm folded into convolutions, and oneDNN's fused operators if their results are right."""
+    """BatchNorm folded into convolutions, and oneDNN's fused operators."""
 
     def form(self, net, example):
-        whole = gluon.nn.HybridSequential()  # our own operators do not fuse this container
-        whole.add(net)
-        return inference.optimize(whole, example)
+        graph = inference.partitioned(SymbolGraph.of(net).fold(), SymbolGraph.misread_sums, example)
+        return inference.InferenceNet(graph), "BatchNorms folded, oneDNN's fused operators"

@@ -114,7 +114,7 @@ def _forms(net, example, fused, plain, folded):
     forms, reasons = [], []
 
     def with_onednn(name, graph, apart):
-        forms.append((name, lambda: InferenceNet(_partitioned(graph(), apart, example))))
+        forms.append((name, lambda: InferenceNet(partitioned(graph(), apart, example))))
 
     obstacle = _no_subgraph(folded, str(np.dtype(example.dtype)))
     if middles and not obstacle:
@@ -158,7 +158,7 @@ def _no_subgraph(graph, dtype):
     return None
 
 
-def _partitioned(graph, apart, example):
+def partitioned(graph, apart, example):
     """The graph after MXNet's partitioning; the additions that `apart` returns are not fused.
 
     The parameters keep their names and numbers.

@@ -97,8 +97,9 @@ def middles(net):
         if type(block) is not Bottleneck or not (layers_of(block.act1) and layers_of(block.act2)):
             continue
         width = block.conv3.weight.shape[1]
-        same = type(block.conv2) is nn.Conv2D and block.conv2._kwargs == conv3x3(width)._kwargs
-        if same and width <= WIDEST_MIDDLE and width % 16 == 0:
+        usual = type(block.conv2) is nn.Conv2D and any(block.conv2._kwargs == conv3x3(width, stride)._kwargs
+                                                       for stride in (1, 2))
+        if usual and width <= WIDEST_MIDDLE and width % 16 == 0:
             with contextlib.suppress(Unfit):
                 _middle(block)
                 found.append(block)
@@ -109,7 +110,8 @@ def _middle(block):
     """The parameters and attributes of atac_middle_inference."""
     parameters = (norm_parameters(block.bn1) + unit_parameters(block.act1) + [block.conv2.weight]
                   + norm_parameters(block.bn2) + unit_parameters(block.act2))
-    return parameters, {"unit1": kind_of(block.act1), "unit2": kind_of(block.act2), **common_norm(block)}
+    return parameters, {"unit1": kind_of(block.act1), "unit2": kind_of(block.act2),
+                        "stride": str(block.conv2._kwargs["stride"][0]), **common_norm(block)}
 
 
 def with_middles(net, blocks):

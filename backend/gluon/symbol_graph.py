@@ -44,6 +44,7 @@ class SymbolGraph:
         except Exception as error:  # a user's block may raise anything when it is called with a symbol
             raise InputError(f"{type(net).__name__} cannot be traced with one symbolic input ({error}); run it as it "
                              "is") from error
+        mx.nd.waitall()  # inference under way converts weights in place; a copy of such an array is wrong
         symbol = mx.sym.Group(list(output)) if isinstance(output, (list, tuple)) else output
         used = [name for name in symbol.list_inputs() if name != data]
         try:

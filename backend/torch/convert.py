@@ -7,6 +7,9 @@ from .graph import gluon_names, translate
 
 def arrays_of(net):
     """{structural name: NumPy array} of an initialized Gluon net."""
+    from mxnet import nd
+
+    nd.waitall()  # as in backend/gluon/symbol_graph.py
     return {name: parameter.data(parameter.list_ctx()[0]).asnumpy()
             for name, parameter in net._collect_params_with_prefix().items()}
 

@@ -46,6 +46,12 @@ inline double number(const Attributes& attributes, const std::string& name, doub
   return parsed;
 }
 
+inline int stride_of(const Attributes& attributes) {
+  const double wanted = number(attributes, "stride", 1);
+  if (wanted != 1 && wanted != 2) throw Fault("stride must be 1 or 2");
+  return static_cast<int>(wanted);
+}
+
 inline NormSettings norm_settings(const Attributes& attributes) {
   NormSettings settings;
   settings.epsilon = number(attributes, "epsilon", settings.epsilon);

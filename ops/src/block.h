@@ -21,9 +21,7 @@ struct BlockOperator {
   }
 
   BlockOperator(Arrays& arrays, const Attributes& attributes) : x{nullptr, read_shape(arrays.peek(), true), true} {
-    const double wanted = number(attributes, "stride", 1);
-    if (wanted != 1 && wanted != 2) throw Fault("stride must be 1 or 2");
-    stride = static_cast<int>(wanted);
+    stride = stride_of(attributes);
     x.data = arrays.next_any();
     const unsigned in = static_cast<unsigned>(x.shape.channels);
     norm1 = next_norm(arrays, "first BatchNorm", x.shape.channels);

@@ -13,6 +13,7 @@ struct MiddleOperator {
   NormArrays norm1, norm2;
   std::unique_ptr<UnitInputs> unit1, unit2;
   const float* weight;
+  int stride;
 
   static std::string roles(const Attributes& attributes) {
     return "x" + NORM + UnitKind(attributes, "unit1").roles() + "w" + NORM + UnitKind(attributes, "unit2").roles();
@@ -20,13 +21,15 @@ struct MiddleOperator {
 
   MiddleOperator(Arrays& arrays, const Attributes& attributes) : in(read_shape(arrays.peek(), false)) {
     arrays.next_any();
+    stride = stride_of(attributes);
     norm1 = next_norm(arrays, "first BatchNorm", in.channels);
     unit1.reset(new UnitInputs(arrays, attributes, "unit1", in.channels));
     const unsigned channels = static_cast<unsigned>(in.channels), outputs = arrays.peek().empty() ? 0 : arrays.peek()[0];
     if (outputs == 0 || outputs % LANES || channels % LANES || outputs > MOST_CHANNELS)
       throw Fault("the convolution must have multiples of 16 inputs and outputs, got the shape " + text(arrays.peek()));
     weight = arrays.next("the convolution", {outputs, channels, 3, 3});
-    out = {in.images, static_cast<int>(outputs), in.height, in.width};
+    out = {in.images, static_cast<int>(outputs), (in.height - 1) / stride + 1,
+           (in.width - 1) / stride + 1};
     norm2 = next_norm(arrays, "second BatchNorm", out.channels);
     unit2.reset(new UnitInputs(arrays, attributes, "unit2", out.channels));
   }
@@ -54,7 +57,7 @@ class PreparedMiddle {
     const NormSettings settings = norm_settings(attributes);
     first_.reset(new Region(in_, true, operator_.norm1, settings, operator_.unit1->build(), arena_));
     second_.reset(new Region(between_, true, operator_.norm2, settings, operator_.unit2->build(), arena_));
-    convolution_ = convolution(operator_.weight, in_.shape, between_, 1, {});
+    convolution_ = convolution(operator_.weight, in_.shape, between_, operator_.stride, {});
     plain_.reset(new Plain(out_));
     first_->prepare(*convolution_);
     second_->prepare(*plain_);

@@ -8,7 +8,7 @@
 // In inference they use the running statistics, with the normalizations folded into the layers:
 //
 //   atac_unit_inference  the same unit
-//   atac_middle_inference  (N, C, H, W) -> (N, C', H, W): BatchNorm, unit1, 3x3 convolution, BatchNorm, unit2 (middle.h)
+//   atac_middle_inference  (N, C, H, W) -> (N, C', H', W'): BatchNorm, unit1, 3x3 convolution, BatchNorm, unit2
 //   atac_net_inference   (N, C, H, W) -> logits (N, classes): stem, blocks, head and a dense layer; `layers` says which
 //                        (net.h). With `shapes` all arrays lie in one, and what follows from them is kept until MXNet
 //                        changes it; without, every batch starts anew

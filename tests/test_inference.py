@@ -330,7 +330,7 @@ def test_the_operator_inside_a_bottleneck_notices_new_weights():
     for factor in (1, 1.5, -1):
         for parameter in net.collect_params(".*conv|.*gamma").values():
             parameter.set_data(parameter.data() * factor)
-        assert distance(made(batch), net(batch)) < 1e-5
+        assert distance(made(batch), net(batch)) < 1e-4
 
 
 @ours

@@ -153,7 +153,7 @@ class TrainBatches(_Batches):
     def _augment(self, data, even, normal, out):
         crops, (mirrored, order), changes = np.split(even, [2 * ATTEMPTS + 2, 2 * ATTEMPTS + 4])
         side = self.input_size
-        pixels, _ = images.crop(data, functools.partial(random_box, crops, MIN_AREA), side)
+        pixels = images.crop(data, functools.partial(random_box, crops, MIN_AREA), side)
         pixels = images.resize(pixels, side, side)
         if mirrored < .5:
             pixels = images.mirror(pixels)

@@ -71,20 +71,19 @@ class _Batches:
             log.warning("left out %s: %s", name, reason)
 
     def _made(self, plans, size, workers):
-        """(images, labels, sound, plan) for each plan; self._fill(plan, row, out) makes a row; its label or None."""
-        def chunk(plan, out, labels, sound, rows):
+        """(images, labels) for each plan; self._fill(plan, row, out) makes a row; its label or, if left out, -1."""
+        def chunk(plan, out, labels, rows):
             for row in rows:
-                label = self._fill(plan, row, out[row])
-                labels[row], sound[row] = (0, False) if label is None else (label, True)
-            return (out, labels, sound, plan) if rows.stop == size else None
+                labels[row] = self._fill(plan, row, out[row])
+            return (out, labels) if rows.stop == size else None
 
         def calls():
             for plan in plans:
                 out = np.empty((size, 3, self.input_size, self.input_size), np.float32)
-                labels, sound = np.empty(size, np.int32), np.empty(size, bool)
+                labels = np.empty(size, np.int32)
                 for start in range(0, size, CHUNK):
                     rows = range(start, min(start + CHUNK, size))
-                    yield functools.partial(chunk, plan, out, labels, sound, rows)
+                    yield functools.partial(chunk, plan, out, labels, rows)
 
         if workers < 1:
             yield from filter(None, (call() for call in calls()))
@@ -127,8 +126,7 @@ class TrainBatches(_Batches):
         """
         order = random_stream(self.seed, _ORDER, index).permutation(len(self.source))
         plans = (self._plan(order, index, step) for step in range(start, self.steps))
-        for pixels, labels, _, _ in self._made(plans, self._rows.stop - self._rows.start, workers):
-            yield pixels, labels
+        return self._made(plans, self._rows.stop - self._rows.start, workers)
 
     def _plan(self, order, epoch, step):
         # Drawn at once for the whole batch: neither parts nor an image's size change the draws of other images.
@@ -232,13 +230,12 @@ class EvalBatches(_Batches):
 
     def __iter__(self):
         starts = self._range[::self.batch_size]
-        for pixels, labels, sound, _ in self._made(starts, self.batch_size, self.workers):
-            count = int(sound.sum())
-            if count < len(sound):
-                rows = np.flatnonzero(sound)
-                rows = np.resize(rows, len(sound)) if count else np.zeros(len(sound), int)
-                pixels, labels = pixels[rows], labels[rows]
-            yield pixels, labels, count
+        for pixels, labels in self._made(starts, self.batch_size, self.workers):
+            sound = np.flatnonzero(labels >= 0)
+            if len(sound) < len(labels):
+                rows = np.resize(sound, len(labels))  # zeros if none is sound
+                pixels, labels = pixels[rows], labels[rows].clip(0)
+            yield pixels, labels, len(sound)
 
     def _fill(self, start, row, out):
         if start + row < self._range.stop:
@@ -249,4 +246,4 @@ class EvalBatches(_Batches):
             except Damaged as reason:
                 self._leave_out(index, reason)
         out[:] = 0
-        return None
+        return -1

@@ -197,16 +197,7 @@ class Records(Source):
         return f"{self._records.path}, record {self._records.keys[index]}"
 
     def damage(self):
-        records = self._records
-        if records.missing:
-            first = int(np.flatnonzero(records.offsets >= records.size)[0])
-            return (f"{records.index_path} points to byte {records.offsets[first]:,} for record {records.keys[first]}, "
-                    f"but {records.path} ends at byte {records.size:,}: {records.missing:,} of {len(self):,} records "
-                    "are missing")
-        if records.unlisted:
-            return (f"{records.path} has {records.unlisted:,} bytes after the last of the {len(self):,} records in "
-                    f"{records.index_path}, which was cut or belongs to a shorter file")
-        return None
+        return self._records.damage()
 
     def shared(self, other):
         ours, theirs = self._records, other._records

@@ -97,7 +97,7 @@ def _is_whole(rec, idx, count):
         made.read(int(made.offsets.argmax()))
     except (InputError, Damaged):
         return False
-    return len(made) == count and not made.missing and not made.unlisted
+    return len(made) == count and made.damage() is None
 
 
 def pack_stage(source, folder, split, resize, quality, threads, damaged):

@@ -18,7 +18,7 @@ from engine.data.dataset import Dataset, Images, Origin, default_root
 from engine.data.in_memory import CPU_BATCH, SMALL, EvalBatches, Split, digest, normalise, small, training_of
 from support import ROOT
 from support.errors import InputError
-from support.files import expanded
+from support.files import digests, expanded
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
 
     # The archive's digest is from the data's own site; it outranks the files' digests from other projects.
     if archive is not None and not all(record["official"] for record in records.values()) \
-            and hashlib.md5(archive.read_bytes()).hexdigest() == form.archive_md5:
+            and digests(archive, ["md5"])["md5"] == form.archive_md5:
         records = {file: {**record, "official": True} for file, record in records.items()}
     variant = _variant(form, records)
     if variant != "official":
@@ -182,28 +182,21 @@ def _not_found(dataset, root, given):
 
 
 def _variant(form, records) -> str:
-    foreign = [file for file in form.files if file in records and not records[file]["official"]]
-    absent = [file for file in form.files if file not in records]
-    parts = []
-    if foreign:
-        texts = [f"{_span(run)} ({sum(records[file]['images'] for file in run):,} images)"
-                 for run in _runs(foreign, form)]
-        parts.append(f"not the official files: {', '.join(texts)}")
-    if absent:
-        parts.append(f"absent: {', '.join(_span(run) for run in _runs(absent, form))}")
-    return "; ".join(parts) or "official"
+    """What is not official, in words, or 'official'; neighbours in the list of files are named together."""
+    def state(file):
+        if file not in records:
+            return file.split, "absent"
+        return file.split, "official" if records[file]["official"] else "not the official files"
 
-
-def _runs(files, form):
-    """Groups of files that are neighbours in the official list and of the same split."""
-    # Neighbours keep the same distance between their positions in both lists.
-    keys = [(file.split, form.files.index(file) - position) for position, file in enumerate(files)]
-    groups = itertools.groupby(zip(keys, files), key=lambda pair: pair[0])
-    return [[file for _, file in group] for _, group in groups]
-
-
-def _span(run) -> str:
-    return run[0].name if len(run) == 1 else f"{run[0].name} ... {run[-1].name}"
+    found = {"not the official files": [], "absent": [], "official": []}
+    for (_, words), run in itertools.groupby(form.files, state):
+        run = list(run)
+        text = run[0].name if len(run) == 1 else f"{run[0].name} ... {run[-1].name}"
+        if words != "absent":
+            text += f" ({sum(records[file]['images'] for file in run):,} images)"
+        found[words].append(text)
+    del found["official"]
+    return "; ".join(f"{words}: {', '.join(texts)}" for words, texts in found.items() if texts) or "official"
 
 
 def download(name: str, root=None, base_url: Optional[str] = None, form: str = "binary", **how) -> Path:

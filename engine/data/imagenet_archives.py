@@ -88,13 +88,12 @@ def unpack_val(archive, labels, folder):
         labels = _class_of_each(members, labels, archive)
         for name in set(labels.values()):
             (part / name).mkdir(parents=True, exist_ok=True)
-        there = {path.name: path.stat().st_size for path in part.glob("*/*")}
-        check_space(part, sum(member.size for name, member in members.items() if there.get(name) != member.size),
-                     f"unpacking {archive}")
-        for name, label in watched(labels.items(), len(labels), f"unpacking {archive.name}"):
-            path, member = part / label / name, members[name]
-            if not path.is_file() or path.stat().st_size != member.size:
-                _unpack(opened, member, path, archive)
+        there = {path: path.stat().st_size for path in part.glob("*/*")}
+        left = {part / labels[name] / name: member for name, member in members.items()}
+        left = {path: member for path, member in left.items() if there.get(path) != member.size}
+        check_space(part, sum(member.size for member in left.values()), f"unpacking {archive}")
+        for path, member in watched(left.items(), len(left), f"unpacking {archive.name}"):
+            _unpack(opened, member, path, archive)
     part.rename(folder)
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from engine.data import download as network
 from engine.data.cifar_archives import find, parse_binary, parse_pickled, refuse
 from engine.data.cifar_files import BASE_URL, SETS, SIDE, Official
-from engine.data.dataset import Dataset, Images, Origin, default_root
+from engine.data.dataset import Dataset, Images, Origin, root_of
 from engine.data.in_memory import CPU_BATCH, SMALL, EvalBatches, Split, digest, normalise, small, training_of
 from support import ROOT
 from support.errors import InputError
-from support.files import digests, expanded
+from support.files import digests
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class NotFound(InputError):
 
 
 def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
-    """Load 'cifar10' or 'cifar100' from `root` (default: `default_root`) into memory.
+    """Load 'cifar10' or 'cifar100' from `root` (default: of `root_of`) into memory.
 
     The first of these that exists is loaded: the official archive in root, binary before python, read without
     unpacking it to disk; or the files themselves in root or in their official folder there, a binary file also as
@@ -63,7 +63,7 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
     """
     dataset = _dataset(name)
     column = _label_column(dataset, label_mode)
-    folder = expanded(root) if root is not None else default_root(name)
+    folder = root_of(name, root)
     try:
         found = find(dataset, folder)
         if found is None:
@@ -200,14 +200,14 @@ def _variant(form, records) -> str:
 
 
 def download(name: str, root=None, base_url: Optional[str] = None, form: str = "binary", **how) -> Path:
-    """Fetch the official archive of a data set into `root` (default: `default_root`); returns its path.
+    """Fetch the official archive of a data set into `root` (default: of `root_of`); returns its path.
 
     base_url: a mirror's folder, https://, http:// (the checksum is compared) or file://. form: 'binary' or 'python'.
     how: progress, timeout and attempts of `engine.data.download.fetch`. Raises InputError if it cannot be fetched or
     differs from the official archive.
     """
     wanted = _dataset(name).forms[form]
-    path = (expanded(root) if root is not None else default_root(name)) / wanted.archive
+    path = root_of(name, root) / wanted.archive
     url = f"{(base_url or BASE_URL).rstrip('/')}/{wanted.archive}"
     # A mirror named by the user may be http; the site's own https address must not redirect to http.
     return network.fetch(url, path, md5=wanted.archive_md5, most=wanted.unpacked, allow_http=base_url is not None,

@@ -11,12 +11,11 @@ import numpy as np
 from engine.data import images
 from engine.data.dataset import Preprocessing, steps_of, stretch
 from engine.data.image_sources import Source
-from engine.data.prefetch import ahead
+from engine.data.prefetch import by_workers
 from engine.data.records import Damaged
 from engine.recipe import CROP_RATIO, INPUT_SIZE
 from engine.seeds import random_stream
 from support.errors import InputError
-from support.threads import usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +84,8 @@ class _Batches:
                     rows = range(start, min(start + CHUNK, size))
                     yield functools.partial(chunk, plan, out, labels, rows)
 
-        if workers < 1:
-            yield from filter(None, (call() for call in calls()))
-            return
-        # Results come in order, so a batch ends with its last chunk. The depth is a batch plus work for all threads.
-        workers = min(workers, usable_cores())
-        with contextlib.closing(ahead(calls(), workers, depth=2 * workers + -(-size // CHUNK))) as results:
+        # Results come in order, so a batch ends with its last chunk. A batch beside the work of all threads is ahead.
+        with contextlib.closing(by_workers(calls(), workers, more=-(-size // CHUNK))) as results:
             yield from filter(None, results)
 
 

@@ -98,7 +98,8 @@ class TrainBatches:
     """Shuffled, augmented batches; each is a function of (seed, epoch, step) alone.
 
     So an epoch resumed at any step gives the bits of an uninterrupted one, with any number of workers, and the parts of
-    several processes together are the batch of one. Images that do not fill a batch are left out of an epoch.
+    several processes together are the batch of one. Images that do not fill a batch are left out of an epoch,
+    as in the authors' setting.
     Augmentation: PAD zero pixels around each image, a random 32x32 crop, a mirror image half of the time.
     batch_size : of all parts together. part : (rank, parts): the rank-th share of every batch.
     Raises InputError for a batch larger than the split.

@@ -89,10 +89,10 @@ class RecordFile:
         """Label and image file of the record in line `number` of the .idx, from 0. Raises Damaged."""
         return _unpacked(self._record(int(self.offsets[number]))[0])
 
-    def labels(self, threads: int = 16) -> np.ndarray:
+    def labels(self) -> np.ndarray:
         """Every record's label, float32 (N,), NaN if the record cannot be read; from the headers alone.
 
-        Each image takes one small read of the disk, so many threads wait in parallel.
+        Each image takes one small read of the disk, so 16 threads wait in parallel.
         """
         labels = np.full(len(self), np.nan, np.float32)
 
@@ -100,7 +100,7 @@ class RecordFile:
             for number in numbers:
                 labels[number] = self._label(int(self.offsets[number]))
 
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(16) as pool:
             for _ in pool.map(fill, np.array_split(np.arange(len(self)), -(-len(self) // 1024))):
                 pass
         return labels

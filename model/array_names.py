@@ -12,12 +12,6 @@ _FROM_AUTHORS = (
     (re.compile(r"\.msAA([12])\.alpha$"), r".act\1.alpha"),
     (re.compile(r"^features\.6\.module\."), "features.6.gate."),
 )
-_TO_AUTHORS = (
-    (re.compile(r"^(features\..*)\.act([12])\.gate\."), r"\1.msAA\2.module."),
-    (re.compile(r"^(layer\d\..*)\.act([12])\.gate\."), r"\1.relu\2.module."),
-    (re.compile(r"\.act([12])\.alpha$"), r".msAA\1.alpha"),
-    (re.compile(r"^features\.6\.gate\."), "features.6.module."),
-)
 # Our units' names; Gluon writes them into the names of the arrays.
 UNITS = {name.lower() for module in ("activation", "refine", "self_attention") for name in _MODULES[f"model.{module}"]}
 
@@ -26,20 +20,11 @@ class Unfit(Exception):
     """A file's arrays cannot be recognised as a net's; the message is a clause that says why."""
 
 
-def _renamed(name, rules):
-    for pattern, replacement in rules:
-        name = pattern.sub(replacement, name)
-    return name
-
-
 def from_authors(name):
     """Our name of an array in a file of the authors' code; our own names come back unchanged."""
-    return _renamed(name, _FROM_AUTHORS)
-
-
-def to_authors(name):
-    """The authors' name of one of our arrays."""
-    return _renamed(name, _TO_AUTHORS)
+    for pattern, replacement in _FROM_AUTHORS:
+        name = pattern.sub(replacement, name)
+    return name
 
 
 def head_of(names):

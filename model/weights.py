@@ -12,6 +12,7 @@ from support.names import nearest
 
 from .array_names import Unfit, head_of, recognise, shown
 from .graph import Graph, parameters_of
+from .registry import complete_arguments
 
 # The form of a manifest's entry. FILE_NAME: no entry may lead out of the manifest's folder.
 ENTRY = {"model": TEXT, "arguments": OBJECT, "file": FILE_NAME, "sha256": (NOTHING, SHA256)}
@@ -35,12 +36,14 @@ def pretrained_file(name, root=SHIPPED):
     return _verified(Path(root) / "manifest.json", pretrained_entry(name, root))
 
 
-def file_of(root, name, arguments, wanted, complete_arguments):
-    """Path of the weights in root's manifest that fit a net; the checksum is compared. Raises InputError.
+def load_pretrained(net, name, arguments, pretrained, root=SHIPPED, ctx=None):
+    """Load the weights that root's manifest has for a net: those that fit, or the entry that pretrained names.
 
-    arguments: the net's, complete. wanted: the name of an entry, if several fit, or None.
-    complete_arguments: registry.complete_arguments.
+    name, arguments : the net's in get_model, arguments complete. net, ctx : as load_params takes them. Raises
+    InputError.
     """
+    name, wanted = str(name).lower(), pretrained if isinstance(pretrained, str) else None
+    root = expanded(root or SHIPPED)
     manifest = root / "manifest.json"
     entries = read_manifest(manifest) if wanted is None else [pretrained_entry(wanted, root)]
     same = [each for each in entries if each["model"] == name]
@@ -54,7 +57,8 @@ def file_of(root, name, arguments, wanted, complete_arguments):
         raise InputError(f"several weights fit {name} with these arguments: pretrained= takes one of "
                          f"{', '.join(each['name'] for each in fitting if each.get('name'))}")
     if fitting:
-        return _verified(manifest, fitting[0])
+        load_params(net, _verified(manifest, fitting[0]), ctx, say=None)
+        return
     called = "no pretrained weights" if wanted is None else f"no pretrained weights called {wanted!r}"
     if not same:
         raise InputError(f"{called} for {name}; there are some for "
@@ -102,17 +106,6 @@ def _verified(manifest, entry):
         fetched = f"fetch it with scripts/download_params.sh {entry['name']}" if fetchable else "restore it"
         raise InputError(f"{path} is missing or is not the file that {manifest} describes; {fetched}")
     return path
-
-
-def load_pretrained(net, name, arguments, pretrained, complete_arguments, root=SHIPPED, ctx=None):
-    """Load the weights that root's manifest has for a net: those that fit, or the entry that pretrained names.
-
-    name, arguments : the net's in get_model, arguments complete. net, ctx : as load_params takes them. Raises
-    InputError.
-    """
-    wanted = pretrained if isinstance(pretrained, str) else None
-    file = file_of(expanded(root or SHIPPED), str(name).lower(), arguments, wanted, complete_arguments)
-    load_params(net, file, ctx, say=None)
 
 
 def load_params(net, path, ctx=None, ignore_output=False, say=print):

@@ -39,7 +39,7 @@ def get_model(name, pretrained=False, classes=None, ctx=mx.cpu(), root=weights.S
     arguments = complete_arguments(name, kwargs if classes is None else {"classes": classes, **kwargs})
     net = _built(net_of(name), arguments)
     if pretrained:
-        weights.load_pretrained(net, name, arguments, pretrained, complete_arguments, root, ctx)
+        weights.load_pretrained(net, name, arguments, pretrained, root, ctx)
     return net
 
 

@@ -131,9 +131,7 @@ def choose_build(mode="auto", load=load_library, system=platform.system, machine
         return "gpu", f"asked for with --gpu; {found}"
     if fault:
         return "cpu", f"{fault}; PyTorch can use it: run `{SETUP} --torch`"
-    if not gpus:
-        return "cpu", found
-    return "gpu", found
+    return "gpu" if gpus else "cpu", found
 
 
 def listing(gpus):

@@ -51,24 +51,22 @@ class _Reader:
         return struct.unpack("<" + layout, self.take(struct.calcsize("<" + layout), what))
 
     def array(self, index):
-        what = f"array {index}"
-        start = self.offset
-        magic, storage = self.numbers("Ii", what)
-        if magic not in ARRAY_MAGICS:
-            self.fail(f"{what} does not start with an array's mark", start)
-        if storage != 0:
-            self.fail(f"{what} is sparse (storage type {storage})", start)
-        axes, = self.numbers("i", what)
-        if not 0 <= axes <= 32:
-            self.fail(f"{what} claims {axes} axes", start)
-        if axes == 0 and magic == ARRAY_MAGICS[0]:
-            self.fail(f"{what} is empty", start)  # in MXNet, no axes mean a scalar only with the other magic
+        what, start = f"array {index}", self.offset
+
+        def check(sound, reason):
+            if not sound:
+                self.fail(f"{what} {reason}", start)
+
+        magic, storage, axes = self.numbers("Iii", what)
+        check(magic in ARRAY_MAGICS, "does not start with an array's mark")
+        check(storage == 0, f"is sparse (storage type {storage})")
+        check(0 <= axes <= 32, f"claims {axes} axes")
+        # In MXNet, no axes mean a scalar only with the other magic.
+        check(axes or magic != ARRAY_MAGICS[0], "is empty")
         shape = self.numbers(f"{axes}q", what)
-        if any(length < 0 for length in shape):
-            self.fail(f"{what} claims the shape {shape}", start)
+        check(all(length >= 0 for length in shape), f"claims the shape {shape}")
         *_, code = self.numbers("iii", what)
-        if code not in DTYPES:
-            self.fail(f"{what} has the unknown type code {code}", start)
+        check(code in DTYPES, f"has the unknown type code {code}")
         dtype, count = np.dtype(DTYPES[code]), 1
         for length in shape:  # Python's integers do not overflow
             count *= length

@@ -92,9 +92,3 @@ def check_numpy(version=None, find_spec=importlib.util.find_spec):
         from . import numpy_names
 
         numpy_names.restore(numpy)
-
-
-def refused_torch(version_of=version_of):
-    """The version of an installed PyTorch 2.0 or newer, beside which GluonCV refuses to load; None without one."""
-    version = version_of("torch")
-    return version if version and int(version.split(".")[0]) >= 2 else None

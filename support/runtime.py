@@ -141,47 +141,39 @@ def check():
     import mxnet as mx  # before GluonCV, which hides why it cannot import MXNet
 
     warnings.simplefilter("ignore")  # of old packages about each other
-    torch, remark = python.refused_torch(), ""
-    if torch:
-        remark = (f" (it refuses to be imported beside PyTorch {torch}, which is installed too, unless "
-                  "`sys.modules['torch'] = None` hides that before; training and evaluation need neither)")
-        sys.modules["torch"] = None
+    sys.modules.setdefault("torch", None)  # beside PyTorch 2 GluonCV refuses to be imported
     import gluoncv
 
-    if torch:
+    if sys.modules["torch"] is None:
         del sys.modules["torch"]
-    import matplotlib
-    import numpy as np
-    import PIL
-    import tqdm  # noqa: F401
-
     net = mx.gluon.nn.Conv2D(2, 3, in_channels=1)
     net.initialize(mx.init.One())
     if net(mx.nd.ones((1, 1, 3, 3))).asnumpy().ravel().tolist() != [9.0, 9.0]:
         raise InputError("MXNet computes a wrong convolution on this machine: please report it")
-    build = python.installed_build() or "own build"
-    packages = ((f"MXNet ({build})", mx), ("NumPy", np), ("matplotlib", matplotlib), ("Pillow", PIL))
-    versions = ", ".join(f"{name} {module.__version__}" for name, module in packages)
     # GluonCV 0.10.5 calls itself 0.11.0.
-    return (f"{versions}, GluonCV {python.version_of('gluoncv') or gluoncv.__version__}{remark}; "
-            f"{os.environ['OMP_NUM_THREADS']} CPU threads, {mx.context.num_gpus()} GPUs")
+    return _what_works(f"MXNet ({python.installed_build() or 'own build'}) {mx.__version__}",
+                       f"GluonCV {python.version_of('gluoncv') or gluoncv.__version__}", mx.context.num_gpus())
 
 
 def _check_torch():
     """As `check`, without MXNet."""
     prepare(torch=True)
-    import matplotlib
-    import numpy as np
-    import PIL
     import torch
-    import tqdm  # noqa: F401
 
     if torch.nn.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 2, 2)).flatten().tolist() != [4.0] * 4:
         raise InputError("PyTorch computes a wrong convolution on this machine: please report it")
-    versions = ", ".join(f"{name} {module.__version__}" for name, module in (
-        ("PyTorch", torch), ("NumPy", np), ("matplotlib", matplotlib), ("Pillow", PIL)))
-    return (f"{versions}, without MXNet; {os.environ['OMP_NUM_THREADS']} CPU threads, "
-            f"{torch.cuda.device_count()} GPUs")
+    return _what_works(f"PyTorch {torch.__version__}", "without MXNet", torch.cuda.device_count())
+
+
+def _what_works(framework, ending, gpus):
+    """The line of `check`, after an import of the packages that are needed with every framework."""
+    import matplotlib
+    import numpy as np
+    import PIL
+    import tqdm  # noqa: F401
+
+    return (f"{framework}, NumPy {np.__version__}, matplotlib {matplotlib.__version__}, Pillow {PIL.__version__}, "
+            f"{ending}; {os.environ['OMP_NUM_THREADS']} CPU threads, {gpus} GPUs")
 
 
 def report():

@@ -16,6 +16,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 import tiny
+from authors_names import to_authors
 from PIL import Image, ImageFile
 
 import evaluate
@@ -24,7 +25,6 @@ from backend.gluon import loop
 from engine import evaluation, figures
 from engine.data import cifar, cifar_files, images, in_memory
 from engine.figures import confusion
-from model.array_names import to_authors
 from support import bits
 
 ROOT = Path(__file__).resolve().parent.parent

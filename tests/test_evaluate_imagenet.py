@@ -9,13 +9,13 @@ import mxnet as mx
 import numpy as np
 import pytest
 import tiny
+from authors_names import to_authors
 from PIL import Image
 
 import evaluate
 import model
 from engine.data import dataset, image_batches, image_sources, imagenet
 from model import weights
-from model.array_names import to_authors
 
 SIZE = 32  # of the images, for speed
 CLASSES = ("n01443537", "n02123045", "n07753592", "n09428293")  # some of the 1,000

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from engine.data import __main__ as command_line
-from engine.data import image_batches, image_sources, imagenet, images
+from engine.data import image_batches, image_sources, imagenet, images, prefetch
 from engine.seeds import random_stream
 from support.errors import InputError
 
@@ -352,7 +352,7 @@ def test_a_batch_is_a_function_of_seed_epoch_and_step(source):
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_workers_do_not_change_a_batch(source, workers, monkeypatch):
-    monkeypatch.setattr(image_batches, "usable_cores", lambda: 8)
+    monkeypatch.setattr(prefetch, "usable_cores", lambda: 8)
     monkeypatch.setattr(image_batches, "CHUNK", 3)
     equal(train(source).epoch(1), train(source).epoch(1, workers=workers))
     equal(evaluate(source), evaluate(source, workers=workers))

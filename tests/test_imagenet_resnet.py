@@ -7,9 +7,10 @@ import numpy as np
 import numpy_units as plain
 import pytest
 import tiny
+from authors_names import to_authors
 
 from model import activation, get_model, imagenet_resnet, list_models, load_params, refine, self_attention, zoo
-from model.array_names import from_authors, to_authors
+from model.array_names import from_authors
 from model.complexity import count
 from model.imagenet_resnet import Bottleneck, ResNet50, activated_stages
 from support.errors import InputError

@@ -229,8 +229,7 @@ def test_an_orientation_is_applied_at_every_size():
     exif[0x112] = 6  # stored lying on its side
     data = files.pillow_file("JPEG", quality=95, exif=exif)
     near(images.decode(data), np.rot90(files.pixels(0), -1), 3)
-    found, box = images.crop(data, full, 10)
-    assert found.shape == (56, 40, 3) and box == (0, 0, 56, 40)
+    assert images.crop(data, full, 10).shape == (56, 40, 3)
 
 
 BROKEN = {
@@ -409,8 +408,8 @@ def test_a_size_beyond_all_bounds_is_refused_before_memory_is_asked_for():
 def test_a_large_part_is_decoded_smaller_and_shows_the_same(extent, factor):
     height, width = extent
     data = files.jpeg(3, height + 40, width + 40)
-    found, box = images.crop(data, lambda *_: (16, 24, height, width), 80)
-    assert box == (16, 24, height, width) and found.shape[:2] == (height // factor, width // factor)
+    found = images.crop(data, lambda *_: (16, 24, height, width), 80)
+    assert found.shape[:2] == (height // factor, width // factor)
     whole = images.decode(data)[16:16 + height, 24:24 + width]
     small = cv2.resize(whole, (100, 80), interpolation=cv2.INTER_AREA)
     near(images.resize(found, 80, 100), small, 2)

@@ -137,11 +137,6 @@ def test_python_312_without_distutils_is_refused(monkeypatch):
     assert f"pip install setuptools{pin.specifier}" in sentence(raised)
 
 
-@pytest.mark.parametrize("version, refused", [(None, None), ("1.13.1+cpu", None), ("2.0.0", "2.0.0")])
-def test_pytorch_beside_which_gluoncv_cannot_be_imported(version, refused):
-    assert python.refused_torch({"torch": version}.get) == refused
-
-
 # ---- Threads
 
 

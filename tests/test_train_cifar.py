@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import mxnet as mx
 import pytest
 import tiny
+from authors_names import to_authors
 
 import model
 import train_cifar
@@ -21,7 +22,6 @@ from backend import gluon
 from engine import checkpoint, run
 from engine.experiment import Experiment
 from engine.recipe import CIFAR_PAPER
-from model.array_names import to_authors
 from support import allocator, params_file, runtime
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,6 +15,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 import tiny
+from authors_names import to_authors
 
 import model
 import train_imagenet
@@ -24,7 +25,6 @@ from engine.data import image_batches, imagenet
 from engine.experiment import Experiment
 from engine.recipe import IMAGENET_PAPER, IMAGENET_RELEASED
 from model import imagenet_resnet
-from model.array_names import to_authors
 from support import params_file
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,11 +5,12 @@ import json
 import mxnet as mx
 import numpy as np
 import pytest
+from authors_names import to_authors
 from numpy_units import filled
 
 import model
 from model import activation, get_model, list_models, load_params, weights
-from model.array_names import from_authors, to_authors
+from model.array_names import from_authors
 from model.cifar_resnet import CIFARResNetV2
 from support import params_file
 from support.errors import InputError

@@ -32,7 +32,7 @@ def get_model(name, pretrained=False, classes=None, root=weights.SHIPPED, **kwar
     name = str(name).lower()
     net = Graph(_with_classes(_graph_of(name, arguments), arguments["classes"]), shapes_of)
     if pretrained:
-        weights.load_pretrained(net, name, arguments, pretrained, complete_arguments, root)
+        weights.load_pretrained(net, name, arguments, pretrained, root)
     return net
 
 

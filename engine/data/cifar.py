@@ -14,11 +14,11 @@ import numpy as np
 from engine.data import download as network
 from engine.data.cifar_archives import find, parse_binary, parse_pickled, refuse
 from engine.data.cifar_files import BASE_URL, SETS, SIDE, Official
-from engine.data.dataset import Dataset, Images, Origin, default_root
+from engine.data.dataset import Dataset, Images, Origin, root_of
 from engine.data.in_memory import CPU_BATCH, SMALL, EvalBatches, Split, digest, normalise, small, training_of
 from support import ROOT
 from support.errors import InputError
-from support.files import expanded
+from support.files import digests
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class NotFound(InputError):
 
 
 def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
-    """Load 'cifar10' or 'cifar100' from `root` (default: `default_root`) into memory.
+    """Load 'cifar10' or 'cifar100' from `root` (default: of `root_of`) into memory.
 
     The first of these that exists is loaded: the official archive in root, binary before python, read without
     unpacking it to disk; or the files themselves in root or in their official folder there, a binary file also as
@@ -63,7 +63,7 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
     """
     dataset = _dataset(name)
     column = _label_column(dataset, label_mode)
-    folder = expanded(root) if root is not None else default_root(name)
+    folder = root_of(name, root)
     try:
         found = find(dataset, folder)
         if found is None:
@@ -100,7 +100,7 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
 
     # The archive's digest is from the data's own site; it outranks the files' digests from other projects.
     if archive is not None and not all(record["official"] for record in records.values()) \
-            and hashlib.md5(archive.read_bytes()).hexdigest() == form.archive_md5:
+            and digests(archive, ["md5"])["md5"] == form.archive_md5:
         records = {file: {**record, "official": True} for file, record in records.items()}
     variant = _variant(form, records)
     if variant != "official":
@@ -182,39 +182,32 @@ def _not_found(dataset, root, given):
 
 
 def _variant(form, records) -> str:
-    foreign = [file for file in form.files if file in records and not records[file]["official"]]
-    absent = [file for file in form.files if file not in records]
-    parts = []
-    if foreign:
-        texts = [f"{_span(run)} ({sum(records[file]['images'] for file in run):,} images)"
-                 for run in _runs(foreign, form)]
-        parts.append(f"not the official files: {', '.join(texts)}")
-    if absent:
-        parts.append(f"absent: {', '.join(_span(run) for run in _runs(absent, form))}")
-    return "; ".join(parts) or "official"
+    """What is not official, in words, or 'official'; neighbours in the list of files are named together."""
+    def state(file):
+        if file not in records:
+            return file.split, "absent"
+        return file.split, "official" if records[file]["official"] else "not the official files"
 
-
-def _runs(files, form):
-    """Groups of files that are neighbours in the official list and of the same split."""
-    # Neighbours keep the same distance between their positions in both lists.
-    keys = [(file.split, form.files.index(file) - position) for position, file in enumerate(files)]
-    groups = itertools.groupby(zip(keys, files), key=lambda pair: pair[0])
-    return [[file for _, file in group] for _, group in groups]
-
-
-def _span(run) -> str:
-    return run[0].name if len(run) == 1 else f"{run[0].name} ... {run[-1].name}"
+    found = {"not the official files": [], "absent": [], "official": []}
+    for (_, words), run in itertools.groupby(form.files, state):
+        run = list(run)
+        text = run[0].name if len(run) == 1 else f"{run[0].name} ... {run[-1].name}"
+        if words != "absent":
+            text += f" ({sum(records[file]['images'] for file in run):,} images)"
+        found[words].append(text)
+    del found["official"]
+    return "; ".join(f"{words}: {', '.join(texts)}" for words, texts in found.items() if texts) or "official"
 
 
 def download(name: str, root=None, base_url: Optional[str] = None, form: str = "binary", **how) -> Path:
-    """Fetch the official archive of a data set into `root` (default: `default_root`); returns its path.
+    """Fetch the official archive of a data set into `root` (default: of `root_of`); returns its path.
 
     base_url: a mirror's folder, https://, http:// (the checksum is compared) or file://. form: 'binary' or 'python'.
     how: progress, timeout and attempts of `engine.data.download.fetch`. Raises InputError if it cannot be fetched or
     differs from the official archive.
     """
     wanted = _dataset(name).forms[form]
-    path = (expanded(root) if root is not None else default_root(name)) / wanted.archive
+    path = root_of(name, root) / wanted.archive
     url = f"{(base_url or BASE_URL).rstrip('/')}/{wanted.archive}"
     # A mirror named by the user may be http; the site's own https address must not redirect to http.
     return network.fetch(url, path, md5=wanted.archive_md5, most=wanted.unpacked, allow_http=base_url is not None,

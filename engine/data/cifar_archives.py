@@ -1,5 +1,6 @@
 """CIFAR's files on a disk: found, unpacked in memory and parsed. Malformed files are refused."""
 import gzip
+import io
 import lzma
 import posixpath
 import tarfile
@@ -61,42 +62,24 @@ def _unxz(packed, path, limit) -> bytes:
     return content
 
 
-class _Bounded:
-    """Reads a stream, but refuses more bytes than the official archive can have."""
-
-    def __init__(self, stream, limit, where):
-        self.stream, self.left, self.limit, self.where = stream, limit, limit, where
-
-    def read(self, size):
-        chunk = self.stream.read(min(size, self.left + 1))
-        self.left -= len(chunk)
-        if self.left < 0:
-            refuse(self.where, self.limit, "unpacked, the archive is larger than the official one can be")
-        return chunk
-
-
 def _archive_contents(path, form):
-    """The wanted members of a tar.gz, read into memory in one pass; nothing is written, no link is followed.
+    """The wanted members of a tar.gz, unpacked in memory; nothing is written, no link is followed.
 
     Byte offsets in errors are those of the unpacked archive.
     """
     # In the archive of Gluon's mirror the files lie at the top, without the folder.
     wanted = {name: file for file in form.files for name in (file.name, f"{form.folder}/{file.name}")}
-    limit = form.unpacked
     try:
-        with gzip.open(path) as unpacked:
-            stream = _Bounded(unpacked, limit, path)
-            with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as archive:
-                for member in archive:
-                    file = wanted.get(posixpath.normpath(member.name))
-                    if file is not None:
-                        where = f"{path} ({member.name})"
-                        yield file, where, _member(archive, member, file.images * form.max_bytes, where)
-                    if archive.offset > limit:  # the next member's place; tarfile would read for hours
-                        where = f"{path} ({ascii(member.name)[:80]})"
-                        refuse(where, member.offset, "unpacked, the archive is larger than the official one can be")
-            while stream.read(1 << 20):  # gzip compares its checksum at the end
-                pass
+        with gzip.open(path) as packed:
+            content = packed.read(form.unpacked + 1)  # to the end, where gzip compares its checksum
+        if len(content) > form.unpacked:
+            refuse(path, form.unpacked, "unpacked, the archive is larger than the official one can be")
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+            for member in archive:
+                file = wanted.get(posixpath.normpath(member.name))
+                if file is not None:
+                    where = f"{path} ({member.name})"
+                    yield file, where, _member(content, member, file.images * form.max_bytes, where)
     except InputError:
         raise
     # tarfile lets ValueError through for some broken headers
@@ -104,15 +87,15 @@ def _archive_contents(path, form):
         raise InputError(f"{path} is no whole tar.gz archive ({error}); fetch it again or remove it") from None
 
 
-def _member(archive, member, limit, where) -> bytes:
-    if not member.isreg():
+def _member(archive, member, limit, where):
+    """The part of an archive's bytes that is a member's content, not copied."""
+    if not member.isreg() or member.issparse():
         refuse(where, member.offset, "the archive has a link or a folder in place of this file")
     if member.size > limit:
         refuse(where, member.offset, f"{member.size:,} bytes are more than this file can have")
-    content = archive.extractfile(member).read()
+    content = memoryview(archive)[member.offset_data:member.offset_data + member.size]
     if len(content) != member.size:
-        missing = member.size - len(content)
-        refuse(where, member.offset_data + len(content), f"the archive ends {missing:,} bytes early")
+        refuse(where, len(archive), f"the archive ends {member.size - len(content):,} bytes early")
     return content
 
 

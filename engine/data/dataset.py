@@ -182,8 +182,10 @@ class Dataset(abc.ABC):
         return (pixels.transpose(1, 2, 0) * made.std + made.mean).clip(0, 1)
 
 
-def default_root(name):
-    """The default folder of a data set: ~/.mxnet/datasets/<name>, as in Gluon and GluonCV."""
+def root_of(name, given=None):
+    """The folder of a data set: the given one, or ~/.mxnet/datasets/<name>, as in Gluon and GluonCV."""
+    if given is not None:
+        return expanded(given)
     return expanded(os.environ.get("MXNET_HOME") or "~/.mxnet") / "datasets" / name
 
 

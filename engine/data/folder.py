@@ -9,7 +9,7 @@ from engine.data.class_folders import SPLITS
 from engine.data.dataset import OWN, Images, Origin, translate
 from engine.data.imagenet import ImageNetSet, load
 from engine.data.in_memory import CPU_BATCH, SIDE, SMALL, EvalBatches, Split, digest, normalise, small, training_of
-from engine.data.prefetch import ahead
+from engine.data.prefetch import by_workers
 from engine.data.records import Damaged
 from support.errors import InputError
 from support.files import expanded
@@ -84,7 +84,7 @@ class FolderSet(ImageNetSet):
         source.check(self.damaged)
         pixels, labels = [], []
         calls = (functools.partial(self._small, source, index) for index in range(len(source)))
-        for index, made in enumerate(ahead(calls, max(1, self.workers), depth=64)):
+        for index, made in enumerate(by_workers(calls, self.workers, more=64)):
             if isinstance(made, Damaged):
                 log.warning("left out %s: %s", source.left_out(index, made, self.damaged), made)
             else:

@@ -11,12 +11,11 @@ import numpy as np
 from engine.data import images
 from engine.data.dataset import Preprocessing, steps_of, stretch
 from engine.data.image_sources import Source
-from engine.data.prefetch import ahead
+from engine.data.prefetch import by_workers
 from engine.data.records import Damaged
 from engine.recipe import CROP_RATIO, INPUT_SIZE
 from engine.seeds import random_stream
 from support.errors import InputError
-from support.threads import usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -71,27 +70,22 @@ class _Batches:
             log.warning("left out %s: %s", name, reason)
 
     def _made(self, plans, size, workers):
-        """(images, labels, sound, plan) for each plan; self._fill(plan, row, out) makes a row; its label or None."""
-        def chunk(plan, out, labels, sound, rows):
+        """(images, labels) for each plan; self._fill(plan, row, out) makes a row; its label or, if left out, -1."""
+        def chunk(plan, out, labels, rows):
             for row in rows:
-                label = self._fill(plan, row, out[row])
-                labels[row], sound[row] = (0, False) if label is None else (label, True)
-            return (out, labels, sound, plan) if rows.stop == size else None
+                labels[row] = self._fill(plan, row, out[row])
+            return (out, labels) if rows.stop == size else None
 
         def calls():
             for plan in plans:
                 out = np.empty((size, 3, self.input_size, self.input_size), np.float32)
-                labels, sound = np.empty(size, np.int32), np.empty(size, bool)
+                labels = np.empty(size, np.int32)
                 for start in range(0, size, CHUNK):
                     rows = range(start, min(start + CHUNK, size))
-                    yield functools.partial(chunk, plan, out, labels, sound, rows)
+                    yield functools.partial(chunk, plan, out, labels, rows)
 
-        if workers < 1:
-            yield from filter(None, (call() for call in calls()))
-            return
-        # Results come in order, so a batch ends with its last chunk. The depth is a batch plus work for all threads.
-        workers = min(workers, usable_cores())
-        with contextlib.closing(ahead(calls(), workers, depth=2 * workers + -(-size // CHUNK))) as results:
+        # Results come in order, so a batch ends with its last chunk. A batch beside the work of all threads is ahead.
+        with contextlib.closing(by_workers(calls(), workers, more=-(-size // CHUNK))) as results:
             yield from filter(None, results)
 
 
@@ -127,8 +121,7 @@ class TrainBatches(_Batches):
         """
         order = random_stream(self.seed, _ORDER, index).permutation(len(self.source))
         plans = (self._plan(order, index, step) for step in range(start, self.steps))
-        for pixels, labels, _, _ in self._made(plans, self._rows.stop - self._rows.start, workers):
-            yield pixels, labels
+        return self._made(plans, self._rows.stop - self._rows.start, workers)
 
     def _plan(self, order, epoch, step):
         # Drawn at once for the whole batch: neither parts nor an image's size change the draws of other images.
@@ -153,7 +146,7 @@ class TrainBatches(_Batches):
     def _augment(self, data, even, normal, out):
         crops, (mirrored, order), changes = np.split(even, [2 * ATTEMPTS + 2, 2 * ATTEMPTS + 4])
         side = self.input_size
-        pixels, _ = images.crop(data, functools.partial(random_box, crops, MIN_AREA), side)
+        pixels = images.crop(data, functools.partial(random_box, crops, MIN_AREA), side)
         pixels = images.resize(pixels, side, side)
         if mirrored < .5:
             pixels = images.mirror(pixels)
@@ -232,13 +225,12 @@ class EvalBatches(_Batches):
 
     def __iter__(self):
         starts = self._range[::self.batch_size]
-        for pixels, labels, sound, _ in self._made(starts, self.batch_size, self.workers):
-            count = int(sound.sum())
-            if count < len(sound):
-                rows = np.flatnonzero(sound)
-                rows = np.resize(rows, len(sound)) if count else np.zeros(len(sound), int)
-                pixels, labels = pixels[rows], labels[rows]
-            yield pixels, labels, count
+        for pixels, labels in self._made(starts, self.batch_size, self.workers):
+            sound = np.flatnonzero(labels >= 0)
+            if len(sound) < len(labels):
+                rows = np.resize(sound, len(labels))  # zeros if none is sound
+                pixels, labels = pixels[rows], labels[rows].clip(0)
+            yield pixels, labels, len(sound)
 
     def _fill(self, start, row, out):
         if start + row < self._range.stop:
@@ -249,4 +241,4 @@ class EvalBatches(_Batches):
             except Damaged as reason:
                 self._leave_out(index, reason)
         out[:] = 0
-        return None
+        return -1

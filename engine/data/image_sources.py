@@ -77,29 +77,29 @@ class Folders(Source):
                 class_folders.instead(self.directory) or
                 f": it must hold a folder of images for each class, such as {SYNSETS[0]}"))
         self.class_names = tuple(class_names or present)
-        labels = {name: label for label, name in enumerate(self.class_names)}
-        strange = [name for name in present if name not in labels]
+        numbers = {name: label for label, name in enumerate(self.class_names)}
+        strange = [name for name in present if name not in numbers]
         if strange:
             raise InputError(f"{self.directory} has {len(strange)} class folder(s) that are none of the "
-                             f"{len(labels)} classes, {strange[0]} first: take them away or give the right folder")
+                             f"{len(numbers)} classes, {strange[0]} first: take them away or give the right folder")
         self.files: List[str] = []
         self._unreadable: List[str] = []  # broken links, pipes and so on
-        counts = []
+        labels, empty = [], []
         for name in present:
             found = class_folders.listing(self.directory / name)
             self._unreadable += [f"{name}/{file}" for file in found.unreadable]
             self.files += [f"{name}/{file}" for file in found.images]
-            counts.append(len(found.images))
-        empty = [name for name, count in zip(present, counts) if not count]
-        for name in empty:
-            class_folders.check_depth(self.directory, name, present == [name])
+            labels += [numbers[name]] * len(found.images)
+            if not found.images:
+                class_folders.check_depth(self.directory, name, present == [name])
+                empty.append(name)
         if not self.files:
             raise InputError(f"{self.directory} has class folders but no {', '.join(class_folders.EXTENSIONS)} in them")
         if empty:
             log.warning("%s: %d class folder(s) without images, %s first", self.directory, len(empty), empty[0])
-        self.labels = np.repeat(np.array([labels[name] for name in present], np.int32), counts)
+        self.labels = np.array(labels, np.int32)
         digest = hashlib.sha256()
-        for file, label in zip(self.files, self.labels.tolist()):
+        for file, label in zip(self.files, labels):
             digest.update(f"{file}\t{label}\n".encode("utf-8", "surrogateescape"))
         self.sha256 = digest.hexdigest()
 
@@ -197,16 +197,7 @@ class Records(Source):
         return f"{self._records.path}, record {self._records.keys[index]}"
 
     def damage(self):
-        records = self._records
-        if records.missing:
-            first = int(np.flatnonzero(records.offsets >= records.size)[0])
-            return (f"{records.index_path} points to byte {records.offsets[first]:,} for record {records.keys[first]}, "
-                    f"but {records.path} ends at byte {records.size:,}: {records.missing:,} of {len(self):,} records "
-                    "are missing")
-        if records.unlisted:
-            return (f"{records.path} has {records.unlisted:,} bytes after the last of the {len(self):,} records in "
-                    f"{records.index_path}, which was cut or belongs to a shorter file")
-        return None
+        return self._records.damage()
 
     def shared(self, other):
         ours, theirs = self._records, other._records

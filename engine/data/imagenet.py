@@ -15,7 +15,7 @@ from engine.data import class_folders, images
 from engine.data.cifar_files import SIDE
 from engine.data.class_folders import PREPARE, SPLITS, class_order
 from engine.data.class_names import NAMES_FILE, SYNSETS
-from engine.data.dataset import EVERY_IMAGE, Dataset, Images, Origin, Training, default_root, translate, unnamed
+from engine.data.dataset import EVERY_IMAGE, Dataset, Images, Origin, Training, root_of, translate, unnamed
 from engine.data.image_batches import EvalBatches, TrainBatches, normalise_centre, preprocessing, shorter_side
 from engine.data.image_sources import Folders, Records, Source
 from engine.recipe import CROP_RATIO, HALVINGS, INPUT_SIZE
@@ -51,14 +51,14 @@ def load(data_dir=None, use_rec: bool = False, rec_train=None, rec_train_idx=Non
          need: Sequence[str] = SPLITS, variant_of=None) -> Data:
     """Find the splits in `need` ('train', 'val'): in data_dir/SPLIT, a folder for each class, or in record files.
 
-    data_dir : default `default_root`; if it holds the class folders itself, it serves as either split.
+    data_dir : default of `root_of`; if it holds the class folders itself, it serves as either split.
     use_rec : take record files: those named, data_dir/rec/SPLIT.rec or data_dir/SPLIT.rec. They are also taken if one
     is named, or if data_dir has record files and no folders.
     variant_of(sources by split, class names, root) : the variant; by default from ImageNet's counts, with a warning.
 
     Raises InputError if nothing is found, if something is malformed, or if both splits would be the same files.
     """
-    root = expanded(data_dir) if data_dir is not None else default_root("imagenet")
+    root = root_of("imagenet", data_dir)
     named = {"train": (rec_train, rec_train_idx), "val": (rec_val, rec_val_idx)}
     try:
         return _load(root, use_rec, {split: named[split] for split in need}, variant_of or _variant)

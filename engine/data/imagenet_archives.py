@@ -24,11 +24,10 @@ _IMAGE = re.compile(r"(?:\./)?([A-Za-z0-9_-][A-Za-z0-9_.-]*\.(?:jpeg|jpg|png))",
 
 
 @contextlib.contextmanager
-def _opened(path, name=None, mode="r:"):
-    """A tar archive, from a path or an open file. Raises InputError if it is not one, or ends too early."""
-    where = str(path) if name is None else name
+def _opened(where, file=None, mode="r:"):
+    """A tar archive: the path `where`, or an open file. Raises InputError if it is not one, or ends too early."""
     try:
-        with tarfile.open(path, mode) if name is None else tarfile.open(fileobj=path, mode=mode) as archive:
+        with tarfile.open(None if file else where, mode, file) as archive:
             yield archive
     # tarfile and gzip let ValueError and EOFError through for some broken files
     except (tarfile.TarError, ValueError, EOFError) as error:
@@ -75,7 +74,7 @@ def unpack_train(archive, folder):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             where = f"{archive} ({member.name})"
-            with _opened(outer.extractfile(member), where) as inner:
+            with _opened(where, outer.extractfile(member)) as inner:
                 for file, image in _members(inner, where, _IMAGE):
                     _unpack(inner, image, part / file, where)
             part.rename(folder / name)
@@ -89,13 +88,12 @@ def unpack_val(archive, labels, folder):
         labels = _class_of_each(members, labels, archive)
         for name in set(labels.values()):
             (part / name).mkdir(parents=True, exist_ok=True)
-        there = {path.name: path.stat().st_size for path in part.glob("*/*")}
-        check_space(part, sum(member.size for name, member in members.items() if there.get(name) != member.size),
-                     f"unpacking {archive}")
-        for name, label in watched(labels.items(), len(labels), f"unpacking {archive.name}"):
-            path, member = part / label / name, members[name]
-            if not path.is_file() or path.stat().st_size != member.size:
-                _unpack(opened, member, path, archive)
+        there = {path: path.stat().st_size for path in part.glob("*/*")}
+        left = {part / labels[name] / name: member for name, member in members.items()}
+        left = {path: member for path, member in left.items() if there.get(path) != member.size}
+        check_space(part, sum(member.size for member in left.values()), f"unpacking {archive}")
+        for path, member in watched(left.items(), len(left), f"unpacking {archive.name}"):
+            _unpack(opened, member, path, archive)
     part.rename(folder)
 
 

@@ -137,51 +137,47 @@ def read(path) -> bytes:
         raise Damaged(f"it cannot be read: {error.strerror}") from None
 
 
-def check(data: bytes) -> Optional[Jpeg]:
-    """Raise Damaged unless these bytes are a whole image file; returns a JPEG's markers, else None.
+def check(data: bytes) -> None:
+    """Raise Damaged unless these bytes are a whole image file.
 
     OpenCV silently fills the missing part of a JPEG with grey, so its markers are checked; Pillow refuses by itself.
     Overwritten pixels that are still legal code go unnoticed; only a checksum of the file shows them.
     """
+    if _markers(data) is None:
+        _pillow(data)
+
+
+def _markers(data):
+    """The Jpeg in the bytes of a file; None if they are of another format. Raises Damaged."""
     if not data:
         raise Damaged("the file is empty")
-    if not data.startswith(b"\xff\xd8"):
-        _pillow(data)
-        return None
-    return read_markers(data)
+    return read_markers(data) if data.startswith(b"\xff\xd8") else None
 
 
 def decode(data: bytes) -> np.ndarray:
     """The pixels of an image file, uint8 (height, width, 3), blue first. Raises Damaged."""
-    return crop(data, lambda height, width: (0, 0, height, width))[0]
+    return crop(data, lambda height, width: (0, 0, height, width))
 
 
-def crop(data: bytes, choose: Callable[[int, int], Box], side: Optional[int] = None) -> Tuple[np.ndarray, Box]:
-    """The part of an image file in the box choose(height, width), and that box.
+def crop(data: bytes, choose: Callable[[int, int], Box], side: Optional[int] = None) -> np.ndarray:
+    """The part of an image file in the box choose(height, width). Raises Damaged.
 
     side: height and width to which the caller will resize the part. If the part of a JPEG is at least 2, 4 or 8 times
     larger each way, the JPEG is decoded at 1/2, 1/4 or 1/8 of its size: this is faster, and averages pixels that
     bilinear resizing would skip. None: always full size.
     """
-    markers = check(data)
-    if markers is None:
-        pixels = _pillow(data)
-        return _cut(pixels, choose(*pixels.shape[:2]))
+    markers = _markers(data)
     # An EXIF orientation may turn the image, so its size is known only after decoding.
-    if side is None or markers.exif or min(markers.height, markers.width) < 2 * side:
-        pixels = _opencv(data, 1)
-        return _cut(pixels, choose(*pixels.shape[:2]))
+    if markers is None or side is None or markers.exif or min(markers.height, markers.width) < 2 * side:
+        pixels = _pillow(data) if markers is None else _opencv(data, 1)
+        y, x, height, width = choose(*pixels.shape[:2])
+        return pixels[y:y + height, x:x + width]
     box = choose(markers.height, markers.width)
     factor = max((factor for factor in (2, 4, 8) if min(box[2:]) >= factor * side), default=1)
     pixels = _opencv(data, factor)
     y, x = (start // factor for start in box[:2])
     height, width = (max(1, extent // factor) for extent in box[2:])
-    return pixels[y:y + height, x:x + width], box
-
-
-def _cut(pixels, box):
-    y, x, height, width = box
-    return pixels[y:y + height, x:x + width], box
+    return pixels[y:y + height, x:x + width]
 
 
 def _opencv(data, factor):

@@ -9,10 +9,9 @@ from PIL import Image
 
 from engine.data.cifar_files import SIDE
 from engine.data.dataset import Preprocessing, Training, steps_of, stretch
-from engine.data.prefetch import ahead
+from engine.data.prefetch import by_workers
 from engine.seeds import random_stream
 from support.errors import InputError
-from support.threads import usable_cores
 
 # Of pixel values scaled to 0..1, as in the authors' code for both CIFAR sets. Each deviation is the mean of
 # the images' own deviations; over all CIFAR-10 training pixels the deviations are .247, .243, .262.
@@ -99,7 +98,8 @@ class TrainBatches:
     """Shuffled, augmented batches; each is a function of (seed, epoch, step) alone.
 
     So an epoch resumed at any step gives the bits of an uninterrupted one, with any number of workers, and the parts of
-    several processes together are the batch of one. Images that do not fill a batch are left out of an epoch.
+    several processes together are the batch of one. Images that do not fill a batch are left out of an epoch,
+    as in the authors' setting.
     Augmentation: PAD zero pixels around each image, a random 32x32 crop, a mirror image half of the time.
     batch_size : of all parts together. part : (rank, parts): the rank-th share of every batch.
     Raises InputError for a batch larger than the split.
@@ -119,11 +119,7 @@ class TrainBatches:
 
         workers: threads that compute ahead (at most one for each core), 0 for none.
         """
-        calls = (functools.partial(self._batch, index, step) for step in range(start, self.steps))
-        if workers < 1:
-            return (call() for call in calls)
-        workers = min(workers, usable_cores())
-        return ahead(calls, workers, depth=2 * workers)
+        return by_workers((functools.partial(self._batch, index, step) for step in range(start, self.steps)), workers)
 
     def draws(self, epoch: int, step: int) -> Draws:
         """The random choices of this part of a step, to make its images elsewhere, such as on a GPU."""

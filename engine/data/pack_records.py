@@ -43,7 +43,7 @@ def _encode(source, index, resize, quality):
 
 
 def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse"):
-    """Write folder/SPLIT.rec, .idx, .lst and .json (how it was made) from an engine.data.imagenet.Folders.
+    """Write folder/SPLIT.rec, .idx, .lst and .json (how it was made) from Folders (engine.data.image_sources).
 
     The images are shuffled as in im2rec. resize: pixels of the shorter side, 0 for the files as they are.
     Returns the names of the damaged images that were left out; damaged='refuse' raises InputError for the first.
@@ -97,7 +97,7 @@ def _is_whole(rec, idx, count):
         made.read(int(made.offsets.argmax()))
     except (InputError, Damaged):
         return False
-    return len(made) == count and not made.missing and not made.unlisted
+    return len(made) == count and made.damage() is None
 
 
 def pack_stage(source, folder, split, resize, quality, threads, damaged):

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Iterable, Iterator
 
+from support.threads import usable_cores
+
 
 def prefetch(items: Iterable, depth: int = 2) -> Iterator:
     """Iterate in one background thread, at most `depth` items ahead.
@@ -23,6 +25,17 @@ def prefetch(items: Iterable, depth: int = 2) -> Iterator:
     finally:
         if hasattr(iterator, "close"):
             iterator.close()
+
+
+def by_workers(calls: Iterable, workers: int, more: int = 0) -> Iterator:
+    """`ahead` by the workers of a data set: at most one thread for each core; 0 for none.
+
+    more : calls that are computed ahead beside two for each worker.
+    """
+    if workers < 1:
+        return (call() for call in calls)
+    workers = min(workers, usable_cores())
+    return ahead(calls, workers, 2 * workers + more)
 
 
 def ahead(calls: Iterable, workers: int, depth: int) -> Iterator:

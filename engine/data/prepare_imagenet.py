@@ -24,7 +24,7 @@ from support.threads import usable_cores
 from . import image_batches, imagenet
 from .class_folders import classes, listing
 from .class_names import NAMES_FILE, read_names, write_names
-from .dataset import default_root
+from .dataset import root_of
 from .image_sources import Folders
 from .imagenet_archives import DEVKIT, read_labels, sort_val, unpack_train, unpack_val
 from .pack_records import pack_stage
@@ -62,7 +62,7 @@ def _val_labels(args, root, images):
 
 def prepare(args):
     """Do what the command line asks, and print each stage."""
-    root = expanded(args.data_dir) if args.data_dir else default_root("imagenet")
+    root = root_of("imagenet", args.data_dir or None)
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / ".prepare.lock", f"another preparation is at work in {root}: wait for it"):
         found = {split: _image_folder(args, split, root) for split in args.splits}
@@ -141,7 +141,7 @@ def main(argv=None) -> int:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        place = error.filename or args.data_dir or default_root("imagenet")
+        place = error.filename or root_of("imagenet", args.data_dir or None)
         print(f"{parser.prog}: {place}: {error.strerror}; what is finished stays, run this again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ KEY\\tOFFSET.
 `MXIndexedRecordIO` seeks and reads on one handle, which two threads must not do at once; here every read names its
 place (`os.pread`).
 """
+import contextlib
 import os
 import re
 import struct
@@ -39,7 +40,7 @@ class RecordFile:
 
     keys, offsets : int64 (N,), the numbers of the records and where they begin. size : bytes of the .rec.
     Raises InputError if the .idx cannot be read or belongs to another file (no record begins at most of its offsets).
-    Records beyond the end of the .rec are counted in `missing`; reading one raises Damaged.
+    A record beyond the end of the .rec is `damage`; reading it raises Damaged.
     """
 
     def __init__(self, rec, idx):
@@ -70,28 +71,28 @@ class RecordFile:
     def __len__(self):
         return len(self.keys)
 
-    @property
-    def missing(self) -> int:
-        """How many records of the .idx begin beyond the end of the .rec."""
-        return int((self.offsets >= self.size).sum())
-
-    @property
-    def unlisted(self) -> int:
-        """Bytes of the .rec after the last record of the .idx; 0 unless a further record begins there."""
-        try:
+    def damage(self):
+        """In words, how the length of one file does not fit the other; None if it does."""
+        missing = np.flatnonzero(self.offsets >= self.size)
+        if missing.size:
+            first = missing[0]
+            return (f"{self.index_path} points to byte {self.offsets[first]:,} for record {self.keys[first]}, but "
+                    f"{self.path} ends at byte {self.size:,}: {missing.size:,} of {len(self):,} records are missing")
+        with contextlib.suppress(Damaged):
             _, end = self._record(int(self.offsets.max()))
-            return self.size - end if self._words(end)[0] == MAGIC else 0
-        except Damaged:
-            return 0
+            if self._words(end)[0] == MAGIC:
+                return (f"{self.path} has {self.size - end:,} bytes after the last of the {len(self):,} records in "
+                        f"{self.index_path}, which was cut or belongs to a shorter file")
+        return None
 
     def read(self, number: int) -> Tuple[float, bytes]:
         """Label and image file of the record in line `number` of the .idx, from 0. Raises Damaged."""
         return _unpacked(self._record(int(self.offsets[number]))[0])
 
-    def labels(self, threads: int = 16) -> np.ndarray:
+    def labels(self) -> np.ndarray:
         """Every record's label, float32 (N,), NaN if the record cannot be read; from the headers alone.
 
-        Each image takes one small read of the disk, so many threads wait in parallel.
+        Each image takes one small read of the disk, so 16 threads wait in parallel.
         """
         labels = np.full(len(self), np.nan, np.float32)
 
@@ -99,7 +100,7 @@ class RecordFile:
             for number in numbers:
                 labels[number] = self._label(int(self.offsets[number]))
 
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(16) as pool:
             for _ in pool.map(fill, np.array_split(np.arange(len(self)), -(-len(self) // 1024))):
                 pass
         return labels

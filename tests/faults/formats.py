@@ -16,6 +16,7 @@ import cifar_files
 import mxnet as mx
 import numpy as np
 import tiny
+from authors_names import to_authors
 from PIL import Image
 
 import evaluate
@@ -26,7 +27,6 @@ from engine import checkpoint, runlog
 from engine.data import cifar, image_batches, image_sources, images
 from engine.figures import curves
 from engine.steps import Meter
-from model.array_names import to_authors
 from model.weights import pretrained_file
 from reproduce import blocks, figures, grid, ledger, publish, report, weights
 from support import params_file

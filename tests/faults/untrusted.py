@@ -41,7 +41,6 @@ OPENED = {
     "benchmarks/contender.py": {'self.folder / "about.json"': MADE, 'self.folder / "graph.json"': MADE},
     "benchmarks/machine.py": {'"/proc/self/clear_refs"': "the system's", "path": "the system's"},
     "benchmarks/report.py": {"PAGE": OWN},
-    "engine/data/cifar.py": {"archive": CHECKED},
     "engine/data/cifar_archives.py": {"path": CHECKED},
     "engine/data/class_names.py": {'Path(__file__).parent / "imagenet_synsets.txt"': OWN},
     "engine/data/download.py": {"self.part": MADE},

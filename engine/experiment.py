@@ -112,9 +112,9 @@ class Experiment:
 
     def numbers(self):
         """Everything by its name in one dict: the net and the data, then their arguments, the recipe and the rest."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = dict(vars(self))
         first = {name: fields.pop(name) for name in ("model", "dataset", "label_mode")}
-        return {**first, **dict(fields.pop("arguments")), **dataclasses.asdict(fields.pop("recipe")), **fields}
+        return {**first, **dict(fields.pop("arguments")), **vars(fields.pop("recipe")), **fields}
 
     def difference(self, other, whose="the other has"):
         """What differs first from another experiment, in words; None if they are equal."""
@@ -126,9 +126,8 @@ class Experiment:
 
     def as_json(self):
         """An object for JSON."""
-        recipe = {**dataclasses.asdict(self.recipe), "lr_decay_epochs": list(self.recipe.lr_decay_epochs)}
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"format": FORMAT, **fields, "arguments": self.net, "recipe": recipe}
+        recipe = {**vars(self.recipe), "lr_decay_epochs": list(self.recipe.lr_decay_epochs)}
+        return {"format": FORMAT, **vars(self), "arguments": self.net, "recipe": recipe}
 
     @classmethod
     def from_json(cls, value):
@@ -197,9 +196,8 @@ class Result:
 
     def as_json(self):
         """An object for JSON."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         held_out = self.held_out and {which: vars(score) for which, score in self.held_out.items()}
-        return {"format": FORMAT, **fields, "experiment": self.experiment.as_json(), "last": vars(self.last),
+        return {"format": FORMAT, **vars(self), "experiment": self.experiment.as_json(), "last": vars(self.last),
                 "best": vars(self.best), "held_out": held_out}
 
     @classmethod

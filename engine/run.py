@@ -242,7 +242,7 @@ class _Run:
         """Write a checkpoint; all workers of a team must call it."""
         job = self.job
         state = {**dataclasses.asdict(self.state), "meter": dataclasses.asdict(self.meter()),
-                 "loss_scale": self.program.scale and self.program.scale.as_dict()}
+                 "loss_scale": self.program.scale and vars(self.program.scale)}
         if score is not None:
             score = {"images": score.images, "accuracy": score.top1, "top5": score.top5, "loss": score.loss}
         saved = dataclasses.replace(job.saved, state=state, scored_on=job.scored_on, score=score)

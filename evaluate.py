@@ -105,16 +105,11 @@ def subject_of(parser, args):
     return subject.subject_of(parser, args, networks(), choose(args.backend, bool(args.gpus)))
 
 
-def images_of(subject, args):
-    """The test images of a command line."""
-    return subject.data.images(subject.arguments["classes"], subject.backend.kind(subject.devices), args.batch_size)
-
-
 def record_of(*words):
     """The record that --json writes for a command line; evaluates in this process and prints nothing."""
     parser, args = parse(words)
     subject = subject_of(parser, args)
-    return evaluate(subject, images_of(subject, args), args).record
+    return evaluate(subject, subject.images(args.batch_size), args).record
 
 
 def write_json(records, place):
@@ -144,7 +139,7 @@ def main():
         write_json(evaluation.classify(scorer, args.images, subject.class_names, subject.data.pixels, say), args.json)
         return 0
 
-    images = images_of(subject, args)
+    images = subject.images(args.batch_size)
     say(f"{net_flags.net_text(subject.model, subject.arguments)}: {subject.recognised}")
     say(f"{images.text}; {subject.device_sentence}")
     record, rows, confusion, form = evaluate(subject, images, args)

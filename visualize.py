@@ -99,29 +99,25 @@ def draw(parser, args):
     from engine import visualize
     from engine.evaluation import picture
 
+    if args.params and is_one(args.params):
+        raise InputError(f"{args.params} is an exported net; give the parameter file that it is from")
     subject = subject_of(parser, args)
-
-    def images():
-        return subject.data.images(subject.arguments["classes"], subject.backend.kind(subject.devices), args.batch_size)
-
+    images = subject.images(args.batch_size)
     if args.task in ("gates", "statistics"):
-        if args.params and is_one(args.params):
-            raise InputError(f"{args.params} is an exported net, whose gates cannot be seen; give the parameter file")
         captured = importlib.import_module(f"{subject.backend.__name__}.gates").captured
         if args.task == "statistics":
-            visualize.statistics(subject, captured, images(), args.count, args.output)
+            visualize.statistics(subject, captured, images, args.count, args.output)
             return
         subjects = [subject, *([beside(parser, args, subject)] if args.beside else [])]
         if args.picture:
             pixels, name = picture(args.picture, subject.data.pixels), os.path.basename(args.picture)
         else:
-            pixels, name = visualize.test_image(subject, images(), args.image)
+            pixels, name = visualize.test_image(subject, images, args.image)
         visualize.gates(subjects, captured, pixels, name, args.channel, args.output)
         return
-    tested = images()
-    example = next(iter(tested.batches))[0]
+    example = next(iter(images.batches))[0]
     scorer, _ = subject.backend.scorer(subject.net, subject.devices, example, args.mode, args.fused)
-    visualize.predictions(subject, scorer, tested, args.count, args.wrong, args.output)
+    visualize.predictions(subject, scorer, images, args.count, args.wrong, args.output)
 
 
 def main():

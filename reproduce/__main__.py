@@ -14,8 +14,6 @@ from support.words import counted
 
 PROGRAM = "reproduce"
 EXHIBITS = ("table3", "fig6", "fig7", "fig8")
-TABLE4 = ("train_imagenet.py trains these nets, for days on several GPUs; this command only prints the published "
-          "scores and the counts of the nets")
 
 log = logging.getLogger("engine.reproduce")
 
@@ -109,13 +107,11 @@ def run(args):
     entries = grid.select(exhibit, [text for texts in args.only for text in texts], args.extras)
     cells = dict.fromkeys(entry.cell for entry in entries)
     runs = [grid.Run(cell, args.epochs, seed) for seed in range(args.seeds) for cell in cells]
-    if args.gpus is None:
-        gpus = plan.default_devices()
-    else:
-        backend = choose(on_gpu=bool(args.gpus))
-        gpus = tuple(number for number in args.gpus if backend.kind(backend.devices([number])[0]) == "gpu")
+    backend = choose(on_gpu=args.gpus != ())
+    gpus = range(backend.present()) if args.gpus is None else [
+        number for number in args.gpus if backend.kind(backend.devices([number])[0]) == "gpu"]
     options = plan.Options(
-        gpus=gpus, jobs=args.jobs or plan.default_jobs(gpus, runs),
+        gpus=tuple(gpus), jobs=args.jobs or plan.default_jobs(gpus, runs),
         data_dir=args.data_dir, mirror=args.mirror, workers=args.num_data_workers,
         results=Path(args.results).resolve() if args.results else ledger.RESULTS,
         work=Path(args.runs).resolve() if args.runs else grid.WORK)
@@ -170,7 +166,8 @@ def main():
         return run(args)
     if args.task == "table4":
         from .nets import table4
-        print(f"{name()}: {TABLE4}", file=sys.stderr)
+        print(f"{name()}: train_imagenet.py trains these nets, for days on several GPUs; this command only prints the "
+              "published scores and the counts of the nets", file=sys.stderr)
         print(table4())
     elif args.task == "rehearse":
         from .rehearsal import rehearse

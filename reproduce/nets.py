@@ -71,12 +71,12 @@ def costs_of(cell):
 def table4():
     """Table IV: the published numbers beside the counts on the built nets, in every convention."""
     rows = []
-    counts = {net.row: conventions(net.model, networks().get_model) for net in grid.TABLE4}
-    for net in grid.TABLE4:
-        paper, found = net.published, counts[net.row]
+    counts = {label: conventions(model, networks().get_model) for label, (model, _) in grid.TABLE4.items()}
+    for label, found in counts.items():
+        _, paper = grid.TABLE4[label]
         millions = {"total": found.total / 1e6, "trainable": found.trainable / 1e6}
         rows.append([
-            net.row, f"{paper['params_m']}M", *(f"{value:.3f}M" for value in millions.values()),
+            label, f"{paper['params_m']}M", *(f"{value:.3f}M" for value in millions.values()),
             nearest(str(paper["params_m"]), millions), str(paper["gflops"]),
             *(f"{value:.3f}G" for value in found.giga.values()), nearest(str(paper["gflops"]), found.giga),
             f"{paper['top1_err']:.2f}", "-" if paper["top5_err"] is None else f"{paper['top5_err']:.2f}",

@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import Optional, Tuple
 
-from backend import choose, networks
+from backend import networks
 from engine import checkpoint, runlog
 from engine.data import cifar
 from model.complexity import count
@@ -40,11 +40,6 @@ class Data:
 
 
 OFFICIAL = Data("", grid.WHOLE, 10_000)  # for estimates if there is no data
-
-
-def default_devices():
-    """The GPUs if the command names none: all of them."""
-    return tuple(range(choose().present()))
 
 
 def default_jobs(gpus, runs):

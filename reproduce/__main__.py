@@ -8,12 +8,12 @@ from engine.cli import flags
 from engine.cli.program import clean_up_at_interrupt, run_script
 from engine.recipe import CIFAR_PAPER
 from support import runtime
-from support.errors import InputError
-from support.files import expanded
+from support.files import expanded, writing
 from support.words import counted
 
+from . import grid
+
 PROGRAM = "reproduce"
-EXHIBITS = ("table3", "fig6", "fig7", "fig8")
 
 log = logging.getLogger("engine.reproduce")
 
@@ -36,7 +36,7 @@ def parse(argv=None):
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK", help="(TASK --help lists its options)")
 
     run = tasks.add_parser("run", help="train the missing runs of a table or figure, then render and print it")
-    run.add_argument("exhibit", choices=EXHIBITS)
+    run.add_argument("exhibit", choices=tuple(grid.EXHIBITS))
     run.add_argument("--dry-run", action="store_true", help="only print what would run, with estimated times")
     run.add_argument("--only", type=filters, action="append", default=[], metavar="WORD/WORD",
                      help="only the runs that have all these words, such as cifar10/atac/b1, or stagewise/b1 for fig6; "
@@ -101,7 +101,7 @@ def run(args):
     from backend import choose
     from engine import runlog
 
-    from . import grid, ledger, plan, report, runner
+    from . import ledger, plan, report, runner
 
     exhibit = grid.EXHIBITS[args.exhibit]
     entries = grid.select(exhibit, [text for texts in args.only for text in texts], args.extras)
@@ -121,10 +121,8 @@ def run(args):
 
     runlog.start_logging()
     ledger.require_writable(options.results)
-    try:
+    with writing(options.work, "give another --runs"):
         options.work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{options.work} cannot be made: {error.strerror}; give another --runs") from error
     runlog.log_to_file(options.work / f"{exhibit.name}.log")
     trainings = runner.Grid(runs, options)
     try:
@@ -157,7 +155,6 @@ def render(results=None):
 def main():
     args = parse()
     if args.task == "watch":  # needs no framework
-        from . import grid
         from .watch import watch
         watch(expanded(args.runs) if args.runs else grid.WORK, args.once)
         return 0

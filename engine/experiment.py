@@ -10,18 +10,13 @@ from support import json_files
 from support.errors import InputError
 from support.json_files import COUNT, FLAG, LINES, NOTHING, NUMBER, OBJECT, POSITIVE, SHA256, SHARE, SOME, TEXT, Kind
 
-from .recipe import Recipe
+from .recipe import Recipe, one_of
 
 FORMAT = 2  # of both values in JSON
 DATASETS = ("cifar10", "cifar100", "imagenet", "folder")
 LABEL_MODES = ("coarse", "fine")  # of CIFAR-100
 DTYPES = ("float32", "float16", "bfloat16", "tf32")
 CHOSEN_ON = ("test", "held-out", "validation")
-
-
-def one_of(*values):
-    """The Kind of a value that is one of a few."""
-    return Kind(f"one of {', '.join(values)}", lambda value: value in values)
 
 
 SIDE = Kind("a number of pixels from 2 to 4096", lambda value: COUNT.holds(value) and 2 <= value <= 4096)
@@ -126,8 +121,7 @@ class Experiment:
 
     def as_json(self):
         """An object for JSON."""
-        recipe = {**vars(self.recipe), "lr_decay_epochs": list(self.recipe.lr_decay_epochs)}
-        return {"format": FORMAT, **vars(self), "arguments": self.net, "recipe": recipe}
+        return {"format": FORMAT, **vars(self), "arguments": self.net, "recipe": self.recipe.as_json()}
 
     @classmethod
     def from_json(cls, value):

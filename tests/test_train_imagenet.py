@@ -153,7 +153,7 @@ def test_help_says_what_the_recipes_are_and_hides_what_is_refused(capsys):
     (["--r", "3"], "reduction=3 does not divide"), (["--act-layers", "5"], "act_layers counts the stages"),
     (["--input-size", "100"], "--input-size must be a multiple of 32"), (["--input-size", "0"], "0 is below 32"),
     (["--crop-ratio", "1.5"], "1.5 is above 1"), (["--crop-ratio", "0"], "0 is below 0.01"),
-    (["--last-gamma", "1"], "'1' is neither on nor off"), (["--label-smoothing", "1"], "a share below 1"),
+    (["--last-gamma", "1"], "'1' is neither on nor off"), (["--label-smoothing", "1"], "and below 1"),
     (["--accumulate", "3"], "a batch of 128 cannot be cut into 3 equal parts"),
     (["--accumulate", "2", "--fused", "on"], "--fused on and --accumulate exclude each other"),
     (["--mixup-alpha", ".2"], "--mixup-alpha needs --mixup"),

@@ -7,8 +7,7 @@ from support.tables import table
 from support.words import counted, duration
 
 from . import grid, ledger
-from .nets import costs_of
-from .plan import Data, Speeds
+from .plan import Data, Speeds, costs_of
 from .scores import Protocol, by_protocol
 
 BASE = "relu"  # the unit that others are compared with in figures

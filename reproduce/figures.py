@@ -12,7 +12,7 @@ from support.files import write_whole, writing
 from . import grid, ledger
 from .blocks import BASE, gains
 from .claims import compare
-from .nets import costs_of
+from .plan import costs_of
 
 NUMBERS = "Numbers"  # the PNG's text field with the digest of the drawn numbers
 FORMATS = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}}  # and what varies in each

@@ -5,7 +5,6 @@ from model.registry import CIFAR
 from support.tables import table
 
 from . import evaluations, grid, ledger, publish
-from .plan import complexity_of
 
 
 def _nets():
@@ -61,11 +60,6 @@ def _published_cells(entry, net):
            f"{published['images']:,} in [their log]({published['log']}), padding counted",
            f"{1 - published['last']['top1_error']:.4f}",
            f"{1 - published['top1_error']:.4f} (epoch {published['epoch']}, which is the file)"]
-
-
-def costs_of(cell):
-    """The counts of a cell's net: total and trainable parameters, and multiply-adds (model.complexity)."""
-    return complexity_of(cell.model, tuple(cell.net.items()))
 
 
 def table4():

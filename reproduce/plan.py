@@ -79,10 +79,9 @@ def progress_of(folder):
 
 
 @functools.lru_cache(maxsize=None)
-def complexity_of(model, arguments):
-    """The counts of a net. arguments: pairs, with tuples for lists."""
-    arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments}
-    return count(networks().get_model(model, **arguments))
+def costs_of(run):
+    """The counts of the net of a Cell or an Experiment: total and trainable parameters, and multiply-adds."""
+    return count(networks().get_model(run.model, **run.net))
 
 
 class Speeds:
@@ -110,7 +109,7 @@ class Speeds:
             images = data["train_images"] + data["test_images"] / 3  # forward takes about a third of a training step
             rate = record.result.seconds / record.epochs / images
             self.by_net.setdefault((run.model, run.arguments), []).append(rate)
-            self.rates.append(rate / complexity_of(run.model, run.arguments).macs)
+            self.rates.append(rate / costs_of(run).macs)
 
     def epoch(self, cell, data):
         """Seconds for an epoch of a cell, or None without any record.
@@ -118,12 +117,11 @@ class Speeds:
         From runs of the same net if there are any, else from all runs, in proportion to the multiply-adds.
         """
         images = data.train_images + data.test_images / 3
-        run = cell.experiment
-        own = self.by_net.get((run.model, run.arguments))
+        own = self.by_net.get((cell.model, cell.experiment.arguments))
         if own:
             return images * sorted(own)[len(own) // 2]
         if self.rates:
-            return images * sorted(self.rates)[len(self.rates) // 2] * complexity_of(run.model, run.arguments).macs
+            return images * sorted(self.rates)[len(self.rates) // 2] * costs_of(cell).macs
         return None
 
 

@@ -389,10 +389,10 @@ def test_a_named_recipe_does_not_move_the_decays_of_a_run(two_epochs, cifar10):
     resume = ["--gpus", "", *tiny.TINY_NET, "--data-dir", cifar10, "--batch-size", "16", "--resume", "run", "--recipe"]
     tiny.one_sentence(
         tiny.call(train_cifar.main, *resume, "scaled", "--num-epochs", "8", folder=two_epochs), 1,
-        "--resume: --recipe scaled moves the decays in proportion to --num-epochs: it asks for lr_decay_epochs=[6, 7] "
-        "but the checkpoint has lr_decay_epochs=[1]; leave --recipe out, so that the run keeps its own")
+        "--resume: the command asks for lr_decay_epochs=[6, 7] but the checkpoint has lr_decay_epochs=[1]; only "
+        "--num-epochs may change when a run is resumed (leave --recipe scaled out)")
     tiny.one_sentence(tiny.call(train_cifar.main, *resume, "paper", folder=two_epochs), 1,
-                      "--recipe paper asks for lr_decay_epochs=[300, 350] but the checkpoint has lr_decay_epochs=[1]")
+                      "the command asks for lr_decay_epochs=[300, 350] but the checkpoint has lr_decay_epochs=[1]")
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def parse(argv=None):
                      "several filters, between commas or as several flags, add up")
     run.add_argument("--extras", action="store_true", help="also the runs that the paper's exhibit does not show: the "
                      "100 fine labels of CIFAR-100; GELU and PReLU (footnote 2) in fig7")
-    run.add_argument("--epochs", type=flags.number(int, 1), default=CIFAR_PAPER.epochs, metavar="N",
+    run.add_argument("--epochs", type=flags.number(int, 1, CIFAR_PAPER.epochs), default=CIFAR_PAPER.epochs, metavar="N",
                      help="scale the schedule to N epochs; the report marks such results as short (default: the "
                      f"paper's {CIFAR_PAPER.epochs})")
     run.add_argument("--seeds", type=flags.number(int, 1), default=1, metavar="K", help="seeds 0 to K-1 (default 1)")

@@ -1,6 +1,7 @@
 """What an exhibit has to train, and how long that would take by the ledger's runs."""
 import dataclasses
 import functools
+import statistics
 from pathlib import Path
 from typing import Optional, Tuple
 
@@ -119,9 +120,9 @@ class Speeds:
         images = data.train_images + data.test_images / 3
         own = self.by_net.get((cell.model, cell.experiment.arguments))
         if own:
-            return images * sorted(own)[len(own) // 2]
+            return images * statistics.median_high(own)
         if self.rates:
-            return images * sorted(self.rates)[len(self.rates) // 2] * costs_of(cell).macs
+            return images * statistics.median_high(self.rates) * costs_of(cell).macs
         return None
 
 

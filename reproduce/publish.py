@@ -77,7 +77,10 @@ def publish(run, name=None, data_dir=None, replace=False):
             if not last.exists() or ledger.sha256(last) != record.files.get("last.params"):
                 raise InputError(f"{last} does not have the checksum in the ledger; restore the run's own file")
             place = ledger.folder_of(record.id, ledger.RESULTS)
-            candidate = _candidate(record, last, scratch / file.name)
+            # Without the state for a resumed run and the facts about this machine; the record has the command.
+            candidate, saved = scratch / file.name, checkpoint.read(last)
+            checkpoint.save(candidate, checkpoint.weights(last), dataclasses.replace(
+                saved, experiment=record.experiment, state=None, command=""))
             scores = scores_of(candidate, record, data_dir)
             entry = {
                 "name": name, "file": file.name, "sha256": scores[0]["sha256"], "size": candidate.stat().st_size,
@@ -123,20 +126,9 @@ def _without(name, file, replace):
     entries = read_manifest() if MANIFEST.exists() else []
     taken = [entry for entry in entries if name == entry["name"] or file.name == entry["file"]]
     if not replace and (taken or file.exists()):
-        holds = "a file that the manifest does not list"
-        if taken:
-            score = taken[0]["last"]["accuracy"] if is_ours(taken[0]) else 1 - taken[0]["published"]["top1_error"]
-            holds = f"{score:.4f} ({taken[0].get('record') or taken[0]['author']})"
-        raise InputError(f"the name {name} is taken; it holds {holds}; give --name NEW, or --replace to replace it")
+        holds = taken[0].get("record") or taken[0]["author"] if taken else "a file that the manifest does not list"
+        raise InputError(f"the name {name} is taken, by {holds}; give --name NEW, or --replace to replace it")
     return [entry for entry in entries if entry not in taken]
-
-
-def _candidate(record, last, file):
-    """Write a run's last weights to file, for publication; returns file."""
-    # Without the state for a resumed run and the facts about this machine; the record has the command.
-    saved = dataclasses.replace(checkpoint.read(last), experiment=record.experiment, state=None, command="")
-    checkpoint.save(file, checkpoint.weights(last), saved)  # half the size without the state
-    return file
 
 
 def scores_of(file, record, data_dir):

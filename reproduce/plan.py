@@ -128,7 +128,6 @@ class Speeds:
 
 def text(runs, options):
     """The text of --dry-run: every run with its state and an estimated time. Trains and downloads nothing."""
-    lines, total, unknown, counts = [], 0.0, 0, {"finished": 0, "to do": 0}
     speeds = Speeds.here(ledger.read(options.results), bool(options.gpus))
     known, missing = {}, []
     for task in dict.fromkeys(run.cell.task for run in runs):
@@ -136,30 +135,27 @@ def text(runs, options):
             known[task] = data_of(task, options, download=False)
         except InputError as error:
             missing.append(str(error))
-    lines += dict.fromkeys(missing)  # both kinds of labels lack the same data
+    lines, left, total = list(dict.fromkeys(missing)), 0, 0.0  # both kinds of labels lack the same data
     for run in runs:
         data, done, state = known.get(run.cell.task), 0, "to run as soon as its data is there"
         if data is not None:
             if finished(run, data, options.results):
-                counts["finished"] += 1
                 lines.append(f"{run.title}: finished, in the ledger")
                 continue
             done, _ = progress_of(options.work / run.name(data.sha256))
             state = f"to resume after {counted(done, 'epoch')}" if done else "to run"
-        counts["to do"] += 1
+        left += 1
         seconds = speeds.epoch(run.cell, data or OFFICIAL)
-        if seconds is None:
-            unknown += 1
-            lines.append(f"{run.title}: {state}")
-        else:
+        if seconds is not None:
             total += seconds * (run.epochs - done)
-            lines.append(f"{run.title}: {state}, about {duration(seconds * (run.epochs - done))}")
+            state += f", about {duration(seconds * (run.epochs - done))}"
+        lines.append(f"{run.title}: {state}")
     where = f"GPU {', '.join(map(str, options.gpus))}" if options.gpus else "the CPU"
-    lines.append(f"{counted(len(runs), 'run')}: {counts['finished']} finished, {counts['to do']} to do, {options.jobs} "
-                 f"at a time on {where}")
-    if counts["to do"] > unknown:
+    lines.append(f"{counted(len(runs), 'run')}: {len(runs) - left} finished, {left} to do, {options.jobs} at a time on "
+                 f"{where}")
+    if total:
         lines.append(f"about {duration(total / options.jobs)} by {speeds.source}"
                      + (" (if the jobs do not slow each other down)" if options.jobs > 1 else ""))
-    elif unknown:
+    elif left:
         lines.append("no estimate: the ledger has no run yet")
     return "\n".join(lines)

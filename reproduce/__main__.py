@@ -140,13 +140,12 @@ def run(args):
 
 def render(results=None):
     """Render the report of a results folder; for the repository's own folder also README.md's tables."""
-    from . import ledger, rehearsal, report
+    from . import ledger, report
 
     results = results or ledger.RESULTS
     changed = report.update(results)
     if results == ledger.RESULTS:
         changed = report.update_pages() or changed
-        rehearsal.render()
     print(f"{name()}: the report in {results} was " + ("rendered again" if changed else "up to date"), file=sys.stderr)
 
 
@@ -168,6 +167,7 @@ def main():
         from .rehearsal import rehearse
         clean_up_at_interrupt()
         rehearse(args.sample)
+        render()
     elif args.task == "graphs":
         from model import graph_file
 

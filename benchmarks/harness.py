@@ -254,8 +254,8 @@ def measure(group, plan, references):
         for turn in turns:
             turn.end()
     record = {
-        "unit": group.unit, "date": machine.today(), "machine": machine.description(), "repeats": plan.repeats,
-        "quick": plan.quick, "took_seconds": round(time.monotonic() - began, 1),
+        "unit": group.unit, "date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine.description(),
+        "repeats": plan.repeats, "quick": plan.quick, "took_seconds": round(time.monotonic() - began, 1),
         "variants": [{"name": turn.variant.name, **turn.record} for turn in turns],
     }
     _add_ratios(record["variants"])

@@ -20,25 +20,22 @@ PAPER = json.loads((ROOT / "results" / "paper.json").read_text(encoding="utf-8")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A data set with one kind of labels, and the output length that the authors trained on it."""
+    """A data set with one kind of labels, the output length that the authors trained on it, and its title."""
 
     dataset: str
     label_mode: Optional[str]
     classes: int
+    title: str
 
     @property
     def name(self):
         return self.dataset + (f"-{self.label_mode}" if self.label_mode else "")
 
-    @property
-    def title(self):
-        """For captions: ``CIFAR-100, 20 superclasses``."""
-        return {"cifar10": "CIFAR-10", "cifar100-coarse": "CIFAR-100, 20 superclasses (coarse labels)",
-                "cifar100-fine": "CIFAR-100, 100 classes (fine labels)"}[self.name]
 
-
-CIFAR10, COARSE, FINE = Task("cifar10", None, 10), Task("cifar100", "coarse", 100), Task("cifar100", "fine", 100)
-TASKS = (CIFAR10, COARSE, FINE)
+TASKS = CIFAR10, COARSE, FINE = (
+    Task("cifar10", None, 10, "CIFAR-10"),
+    Task("cifar100", "coarse", 100, "CIFAR-100, 20 superclasses (coarse labels)"),
+    Task("cifar100", "fine", 100, "CIFAR-100, 100 classes (fine labels)"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,15 +68,12 @@ def finished(run, data, results):
 
 
 def progress_of(folder):
-    """(finished epochs, whether there is a checkpoint) of a run's folder."""
+    """The finished epochs of a run's folder by its checkpoint; 0 without one."""
     last = folder / "last.params"
-    if not last.exists():
-        return 0, False
     try:
-        state = checkpoint.read(last).state
-        return state["epoch"] if state else 0, True
+        return (checkpoint.read(last).state or {"epoch": 0})["epoch"] if last.exists() else 0
     except InputError:  # the training itself will say what is wrong
-        return 0, True
+        return 0
 
 
 @functools.lru_cache(maxsize=None)
@@ -142,7 +139,7 @@ def text(runs, options):
             if finished(run, data, options.results):
                 lines.append(f"{run.title}: finished, in the ledger")
                 continue
-            done, _ = progress_of(options.work / run.name(data.sha256))
+            done = progress_of(options.work / run.name(data.sha256))
             state = f"to resume after {counted(done, 'epoch')}" if done else "to run"
         left += 1
         seconds = speeds.epoch(run.cell, data or OFFICIAL)

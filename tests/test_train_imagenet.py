@@ -336,7 +336,7 @@ def test_resume_takes_flags_that_fit_the_checkpoints_net_and_schedule_but_not_th
 
 @pytest.mark.parametrize("arguments, said", [
     (["--lr", ".02"], "lr=0.02 but the checkpoint has lr=0.01"),
-    (["--recipe", "released"], "--recipe released asks for wd=0.0001 but the checkpoint has wd=0.0; leave "),
+    (["--recipe", "released"], "the command asks for last_gamma=True but the checkpoint has last_gamma=False; only "),
     (["--label-smoothing"], "label_smoothing=0.1 but"), (["--model", "atac"], "model=atac_resnet50_v1b but"),
     (["--last-gamma"], "last_gamma=True but the checkpoint has last_gamma=False"),
     (["--input-size", "64"], "but the checkpoint has "), (["--crop-ratio", "1"], "crop_ratio=1.0 but"),

@@ -19,7 +19,6 @@ import json
 import os
 import sys
 import time
-from typing import Any, NamedTuple
 
 from engine.cli import flags, net_flags, subject_flags
 from engine.cli.program import run_script
@@ -56,17 +55,11 @@ def parse(argv=None):
     return parser, args
 
 
-class Score(NamedTuple):
-    """The result of evaluate(): the record for --json, the table's rows, the confusion matrix, the net's form."""
-
-    record: dict
-    rows: list
-    confusion: Any
-    form: str
-
-
 def evaluate(subject, images, args):
-    """Evaluate a Subject on Images; returns a Score. args: mode and fused of a command line."""
+    """Evaluate a Subject on Images; returns the record for --json, the rows of the table and the confusion matrix.
+
+    args: mode and fused of a command line.
+    """
     from engine import evaluation, progress
     from engine.steps import Diverged
 
@@ -82,7 +75,7 @@ def evaluate(subject, images, args):
     seconds = time.perf_counter() - started
     images.check(scores.images)
     rows = evaluation.rows_of(scores.confusion, names)
-    return Score({
+    return {
         "params": os.path.basename(subject.file), "sha256": sha256(subject.file), "model": subject.model,
         "arguments": subject.arguments, "dataset": data.name, "label_mode": data.label_mode, **data.record,
         "data": images.origin.variant, "data_sha256": images.origin.provenance["sha256"], "images": scores.images,
@@ -91,7 +84,7 @@ def evaluate(subject, images, args):
         "classes": [{"class": name, "images": count, "right": right} for name, count, right, *_ in rows],
         "right": bits.packed(scores.right),
         "seconds": seconds, "images_per_second": scores.images / seconds, "form": form,
-        "process_settings": runtime.settings()}, rows, scores.confusion, form)
+        "process_settings": runtime.settings()}, rows, scores.confusion
 
 
 def subject_of(parser, args):
@@ -105,16 +98,11 @@ def subject_of(parser, args):
     return subject.subject_of(parser, args, networks(), choose(args.backend, bool(args.gpus)))
 
 
-def images_of(subject, args):
-    """The test images of a command line."""
-    return subject.data.images(subject.arguments["classes"], subject.backend.kind(subject.devices), args.batch_size)
-
-
 def record_of(*words):
     """The record that --json writes for a command line; evaluates in this process and prints nothing."""
     parser, args = parse(words)
     subject = subject_of(parser, args)
-    return evaluate(subject, images_of(subject, args), args).record
+    return evaluate(subject, subject.images(args.batch_size), args)[0]
 
 
 def write_json(records, place):
@@ -144,14 +132,14 @@ def main():
         write_json(evaluation.classify(scorer, args.images, subject.class_names, subject.data.pixels, say), args.json)
         return 0
 
-    images = images_of(subject, args)
+    images = subject.images(args.batch_size)
     say(f"{net_flags.net_text(subject.model, subject.arguments)}: {subject.recognised}")
     say(f"{images.text}; {subject.device_sentence}")
-    record, rows, confusion, form = evaluate(subject, images, args)
+    record, rows, confusion = evaluate(subject, images, args)
     say(evaluation.table_of(rows))
     left_out = f", {len(images.skipped):,} damaged ones left out" if images.skipped else ""
     say(f"counted: {images.counting}{left_out}")
-    say(form)
+    say(record["form"])
     try:
         if args.by_class:
             evaluation.write_rows(rows, args.by_class)

@@ -25,7 +25,7 @@ from engine.recipe import CIFAR_PAPER
 from model import registry
 from support import runtime
 from support.errors import InputError
-from support.files import expanded
+from support.files import expanded, writing
 from support.words import counted
 
 log = logging.getLogger("engine.train_cifar")
@@ -84,20 +84,15 @@ def experiment_of(args, stored):
 def report(args, start, training, result, directory):
     """Log the result; copy the plot if --save-plot-dir asks for it."""
     if args.save_plot_dir:
-        _copy_plot(directory / "history.png", args.save_plot_dir, start.experiment.name)
+        plot = directory / "history.png"
+        with writing(f"--save-plot-dir {args.save_plot_dir}", f"the plot is {plot}"):
+            args.save_plot_dir.mkdir(parents=True, exist_ok=True)
+            shutil.copy(plot, args.save_plot_dir / f"{start.experiment.name}_history.png")
     last, best = (result.held_out or {"last": result.last, "best": result.best}).values()
     labels = f" ({start.experiment.label_mode} labels)" if start.experiment.label_mode else ""
     log.info("%s%s: accuracy %.4f after %s; best %.4f (epoch %d), chosen on the %s images; data %s",
              start.experiment.dataset, labels, last.accuracy, counted(start.experiment.recipe.epochs, "epoch"),
              best.accuracy, best.epoch, result.chosen_on, training.origin.in_short)
-
-
-def _copy_plot(plot, folder, name):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(plot, folder / f"{name}_history.png")
-    except OSError as error:
-        raise InputError(f"--save-plot-dir {folder} cannot be written: {error.strerror}; the plot is {plot}") from error
 
 
 def main():

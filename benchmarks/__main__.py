@@ -39,24 +39,15 @@ def parse(argv=None):
     return parser.parse_args(argv)
 
 
-def scale_of(args):
-    """The sizes that the flags give."""
-    from . import groups
-
-    changes = {"workers": args.threads or usable_cores()}
-    if args.data_dir:
-        changes["data_dir"] = args.data_dir
-    if args.full:
-        changes.update(steps=None, evaluated=None)
-    return dataclasses.replace(groups.QUICK if args.quick else groups.Scale(), **changes)
-
-
 def main(argv=None):
     args = parse(argv)
     python.installed_build()  # without MXNet, one message here instead of the same one from each contender
     from . import groups, harness
 
-    chosen = groups.chosen(scale_of(args), args.only or "")
+    scale = dataclasses.replace(groups.QUICK if args.quick else groups.Scale(), workers=args.threads or usable_cores(),
+                                **{"data_dir": args.data_dir} if args.data_dir else {},
+                                **{"steps": None, "evaluated": None} if args.full else {})
+    chosen = groups.chosen(scale, args.only or "")
     if not chosen:
         raise InputError(f"--only {args.only}: no name contains this; --list shows the names")
     if args.list:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Optional
 
 from engine.experiment import Experiment
-from support import ROOT
-from support.errors import InputError
-from support.files import content, write_whole, writing
+from support import ROOT, json_files
+from support.files import write_whole, writing
+from support.json_files import OBJECT
 from support.threads import usable_cores
 
 from . import machine
@@ -254,8 +254,8 @@ def measure(group, plan, references):
         for turn in turns:
             turn.end()
     record = {
-        "unit": group.unit, "date": machine.today(), "machine": machine.description(), "repeats": plan.repeats,
-        "quick": plan.quick, "took_seconds": round(time.monotonic() - began, 1),
+        "unit": group.unit, "date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine.description(),
+        "repeats": plan.repeats, "quick": plan.quick, "took_seconds": round(time.monotonic() - began, 1),
         "variants": [{"name": turn.variant.name, **turn.record} for turn in turns],
     }
     _add_ratios(record["variants"])
@@ -273,25 +273,19 @@ def _add_ratios(variants):
 
 # ---- Records
 
+ADVICE = "give another file with --out"
+
+
 def read_records(path):
     """{"groups": {name: record}} of a file, empty if there is no file; InputError for another kind of file."""
-    try:
-        stored = json.loads(content(path))
-        if not isinstance(stored["groups"], dict):
-            raise TypeError
-        return stored
-    except FileNotFoundError:
-        return {"groups": {}}
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"{path} holds no records of benchmarks; give another file with --out") from error
+    return json_files.read(path, {"groups": OBJECT}, ADVICE) if os.path.exists(path) else {"groups": {}}
 
 
 def write_records(path, records):
     """Write a file of records, whole or not at all."""
-    advice = "give another file with --out"
-    with writing(path, advice):
+    with writing(path, ADVICE):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(records, indent=1) + "\n", advice)
+    write_whole(path, json.dumps(records, indent=1) + "\n", ADVICE)
 
 
 def run(groups, plan, out=None):

@@ -1,5 +1,4 @@
 """The machine's description for a record, the environment of a worker, and facts about processes from /proc."""
-import datetime
 import os
 import platform
 import sys
@@ -41,10 +40,6 @@ def description():
         "packages": {name: version for name, version in ((name, python.version_of(name)) for name in PACKAGES)
                      if version},
     }
-
-
-def today():
-    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
 
 
 # ---- /proc

@@ -67,17 +67,19 @@ def variant_names(records):
     return list(dict.fromkeys(variant["name"] for _, record in records for variant in record["variants"]))
 
 
-def comparison(stored, named, cell, heads):
+def comparison(named, cell, heads):
     """A table of variants by groups. named: [(heading, group)]; cell(variant) returns one text for each of heads."""
-    records = [(heading, stored[group]) for heading, group in named]
-    rows = []
-    for name in variant_names(records):
-        found = [measured(record).get(name) for _, record in records]
-        if any(found):
-            rows.append([name, *(text for variant in found
-                                 for text in (cell(variant) if variant else ["-"] * len(heads)))])
-    head = ["", *(f"{heading}, {text}".lstrip(", ") for heading, _ in records for text in heads)]
-    return table(row(head), rows) + reasons(records)
+    def render(stored):
+        records = [(heading, stored[group]) for heading, group in named]
+        rows = []
+        for name in variant_names(records):
+            found = [measured(record).get(name) for _, record in records]
+            if any(found):
+                rows.append([name, *(text for variant in found
+                                     for text in (cell(variant) if variant else ["-"] * len(heads)))])
+        head = ["", *(f"{heading}, {text}".lstrip(", ") for heading, _ in records for text in heads)]
+        return table(row(head), rows) + reasons(records)
+    return render
 
 
 # ---- Tables
@@ -106,8 +108,7 @@ def conditions(stored):
 
 def against_ours(named):
     """Times, and their ratios to ours; named: [(heading, group)]."""
-    return lambda stored: comparison(stored, named, lambda variant: [timing(variant), ratio(variant)],
-                                     ["ms", "times ours"])
+    return comparison(named, lambda variant: [timing(variant), ratio(variant)], ["ms", "times ours"])
 
 
 def units(stored):
@@ -140,6 +141,10 @@ def _in_short(found):
     return ", ".join([f"{number(TO_MS * found[groups.OURS]['median'])} ms", *others])
 
 
+def rate(variant):
+    return number(variant["images"] / variant["median"])
+
+
 def epochs(stored):
     """Training and validation together, and the time of a whole epoch at that speed."""
     def cell(variant):
@@ -153,25 +158,7 @@ def epochs(stored):
     parts = {f"{about['training_images']:,} training and {about['validation_images']:,} validation images"
              for about in abouts}
     measured_part = f"Measured: {' or '.join(sorted(parts))}.\n\n" if parts else ""
-    return measured_part + comparison(stored, named, cell,
-                                      ["s", f"s for {TRAIN_IMAGES // BATCH} steps", "times ours"])
-
-
-def imagenet(stored):
-    """ATAC-ResNet-50 at 224."""
-    def cell(variant):
-        return [timing(variant), ratio(variant), number(variant["images"] / variant["median"])]
-
-    return comparison(stored, [("training step", "imagenet/training"), ("inference", "imagenet/inference")], cell,
-                      ["ms", "times ours", "images/s"])
-
-
-def memory(stored):
-    """Peak resident memory of each variant's process."""
-    return comparison(stored, [("step b=1", "step/atac-b1"), ("step b=3", "step/atac-b3"), ("step b=5", "step/atac-b5"),
-                               ("epoch b=3", "epoch/atac-b3"), (f"inference b=3, batch {BATCH}",
-                                                                f"inference/atac-b3-n{BATCH}")],
-                      lambda variant: [number(variant["peak_mib"])], ["MiB"])
+    return measured_part + comparison(named, cell, ["s", f"s for {TRAIN_IMAGES // BATCH} steps", "times ours"])(stored)
 
 
 def ceilings(stored):
@@ -211,22 +198,10 @@ def costs(group):
             kind, _, value = name.rpartition(", ")
             kinds.setdefault(kind, {})[value] = variant
         values = list(dict.fromkeys(value for found in kinds.values() for value in found))
-        rows = [[kind, *(f"{timing(found[value])}, {number(found[value]['images'] / found[value]['median'])} images/s"
+        rows = [[kind, *(f"{timing(found[value])}, {rate(found[value])} images/s"
                          if value in found else "-" for value in values)] for kind, found in kinds.items()]
         return table(row(["ms", *values]), rows) + reasons([(group, record)])
     return render
-
-
-def pipeline(stored):
-    """Images per second of the input pipelines on one core."""
-    return comparison(stored, [("", "pipeline")],
-                      lambda variant: [number(variant["images"] / variant["median"])], ["images/s"])
-
-
-def runs(stored):
-    """Images per second of all trainings together."""
-    return comparison(stored, [(f"b={b}", f"runs/atac-b{b}") for b in (1, 3)],
-                      lambda variant: [number(variant["images"] / variant["median"])], ["images/s, all runs together"])
 
 
 def profiles(stored):
@@ -260,9 +235,19 @@ TABLES = {
     "units": units, "units-ahead": units_ahead,
     "layouts": against_ours([(f"b={b}", f"layout/atac-b{b}") for b in (1, 3)]), "epochs": epochs,
     "inference": against_ours([(f"b={b}, batch {n}", f"inference/atac-b{b}-n{n}") for n in (BATCH, 1) for b in (1, 3)]),
-    "imagenet": imagenet, "memory": memory, "ceilings": ceilings, "floor": floor, "cost-blocks": costs("cost/blocks"),
-    "cost-batch": costs("cost/batch"), "cost-threads": costs("cost/threads"), "pipeline": pipeline,
-    "profile": profiles, "runs": runs, "samples": samples,
+    "imagenet": comparison([("training step", "imagenet/training"), ("inference", "imagenet/inference")],
+                           lambda variant: [timing(variant), ratio(variant), rate(variant)],
+                           ["ms", "times ours", "images/s"]),
+    "memory": comparison([("step b=1", "step/atac-b1"), ("step b=3", "step/atac-b3"), ("step b=5", "step/atac-b5"),
+                          ("epoch b=3", "epoch/atac-b3"), (f"inference b=3, batch {BATCH}",
+                                                           f"inference/atac-b3-n{BATCH}")],
+                         lambda variant: [number(variant["peak_mib"])], ["MiB"]),
+    "ceilings": ceilings, "floor": floor, "cost-blocks": costs("cost/blocks"), "cost-batch": costs("cost/batch"),
+    "cost-threads": costs("cost/threads"), "profile": profiles,
+    "pipeline": comparison([("", "pipeline")], lambda variant: [rate(variant)], ["images/s"]),
+    "runs": comparison([(f"b={b}", f"runs/atac-b{b}") for b in (1, 3)], lambda variant: [rate(variant)],
+                       ["images/s, all runs together"]),
+    "samples": samples,
 }
 
 

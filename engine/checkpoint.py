@@ -53,8 +53,7 @@ class Saved:
 
     def as_json(self):
         """An object for JSON."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"format": FORMAT, **fields, "experiment": self.experiment.as_json()}
+        return {"format": FORMAT, **vars(self), "experiment": self.experiment.as_json()}
 
     @classmethod
     def from_json(cls, value):

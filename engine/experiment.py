@@ -10,18 +10,13 @@ from support import json_files
 from support.errors import InputError
 from support.json_files import COUNT, FLAG, LINES, NOTHING, NUMBER, OBJECT, POSITIVE, SHA256, SHARE, SOME, TEXT, Kind
 
-from .recipe import Recipe
+from .recipe import Recipe, one_of
 
 FORMAT = 2  # of both values in JSON
 DATASETS = ("cifar10", "cifar100", "imagenet", "folder")
 LABEL_MODES = ("coarse", "fine")  # of CIFAR-100
 DTYPES = ("float32", "float16", "bfloat16", "tf32")
 CHOSEN_ON = ("test", "held-out", "validation")
-
-
-def one_of(*values):
-    """The Kind of a value that is one of a few."""
-    return Kind(f"one of {', '.join(values)}", lambda value: value in values)
 
 
 SIDE = Kind("a number of pixels from 2 to 4096", lambda value: COUNT.holds(value) and 2 <= value <= 4096)
@@ -112,9 +107,9 @@ class Experiment:
 
     def numbers(self):
         """Everything by its name in one dict: the net and the data, then their arguments, the recipe and the rest."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = dict(vars(self))
         first = {name: fields.pop(name) for name in ("model", "dataset", "label_mode")}
-        return {**first, **dict(fields.pop("arguments")), **dataclasses.asdict(fields.pop("recipe")), **fields}
+        return {**first, **dict(fields.pop("arguments")), **vars(fields.pop("recipe")), **fields}
 
     def difference(self, other, whose="the other has"):
         """What differs first from another experiment, in words; None if they are equal."""
@@ -126,9 +121,7 @@ class Experiment:
 
     def as_json(self):
         """An object for JSON."""
-        recipe = {**dataclasses.asdict(self.recipe), "lr_decay_epochs": list(self.recipe.lr_decay_epochs)}
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"format": FORMAT, **fields, "arguments": self.net, "recipe": recipe}
+        return {"format": FORMAT, **vars(self), "arguments": self.net, "recipe": self.recipe.as_json()}
 
     @classmethod
     def from_json(cls, value):
@@ -197,9 +190,8 @@ class Result:
 
     def as_json(self):
         """An object for JSON."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         held_out = self.held_out and {which: vars(score) for which, score in self.held_out.items()}
-        return {"format": FORMAT, **fields, "experiment": self.experiment.as_json(), "last": vars(self.last),
+        return {"format": FORMAT, **vars(self), "experiment": self.experiment.as_json(), "last": vars(self.last),
                 "best": vars(self.best), "held_out": held_out}
 
     @classmethod

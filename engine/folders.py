@@ -1,5 +1,6 @@
 """The folders of runs under runs/: a new one, the newest one, and the meaning of a user's path."""
 import contextlib
+import itertools
 import logging
 import os
 from pathlib import Path
@@ -55,10 +56,7 @@ def _make_numbered(name):
 
 def _numbered(name):
     yield Path("runs") / name
-    number = 2
-    while True:
-        yield Path("runs") / f"{name}-{number}"
-        number += 1
+    yield from (Path("runs") / f"{name}-{number}" for number in itertools.count(2))
 
 
 def newest_directory(name):

@@ -12,29 +12,14 @@ from support.words import duration
 log = logging.getLogger(__name__)
 
 
-class _Bar(tqdm):
-    """A bar. words(items per second or None) : its last words, asked for at each redraw; None for tqdm's own."""
-
-    words = None
-
-    @property
-    def format_dict(self):
-        shown = super().format_dict
-        if self.words is not None:
-            shown["postfix"] = self.words(shown["rate"] or (self.n - self.initial) / max(shown["elapsed"], 1e-9))
-        return shown
-
-
-def progress_bar(total, description, initial=0, shown=True, words=None, **options):
+def progress_bar(total, description, initial=0, shown=True, **options):
     """A bar on a terminal if `shown`; silent in a file or pipe, where the log has plain lines. options : of tqdm."""
     terminal = sys.stderr.isatty()
     size = {"dynamic_ncols": True}
     if terminal and 0 in os.get_terminal_size(sys.stderr.fileno()):  # unknown size: tqdm would hide the bar
         size = {"ncols": 100, "nrows": 24}
-    bar = _Bar(total=total, desc=description, initial=initial, leave=False, disable=not (terminal and shown),
-               **{"unit": "step", **size, **options})
-    bar.words = words
-    return bar
+    return tqdm(total=total, desc=description, initial=initial, leave=False, disable=not (terminal and shown),
+                **{"unit": "step", **size, **options})
 
 
 def scoring_bar(batches, description, shown=True):
@@ -55,8 +40,8 @@ class EpochShown:
         self.seconds_left, self.board = seconds_left, board
         self._mark = time.time(), todo.first, dataclasses.replace(meter)
         self._bar = progress_bar(
-            todo.batches.steps, f"epoch {todo.epoch + 1}/{todo.recipe.epochs}", todo.first, shown, self._words,
-            miniters=1, smoothing=.05, bar_format="{desc} |{bar}| {n_fmt}/{total_fmt}{postfix}")
+            todo.batches.steps, f"epoch {todo.epoch + 1}/{todo.recipe.epochs}", todo.first, shown, miniters=1,
+            smoothing=.05, bar_format="{desc} |{bar}| {n_fmt}/{total_fmt}{postfix}")
 
     def __enter__(self):
         return self
@@ -64,16 +49,20 @@ class EpochShown:
     def __exit__(self, *exception):
         self._bar.close()
 
-    def _words(self, rate):
+    def _words(self, step):
         """The end of the bar; the first words stay if the terminal is narrow."""
+        bar = self._bar.format_dict
+        rate = bar["rate"] or (bar["n"] - bar["initial"]) / max(bar["elapsed"], 1e-9)
         words = [f"loss {self.meter.loss:.3f}", f"acc {self.meter.accuracy:.3f}"] if self.meter.images else []
         if rate:
             words += [f"{duration(self.seconds_left(1 / rate))} left", f"{rate * self.images_per_step:,.0f} img/s"]
-        lr, _ = self.todo.settings(max(self._bar.n - 1, self.todo.first))
+        lr, _ = self.todo.settings(step - 1)
         return ", ".join([*words, f"lr {lr:.3g}"])
 
     def done(self, step, told):
         """One more step is done, which makes `step` of the epoch; told : whether the log has a line for it."""
+        if not self._bar.disable:
+            self._bar.set_postfix_str(self._words(step), refresh=False)
         self._bar.update()
         if told:
             self._tell(step)

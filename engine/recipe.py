@@ -3,13 +3,17 @@ import dataclasses
 import math
 from typing import Tuple
 
+from support import json_files
 from support.errors import InputError
+from support.json_files import COUNT, FLAG, POSITIVE, SOME, Kind
 from support.words import counted
 
+BELOW_1 = Kind("a number of at least 0 and below 1", lambda value: POSITIVE.holds(value) and value < 1)
 
-def _fits(value, kind):
-    """Whether a value, which may come from JSON, can stand for one of this type; a bool is not a number."""
-    return isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+
+def one_of(*values):
+    """The Kind of a value that is one of a few."""
+    return Kind(f"one of {', '.join(values)}", lambda value: value in values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,36 +45,29 @@ class Recipe:
     mixup_off_epochs: int = 0
     accumulate: int = 1
 
+    SHAPE = {"epochs": SOME, "batch_size": SOME, "lr": POSITIVE, "momentum": BELOW_1, "wd": POSITIVE, "no_wd": FLAG,
+             "lr_mode": one_of("step", "cosine"), "lr_decay": POSITIVE, "lr_decay_epochs": [SOME],
+             "lr_decay_period": COUNT, "warmup_epochs": COUNT, "warmup_lr": POSITIVE, "label_smoothing": BELOW_1,
+             "mixup_alpha": POSITIVE, "mixup_off_epochs": COUNT, "accumulate": SOME}
+
     def __post_init__(self):
         object.__setattr__(self, "lr_decay_epochs", tuple(self.lr_decay_epochs))
-        for field in dataclasses.fields(self):  # the value may come from a file
-            value = getattr(self, field.name)
-            if not all(_fits(part, int) for part in value) if field.name == "lr_decay_epochs" \
-                    else not _fits(value, field.type):
-                raise InputError(f"{field.name} cannot be {value!r}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("lr_decay_period", 0), ("warmup_epochs", 0),
-                            ("mixup_off_epochs", 0), ("accumulate", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("lr", "momentum", "wd", "lr_decay", "warmup_lr", "label_smoothing", "mixup_alpha"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise InputError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}")
-        if self.momentum >= 1:
-            raise InputError(f"momentum must be below 1, got {self.momentum}")
-        if self.label_smoothing >= 1:
-            raise InputError(f"label_smoothing is a share below 1, got {self.label_smoothing}")
+        wrong = json_files.problem(self.as_json(), self.SHAPE)
+        if wrong:
+            raise InputError(wrong)
         if self.mixup_off_epochs and not self.mixup_alpha:
             raise InputError("mixup_off_epochs needs mixup_alpha: without it nothing is mixed")
         if self.batch_size % self.accumulate:
             raise InputError(f"a batch of {self.batch_size} cannot be cut into {self.accumulate} equal parts: "
                              "accumulate must divide batch_size")
-        if self.lr_mode not in ("step", "cosine"):
-            raise InputError(f"lr_mode is 'step' or 'cosine', got {self.lr_mode!r}")
-        if any(epoch < 1 for epoch in self.lr_decay_epochs) \
-                or list(self.lr_decay_epochs) != sorted(set(self.lr_decay_epochs)):
-            raise InputError(f"lr_decay_epochs must be rising epochs of at least 1, got {list(self.lr_decay_epochs)}")
+        if list(self.lr_decay_epochs) != sorted(set(self.lr_decay_epochs)):
+            raise InputError(f"lr_decay_epochs must rise, got {list(self.lr_decay_epochs)}")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
             raise InputError(f"warmup_epochs={self.warmup_epochs} leaves nothing of {counted(self.epochs, 'epoch')}")
+
+    def as_json(self):
+        """An object for JSON."""
+        return {**vars(self), "lr_decay_epochs": list(self.lr_decay_epochs)}
 
     def scaled(self, epochs):
         """The same recipe in another number of epochs, its decays and warmup moved in proportion.

@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import logging
 import signal
+import statistics
 import time
 from pathlib import Path
 from typing import Any, Optional
@@ -242,7 +243,7 @@ class _Run:
         """Write a checkpoint; all workers of a team must call it."""
         job = self.job
         state = {**dataclasses.asdict(self.state), "meter": dataclasses.asdict(self.meter()),
-                 "loss_scale": self.program.scale and self.program.scale.as_dict()}
+                 "loss_scale": self.program.scale and vars(self.program.scale)}
         if score is not None:
             score = {"images": score.images, "accuracy": score.top1, "top5": score.top5, "loss": score.loss}
         saved = dataclasses.replace(job.saved, state=state, scored_on=job.scored_on, score=score)
@@ -306,8 +307,8 @@ class _Run:
         result = Result(
             experiment=job.experiment, data={"variant": job.saved.data["variant"], **job.provenance}, **scores,
             chosen_on=job.scored_on, held_out=held_out, seconds=sum(record["seconds"] for record in records),
-            resumed=self.state.resumed, train_images_per_second=sorted(
-                record["train_images_per_second"] for record in records)[len(records) // 2],
+            resumed=self.state.resumed, train_images_per_second=statistics.median_high(
+                record["train_images_per_second"] for record in records),
             operators=job.saved.operators, command=job.saved.command,
             environment=runlog.environment(self.program.environment()))
         curves.plot_history(records, job.directory / HISTORY, job.directory.name, f"{job.scored_on} images")

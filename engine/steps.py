@@ -183,9 +183,6 @@ class LossScale:
     def __init__(self, value=1.0, sound=0, left_out=0):
         self.value, self.sound, self.left_out = value, sound, left_out
 
-    def as_dict(self):
-        return {"value": self.value, "sound": self.sound, "left_out": self.left_out}
-
     def follow(self, finite):
         """Move the scale after a step with finite or infinite gradients. Raises Diverged below the least scale."""
         if finite:

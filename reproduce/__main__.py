@@ -8,14 +8,12 @@ from engine.cli import flags
 from engine.cli.program import clean_up_at_interrupt, run_script
 from engine.recipe import CIFAR_PAPER
 from support import runtime
-from support.errors import InputError
-from support.files import expanded
+from support.files import expanded, writing
 from support.words import counted
 
+from . import grid
+
 PROGRAM = "reproduce"
-EXHIBITS = ("table3", "fig6", "fig7", "fig8")
-TABLE4 = ("train_imagenet.py trains these nets, for days on several GPUs; this command only prints the published "
-          "scores and the counts of the nets")
 
 log = logging.getLogger("engine.reproduce")
 
@@ -38,14 +36,14 @@ def parse(argv=None):
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK", help="(TASK --help lists its options)")
 
     run = tasks.add_parser("run", help="train the missing runs of a table or figure, then render and print it")
-    run.add_argument("exhibit", choices=EXHIBITS)
+    run.add_argument("exhibit", choices=tuple(grid.EXHIBITS))
     run.add_argument("--dry-run", action="store_true", help="only print what would run, with estimated times")
     run.add_argument("--only", type=filters, action="append", default=[], metavar="WORD/WORD",
                      help="only the runs that have all these words, such as cifar10/atac/b1, or stagewise/b1 for fig6; "
                      "several filters, between commas or as several flags, add up")
     run.add_argument("--extras", action="store_true", help="also the runs that the paper's exhibit does not show: the "
                      "100 fine labels of CIFAR-100; GELU and PReLU (footnote 2) in fig7")
-    run.add_argument("--epochs", type=flags.number(int, 1), default=CIFAR_PAPER.epochs, metavar="N",
+    run.add_argument("--epochs", type=flags.number(int, 1, CIFAR_PAPER.epochs), default=CIFAR_PAPER.epochs, metavar="N",
                      help="scale the schedule to N epochs; the report marks such results as short (default: the "
                      f"paper's {CIFAR_PAPER.epochs})")
     run.add_argument("--seeds", type=flags.number(int, 1), default=1, metavar="K", help="seeds 0 to K-1 (default 1)")
@@ -62,11 +60,9 @@ def parse(argv=None):
     run.add_argument("--runs", type=flags.words, metavar="DIR", help="folder of the runs' folders (default runs/grid); "
                      "unfinished runs in it are resumed")
 
-    watch = tasks.add_parser("watch", help="show the runs of a grid under way: again every few seconds on a terminal, "
-                             "until Ctrl-C, else once")
+    watch = tasks.add_parser("watch", help="show the runs of a grid under way")
     watch.add_argument("--runs", type=flags.words, metavar="DIR",
                        help="folder of the runs' folders (default runs/grid)")
-    watch.add_argument("--once", action="store_true", help="show them once")
 
     tasks.add_parser("table4", help="print Table IV: the published numbers and the counts of the nets")
     rehearse = tasks.add_parser("rehearse", help="run the ImageNet scripts from end to end on a sample and record it "
@@ -106,19 +102,17 @@ def run(args):
     from backend import choose
     from engine import runlog
 
-    from . import grid, ledger, plan, report, runner
+    from . import ledger, plan, report, runner
 
     exhibit = grid.EXHIBITS[args.exhibit]
     entries = grid.select(exhibit, [text for texts in args.only for text in texts], args.extras)
     cells = dict.fromkeys(entry.cell for entry in entries)
     runs = [grid.Run(cell, args.epochs, seed) for seed in range(args.seeds) for cell in cells]
-    if args.gpus is None:
-        gpus = plan.default_devices()
-    else:
-        backend = choose(on_gpu=bool(args.gpus))
-        gpus = tuple(number for number in args.gpus if backend.kind(backend.devices([number])[0]) == "gpu")
+    backend = choose(on_gpu=args.gpus != ())
+    gpus = range(backend.present()) if args.gpus is None else [
+        number for number in args.gpus if backend.kind(backend.devices([number])[0]) == "gpu"]
     options = plan.Options(
-        gpus=gpus, jobs=args.jobs or plan.default_jobs(gpus, runs),
+        gpus=tuple(gpus), jobs=args.jobs or plan.default_jobs(gpus, runs),
         data_dir=args.data_dir, mirror=args.mirror, workers=args.num_data_workers,
         results=Path(args.results).resolve() if args.results else ledger.RESULTS,
         work=Path(args.runs).resolve() if args.runs else grid.WORK)
@@ -128,10 +122,8 @@ def run(args):
 
     runlog.start_logging()
     ledger.require_writable(options.results)
-    try:
+    with writing(options.work, "give another --runs"):
         options.work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{options.work} cannot be made: {error.strerror}; give another --runs") from error
     runlog.log_to_file(options.work / f"{exhibit.name}.log")
     trainings = runner.Grid(runs, options)
     try:
@@ -151,34 +143,34 @@ def run(args):
 
 def render(results=None):
     """Render the report of a results folder; for the repository's own folder also README.md's tables."""
-    from . import ledger, rehearsal, report
+    from . import ledger, report
 
     results = results or ledger.RESULTS
     changed = report.update(results)
     if results == ledger.RESULTS:
         changed = report.update_pages() or changed
-        rehearsal.render()
     print(f"{name()}: the report in {results} was " + ("rendered again" if changed else "up to date"), file=sys.stderr)
 
 
 def main():
     args = parse()
     if args.task == "watch":  # needs no framework
-        from . import grid
-        from .watch import watch
-        watch(expanded(args.runs) if args.runs else grid.WORK, args.once)
+        from .watch import lines_of
+        print("\n".join(lines_of(expanded(args.runs) if args.runs else grid.WORK)))
         return 0
     runtime.prepare(torch=True)  # before NumPy and MXNet load, so that a missing package gives a clear message
     if args.task == "run":
         return run(args)
     if args.task == "table4":
         from .nets import table4
-        print(f"{name()}: {TABLE4}", file=sys.stderr)
+        print(f"{name()}: train_imagenet.py trains these nets, for days on several GPUs; this command only prints the "
+              "published scores and the counts of the nets", file=sys.stderr)
         print(table4())
     elif args.task == "rehearse":
         from .rehearsal import rehearse
         clean_up_at_interrupt()
         rehearse(args.sample)
+        render()
     elif args.task == "graphs":
         from model import graph_file
 

@@ -7,8 +7,7 @@ from support.tables import table
 from support.words import counted, duration
 
 from . import grid, ledger
-from .nets import costs_of
-from .plan import Data, Speeds
+from .plan import Data, Speeds, costs_of
 from .scores import Protocol, by_protocol
 
 BASE = "relu"  # the unit that others are compared with in figures
@@ -104,19 +103,17 @@ def blocks_of(exhibit, records):
 
 def schedule_text(protocol):
     """In a few words: '15 of 400 epochs', '400 epochs, as in the paper'."""
-    if protocol.epochs == CIFAR_PAPER.epochs:
-        return f"{protocol.epochs} epochs, as in the paper"
     return f"{protocol.epochs} of {CIFAR_PAPER.epochs} epochs" if protocol.short \
-        else f"{protocol.epochs} epochs, the paper has {CIFAR_PAPER.epochs}"
+        else f"{protocol.epochs} epochs, as in the paper"
 
 
 def caption(block):
     """One paragraph that says what a block's numbers are."""
     protocol, data = block.protocol, block.data
     schedule = f"{counted(protocol.epochs, 'epoch')}, the paper's schedule"
-    if protocol.epochs != CIFAR_PAPER.epochs:
-        schedule = (f"**{'short' if protocol.short else 'long'} schedule: {counted(protocol.epochs, 'epoch')}, the "
-                    f"paper has {CIFAR_PAPER.epochs}**, with decays moved in proportion")
+    if protocol.short:
+        schedule = (f"**short schedule: {counted(protocol.epochs, 'epoch')}, the paper has {CIFAR_PAPER.epochs}**, "
+                    "with decays moved in proportion")
     label = ledger.data_label(data)
     images = "official data" if data["official"] else f"**not the official data: {label}**"
     if block.smoke:

@@ -1,35 +1,27 @@
 """The figures of the report: their numbers, and files that hold a digest of them, so that a stale one is noticed."""
+import functools
 import hashlib
 import inspect
 import io
 import json
 
 from engine.figures import STYLE, scores, styled
-from engine.recipe import CIFAR_PAPER
 from model.registry import CIFAR
 from support.files import write_whole, writing
 
 from . import grid, ledger
-from .blocks import BASE, gains
+from .blocks import BASE, gains, schedule_text
 from .claims import compare
-from .nets import costs_of
+from .plan import costs_of
 
 NUMBERS = "Numbers"  # the PNG's text field with the digest of the drawn numbers
 FORMATS = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}}  # and what varies in each
 
 
-def numbers_of(block):
-    """{kind: numbers} of a block's figures; the kinds are those of Block.figures."""
-    builders = {"accuracy": _accuracy, "parameters": _parameters, "macs": _macs, "difference": _difference,
-                "share": _share}
-    return {kind: {"title": _title(block), **builders[kind](block)} for kind in block.kinds}
-
-
 def _title(block):
     depths = {cell.blocks for cell in block.scores}
     depth = f", b = {depths.pop()}" if len(depths) == 1 else ""
-    schedule = f"{block.protocol.epochs} of {CIFAR_PAPER.epochs} epochs" if block.protocol.short \
-        else f"{block.protocol.epochs} epochs"
+    schedule, _, _ = schedule_text(block.protocol).partition(",")
     return (f"{block.exhibit.title.partition(':')[0]}, {block.protocol.task.title}{depth}\n"
             f"{schedule}; data: {ledger.data_label(block.data)}")
 
@@ -43,41 +35,32 @@ def _rows(block):
     return rows
 
 
-def _look(row, cell):
-    part = CIFAR.parts[cell.unit]
-    return {"label": row, "color": part.color, "marker": part.marker}
+def _look(unit, row=None):
+    part = CIFAR.parts[unit]
+    return {"label": row or part.label, "color": part.color, "marker": part.marker}
 
 
 def _accuracy(block):
     if block.exhibit is grid.FIG6:
-        points = [[point["increase"], point["last"], point["spread"], point["sites"]] for point in gains(block)]
-        return {"drawn": "replacement", "ylabel": "test accuracy, last epoch", "series": [_atac(points)]}
+        return _replacement("test accuracy, last epoch", [
+            [point["increase"], point["last"], point["spread"], point["sites"]] for point in gains(block)])
     return {"drawn": "by_net", "series": [
-        {**_look(row, cell), "ours": score.mean(), "spread": score.spread(), "published": grid.PUBLISHED.get(cell)}
+        {**_look(cell.unit, row), "ours": score.mean(), "spread": score.spread(), "published": grid.PUBLISHED.get(cell)}
         for row, ((cell, score),) in _rows(block).items()]}
 
 
-def _atac(points):
-    part = CIFAR.parts["atac"]
-    return {"label": part.label, "color": part.color, "marker": part.marker, "points": points}
+def _replacement(label, points):
+    return {"drawn": "replacement", "ylabel": label, "series": [{**_look("atac"), "points": points}]}
 
 
 def _over(block, cost, label):
     series = []
     for row, runs in _rows(block).items():
         own = {entry.cell for entry in block.entries if entry.row == row}
-        series.append({**_look(row, runs[0][0]),
+        series.append({**_look(runs[0][0].unit, row),
                        "ours": [[cost(cell), score.mean(), score.spread()] for cell, score in runs],
                        "published": sorted([cost(cell), grid.PUBLISHED[cell]] for cell in own & set(grid.PUBLISHED))})
     return {"drawn": "over_cost", "cost": label, "series": series}
-
-
-def _parameters(block):
-    return _over(block, lambda cell: costs_of(cell).total / 1e3, "parameters (thousands)")
-
-
-def _macs(block):
-    return _over(block, lambda cell: costs_of(cell).macs / 1e6, "multiply-adds of an image (millions)")
 
 
 def _difference(block):
@@ -88,11 +71,10 @@ def _difference(block):
             compared = compare("", block.scores[point["cell"]], base[block.blocks])
             points.append([point["increase"], compared.difference, compared.margin if point["sites"] else None,
                            point["sites"]])
-        return {"drawn": "replacement", "ylabel": f"accuracy minus {CIFAR.parts[BASE].label}'s",
-                "series": [_atac(points)]}
+        return _replacement(f"accuracy minus {CIFAR.parts[BASE].label}'s", points)
     rows = {row: [(cell, compare("", score, base[cell.blocks])) for cell, score in runs if cell.blocks in base]
             for row, runs in _rows(block).items() if runs[0][0].unit != BASE}
-    looks = {row: _look(row, compared[0][0]) for row, compared in rows.items() if compared}
+    looks = {row: _look(compared[0][0].unit, row) for row, compared in rows.items() if compared}
     common = {"base": CIFAR.parts[BASE].label}
     if len({cell.blocks for cell in block.scores}) == 1:
         return {**common, "drawn": "differences", "series": [
@@ -104,8 +86,20 @@ def _difference(block):
 
 
 def _share(block):
-    return {"drawn": "replacement", "ylabel": "share of the whole gain", "series": [
-        _atac([[point["increase"], point["share"], None, point["sites"]] for point in gains(block)])]}
+    return _replacement("share of the whole gain", [
+        [point["increase"], point["share"], None, point["sites"]] for point in gains(block)])
+
+
+KINDS = {"accuracy": _accuracy, "difference": _difference, "share": _share,
+         "parameters": functools.partial(
+             _over, cost=lambda cell: costs_of(cell).total / 1e3, label="parameters (thousands)"),
+         "macs": functools.partial(
+             _over, cost=lambda cell: costs_of(cell).macs / 1e6, label="multiply-adds of an image (millions)")}
+
+
+def numbers_of(block):
+    """{kind: numbers} of a block's figures."""
+    return {kind: {"title": _title(block), **KINDS[kind](block)} for kind in block.kinds}
 
 
 # ---- Files

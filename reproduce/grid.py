@@ -20,25 +20,22 @@ PAPER = json.loads((ROOT / "results" / "paper.json").read_text(encoding="utf-8")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A data set with one kind of labels, and the output length that the authors trained on it."""
+    """A data set with one kind of labels, the output length that the authors trained on it, and its title."""
 
     dataset: str
     label_mode: Optional[str]
     classes: int
+    title: str
 
     @property
     def name(self):
         return self.dataset + (f"-{self.label_mode}" if self.label_mode else "")
 
-    @property
-    def title(self):
-        """For captions: ``CIFAR-100, 20 superclasses``."""
-        return {"cifar10": "CIFAR-10", "cifar100-coarse": "CIFAR-100, 20 superclasses (coarse labels)",
-                "cifar100-fine": "CIFAR-100, 100 classes (fine labels)"}[self.name]
 
-
-CIFAR10, COARSE, FINE = Task("cifar10", None, 10), Task("cifar100", "coarse", 100), Task("cifar100", "fine", 100)
-TASKS = (CIFAR10, COARSE, FINE)
+TASKS = CIFAR10, COARSE, FINE = (
+    Task("cifar10", None, 10, "CIFAR-10"),
+    Task("cifar100", "coarse", 100, "CIFAR-100, 20 superclasses (coarse labels)"),
+    Task("cifar100", "fine", 100, "CIFAR-100, 100 classes (fine labels)"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,19 +121,6 @@ class Exhibit:
     entries: Tuple[Entry, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageNetNet:
-    """A row of Table IV: its name in paper.json, and its name in get_model without the host's version."""
-
-    row: str
-    model: str
-
-    @property
-    def published(self):
-        """Table IV's numbers by column name."""
-        return dict(zip(PAPER["table4"]["columns"], PAPER["table4"][self.row]))
-
-
 WHOLE = 50_000  # training images of CIFAR-10 and CIFAR-100
 
 
@@ -188,18 +172,12 @@ def cell_of(experiment):
     return cell if cell and dataclasses.replace(known, val_split=experiment.val_split) == experiment else None
 
 
-TABLE4 = tuple(ImageNetNet(part.label, IMAGENET.model(name).rpartition("_")[0])
-               for name, part in IMAGENET.parts.items())
-
-
-def _published():
-    """Table III's accuracies by cell. The paper's CIFAR-100 column is about the superclasses."""
-    blocks = PAPER["table3"]["blocks"]
-    return {entry.cell: PAPER["table3"][entry.cell.task.dataset][entry.row][blocks.index(entry.cell.blocks)]
-            for entry in TABLE3.entries if entry.cell.task is not FINE}
-
-
-PUBLISHED = _published()
+# Table III's accuracies by cell. The paper's CIFAR-100 column is about the superclasses.
+PUBLISHED = {entry.cell: PAPER["table3"][entry.cell.task.dataset][entry.row][
+    PAPER["table3"]["blocks"].index(entry.cell.blocks)] for entry in TABLE3.entries if entry.cell.task is not FINE}
+# Table IV's rows: {label: (name in get_model without the host's version, published numbers by column name)}
+TABLE4 = {part.label: (IMAGENET.model(name).rpartition("_")[0], dict(
+    zip(PAPER["table4"]["columns"], PAPER["table4"][part.label]))) for name, part in IMAGENET.parts.items()}
 
 
 def select(exhibit, only=(), extras=False):

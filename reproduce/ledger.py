@@ -8,6 +8,7 @@ import dataclasses
 import json
 import re
 import shutil
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def _of_metrics(path):
                 "loss": line["val_loss"], "images": line["val_images"]}
     return {"last": score(lines[-1]), "best": score(max(lines, key=lambda line: line["val_accuracy"])),  # the first one
             "epochs": len(lines), "seconds": sum(line["seconds"] for line in lines),
-            "train_images_per_second": sorted(line["train_images_per_second"] for line in lines)[len(lines) // 2]}
+            "train_images_per_second": statistics.median_high(line["train_images_per_second"] for line in lines)}
 
 
 def _difference(result, metrics):

@@ -5,7 +5,6 @@ from model.registry import CIFAR
 from support.tables import table
 
 from . import evaluations, grid, ledger, publish
-from .plan import complexity_of
 
 
 def _nets():
@@ -63,20 +62,15 @@ def _published_cells(entry, net):
            f"{1 - published['top1_error']:.4f} (epoch {published['epoch']}, which is the file)"]
 
 
-def costs_of(cell):
-    """The counts of a cell's net: total and trainable parameters, and multiply-adds (model.complexity)."""
-    return complexity_of(cell.model, tuple(cell.net.items()))
-
-
 def table4():
     """Table IV: the published numbers beside the counts on the built nets, in every convention."""
     rows = []
-    counts = {net.row: conventions(net.model, networks().get_model) for net in grid.TABLE4}
-    for net in grid.TABLE4:
-        paper, found = net.published, counts[net.row]
+    counts = {label: conventions(model, networks().get_model) for label, (model, _) in grid.TABLE4.items()}
+    for label, found in counts.items():
+        _, paper = grid.TABLE4[label]
         millions = {"total": found.total / 1e6, "trainable": found.trainable / 1e6}
         rows.append([
-            net.row, f"{paper['params_m']}M", *(f"{value:.3f}M" for value in millions.values()),
+            label, f"{paper['params_m']}M", *(f"{value:.3f}M" for value in millions.values()),
             nearest(str(paper["params_m"]), millions), str(paper["gflops"]),
             *(f"{value:.3f}G" for value in found.giga.values()), nearest(str(paper["gflops"]), found.giga),
             f"{paper['top1_err']:.2f}", "-" if paper["top5_err"] is None else f"{paper['top5_err']:.2f}",

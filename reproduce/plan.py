@@ -1,10 +1,11 @@
 """What an exhibit has to train, and how long that would take by the ledger's runs."""
 import dataclasses
 import functools
+import statistics
 from pathlib import Path
 from typing import Optional, Tuple
 
-from backend import choose, networks
+from backend import networks
 from engine import checkpoint, runlog
 from engine.data import cifar
 from model.complexity import count
@@ -42,11 +43,6 @@ class Data:
 OFFICIAL = Data("", grid.WHOLE, 10_000)  # for estimates if there is no data
 
 
-def default_devices():
-    """The GPUs if the command names none: all of them."""
-    return tuple(range(choose().present()))
-
-
 def default_jobs(gpus, runs):
     """Runs at a time: one on each GPU; on the CPU one on each core, which together are faster than one on all cores
     (docs/PERFORMANCE.md), if there are so many."""
@@ -72,22 +68,18 @@ def finished(run, data, results):
 
 
 def progress_of(folder):
-    """(finished epochs, whether there is a checkpoint) of a run's folder."""
+    """The finished epochs of a run's folder by its checkpoint; 0 without one."""
     last = folder / "last.params"
-    if not last.exists():
-        return 0, False
     try:
-        state = checkpoint.read(last).state
-        return state["epoch"] if state else 0, True
+        return (checkpoint.read(last).state or {"epoch": 0})["epoch"] if last.exists() else 0
     except InputError:  # the training itself will say what is wrong
-        return 0, True
+        return 0
 
 
 @functools.lru_cache(maxsize=None)
-def complexity_of(model, arguments):
-    """The counts of a net. arguments: pairs, with tuples for lists."""
-    arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments}
-    return count(networks().get_model(model, **arguments))
+def costs_of(run):
+    """The counts of the net of a Cell or an Experiment: total and trainable parameters, and multiply-adds."""
+    return count(networks().get_model(run.model, **run.net))
 
 
 class Speeds:
@@ -115,7 +107,7 @@ class Speeds:
             images = data["train_images"] + data["test_images"] / 3  # forward takes about a third of a training step
             rate = record.result.seconds / record.epochs / images
             self.by_net.setdefault((run.model, run.arguments), []).append(rate)
-            self.rates.append(rate / complexity_of(run.model, run.arguments).macs)
+            self.rates.append(rate / costs_of(run).macs)
 
     def epoch(self, cell, data):
         """Seconds for an epoch of a cell, or None without any record.
@@ -123,18 +115,16 @@ class Speeds:
         From runs of the same net if there are any, else from all runs, in proportion to the multiply-adds.
         """
         images = data.train_images + data.test_images / 3
-        run = cell.experiment
-        own = self.by_net.get((run.model, run.arguments))
+        own = self.by_net.get((cell.model, cell.experiment.arguments))
         if own:
-            return images * sorted(own)[len(own) // 2]
+            return images * statistics.median_high(own)
         if self.rates:
-            return images * sorted(self.rates)[len(self.rates) // 2] * complexity_of(run.model, run.arguments).macs
+            return images * statistics.median_high(self.rates) * costs_of(cell).macs
         return None
 
 
 def text(runs, options):
     """The text of --dry-run: every run with its state and an estimated time. Trains and downloads nothing."""
-    lines, total, unknown, counts = [], 0.0, 0, {"finished": 0, "to do": 0}
     speeds = Speeds.here(ledger.read(options.results), bool(options.gpus))
     known, missing = {}, []
     for task in dict.fromkeys(run.cell.task for run in runs):
@@ -142,30 +132,27 @@ def text(runs, options):
             known[task] = data_of(task, options, download=False)
         except InputError as error:
             missing.append(str(error))
-    lines += dict.fromkeys(missing)  # both kinds of labels lack the same data
+    lines, left, total = list(dict.fromkeys(missing)), 0, 0.0  # both kinds of labels lack the same data
     for run in runs:
         data, done, state = known.get(run.cell.task), 0, "to run as soon as its data is there"
         if data is not None:
             if finished(run, data, options.results):
-                counts["finished"] += 1
                 lines.append(f"{run.title}: finished, in the ledger")
                 continue
-            done, _ = progress_of(options.work / run.name(data.sha256))
+            done = progress_of(options.work / run.name(data.sha256))
             state = f"to resume after {counted(done, 'epoch')}" if done else "to run"
-        counts["to do"] += 1
+        left += 1
         seconds = speeds.epoch(run.cell, data or OFFICIAL)
-        if seconds is None:
-            unknown += 1
-            lines.append(f"{run.title}: {state}")
-        else:
+        if seconds is not None:
             total += seconds * (run.epochs - done)
-            lines.append(f"{run.title}: {state}, about {duration(seconds * (run.epochs - done))}")
+            state += f", about {duration(seconds * (run.epochs - done))}"
+        lines.append(f"{run.title}: {state}")
     where = f"GPU {', '.join(map(str, options.gpus))}" if options.gpus else "the CPU"
-    lines.append(f"{counted(len(runs), 'run')}: {counts['finished']} finished, {counts['to do']} to do, {options.jobs} "
-                 f"at a time on {where}")
-    if counts["to do"] > unknown:
+    lines.append(f"{counted(len(runs), 'run')}: {len(runs) - left} finished, {left} to do, {options.jobs} at a time on "
+                 f"{where}")
+    if total:
         lines.append(f"about {duration(total / options.jobs)} by {speeds.source}"
                      + (" (if the jobs do not slow each other down)" if options.jobs > 1 else ""))
-    elif unknown:
+    elif left:
         lines.append("no estimate: the ledger has no run yet")
     return "\n".join(lines)

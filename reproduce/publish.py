@@ -77,7 +77,10 @@ def publish(run, name=None, data_dir=None, replace=False):
             if not last.exists() or ledger.sha256(last) != record.files.get("last.params"):
                 raise InputError(f"{last} does not have the checksum in the ledger; restore the run's own file")
             place = ledger.folder_of(record.id, ledger.RESULTS)
-            candidate = _candidate(record, last, scratch / file.name)
+            # Without the state for a resumed run and the facts about this machine; the record has the command.
+            candidate, saved = scratch / file.name, checkpoint.read(last)
+            checkpoint.save(candidate, checkpoint.weights(last), dataclasses.replace(
+                saved, experiment=record.experiment, state=None, command=""))
             scores = scores_of(candidate, record, data_dir)
             entry = {
                 "name": name, "file": file.name, "sha256": scores[0]["sha256"], "size": candidate.stat().st_size,
@@ -123,20 +126,9 @@ def _without(name, file, replace):
     entries = read_manifest() if MANIFEST.exists() else []
     taken = [entry for entry in entries if name == entry["name"] or file.name == entry["file"]]
     if not replace and (taken or file.exists()):
-        holds = "a file that the manifest does not list"
-        if taken:
-            score = taken[0]["last"]["accuracy"] if is_ours(taken[0]) else 1 - taken[0]["published"]["top1_error"]
-            holds = f"{score:.4f} ({taken[0].get('record') or taken[0]['author']})"
-        raise InputError(f"the name {name} is taken; it holds {holds}; give --name NEW, or --replace to replace it")
+        holds = taken[0].get("record") or taken[0]["author"] if taken else "a file that the manifest does not list"
+        raise InputError(f"the name {name} is taken, by {holds}; give --name NEW, or --replace to replace it")
     return [entry for entry in entries if entry not in taken]
-
-
-def _candidate(record, last, file):
-    """Write a run's last weights to file, for publication; returns file."""
-    # Without the state for a resumed run and the facts about this machine; the record has the command.
-    saved = dataclasses.replace(checkpoint.read(last), experiment=record.experiment, state=None, command="")
-    checkpoint.save(file, checkpoint.weights(last), saved)  # half the size without the state
-    return file
 
 
 def scores_of(file, record, data_dir):
@@ -146,7 +138,8 @@ def scores_of(file, record, data_dir):
     if (scores[0]["top1"], scores[0]["images"]) != (last.accuracy, last.images):
         raise InputError(f"{record.id} scores {scores[0]['top1']} on {data_dir or 'the data in the usual place'}, "
                          f"but its last epoch scored {last.accuracy}: give the run's own data with --data-dir")
-    if record.experiment.dataset == "cifar10" and scores[0]["data_sha256"] != sample_digest():
+    if record.experiment.dataset == "cifar10" and scores[0]["data_sha256"] != \
+            cifar.load("cifar10", SAMPLE).provenance["sha256"]:
         scores.append(score(file, SAMPLE))
     return scores
 
@@ -196,11 +189,6 @@ def record_of(entry):
 def is_ours(entry):
     """Whether weights are from a run in the ledger; if not, the entry names their author and published scores."""
     return "record" in entry
-
-
-def sample_digest():
-    """The checksum of the sample's images and labels, as in results."""
-    return cifar.load("cifar10", SAMPLE).provenance["sha256"]
 
 
 def score(file, data_dir):

@@ -1,7 +1,7 @@
 """The ImageNet scripts from end to end on a sample: prepare, train, stop and resume, overfit, evaluate.
 
 `python -m reproduce rehearse SAMPLE` runs the commands one after the other. SAMPLE has one folder of images per class.
-It writes rehearsal.json and the logs to results/imagenet-sample/, and renders the tables in docs/IMAGENET.md from them.
+It writes rehearsal.json and the logs to results/imagenet-sample/; the report renders the tables in docs/IMAGENET.md.
 The results do not show how good a net is.
 """
 import json
@@ -20,11 +20,10 @@ from engine import runlog
 from support import ROOT, json_files, params_file
 from support.errors import InputError
 from support.files import write_whole
-from support.tables import fill_tables, table
+from support.tables import table
 
 RESULTS = ROOT / "results" / "imagenet-sample"
 RECORD = RESULTS / "rehearsal.json"
-PAGE = ROOT / "docs" / "IMAGENET.md"
 
 FEW = 32  # classes, and images, of the trainings
 CPU = ["--gpus", "", "--data-dir", "few", "--seed", "0"]
@@ -104,7 +103,6 @@ def rehearse(sample):
                 shutil.copytree(each, work / "few" / split / each.name)
         record = _rehearse(Rehearsal(work, sample))
     json_files.write(RECORD, {"environment": runlog.environment(), **record})
-    render()
 
 
 def _rehearse(job):
@@ -131,7 +129,12 @@ def _rehearse(job):
                         for line in job.metrics("overfit")]}
 
 
-# ---- The page
+# ---- The tables of docs/IMAGENET.md
+
+
+def read():
+    """The record of the last rehearsal."""
+    return json.loads(RECORD.read_text(encoding="utf-8"))
 
 
 def commands_table(record):
@@ -160,14 +163,3 @@ def findings(record):
                   f"{score['top1']:.4f}", f"{score['top5']:.4f}", f"{score['loss']:.6f}"]
                  for score in record["scores"]])]
     return "\n".join(lines)
-
-
-def rendered(text):
-    """The page's text with its tables rendered from RECORD."""
-    record = json.loads(RECORD.read_text(encoding="utf-8"))
-    return fill_tables(text, {"rehearsal": lambda: commands_table(record), "findings": lambda: findings(record)},
-                       PAGE.name)
-
-
-def render():
-    write_whole(PAGE, rendered(PAGE.read_text(encoding="utf-8")))

@@ -11,7 +11,7 @@ from support.files import write_whole
 from support.tables import fill_tables, row, table
 from support.words import counted, duration
 
-from . import batch_statistics, figures, grid, ledger
+from . import batch_statistics, figures, grid, ledger, rehearsal
 from .blocks import alone_text, block_text, blocks_of, hardware_text, schedule_text
 from .claims import FAILS, HOLDS, OPEN, conclusions
 from .nets import nets_table, params_table, table4
@@ -238,6 +238,8 @@ PAGES = {
     "README.md": {"headline": lambda: headline(ledger.read()), "results": lambda: results_table(ledger.read()),
                   "params": params_table},
     "docs/FIDELITY.md": {"batch-statistics": batch_statistics.text},
+    "docs/IMAGENET.md": {"rehearsal": lambda: rehearsal.commands_table(rehearsal.read()),
+                         "findings": lambda: rehearsal.findings(rehearsal.read())},
     "docs/MODELS.md": {"nets": nets_table, "table4": table4},
     "docs/TRAINING.md": {"recipes": presets.table},
 }

@@ -137,10 +137,7 @@ class Grid:
             log.info("waiting for %s, which another process is training", passed_over[0].cell.key)
 
     def start(self, run, folder, lock):
-        done, saved = progress_of(folder)
-        if not saved:  # killed within its first epoch: nothing to resume
-            for name in ("metrics.jsonl", "best.params"):
-                (folder / name).unlink(missing_ok=True)
+        done = progress_of(folder)
         if self.options.data_dir is not None:
             # A link, so that commands and logs in the ledger name no folder of this machine.
             link = folder / "data"

@@ -20,10 +20,6 @@ class Protocol:
     data_sha256: str
     val_split: int
 
-    @classmethod
-    def of(cls, record, cell):
-        return cls(cell.task, record.epochs, record.result.data["sha256"], record.experiment.val_split)
-
     @property
     def short(self):
         return self.epochs < CIFAR_PAPER.epochs
@@ -71,12 +67,11 @@ def by_protocol(records):
     """
     groups, facts = {}, {}
     for record in records:
-        cell = record.cell
-        if cell is None:
-            continue
-        protocol = Protocol.of(record, cell)
-        facts[protocol] = record.result.data
-        groups.setdefault(protocol, {}).setdefault(cell, []).append(record)
+        if record.cell is not None:
+            protocol = Protocol(record.cell.task, record.epochs, record.result.data["sha256"],
+                                record.experiment.val_split)
+            facts[protocol] = record.result.data
+            groups.setdefault(protocol, {}).setdefault(record.cell, []).append(record)
 
     def rank(protocol):
         data = facts[protocol]

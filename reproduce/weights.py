@@ -34,19 +34,10 @@ def state_of(entry):
 
 def table():
     """The manifest as text, one line per entry."""
-    return "\n".join(_line(entry) for entry in chosen("all")) or "params/manifest.json lists no weights"
-
-
-def _line(entry):
-    labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
-    size = "size not published" if entry["size"] is None else f"{entry['size']:,} bytes"
-    if publish.is_ours(entry):
-        score = f"accuracy {entry['last']['accuracy']:.4f} after {counted(entry['recipe']['epochs'], 'epoch')}"
-    else:
-        published = entry["published"]
-        score = (f"error {published['top1_error']:.4f} (top-5 {published['top5_error']:.4f}) in epoch "
-                 f"{published['epoch']}, by {entry['author']}")
-    return f"{entry['name']}: {size}, {state_of(entry)}; {entry['dataset']}{labels}, {score}"
+    def size(entry):
+        return "size not published" if entry["size"] is None else f"{entry['size']:,} bytes"
+    return "\n".join(f"{entry['name']}: {size(entry)}, {state_of(entry)}; for {entry['dataset']}"
+                     for entry in chosen("all")) or "params/manifest.json lists no weights"
 
 
 def download(name, mirror=None):
@@ -56,11 +47,11 @@ def download(name, mirror=None):
     It replaces the manifest's own addresses. Raises InputError if one of them cannot be fetched; the others are fetched
     all the same.
     """
-    done, failed = [], []
+    failed = []
     for entry in chosen(name):
         file = publish.MANIFEST.parent / entry["file"]
         if state_of(entry) == "here":
-            done.append(f"{entry['name']}: {file} is already there")
+            print(f"{entry['name']}: {file} is already there")
             continue
         urls = _mirrored(entry, mirror) if mirror else entry["urls"]
         reasons = [] if urls else [f"{entry['name']} ships with the repository and has no address: restore {file} with "
@@ -72,12 +63,10 @@ def download(name, mirror=None):
             except InputError as error:
                 reasons.append(str(error))
             else:
-                done.append(f"{entry['name']}: {file}, {file.stat().st_size:,} bytes, from {url}")
+                print(f"{entry['name']}: {file}, {file.stat().st_size:,} bytes, from {url}")
                 break
         else:
             failed.append("; ".join(reasons))
-    for sentence in done:
-        print(sentence)
     if failed:
         raise InputError("; ".join(failed))
 

@@ -271,7 +271,7 @@ def test_bad_input_is_a_sentence(tmp_path):
         command.main(["--only", "nosuch"])
     wrong = tmp_path / "records.json"
     wrong.write_text("[]")
-    with pytest.raises(InputError, match="no records"):
+    with pytest.raises(InputError, match="it is not an object; give another file with --out"):
         command.main(["--quick", "--only", "ceilings", "--out", str(wrong)])
     with pytest.raises(SystemExit):
         command.parse(["--repeats", "0"])

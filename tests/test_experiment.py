@@ -65,7 +65,7 @@ def test_what_a_later_version_added_takes_its_default():
     ({"crop_ratio": 0}, "crop_ratio"), ({"val_split": -1}, "val_split"), ({"dtype": "int8"}, "dtype"),
     ({"devices": 0}, "devices"), ({"model": 3}, "model"), ({"recipe": None}, "recipe is not an object"),
     ({"first_epoch": 400}, "first_epoch 400 leaves nothing of 400 epochs"), ({"recipe": {}}, "epochs is missing"),
-    ({"recipe": {**vars(CIFAR_PAPER), "lr": "x"}}, "lr cannot be 'x'"),
+    ({"recipe": {**vars(CIFAR_PAPER), "lr": "x"}}, "lr is not a finite number of at least 0"),
     ({"format": 3}, "its format is 3, and this version reads 2")])
 def test_what_no_run_can_be_is_refused(changes, said):
     with pytest.raises(InputError, match=said):

@@ -722,7 +722,7 @@ def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_a_while():
     scale.follow(True)
     scale.follow(False)
     assert (scale.value, scale.sound, scale.left_out) == (1 / 8, 0, 4)
-    assert LossScale(**scale.as_dict()).as_dict() == scale.as_dict() == json.loads(json.dumps(scale.as_dict()))
+    assert vars(LossScale(**vars(scale))) == vars(scale) == json.loads(json.dumps(vars(scale)))
 
 
 def test_the_loss_scale_has_bounds():

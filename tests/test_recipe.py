@@ -35,22 +35,23 @@ def test_a_recipe_is_frozen_and_comes_back_from_its_json_form():
 @pytest.mark.parametrize("name, least", [("epochs", 1), ("batch_size", 1), ("lr_decay_period", 0),
                                          ("warmup_epochs", 0)])
 def test_counts_have_a_least_value(name, least):
-    refused(f"^{name} must be at least {least}, got {least - 1}$", **{name: least - 1})
+    refused(f"^{name} is not a whole number of at least {least}$", **{name: least - 1})
     assert getattr(Recipe(**{**PLAIN, name: least}), name) == least
 
 
 @pytest.mark.parametrize("name", ["lr", "momentum", "wd", "lr_decay", "warmup_lr"])
 @pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, -math.inf])
 def test_rates_are_finite_and_not_negative(name, value):
-    refused(f"^{name} must be a finite number of at least 0, got {value}$", **{name: value})
+    refused(f"^{name} is not a (finite )?number of at least 0", **{name: value})
     assert getattr(Recipe(**{**PLAIN, name: 0}), name) == 0
 
 
 def test_what_else_is_refused():
-    refused("^momentum must be below 1, got 1$", momentum=1)
-    refused("^lr_mode is 'step' or 'cosine', got 'poly'$", lr_mode="poly")
-    for decays in ((0, 5), (5, 5), (7, 5), (-1,)):
-        refused("^lr_decay_epochs must be rising epochs of at least 1, got ", lr_decay_epochs=decays)
+    refused("^momentum is not a number of at least 0 and below 1$", momentum=1)
+    refused("^lr_mode is not one of step, cosine$", lr_mode="poly")
+    for decays in ((5, 5), (7, 5)):
+        refused("^lr_decay_epochs must rise, got ", lr_decay_epochs=decays)
+    refused(r"^lr_decay_epochs\[0\] is not a whole number of at least 1$", lr_decay_epochs=(0, 5))
     refused("^warmup_epochs=10 leaves nothing of 10 epochs$", warmup_epochs=10)
     assert Recipe(**{**PLAIN, "warmup_epochs": 9}).warmup_epochs == 9
 
@@ -87,11 +88,11 @@ def test_a_recipe_of_a_checkpoint_that_was_written_before_a_field_came_has_its_d
 
 
 def test_what_is_refused_of_smoothing_mixing_and_parts():
-    refused("^label_smoothing is a share below 1, got 1$", label_smoothing=1)
-    refused("^label_smoothing must be a finite number of at least 0, got -0.1$", label_smoothing=-.1)
+    refused("^label_smoothing is not a number of at least 0 and below 1$", label_smoothing=1)
+    refused("^label_smoothing is not a number of at least 0 and below 1$", label_smoothing=-.1)
     refused("^mixup_off_epochs needs mixup_alpha", mixup_off_epochs=1)
     refused("^a batch of 32 cannot be cut into 3 equal parts", accumulate=3)
-    refused("^accumulate must be at least 1, got 0$", accumulate=0)
+    refused("^accumulate is not a whole number of at least 1$", accumulate=0)
     made = Recipe(**{**PLAIN, "accumulate": 32, "mixup_alpha": .2, "mixup_off_epochs": 5})
     assert made.scaled(4).mixup_off_epochs == 2
 
@@ -101,4 +102,4 @@ def test_what_is_refused_of_smoothing_mixing_and_parts():
     {"lr_mode": 3}, {"lr_decay_epochs": (1.5,)}, {"lr_decay_epochs": "ab"}, {"momentum": [.9]}])
 def test_values_of_another_type_are_refused(changes):
     name, = changes
-    refused(f"^{name} cannot be ", **changes)
+    refused(rf"^{name}(\[0\])? is not ", **changes)

@@ -1,19 +1,12 @@
 """The rehearsal on a sample of ImageNet: its page, and what it refuses."""
-import json
-
 import pytest
 
 from reproduce import rehearsal
 from support.errors import InputError
 
 
-def test_the_page_is_up_to_date():
-    page = rehearsal.PAGE.read_text(encoding="utf-8")
-    assert page == rehearsal.rendered(page), "run .venv/bin/python -m reproduce report"
-
-
 def test_the_record_is_of_a_rehearsal_that_went_well():
-    record = json.loads(rehearsal.RECORD.read_text(encoding="utf-8"))
+    record = rehearsal.read()
     assert record["resume"]["equal"] == record["resume"]["arrays"] > 447 and record["resume"]["metrics_equal"]
     assert record["overfit"][-1]["val_accuracy"] > .9 > record["overfit"][0]["val_accuracy"]
     for folders, records in zip(record["scores"][::2], record["scores"][1::2]):
@@ -23,7 +16,7 @@ def test_the_record_is_of_a_rehearsal_that_went_well():
 
 
 def test_differences_would_be_said():
-    record = json.loads(rehearsal.RECORD.read_text(encoding="utf-8"))
+    record = rehearsal.read()
     record["resume"].update(equal=3, metrics_equal=False)
     assert "3 of" in rehearsal.findings(record) and "DIFFER" in rehearsal.findings(record)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import test_runlog
 import tiny
 
 from engine import runlog
@@ -86,7 +87,7 @@ def interrupted(place):
                                "--epochs", str(EPOCHS), "--gpus", "", "--data-dir", made.data_dir, "--runs",
                                str(made.work), "--results", str(made.results)], cwd=ROOT, stdout=subprocess.DEVNULL,
                               stderr=subprocess.PIPE, text=True)
-    until(lambda: epochs_in(folder) > after_stop[0][0])
+    until(lambda: epochs_in(folder) > after_stop[0])
     held = not unlocked(folder)
     script.kill()
     script.communicate()
@@ -100,14 +101,14 @@ def interrupted(place):
 
 def test_a_stopped_script_has_saved_its_trainings(interrupted):
     assert interrupted["stopped"].status == 128 + signal.SIGTERM
-    (epoch, saved), running = interrupted["after_stop"]
-    assert saved and 1 <= epoch < EPOCHS and not running
+    epoch, running = interrupted["after_stop"]
+    assert 1 <= epoch < EPOCHS and not running
 
 
 def test_a_killed_script_takes_its_trainings_with_it(interrupted):
     assert interrupted["held"], "nothing held the folder while the script ran"
-    epoch, saved = interrupted["after_kill"]
-    assert saved and interrupted["after_stop"][0][0] <= epoch
+    epoch = interrupted["after_kill"]
+    assert interrupted["after_stop"][0] <= epoch
     # Once for the script that was stopped, once for the one that was killed.
     assert (interrupted["folder"] / "train.log").read_text().count("stopped by SIGTERM") == 2 and epoch < EPOCHS
 
@@ -223,7 +224,8 @@ def test_a_failed_run_stops_no_other(place, monkeypatch, tmp_path, caplog):
         ["--lr", "never"] if run == bad else []))
     folder = folder_of(good, made)
     folder.mkdir()
-    (folder / "metrics.jsonl").write_text('{"epoch": 0}\n')  # left by a kill within the first epoch
+    first, = test_runlog.records(1)
+    (folder / "metrics.jsonl").write_text(json.dumps(first) + "\n")  # left by a kill within the first epoch
     absent = grid.Run(grid.Cell(grid.COARSE, "resnet20_v2", 1), 1, 0)
     monkeypatch.setattr(plan.cifar, "download", lambda *_: (_ for _ in ()).throw(runner.InputError("no network")))
     with caplog.at_level("INFO"):

@@ -121,8 +121,8 @@ def test_the_name_of_a_run():
     (["--dataset", "cifar100", "--label-mode", "fine", "--classes", "20"], "too few for the 100 labels of cifar100"),
     (["--label-mode", "fine"], "CIFAR-10 has one kind of label"),
     (["--gpus", "0,0"], "--gpus takes different numbers"), (["--gpus", "-1"], "--gpus takes different numbers"),
-    (["--lr-decay-epoch", "5,5"], "lr_decay_epochs must be rising epochs"), (["--lr-decay-epoch", "0"], "at least 1"),
-    (["--momentum", "1"], "momentum must be below 1"), (["--warmup-epochs", "400"], "leaves nothing of 400 epochs"),
+    (["--lr-decay-epoch", "5,5"], "lr_decay_epochs must rise"), (["--lr-decay-epoch", "0"], "at least 1"),
+    (["--momentum", "1"], "momentum is not"), (["--warmup-epochs", "400"], "leaves nothing of 400 epochs"),
     (["--recipe", "best"], "--recipe: invalid choice"), (["--val-split", "-1"], "--val-split: -1 is below 0"),
     (["--seed", "-1"], "--seed: -1 is below 0"), (["--seed", "x"], "--seed: 'x' is not a whole number"),
     (["-j", "-1"], "-1 is below 0"), (["--kvstore", "dist"], "--kvstore: invalid choice"),
@@ -389,10 +389,10 @@ def test_a_named_recipe_does_not_move_the_decays_of_a_run(two_epochs, cifar10):
     resume = ["--gpus", "", *tiny.TINY_NET, "--data-dir", cifar10, "--batch-size", "16", "--resume", "run", "--recipe"]
     tiny.one_sentence(
         tiny.call(train_cifar.main, *resume, "scaled", "--num-epochs", "8", folder=two_epochs), 1,
-        "--resume: --recipe scaled moves the decays in proportion to --num-epochs: it asks for lr_decay_epochs=[6, 7] "
-        "but the checkpoint has lr_decay_epochs=[1]; leave --recipe out, so that the run keeps its own")
+        "--resume: the command asks for lr_decay_epochs=[6, 7] but the checkpoint has lr_decay_epochs=[1]; only "
+        "--num-epochs may change when a run is resumed (leave --recipe scaled out)")
     tiny.one_sentence(tiny.call(train_cifar.main, *resume, "paper", folder=two_epochs), 1,
-                      "--recipe paper asks for lr_decay_epochs=[300, 350] but the checkpoint has lr_decay_epochs=[1]")
+                      "the command asks for lr_decay_epochs=[300, 350] but the checkpoint has lr_decay_epochs=[1]")
 
 
 @pytest.fixture(scope="module")

@@ -105,17 +105,6 @@ def kvstore(text):
     return text
 
 
-class Refused(argparse.Action):
-    """A flag that other scripts of this kind have and this one refuses, with the error `why`."""
-
-    def __init__(self, option_strings, dest, why, **kwargs):
-        super().__init__(option_strings, dest, nargs="*", help=argparse.SUPPRESS, **kwargs)
-        self.why = why
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        parser.error(f"{option_string}: {self.why}")
-
-
 def _first_gpus(text):
     return tuple(range(number(int, 0, MOST_GPUS)(text)))
 
@@ -188,11 +177,11 @@ def add_recipe_flags(parser, program, where):
                        help="do not mix in the last N epochs (default 0)")
 
 
-def recipe_changes(args, recipe_class):
+def recipe_changes(args):
     """The recipe fields that the command line sets, as a dict. Raises InputError for --mixup-alpha without --mixup."""
     if args.mixup_alpha is not None and not args.mixup:
         raise InputError("--mixup-alpha needs --mixup")
-    changes = {field.name: getattr(args, field.name) for field in dataclasses.fields(recipe_class)
+    changes = {field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)
                if getattr(args, field.name) is not None}
     return {"mixup_alpha": MIXUP_ALPHA, **changes} if args.mixup else changes
 
@@ -257,7 +246,7 @@ def settle_recipe(args, program):
     Without --recipe args.preset is None: the recipe is the default, or a checkpoint's. Raises InputError for nonsense,
     before MXNet loads.
     """
-    args.changes = recipe_changes(args, Recipe)
+    args.changes = recipe_changes(args)
     if args.resume is not None and args.resume_params:
         raise InputError("--resume and --resume-params exclude each other")
     if args.ignore_output and not args.resume_params:

@@ -182,14 +182,10 @@ def refuse_another_run(experiment, stored, state, named=None):
     """
     epochs = experiment.recipe.epochs
     same = dataclasses.replace(stored, recipe=dataclasses.replace(stored.recipe, epochs=epochs))
-    if named and experiment.recipe != same.recipe:
-        difference = dataclasses.replace(same, recipe=experiment.recipe).difference(same, "the checkpoint has")
-        moves = "moves the decays in proportion to --num-epochs: it " if named == "scaled" else ""
-        raise InputError(f"--recipe {named} {moves}asks for {difference}; leave --recipe out, so that the run keeps "
-                         "its own")
     difference = experiment.difference(same, "the checkpoint has")
     if difference:
-        raise InputError(f"the command asks for {difference}; only --num-epochs may change when a run is resumed")
+        raise InputError(f"the command asks for {difference}; only --num-epochs may change when a run is resumed"
+                         + (f" (leave --recipe {named} out)" if named else ""))
     begun = state["epoch"] + (state["step"] > 0)
     if epochs < begun:
         raise InputError(f"the checkpoint is in epoch {begun} already, so --num-epochs {epochs} is too few")

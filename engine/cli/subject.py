@@ -28,6 +28,10 @@ class Subject(NamedTuple):
     devices: list
     device_sentence: str
 
+    def images(self, batch_size=None):
+        """The test images (engine.data.dataset.Images)."""
+        return self.data.images(self.arguments["classes"], self.backend.kind(self.devices), batch_size)
+
 
 def subject_of(parser, args, model, backend):
     """The Subject of a command line. If the file and the flags do not fit, raises InputError or ends the process.

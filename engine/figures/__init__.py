@@ -40,12 +40,9 @@ def words(*given, longest=32):
 
     families, drawn = _fonts("".join(given))
     with matplotlib.rc_context({"font.family": families, "text.parse_math": False}):
-        yield [_legible(word, drawn, longest) for word in given]
-
-
-def _legible(word, drawn, longest):
-    word = "".join(sign if sign in drawn else sign.encode("unicode_escape").decode() for sign in word)
-    return word if len(word) <= longest else f"{word[:longest - 3]}..."
+        legible = ["".join(sign if sign in drawn else sign.encode("unicode_escape").decode() for sign in word)
+                   for word in given]
+        yield [word if len(word) <= longest else f"{word[:longest - 3]}..." for word in legible]
 
 
 def _fonts(signs):

@@ -83,7 +83,6 @@ PROGRAMS = (
     Program("reproduce", "reproduce.__main__", ["-m", "reproduce"], ["run", "table3", "--dry-run", "--data-dir",
                                                                      "{data}"]),
     Program("benchmarks", "benchmarks.__main__", ["-m", "benchmarks"], ["--list"]),
-    Program("benchmarks.report", "benchmarks.report", ["-m", "benchmarks.report"]),
     Program("engine.data", "engine.data.__main__", ["-m", "engine.data"],
             ["--data-dir", "{data}", "--seconds", "0.1"]),
     Program("engine.data.prepare_imagenet", "engine.data.prepare_imagenet", ["-m", "engine.data.prepare_imagenet"]),

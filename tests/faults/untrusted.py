@@ -50,7 +50,7 @@ OPENED = {
     "ops/build.py": {"Path(path)": OWN, "path": OWN, "temporary": MADE},
     "reproduce/grid.py": {'ROOT / "results" / "paper.json"': OWN},
     "reproduce/ledger.py": {'RESULTS / "data.json"': OWN},
-    "reproduce/rehearsal.py": {"PAGE": OWN, "RECORD": OWN, 'self.work / "score.json"': MADE},
+    "reproduce/rehearsal.py": {"RECORD": OWN, 'self.work / "score.json"': MADE},
     "reproduce/report.py": {"path": OWN, "ROOT / page": OWN},
     "support/files.py": {"temporary": MADE},
     "support/params_file.py": {"temporary": MADE},

@@ -60,9 +60,11 @@ def parse(argv=None):
     run.add_argument("--runs", type=flags.words, metavar="DIR", help="folder of the runs' folders (default runs/grid); "
                      "unfinished runs in it are resumed")
 
-    watch = tasks.add_parser("watch", help="show the runs of a grid under way")
+    watch = tasks.add_parser("watch", help="show the runs of a grid under way: again every few seconds on a terminal, "
+                             "until Ctrl-C, else once")
     watch.add_argument("--runs", type=flags.words, metavar="DIR",
                        help="folder of the runs' folders (default runs/grid)")
+    watch.add_argument("--once", action="store_true", help="show them once")
 
     tasks.add_parser("table4", help="print Table IV: the published numbers and the counts of the nets")
     rehearse = tasks.add_parser("rehearse", help="run the ImageNet scripts from end to end on a sample and record it "
@@ -155,8 +157,8 @@ def render(results=None):
 def main():
     args = parse()
     if args.task == "watch":  # needs no framework
-        from .watch import lines_of
-        print("\n".join(lines_of(expanded(args.runs) if args.runs else grid.WORK)))
+        from .watch import watch
+        watch(expanded(args.runs) if args.runs else grid.WORK, args.once)
         return 0
     runtime.prepare(torch=True)  # before NumPy and MXNet load, so that a missing package gives a clear message
     if args.task == "run":

@@ -1,5 +1,8 @@
 """The runs of a grid under way, one line each. Reads their small files and takes no lock, so that no run notices."""
+import shutil
 import statistics
+import sys
+import time
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -10,6 +13,7 @@ from support.errors import InputError
 from support.json_files import SOME
 from support.words import counted, duration
 
+PERIOD = 3.0  # seconds between two looks
 RECENT = 5  # epochs whose median time foretells the rest
 ORDER = ("running", "paused", "stopped", "finished", "damaged")
 HEAD = ("state", "epoch", "accuracy", "best", "images/s", "left", "run")
@@ -57,11 +61,12 @@ def seen(folder):
 
 
 def _epochs(path):
-    """The epochs of a run by its args.json; None if there is none yet."""
+    """The epochs of a run by its args.json, of any version; None if there is none yet."""
     if not path.exists():
         return None
-    settings = json_files.read(path, {"experiment": {"recipe": {"epochs": SOME}}}, "restore it")
-    return settings["experiment"]["recipe"]["epochs"]
+    recipe = {"recipe": {"epochs": SOME}}
+    settings = json_files.read(path, ({"experiment": recipe}, recipe), "restore it")
+    return settings.get("experiment", settings)["recipe"]["epochs"]  # the first versions had no Experiment
 
 
 def _paused(process):
@@ -88,3 +93,19 @@ def lines_of(folder):
     if not runs:
         return [f"no run in {folder} yet"]
     return [*lines, f"{counted(len(runs), 'run')} in {folder}: {', '.join(counts)}"]
+
+
+def watch(folder, once=False):
+    """Print the table: again every PERIOD seconds on a terminal, until Ctrl-C; else, or with `once`, one time."""
+    if once or not sys.stdout.isatty():
+        print("\n".join(lines_of(folder)))
+        return
+    while True:
+        columns, rows = shutil.get_terminal_size()
+        lines = lines_of(folder)
+        if len(lines) > rows - 1:
+            lines = [*lines[:rows - 3], f"... {len(lines) - rows + 2} more", lines[-1]]
+        # From the top left corner, over what is there.
+        sys.stdout.write("\x1b[H\x1b[J" + "".join(f"{line[:columns]}\n" for line in lines))
+        sys.stdout.flush()
+        time.sleep(PERIOD)

@@ -1,6 +1,7 @@
 """python -m reproduce watch: what it says of runs, and that no run notices it."""
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -19,10 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-m", "reproduce", "watch", "--runs"]
 
 
-def run_folder(place, epochs=10, done=4):
+def run_folder(place, epochs=10, done=4, old=False):
     """A folder as a run leaves it after some epochs."""
     place.mkdir(parents=True)
-    (place / "args.json").write_text(json.dumps({"experiment": {"recipe": {"epochs": epochs}}}))
+    recipe = {"recipe": {"epochs": epochs}}
+    (place / "args.json").write_text(json.dumps(recipe if old else {"experiment": recipe}))
     (place / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in test_runlog.records(done)))
     return place
 
@@ -53,6 +55,7 @@ def test_a_line_says_how_far_a_run_is_and_when_it_will_end(tmp_path):
     found = watch.seen(run_folder(tmp_path / "net"))
     assert found == watch.Seen("net", "stopped", 4, 10, .27, .27, 100, 6 * 9.5)
     assert found.cells() == ("stopped", "4/10", "0.2700", "0.2700", "100", "57 s", "net")
+    assert watch.seen(run_folder(tmp_path / "old", old=True)).epochs == 10
     ended = watch.seen(run_folder(tmp_path / "ended", done=10))
     assert (ended.state, ended.left) == ("finished", None)
     assert watch.seen(run_folder(tmp_path / "new", done=0)).cells() == ("stopped", "0/10", *"----", "new")
@@ -115,7 +118,7 @@ def test_a_folder_without_runs_and_no_folder(tmp_path):
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "cannot be read" in done.stderr
 
 
-def test_the_runs_are_shown_those_under_way_first(tmp_path, holder):
+def test_without_a_terminal_the_runs_are_shown_once_those_under_way_first(tmp_path, holder):
     for name, done in (("a", 10), ("b", 4), ("c", 2)):
         run_folder(tmp_path / name, done=done)
     holder(tmp_path / "c" / LOCK)
@@ -125,6 +128,24 @@ def test_the_runs_are_shown_those_under_way_first(tmp_path, holder):
     assert [(line.split()[0], line.split()[-1]) for line in lines[1:4]] == [
         ("running", "c"), ("stopped", "b"), ("finished", "a")]
     assert lines[4] == f"3 runs in {tmp_path}: 1 running, 1 stopped, 1 finished"
+
+
+def test_a_terminal_shows_them_again_and_again_as_far_as_it_is_wide_and_high(tmp_path):
+    for number in range(40):
+        run_folder(tmp_path / f"a-long-name-{number:02d}")
+    process, end = pty.fork()
+    if not process:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.chdir(ROOT)
+        os.execve(sys.executable, [*COMMAND, str(tmp_path)], {**os.environ, "COLUMNS": "60", "LINES": "10"})
+    text = b""
+    while not re.search(rb"(?s)34 more.*34 more\r?\n[^\n]*\n", text):
+        text += os.read(end, 1 << 16)
+    os.kill(process, signal.SIGINT)
+    assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGINT
+    for shown in text.decode().split("\x1b[H\x1b[J")[1:3]:
+        lines = shown.splitlines()
+        assert len(lines) == 9 and max(map(len, lines)) <= 60 and lines[7] == "... 34 more"
 
 
 def test_it_needs_no_framework(tmp_path):

@@ -52,6 +52,13 @@ RELEASED = presets.named(PROGRAM, "released")
 TOTAL_BATCH = 2 * RELEASED.recipe.batch_size  # the authors' two GPUs; the recipes' learning rate is for it
 DEFAULT = Experiment("atac_resnet50_v1b", {"classes": 1000, **RELEASED.net}, "imagenet", RELEASED.recipe,
                      input_size=INPUT_SIZE, crop_ratio=CROP_RATIO)
+REFUSED = {
+    "--resume-states": "a trainer's states are a pickle, and reading a pickle runs the code in it; this script's "
+                       "checkpoints hold the optimizer's state: resume one with --resume",
+    "--use-pretrained": "no ImageNet weights come with this repository; start from a file with --resume-params",
+    "--use-se": "name the net: --model se",
+    "--teacher": "this script does not train with a teacher; leave it out",
+}
 
 
 def parse(argv=None):
@@ -62,6 +69,8 @@ def parse(argv=None):
     group = flags.add_run_flags(parser, save_interval=1000, workers=4)
     group.add_argument("--resume-epoch", type=flags.number(int, 0), metavar="N",
                        help="with --resume-params: enter the schedule at epoch N, with fresh momentum")
+    for flag, why in REFUSED.items():
+        group.add_argument(flag, action=flags.Refused, why=why)
     args = parser.parse_args(argv)
     try:
         args.net_name, args.net_arguments, _ = net_flags.net_arguments(args, registry.IMAGENET)

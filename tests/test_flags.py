@@ -217,3 +217,13 @@ def test_numbers_without_effect_are_remarked_on():
     assert remarks(lr_decay_period=2, lr_decay=.5, lr_decay_epochs=(3,)) \
         == ["lr_decay_epochs (3,) from the command line has no effect with --lr-decay-period"]
     assert remarks(warmup_lr=.1) == ["warmup_lr 0.1 from the command line has no effect with --warmup-epochs 0"]
+
+
+def test_a_flag_that_cannot_be_honoured_says_why(capsys):
+    made = flags.Parser(prog="script.py")
+    made.add_argument("--states", action=flags.Refused, why="it is a pickle")
+    for arguments in (["--states"], ["--states", "x"]):
+        with pytest.raises(SystemExit) as caught:
+            made.parse_args(arguments)
+        assert caught.value.code == 2 and capsys.readouterr().err.startswith("script.py: --states: it is a pickle (")
+    assert "--states" not in made.format_help()

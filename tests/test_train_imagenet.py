@@ -137,11 +137,11 @@ def test_the_rule_of_the_learning_rate():
         "learning rate 0.1 at a total batch of 1024; the recipes' 0.075 is for 256, in proportion that is --lr 0.3")
 
 
-def test_help_says_what_the_recipes_are(capsys):
+def test_help_says_what_the_recipes_are_and_hides_what_is_refused(capsys):
     with pytest.raises(SystemExit):
         train_imagenet.parse(["--help"])
     shown = capsys.readouterr().out
-    assert "21.41%" in shown and "--accumulate" in shown
+    assert "21.41%" in shown and "--accumulate" in shown and "--resume-states" not in shown
 
 
 # Command lines that are refused at once: status 2, one sentence, and no folder made.
@@ -159,7 +159,9 @@ def test_help_says_what_the_recipes_are(capsys):
     (["--mixup-alpha", ".2"], "--mixup-alpha needs --mixup"),
     (["--mixup-off-epoch", "2"], "mixup_off_epochs needs mixup_alpha"),
     (["--warmup-epochs", "160"], "leaves nothing of 160 epochs"),
-    (["--teacher", "x"], "unrecognized arguments: --teacher x"),
+    (["--resume-states", "x.states"], "--resume-states: a trainer's states are a pickle"),
+    (["--use-pretrained"], "start from a file with --resume-params"),
+    (["--use-se"], "--model se"), (["--teacher", "x"], "does not train with a teacher"),
     (["--resume-epoch", "5"], "--resume-epoch needs --resume-params"),
     (["--resume-epoch", "160", "--resume-params", "x"], "--resume-epoch 160 leaves nothing of 160 epochs"),
     (["--resume", "x", "--resume-params", "y"], "--resume and --resume-params exclude each other"),

@@ -105,6 +105,17 @@ def kvstore(text):
     return text
 
 
+class Refused(argparse.Action):
+    """A flag that other scripts of this kind have and this one refuses, with the error `why`."""
+
+    def __init__(self, option_strings, dest, why, **kwargs):
+        super().__init__(option_strings, dest, nargs="*", help=argparse.SUPPRESS, **kwargs)
+        self.why = why
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.error(f"{option_string}: {self.why}")
+
+
 def _first_gpus(text):
     return tuple(range(number(int, 0, MOST_GPUS)(text)))
 

@@ -4,10 +4,11 @@ r"""Draw what a net does, and how runs went.
     python visualize.py gates --pretrained atac_resnet20_v2_b1_cifar10 --beside seactivation_resnet20_v2_b1_cifar10 \
         --image 10 --data-dir data/cifar10-sample -o docs/images/gates.png
     python visualize.py predictions --pretrained atac_resnet20_v2_b1_cifar10 --wrong --data-dir data/cifar10-sample
+    python visualize.py statistics --pretrained atac_resnet20_v2_b1_cifar10
     python visualize.py curves runs/NAME runs/OTHER
     python visualize.py unit -o docs/images/atac-unit.svg
 
-The first two choose the weights and the data by the flags of evaluate.py. The figure is a PNG, PDF or SVG, by the
+The first three choose the weights and the data by the flags of evaluate.py. The figure is a PNG, PDF or SVG, by the
 extension of --output.
 """
 import copy
@@ -22,7 +23,7 @@ from support import runtime
 from support.errors import InputError
 
 HOSTS = registry.CIFAR, registry.IMAGENET
-WITH_NET = ("gates", "predictions")  # they take the flags of evaluate.py
+WITH_NET = ("gates", "predictions", "statistics")  # they take the flags of evaluate.py
 MOST_ANSWERS = 400
 
 
@@ -45,6 +46,10 @@ def parse(argv=None):
     predictions.add_argument("--count", type=flags.number(int, 1, MOST_ANSWERS), default=32, metavar="N",
                              help="how many (default 32)")
     predictions.add_argument("--wrong", action="store_true", help="only images that the net gets wrong")
+
+    statistics = tasks.add_parser("statistics", help="the spread of the gates at each site over the test images, and "
+                                  "what their variance comes from")
+    statistics.add_argument("--count", type=flags.number(int, 1), metavar="N", help="only the first N test images")
 
     curves = tasks.add_parser("curves", help="the training curves of several runs in the same axes")
     curves.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its metrics.jsonl")
@@ -105,8 +110,11 @@ def draw(parser, args):
         raise InputError(f"{args.params} is an exported net; give the parameter file that it is from")
     subject = subject_of(parser, args)
     images = subject.images(args.batch_size)
-    if args.task == "gates":
+    if args.task in ("gates", "statistics"):
         captured = importlib.import_module(f"{subject.backend.__name__}.gates").captured
+        if args.task == "statistics":
+            visualize.statistics(subject, captured, images, args.count, args.output)
+            return
         subjects = [subject, *([beside(parser, args, subject)] if args.beside else [])]
         if args.picture:
             pixels, name = picture(args.picture, subject.data.pixels), os.path.basename(args.picture)

@@ -12,9 +12,9 @@ from support.words import counted
 from . import runlog
 from .evaluation import answer_name, chances
 from .figures import curves, pictures
-from .figures.gates import draw_gates
+from .figures.gates import draw_gates, draw_statistics
 from .folders import METRICS
-from .gates import liveliest, site
+from .gates import liveliest, site, summaries
 
 
 def title_of(subject):
@@ -50,6 +50,23 @@ def gates(subjects, captured, pixels, name, channel, path):
             layers.append((site(unit), own, first))
         nets.append((f"{title_of(subject)}: {name}", layers))
     draw_gates(subjects[0].data.visible(pixels[0]), nets, path)
+
+
+def statistics(subject, captured, images, count, path):
+    """Draw the statistics of a net's gates over the first `count` test images, or over all for None."""
+    seen = 0
+
+    def parts():
+        nonlocal seen
+        for pixels, _, real in images.batches:
+            real = real if count is None else min(real, count - seen)
+            seen += real
+            yield _gates_of(subject, captured, pixels[:real])
+            if seen == count:
+                return
+    found = summaries(parts())
+    draw_statistics(found, path, f"{title_of(subject)}, {counted(seen, 'test image')}")
+    return found
 
 
 def _gates_of(subject, captured, pixels):

@@ -51,7 +51,9 @@ def no_warnings():
 @pytest.mark.parametrize("words, width", [
     (["gates", *ATAC, "--beside", "seactivation_resnet20_v2_b1_cifar10", "--image", "1016"], 1500),
     (["gates", *ATAC, "--picture", "cat.png", "--channel", "15"], 1500),
-    (["predictions", *ATAC, "--count", "9"], 1400), (["predictions", *ATAC, "--count", "2", "--wrong"], 500)])
+    (["predictions", *ATAC, "--count", "9"], 1400), (["predictions", *ATAC, "--count", "2", "--wrong"], 500),
+    (["statistics", *ATAC, "--count", "300"], 1400),
+    (["statistics", *SAMPLE, "--pretrained", "localsenet_resnet20_v2_b1_cifar10", "--count", "1"], 1400)])
 def test_a_drawing(tmp_path, words, width):
     Image.fromarray(np.arange(60 * 50 * 3, dtype=np.uint8).reshape(60, 50, 3)).save(tmp_path / "cat.png")
     result = run(*words, folder=tmp_path)
@@ -144,6 +146,17 @@ def test_sites_have_short_names():
     assert gates.site("features.6") == "head" and gates.site("block.act") == "block.act"
 
 
+def test_the_variance_is_what_its_parts_add_up_to():
+    values = np.random.RandomState(1).rand(40, 6, 5, 5) * np.linspace(.2, 1, 6).reshape(6, 1, 1)
+    summary, = gates.summaries([{"features.6": part} for part in (values[:7], values[7:])])
+    assert summary.site == "head" and summary.mean == pytest.approx(values.mean())
+    assert summary.channels + summary.images + summary.positions == pytest.approx(values.var())
+    assert summary.channels == pytest.approx(values.mean(axis=(0, 2, 3)).var())
+    np.testing.assert_allclose(summary.quantiles, np.quantile(values, gates.LEVELS), atol=.01)
+    pooled, = gates.summaries([{"head": values.mean(axis=(2, 3), keepdims=True)}])
+    assert pooled.positions == pytest.approx(0, abs=1e-12) and pooled.images == pytest.approx(summary.images)
+
+
 def test_one_value_per_channel_is_one_colour(tmp_path):
     """SEActivation's maps beside ATAC's: the argument of Figure 3."""
     maps = np.random.RandomState(2).rand(4, 8, 8)
@@ -179,6 +192,8 @@ def test_the_sites_of_a_deep_net_are_wrapped(tmp_path):
     (["gates", *ATAC, "--channel", "16"], 1, "--channel 16: s1b1.act1 has 16 channels, numbered from 0"),
     (["gates", *ATAC, "-o", "x.gif"], 2, "'x.gif' does not end in .png, .pdf or .svg"),
     (["gates", *ATAC, "-o", "none/x.png"], 2, "--output none/x.png: that folder does not exist"),
+    (["statistics", *SAMPLE, "--pretrained", "nin_resnet20_v2_b1_cifar10"], 1, "has no unit with gates"),
+    (["statistics", *ATAC, "--count", "0"], 2, "0 is below 1"),
     (["predictions", *ATAC, "--count", "401"], 2, "401 is above 400"),
     (["predictions", *ATAC[:4], "--data-dir", "nothing"], 1, "--data-dir nothing: that folder does not exist"),
     (["predictions", *ATAC, "-o", "/proc/x.png"], 1, "/proc/x.png cannot be written: "),

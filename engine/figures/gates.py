@@ -1,7 +1,9 @@
-"""The gates of nets for one picture."""
+"""The gates of a net for one picture, and their statistics over many."""
 import math
 
 import numpy as np
+
+from support import palette
 
 from . import COLUMN, save, styled, words
 
@@ -44,4 +46,33 @@ def draw_gates(picture, nets, path):
                 above.imshow(mean, **scale)
                 image = below.imshow(own, **scale)
             part.colorbar(image, ax=grid, shrink=.8, label="gate", pad=.01).outline.set_linewidth(.5)
+        save(figure, path)
+
+
+def draw_statistics(summaries, path, title):
+    """Draw the spread of the gates at each site, and what their variance comes from. summaries : engine.gates."""
+    with styled() as pyplot, words(title, *(each.site for each in summaries), longest=100) as (title, *sites):
+        figure, (spread, parts) = pyplot.subplots(
+            1, 2, figsize=(2 * COLUMN, max(2.3, .17 * len(sites) + 1.1)), sharey=True, layout="constrained")
+        rows = range(len(summaries))
+        for row, each in zip(rows, summaries):
+            low, lower, middle, upper, high = each.quantiles
+            spread.plot([low, high], [row, row], color=palette.VERMILLION, linewidth=.8)
+            spread.plot([lower, upper], [row, row], color=palette.VERMILLION, linewidth=4, solid_capstyle="butt")
+            spread.plot(middle, row, color=palette.BLACK, marker="|", markersize=7)
+        spread.set(xlabel="gate: median, middle 50% and 90%", xlim=(0, 1))
+        spread.set_yticks(rows, sites)
+        spread.set_ylim(len(summaries) - .4, -.6)
+        left = [0.] * len(summaries)
+        for name, label, color in (("channels", "channels", palette.BLUE), ("images", "images", palette.ORANGE),
+                                   ("positions", "positions of an image", palette.GREEN)):
+            values = [getattr(each, name) for each in summaries]
+            parts.barh(rows, values, .7, left, color=color, label=label)
+            left = [start + value for start, value in zip(left, values)]
+        parts.set_xlabel("variance of the gates between")
+        for axes in (spread, parts):
+            axes.grid(True, axis="x")
+            axes.tick_params(axis="y", length=0)
+        figure.legend(loc="outside lower right", ncols=3)
+        figure.suptitle(title, fontsize=8, x=.01, ha="left")
         save(figure, path)

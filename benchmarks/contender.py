@@ -18,7 +18,7 @@ LOSS_TOLERANCE = 1e-3  # relative, for the mean loss of the first training step
 LOSSES_TOLERANCE = {32: 1e-3, 224: 0.1}  # by the side of the images
 CHECK_STEPS = 3
 # A benchmark trains on the same batch again and again and must not diverge. These numbers do not change the times.
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-4, 0.9, 1e-4
 TRAINING_MACS = 3  # a step's multiply-adds over the forward pass's: outputs, gradients of weights and of inputs
 
 

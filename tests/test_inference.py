@@ -11,7 +11,7 @@ from mxnet.gluon import nn
 from backend.gluon import agreement, inference, inside
 from backend.gluon.symbol_graph import SymbolGraph
 from model import fuse, get_model, list_models
-from model.activation import ATAC, NiN, ReLU, SEActivation, XUnit
+from model.activation import ATAC, NiN, ReLU, SEActivation, Sine, XUnit
 from model.imagenet_resnet import Bottleneck
 from ops import loader
 from support.errors import InputError
@@ -341,7 +341,8 @@ def test_other_bottlenecks_are_left_alone():
     def wide(width, stride, size):
         return nn.Conv2D(width, 5, stride, 2, use_bias=False, in_channels=width)
 
-    for net in (Bottlenecks(ReLU), Bottlenecks(ATAC, 24), Bottlenecks(ATAC, 2 * inside.WIDEST_MIDDLE),
+    assert inside.middles(ready(net := Bottlenecks(ReLU), batch)) == [net[1]]  # not the one with stride 2
+    for net in (Bottlenecks(Sine), Bottlenecks(ATAC, 24), Bottlenecks(ATAC, 2 * inside.WIDEST_MIDDLE),
                 Bottlenecks(ATAC, spatial=wide)):
         assert not inside.middles(ready(net, batch))
     x, weight, number = mx.nd.ones((1, 24, 4, 4)), mx.nd.ones((16, 24, 3, 3)), mx.nd.ones(24)

@@ -68,9 +68,9 @@ def optimize(net, example, fused="auto"):
     """The most fused form of net for inference that answers as net does. Returns (callable, sentence); times nothing.
 
     net: as in `fold`. example: NDArray (N, ...) as net will get it; its shape, type, mean and spread matter. The forms
-    tried are, in this order: our own fused operators inside bottlenecks that have two units of layers, and oneDNN's
-    around them (float32 nets on CPUs); our own for the whole net (model.fuse); folded BatchNorm with oneDNN's; the same
-    without fused additions; folded BatchNorm alone; net itself.
+    tried are, in this order: our own fused operators inside bottlenecks, and oneDNN's around them (float32 nets on
+    CPUs); our own for the whole net (model.fuse); folded BatchNorm with oneDNN's; the same without fused additions;
+    folded BatchNorm alone; net itself.
     Each must agree with the plain net, on each of net's devices (agreement.py). The sentence says which form it is, and
     why.
     fused: "auto" tries all forms; "on" tries also fused units, and raises InputError if our operators do not fit; "off"

@@ -91,15 +91,18 @@ def first_norm(unit):
 
 
 def middles(net):
-    """The bottlenecks whose middle deserves an operator in inference: two units of layers around a 3x3 convolution."""
+    """The bottlenecks whose middle deserves an operator in inference: a 3x3 convolution between two units.
+
+    With stride 2, where the operators have no minimal filtering, only between units of layers.
+    """
     found = []
     for block in blocks_in(net):
-        if type(block) is not Bottleneck or not (layers_of(block.act1) and layers_of(block.act2)):
+        if type(block) is not Bottleneck or type(block.conv2) is not nn.Conv2D:
             continue
-        width = block.conv3.weight.shape[1]
-        usual = type(block.conv2) is nn.Conv2D and any(block.conv2._kwargs == conv3x3(width, stride)._kwargs
-                                                       for stride in (1, 2))
-        if usual and width <= WIDEST_MIDDLE and width % 16 == 0:
+        width, stride = block.conv3.weight.shape[1], block.conv2._kwargs["stride"][0]
+        usual = block.conv2._kwargs == conv3x3(width, stride)._kwargs
+        worth = stride == 1 or layers_of(block.act1) and layers_of(block.act2)
+        if usual and worth and width <= WIDEST_MIDDLE and width % 16 == 0:
             with contextlib.suppress(Unfit):
                 _middle(block)
                 found.append(block)

@@ -33,12 +33,12 @@ struct Tensor {
   View read(int n, int first, int count, float* buffer) const {
     if (blocked) return {view(n).at(0, first), view(n).plane};
     const View tile{buffer, static_cast<ptrdiff_t>(count) * LANES};
-    std::memset(buffer, 0, sizeof(float) * shape.blocks() * tile.plane);
-    for (int c = 0; c < shape.channels; ++c) {
+    if (shape.channels % LANES) std::memset(buffer, 0, sizeof(float) * shape.blocks() * tile.plane);
+    each_part(count, [&](int c, int p, int end) {
       const float* from = image(n) + static_cast<size_t>(c) * shape.pixels() + first;
       float* to = tile.at(c / LANES, 0) + c % LANES;
-      for (int p = 0; p < count; ++p) to[p * LANES] = from[p];
-    }
+      for (; p < end; ++p) to[p * LANES] = from[p];
+    });
     return tile;
   }
 
@@ -50,11 +50,22 @@ struct Tensor {
 
   void wrote(int n, int first, int count, View tile) const {
     if (blocked) return;
-    for (int c = 0; c < shape.channels; ++c) {
+    each_part(count, [&](int c, int p, int end) {
       float* to = image(n) + static_cast<size_t>(c) * shape.pixels() + first;
       const float* from = tile.at(c / LANES, 0) + c % LANES;
-      for (int p = 0; p < count; ++p) to[p] = from[p * LANES];
-    }
+      for (; p < end; ++p) to[p] = from[p * LANES];
+    });
+  }
+
+ private:
+  // f(channel, first pixel, end), so that the pixels of a block stay in the first cache for all of its channels.
+  template <class F>
+  void each_part(int count, F f) const {
+    constexpr int together = 64;
+    for (int b = 0; b < shape.blocks(); ++b)
+      for (int p = 0; p < count; p += together)
+        for (int c = b * LANES; c < std::min(b * LANES + LANES, shape.channels); ++c)
+          f(c, p, std::min(p + together, count));
   }
 };
 

@@ -15,10 +15,11 @@ import tiny
 from mxnet import autograd
 from mxnet.gluon import nn
 
-from backend.gluon import fusable, fused, loop, optimizer
+from backend.gluon import fusable, fused, inside, loop, optimizer
 from engine.steps import Meter
 from model import activation, refine
 from model.cifar_resnet import CIFARResNetV2
+from model.imagenet_resnet import Bottleneck
 from ops import build, nag
 
 pytestmark = pytest.mark.usefixtures("fused_operators")
@@ -279,6 +280,10 @@ WRONG = [
               gate=changed(XUNIT, 4, (16, 16, 3, 3))),
     unit_case("bias must have the shape (16), got (1)", unit="xunit", gate=changed(XUNIT, 5, (1,))),
     ("slope must have the shape (1), got (16)", "atac_unit", [(2, 16, 5, 5), (16,)], {"unit": "prelu"}),
+    ("multiples of 16 inputs and outputs, got the shape (8, 16, 3, 3)", "atac_middle_inference",
+     [(2, 16, 5, 5), *[(16,)] * 4, (8, 16, 3, 3), *[(8,)] * 4], {}),
+    ("stride must be 1 or 2", "atac_middle_inference",
+     [(2, 16, 5, 5), *[(16,)] * 4, (16, 16, 3, 3), *[(16,)] * 4], {"stride": "3"}),
     ("x must be (N, C, H, W), got (3, 8)", "atac_stem", [(3, 8), (8,), (8,), (8,), (16, 8, 3, 3)], {}),
     ("weight must have a multiple of 16 outputs, got the shape (8, 3, 3, 3)", "atac_stem",
      [(2, 3, 8, 8), (3,), (3,), (3,), (8, 3, 3, 3)], {}),
@@ -615,6 +620,13 @@ def exercise():
         for input_gradient in (True, False):
             fused_nets.step(net, forward, x, dy, input_gradient)
         forward(mx.nd.array(x)).asnumpy()
+    for unit, stride, size in ((activation.ATAC, 1, 7), (activation.XUnit, 2, 5), (activation.ReLU, 1, 1)):
+        block = Bottleneck(16, 8, stride, 1, unit)
+        block.initialize()
+        forward = inside.with_middles(block, [block])
+        for images in (3, 1):
+            x = mx.nd.array(np.random.RandomState(0).normal(0, 1, (images, 8, size, size)))
+            assert fused_nets.distance(forward(x).asnumpy(), block(x).asnumpy()) < 1e-5
     for _, operator, shapes, attributes in WRONG:
         with contextlib.suppress(mx.MXNetError):
             call(operator, shapes, **attributes)

@@ -90,10 +90,10 @@ def workers(rng, folder):
     batches = in_memory.TrainBatches(tiny.split(64), 16, 0)
     make, place = batches._batch, (rng.randrange(2), rng.randrange(4))
 
-    def breaking(order, epoch, step):
+    def breaking(epoch, step):
         if (epoch, step) == place:
             raise rng.choice((Broken("a worker died"), OSError(5, "Input/output error"), MemoryError()))
-        return make(order, epoch, step)
+        return make(epoch, step)
 
     batches._batch = breaking
     try:

@@ -200,12 +200,9 @@ def headline(records, count=3):
     if not best:
         return "- **Best accuracies here**: the ledger has no run."
     shown = sorted(best, key=lambda cell: -best[cell][1].mean("best"))[:count]
-    epochs = sorted({best[cell][0].epochs for cell in shown})
-    numbers = [f"{CIFAR.parts[cell.unit].label} {best[cell][1].mean('best'):.4f} ({grid.PUBLISHED[cell]})"
-               for cell in shown]
-    times = " to ".join(dict.fromkeys([str(epochs[0]), str(epochs[-1])]))
-    return (f"- **Best accuracies here** (published): {', '.join(numbers)}, after {times} of the paper's "
-            f"{CIFAR_PAPER.epochs} epochs.")
+    numbers = [f"{CIFAR.parts[cell.unit].label} {best[cell][1].mean('best'):.4f} after {best[cell][0].epochs} epochs "
+               f"({grid.PUBLISHED[cell]})" for cell in shown]
+    return f"- **Best accuracies here** (published, after {CIFAR_PAPER.epochs} epochs): {', '.join(numbers)}."
 
 
 def results_table(records):

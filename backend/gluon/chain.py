@@ -5,7 +5,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from model.cifar_resnet import BasicBlockV2, CIFARResNetV2
 
-from .fusable import REFINEMENTS, Unfit, common_norm, kind_of, norm_parameters, unit_parameters
+from .fusable import REFINEMENTS, Unfit, around, common_norm, kind_of, norm_parameters, unit_parameters
 
 
 def steps_of(net):
@@ -21,14 +21,12 @@ def steps_of(net):
         for block in stage:
             if type(block) is not BasicBlockV2:
                 raise Unfit(f"there is no fused {type(block).__name__}")
-            parameters = (norm_parameters(block.bn1) + unit_parameters(block.act1) + [block.conv1.weight]
-                          + norm_parameters(block.bn2) + unit_parameters(block.act2) + [block.conv2.weight]
-                          + unit_parameters(block.refine))
+            parameters, attributes = around(block.conv1, block)
+            parameters += [block.conv2.weight] + unit_parameters(block.refine)
             if block.downsample is not None:
                 parameters.append(block.downsample.weight)
             refine = "none" if block.refine is None else kind_of(block.refine, REFINEMENTS)
-            yield "block", parameters, {**norm, "unit1": kind_of(block.act1), "unit2": kind_of(block.act2),
-                                        "refine": refine, "stride": str(block.conv1._kwargs["stride"][0]),
+            yield "block", parameters, {**norm, **attributes, "refine": refine,
                                         "downsample": str(int(block.downsample is not None))}
     last, head = net.features[5], net.features[6]
     yield "head", norm_parameters(last) + unit_parameters(head), {**norm, "unit": kind_of(head)}

@@ -89,3 +89,11 @@ def unit_parameters(unit):
 
 def norm_parameters(block):
     return [getattr(block, array) for array in NORM]
+
+
+def around(convolution, block):
+    """(parameters, attributes) of BN, AF, a 3x3 convolution, BN, AF in a residual block, as the operators take them."""
+    parameters = (norm_parameters(block.bn1) + unit_parameters(block.act1) + [convolution.weight]
+                  + norm_parameters(block.bn2) + unit_parameters(block.act2))
+    return parameters, {"unit1": kind_of(block.act1), "unit2": kind_of(block.act2),
+                        "stride": str(convolution._kwargs["stride"][0])}

@@ -111,10 +111,8 @@ def middles(net):
 
 def _middle(block):
     """The parameters and attributes of atac_middle_inference."""
-    parameters = (norm_parameters(block.bn1) + unit_parameters(block.act1) + [block.conv2.weight]
-                  + norm_parameters(block.bn2) + unit_parameters(block.act2))
-    return parameters, {"unit1": kind_of(block.act1), "unit2": kind_of(block.act2),
-                        "stride": str(block.conv2._kwargs["stride"][0]), **common_norm(block)}
+    parameters, attributes = fusable.around(block.conv2, block)
+    return parameters, {**attributes, **common_norm(block)}
 
 
 def with_middles(net, blocks):

@@ -119,6 +119,16 @@ class Arrays {
   size_t next_ = 0;
 };
 
+// An operator from all of its arrays.
+template <class Operator>
+Operator read_operator(const Attributes& attributes, const std::vector<Dims>& shapes,
+                       const std::vector<float*>& data) {
+  Arrays arrays(shapes, data);
+  Operator found(arrays, attributes);
+  arrays.finish();
+  return found;
+}
+
 inline NormArrays next_norm(Arrays& arrays, const std::string& name, int channels, bool affine = true) {
   const Dims dims{static_cast<unsigned>(channels)};
   NormArrays norm;

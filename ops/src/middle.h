@@ -34,14 +34,6 @@ struct MiddleOperator {
     unit2.reset(new UnitInputs(arrays, attributes, "unit2", out.channels));
   }
 
-  static MiddleOperator read(const Attributes& attributes, const std::vector<Dims>& shapes,
-                             const std::vector<float*>& data) {
-    Arrays arrays(shapes, data);
-    MiddleOperator found(arrays, attributes);
-    arrays.finish();
-    return found;
-  }
-
   Dims output() const { return plain_dims(out); }
 };
 
@@ -50,7 +42,7 @@ struct MiddleOperator {
 class PreparedMiddle {
  public:
   PreparedMiddle(const Attributes& attributes, const std::vector<Dims>& shapes, const std::vector<float*>& data)
-      : places_(omp_get_max_threads()), operator_(MiddleOperator::read(attributes, shapes, data)) {
+      : places_(omp_get_max_threads()), operator_(read_operator<MiddleOperator>(attributes, shapes, data)) {
     in_ = map(operator_.in);
     between_ = map(operator_.out);
     out_ = map(operator_.out);

@@ -95,19 +95,13 @@ struct Declared {
   static MXReturnValue shapes(const Attributes& attributes, std::vector<Dims>* in, std::vector<Dims>* out) {
     return guarded([&] {
       const std::vector<float*> none(in->size(), nullptr);
-      out->at(0) = read(attributes, *in, none).output();
+      out->at(0) = read_operator<Operator>(attributes, *in, none).output();
     });
   }
 
-  static Operator read(const Attributes& attributes, const std::vector<Dims>& shapes, const std::vector<float*>& data) {
-    Arrays arrays(shapes, data);
-    Operator found(arrays, attributes);
-    arrays.finish();
-    return found;
-  }
   static Operator read(const Attributes& attributes, std::vector<MXTensor>::const_iterator first,
                        std::vector<MXTensor>::const_iterator last) {
-    return read(attributes, dims_of(first, last), data_of(first, last));
+    return read_operator<Operator>(attributes, dims_of(first, last), data_of(first, last));
   }
 
   static mxnet::ext::CustomOp& complete(mxnet::ext::CustomOp& op) {
@@ -210,11 +204,11 @@ class State : public mxnet::ext::CustomStatefulOp {
       if (!keeps || !prepared_ || now != made_for_ || prepared_->places() < omp_get_max_threads()) {
         prepared_.reset();
         prepared_.reset(new Prepared(attributes_, dims_of(inputs->begin(), inputs->end()),
-                                   data_of(inputs->begin(), inputs->end())));
+                                     data_of(inputs->begin(), inputs->end())));
         made_for_ = std::move(now);
       }
       prepared_->run(static_cast<float*>(x.data_ptr), static_cast<int>(x.shape[0]),
-                static_cast<float*>(outputs->at(0).data_ptr));
+                     static_cast<float*>(outputs->at(0).data_ptr));
       if (!keeps) prepared_.reset();
     });
   }

@@ -1,5 +1,6 @@
 """The paper's questions: which evidence an answer rests on, image by image or over seeds, and how much it is worth."""
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -82,9 +83,11 @@ def test_a_pair_of_networks_is_judged_by_the_images_that_one_of_them_alone_had_r
 
 def test_the_shipped_nets_are_compared_image_by_image():
     assert {"atac", "relu", "localsenet", "nin", "seactivation"} == set(SHIPPED)
-    (_, found), = scores.by_protocol(SHIPPED.values()).items()
-    for unit in ("relu", "localsenet"):
-        comparison = claims.compare("b = 1", found[cell("atac")], found[cell(unit)])
+    pairs = [pair for found in scores.by_protocol(SHIPPED.values()).values()
+             for pair in itertools.combinations(found.values(), 2)]
+    assert pairs
+    for pair in pairs:
+        comparison = claims.compare("b = 1", *pair)
         assert comparison.paired.gained - comparison.paired.lost == pytest.approx(10_000 * comparison.difference)
         assert comparison.paired.margin < comparison.spread
 
@@ -158,8 +161,10 @@ def test_a_record_without_known_images_is_read(tmp_path):
 
 @pytest.mark.parametrize("right, said", [
     ("", "it does not hold 10,000 bits"), ("*", "it is no base64"), (3, "right is not text"),
-    (bits.packed(np.ones(10_000)), "right has 10,000 images, and the record 8,017"),
-    (bits.packed(np.ones(10_008)), "it does not hold 10,000 bits")])
+    (bits.packed(np.ones(10_000)),
+     f"right has 10,000 images, and the record {10_000 * SHIPPED['atac'].result.last.accuracy:,.0f};"),
+    (bits.packed(np.ones(10_008)), "it does not hold 10,000 bits")],
+    ids=["empty", "not base64", "number", "all", "longer"])
 def test_images_that_the_record_contradicts_are_refused(tmp_path, right, said):
     with pytest.raises(InputError, match="evaluations.json cannot be used: ") as error:
         ledger.read_record(evaluated(tmp_path, right=right))

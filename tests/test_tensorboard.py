@@ -1,16 +1,20 @@
 """--tensorboard: the event files, and that a run's numbers do not know of them."""
-import errno
+import contextlib
 import logging
 import os
 import struct
+import sys
 
 import numpy as np
 import pytest
 import tiny
 
 import train_cifar
-from engine import event_file, runlog, tensorboard
+from engine import runlog, tensorboard
 from engine.steps import Scores
+
+Event = pytest.importorskip("tensorboardX.proto.event_pb2",
+                            reason="tensorboardX is not installed (requirements-tensorboard.txt)").Event
 
 UNITS = [f"gates/{place}" for place in ("s1b1.act1", "s1b1.act2", "s2b1.act1", "s2b1.act2", "s3b1.act1", "s3b1.act2",
                                         "head")]
@@ -32,45 +36,19 @@ def train(folder, data, *arguments, model="atac_resnet20_v2", epochs=2):
                      *arguments, folder=folder)
 
 
-# Reading what was written, without the code that writes it.
-
-def fields(message):
-    """(number, value) of each field of a protocol buffer: an int, or bytes of which a float or text is made."""
-    place = 0
-
-    def varint():
-        nonlocal place
-        value = shift = 0
-        while True:
-            byte = message[place]
-            place, value, shift = place + 1, value | (byte & 127) << shift, shift + 7
-            if byte < 128:
-                return value
-
-    while place < len(message):
-        head = varint()
-        length = {0: 0, 1: 8, 5: 4}.get(head & 7)
-        if length == 0:
-            yield head >> 3, varint()
-            continue
-        length = varint() if length is None else length
-        yield head >> 3, message[place:place + length]
-        place += length
-
+# Reading what was written.
 
 def events(folder):
-    """[(step, {tag: number, or the fields of a histogram}, whether it is a start)] of a folder's files, in order."""
+    """[(step, {tag: number, or a histogram}, whether it is a start)] of a folder's files, in order."""
     found = []
     for path in sorted(folder.iterdir()):
         content, place = path.read_bytes(), 0
         while place < len(content):
             length, = struct.unpack_from("<Q", content, place)
-            event = dict(fields(content[place + 12:place + 12 + length]))
-            values = {}
-            for _, value in fields(event.get(5, b"")):
-                value = dict(fields(value))
-                values[value[1].decode()] = struct.unpack("<f", value[2])[0] if 2 in value else dict(fields(value[5]))
-            found.append((event.get(2, 0), values, 7 in event))
+            event = Event.FromString(content[place + 12:place + 12 + length])
+            values = {value.tag: value.histo if value.HasField("histo") else value.simple_value
+                      for value in event.summary.value}
+            found.append((event.step, values, event.HasField("session_log")))
             place += 16 + length
     return found
 
@@ -87,50 +65,31 @@ def curves(folder):
     return found
 
 
-# The format.
-
-def test_a_record_has_its_length_and_the_checksums_of_tfrecord():
-    def crc(masked):
-        rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
-        return (rotated << 15 | rotated >> 17) & 0xFFFFFFFF
-
-    assert crc(event_file.checksum(b"123456789")) == 0xE3069283  # the check value of CRC-32C
-    assert crc(event_file.checksum(bytes(32))) == 0x8A9136AA  # RFC 3720, B.4
-    made = event_file.record(b"123456789")
-    assert struct.unpack("<Q", made[:8]) == (9,) and made[12:21] == b"123456789" and len(made) == 25
-    assert crc(*struct.unpack("<I", made[21:])) == 0xE3069283
-
-
-def test_an_event_file_holds_numbers_and_distributions(tmp_path):
-    file = event_file.EventFile(tmp_path, 0)
-    gates = np.array([[0., .1, .1], [.5, .99, 1.]], np.float32)
-    file.add(300, [event_file.scalar("a", .5), event_file.scalar("b/c", -1e9)])
-    file.add(2**40, [event_file.histogram("gates", gates, 4, (0, 1))])
-    file.close()
-    (_, nothing, start), (_, _, started), (at, numbers, _), (later, gate, _) = events(tmp_path)
-    assert not nothing and not start and started and (at, later) == (300, 2**40)
-    assert numbers == {"a": .5, "b/c": -1e9}
-    found = gate["gates"]
-    assert [struct.unpack("<d", found[number])[0] for number in (1, 2, 3)] == [0, 1, 6]
-    assert np.frombuffer(found[6]).tolist() == [.25, .5, .75, 1]
-    assert np.frombuffer(found[7]).tolist() == [3, 0, 1, 2]
-    assert np.isclose(struct.unpack("<d", found[4])[0], gates.sum()) and np.isclose(
-        struct.unpack("<d", found[5])[0], np.square(gates).sum())
-
+# The files.
 
 def test_tensorboard_reads_it(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for start in (0, 2):  # the second process repeats what the first had done from step 2 on
-        file = event_file.EventFile(tmp_path, start)
+        board = tensorboard.Board(tmp_path, start, _Batches())
         for step in (1, 2, 3)[start // 2:]:
-            file.add(step, [event_file.scalar("a", step + start), event_file.histogram("h", [.1, .9], 10, (0, 1))])
-        file.close()
+            board.step(step, a=step + start)
+            board.epoch(step, Scores(20, 1., .5, .9, None), lambda images: {"features.0": np.array([.1, .9])})
+        board.close()
     read = accumulator.EventAccumulator(str(tmp_path), size_guidance={"histograms": 0})
     read.Reload()
-    assert [(event.step, event.value) for event in read.Scalars("a")] == [(1, 1), (2, 4), (3, 5)]
-    assert [event.step for event in read.Histograms("h")] == [1, 2, 3]
-    shown = read.Histograms("h")[0].histogram_value
+    assert [(event.step, event.value) for event in read.Scalars("train/a")] == [(1, 1), (2, 4), (3, 5)]
+    assert [event.step for event in read.Histograms("gates/head")] == [1, 2, 3]
+    shown = read.Histograms("gates/head")[0].histogram_value
     assert (shown.num, shown.min, shown.max, sum(shown.bucket)) == (2, .1, .9, 2)
+
+
+def test_gates_that_are_not_numbers_have_no_histogram(tmp_path):
+    board = tensorboard.Board(tmp_path / "run", 0, _Batches())
+    board.epoch(1, Scores(20, np.nan, .1, .5, None),
+                lambda images: {"features.0": np.full(4, np.nan), "features.1": np.array([0., .1, .1, 1.])})
+    board.close()
+    found = curves(tmp_path / "run")
+    assert np.isnan(found["validation/loss"][1]) and sum(tag.startswith("gates") for tag in found) == 1
 
 
 # A run.
@@ -156,8 +115,8 @@ def test_a_run_has_the_same_bits_with_and_without_curves(tmp_path, data, kind):
         assert np.allclose([*found[f"validation/{name}"].values()], [record[f"val_{name}"] for record in records])
     for unit in UNITS:
         assert list(found[unit]) == [4, 8]
-        low, high, count = (struct.unpack("<d", found[unit][8][number])[0] for number in (1, 2, 3))
-        assert 0 < low < high < 1 and count % tensorboard.IMAGES == 0
+        shown = found[unit][8]
+        assert 0 < shown.min < shown.max < 1 and shown.num % tensorboard.IMAGES == 0 and sum(shown.bucket) == shown.num
 
 
 def test_a_net_without_gates_has_curves_alone(tmp_path, data):
@@ -210,31 +169,28 @@ class _Batches:
         yield np.zeros((20, 3, 32, 32), np.float32), np.zeros(20, np.int32), 20
 
 
-def test_a_disk_that_fails_ends_the_curves_and_not_the_run(tmp_path, caplog, monkeypatch):
+def test_a_disk_that_fails_ends_the_curves_and_not_the_run(tmp_path, caplog):
     board = tensorboard.Board(tmp_path / "run", 0, _Batches())
     board.step(1, loss=1.)
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(event_file.EventFile, "add", full)
-    with caplog.at_level(logging.WARNING):
+    with open("/dev/full", "wb") as full, caplog.at_level(logging.WARNING):
+        written, board._file._py_recordio_writer._writer = board._file._py_recordio_writer._writer, full
         for step in (2, 3):
             board.step(step, loss=1.)
         board.epoch(4, Scores(20, 1., .5, .9, None), lambda images: {"head": images})
-    board.close()
+        board.close()
+        with contextlib.suppress(OSError):
+            full.close()
+    written.close()
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path / 'run'} cannot be written: No space left on device; the training continues without TensorBoard"]
     assert list(curves(tmp_path / "run")["train/loss"]) == [1]
 
 
-def test_a_record_that_the_disk_took_in_part_is_an_error(tmp_path):
-    file = event_file.EventFile(tmp_path, 0)
-    file._file.close()
-    file._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
-    with pytest.raises(OSError, match="No space left on device"):
-        file.add(1, [event_file.scalar("a", 1.)])
-    file.close()
+def test_without_tensorboardx_it_is_one_sentence_before_the_run(tmp_path, data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    result = train(tmp_path, data, "--tensorboard", "curves")
+    tiny.one_sentence(result, 1, "--tensorboard: tensorboardX cannot be imported", "requirements-tensorboard.txt")
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_gates_shown_are_those_of_real_images(tmp_path):

@@ -146,6 +146,25 @@ def own_text(exhibit, runs, data, results):
     return "\n\n".join([*parts, f"All runs of {exhibit.title}, beside the published numbers, are in {results / PAGE}"])
 
 
+def choice_text(records):
+    """What choosing the best epoch adds to an accuracy, by the runs that chose it on held-out training images."""
+    rows = []
+    for record in sorted(records, key=lambda record: record.id):
+        if record.smoke or not record.result.held_out:
+            continue
+        result, held = record.result, record.result.held_out
+        rows.append([f"[{record.id}](runs/{record.id})", str(result.best.epoch),
+                     *(f"{pair['best'].accuracy:.4f} ({pair['best'].accuracy - pair['last'].accuracy:+.4f})"
+                       for pair in (held, {"last": result.last, "best": result.best}))])
+    if not rows:
+        return "No run with `--val-split` yet."
+    return ("The best epoch is the luckiest one on the images that choose it. These runs chose it on training images "
+            "that they held out; in brackets, the difference to the last epoch. What it gains on the held-out images "
+            "and not on the test images is luck, and so is a part of any accuracy *of the best epoch on the test "
+            "images*, the paper's and ours.\n\n"
+            + table("| run | best epoch | on the held-out images | on the test images |", rows))
+
+
 def page(records):
     """The whole report in Markdown."""
     parts = ["# Results", "`python -m reproduce report` renders this page from the records in `runs/`; do not edit it. "
@@ -155,6 +174,7 @@ def page(records):
         parts += [f"## {exhibit.title}", f"`bash scripts/{name}.sh`", exhibit_text(name, records)]
         if name == "table3":
             parts += ["## Table IV: ImageNet", table4()]
+    parts += ["## What choosing the epoch is worth", choice_text(records)]
     parts += ["## Every run", "Each folder has the run's record (with the checksums of all its files), metrics and "
               "log.", runs_table(records)]
     return "\n\n".join(parts) + "\n"

@@ -133,6 +133,17 @@ def test_of_a_run_that_held_images_back_the_log_has_the_test_scores(tmp_path, fi
         ledger.read(tmp_path)
 
 
+def test_what_choosing_the_epoch_adds_is_seen_on_the_images_that_did_not_choose():
+    plain = record(cell("atac"), .4, val_split=500)
+    assert report.choice_text([OWN, plain]) == "No run with `--val-split` yet."
+    score = plain.result.last
+    held = dataclasses.replace(plain, result=dataclasses.replace(
+        plain.result, chosen_on="held-out", best=dataclasses.replace(score, epoch=11, accuracy=.402),
+        held_out={"last": score, "best": dataclasses.replace(score, epoch=11, accuracy=.41)}))
+    assert report.choice_text([OWN, held]).endswith(
+        f"| [{held.id}](runs/{held.id}) | 11 | 0.4100 (+0.0100) | 0.4020 (+0.0020) |")
+
+
 def test_a_record_of_the_first_form_is_read(tmp_path):
     """As the ledger had them before there was an Experiment."""
     run, result = OWN.experiment, OWN.result

@@ -110,26 +110,26 @@ def test_code_is_not_run(tmp_path, protocol):
 
 def test_known_names_cannot_be_combined_into_anything_else():
     content = pickle.dumps({"data": _Caller(np.dtype, "u1"), "labels": LABELS}, 2)
-    assert "a numpy array is expected, this is a call of numpy dtype" in refusal(content)
+    assert "not built as CIFAR's" in refusal(content)
 
 
 @pytest.mark.parametrize(
     "batch, reason",
     [
-        ([1, 2], "a dictionary is expected, this is a list"),
-        ({"labels": LABELS}, "no entry 'data'"),
-        ({"data": IMAGES.reshape(6, -1)}, "no entry 'labels'"),
+        ([1, 2], "not built as CIFAR's"),
+        ({"labels": LABELS}, "not built as CIFAR's"),
+        ({"data": IMAGES.reshape(6, -1)}, "not built as CIFAR's"),
         ({"data": IMAGES, "labels": LABELS}, "not one or two whole numbers"),
         ({"data": IMAGES.reshape(12, -1), "labels": LABELS}, "'data' must be uint8"),
         ({"data": IMAGES.reshape(6, -1).astype(np.int16), "labels": LABELS}, "'data' must be uint8"),
         ({"data": IMAGES.reshape(6, -1).astype(np.float32), "labels": LABELS}, "not whole numbers"),
         ({"data": np.zeros((0, 3072), np.uint8), "labels": []}, "'data' must be uint8"),
-        ({"data": IMAGES.reshape(6, -1), "labels": LABELS[:5]}, "'labels' has 5 labels for 6 images"),
-        ({"data": IMAGES.reshape(6, -1), "labels": [*LABELS[:5], "cat"]}, "is a str, not a class number"),
-        ({"data": IMAGES.reshape(6, -1), "labels": [*LABELS[:5], True]}, "is a bool, not a class number"),
-        ({"data": IMAGES.reshape(6, -1), "labels": [*LABELS[:5], 1 << 70]}, "not a class number"),
-        ({"data": IMAGES.reshape(6, -1), "labels": np.array([LABELS])}, "2 axes instead of one"),
-        ({"data": IMAGES.reshape(6, -1), 7: LABELS}, "str expected, this is a int"),
+        ({"data": IMAGES.reshape(6, -1), "labels": LABELS[:5]}, "'labels' has the shape (5,) for 6 images"),
+        ({"data": IMAGES.reshape(6, -1), "labels": [*LABELS[:5], "cat"]}, "is no class number"),
+        ({"data": IMAGES.reshape(6, -1), "labels": [*LABELS[:5], True]}, "is no class number"),
+        ({"data": IMAGES.reshape(6, -1), "labels": [*LABELS[:5], 1 << 70]}, "is no class number"),
+        ({"data": IMAGES.reshape(6, -1), "labels": np.array([LABELS])}, "shape (1, 6) for 6 images"),
+        ({"data": IMAGES.reshape(6, -1), 7: LABELS}, "not built as CIFAR's"),
         ({"data": IMAGES.reshape(6, -1), "labels": 1.5}, "BINFLOAT is not used"),
     ],
 )
@@ -144,13 +144,13 @@ def test_offset_of_a_wrong_label():
 
 def test_shape_that_does_not_fit():
     content = cifar_files.python2(IMAGES, labels=LABELS).replace(b"K\x06M\x00\x0c\x86", b"K\x07M\x00\x0c\x86")
-    assert "does not fit its 18,432 bytes" in refusal(content)
+    assert f"byte {offset_of(content, 'GLOBAL')}:" in refusal(content)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 60, 1000, -1])
 def test_cut_files(cut):
     content = cifar_files.python2(IMAGES, labels=LABELS)[:cut]
-    assert "no readable pickle opcode" in refusal(content)
+    assert refusal(content)
 
 
 def test_cut_in_the_pixels_names_their_opcode():
@@ -166,19 +166,19 @@ def test_bytes_after_the_end():
 @pytest.mark.parametrize(
     "content, reason",
     [
-        (b"\x80\x02h\x05.", "never stored"),
-        (b"\x80\x02\x85.", "more values than there are"),
-        (b"\x80\x02e.", "more values than there are"),
-        (b"\x80\x02u.", "more values than there are"),
-        (b"\x80\x02}K\x01a.", "list expected, this is a dict"),
-        (b"\x80\x02K\x01)R.", "an importable name expected, this is a int"),
-        (b"\x80\x02}}b.", "an object expected, this is a dict"),
+        (b"\x80\x02h\x05.", "not built as CIFAR's"),
+        (b"\x80\x02\x85.", "not built as CIFAR's"),
+        (b"\x80\x02e.", "not built as CIFAR's"),
+        (b"\x80\x02u.", "not built as CIFAR's"),
+        (b"\x80\x02}K\x01a.", "not built as CIFAR's"),
+        (b"\x80\x02K\x01)R.", "not built as CIFAR's"),
+        (b"\x80\x02}}b.", "not built as CIFAR's"),
         (b"\x80\x02K\x01Q.", "BINPERSID is not used"),
-        (b"I" + b"9" * 5_000_000 + b"\n.", "no readable pickle opcode"),
-        (b"V" + b"a" * 1000 + b"\n.", "no readable pickle opcode"),  # before it is decoded
-        (b"\xff", "no readable pickle opcode"),
-        (b"\x80\x02X\xff\xff\xff\xffabc.", "no readable pickle opcode"),
-        (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"abc.", "no readable pickle opcode"),
+        (b"I" + b"9" * 5_000_000 + b"\n.", "this is no CIFAR batch"),
+        (b"V" + b"a" * 1000 + b"\n.", "this is no CIFAR batch"),  # before it is decoded
+        (b"\xff", "this is no CIFAR batch"),
+        (b"\x80\x02X\xff\xff\xff\xffabc.", "this is no CIFAR batch"),
+        (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"abc.", "this is no CIFAR batch"),
     ],
 )
 def test_hostile_opcodes(content, reason):

@@ -13,7 +13,7 @@ from typing import Optional
 
 import numpy as np
 
-from support import json_files, params_file
+from support import json_files, npz_file, params_file
 from support.errors import InputError
 from support.json_files import COUNT, LINES, NOTHING, NUMBER, OBJECT, SHARE, SOME, TEXT, Kind
 
@@ -135,13 +135,9 @@ def _member(path, attachments, name, shape, dtype):
     if name not in attachments:
         raise InputError(f"{path} holds no {name}: it is not a checkpoint of a run, or it is one of another net")
     try:
-        stream = io.BytesIO(attachments[name])
-        value = np.lib.format.read_array(stream, allow_pickle=False)
-        if stream.read(1):
-            raise ValueError("more follows the array")
-    except Exception as error:  # a crafted header can break NumPy's reader in many ways, and NumPy quotes it
-        reason = next(iter(str(error).splitlines()), "")[:200]
-        raise InputError(f"{path}: {name} cannot be read ({reason}); use another checkpoint") from error
+        value = npz_file.array_of(attachments[name])
+    except ValueError as error:
+        raise InputError(f"{path}: {name} {error}; use another checkpoint") from None
     if value.shape != shape or value.dtype != dtype:
         raise InputError(f"{path}: {name} is {value.dtype} {value.shape}, not {dtype} {shape}; use another checkpoint")
     params_file.check_numbers(path, name[:-len(".npy")], value)

@@ -1,11 +1,9 @@
 """NumPy's `.npz` archives of arrays, read strictly: nothing is unpickled, and every size is checked before it is used.
 
-An archive is a ZIP file with a member NAME.npy for each array [numpy.lib.format]: the bytes 93 NUMPY, two bytes of
-version, the length of a text (2 bytes; 4 from version 2), the text, the numbers. The text is a dict in Python's
-notation. NumPy writes it in one form only; it is compared with that form and never evaluated.
+An archive is a ZIP file with a member NAME.npy for each array [numpy.lib.format].
 """
 import io
-import re
+import math
 import struct
 import zipfile
 import zlib
@@ -18,10 +16,6 @@ from .files import regular
 START = b"PK"  # of every ZIP archive
 # The largest size that an archive may unpack to. Compression hardly shrinks weights, but shrinks zeros 1000 times.
 TIMES, AND_BYTES = 16, 16 << 20
-HEADER = re.compile(rb"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), 'shape': "
-                    rb"\(((?:\d{1,19}, ?)*(?:\d{1,19})?)\),? ?\} *\n?")
-LONGEST = 10_000  # bytes of the text; NumPy does not write more
-TYPE = re.compile(r"[<>|=](?:f[248]|[iu][1248]|b1)")
 
 
 def is_one(path):
@@ -56,7 +50,10 @@ def read(path, data):
                     fail(f"its member {shown} occurs twice")
                 with archive.open(member) as file:
                     content = file.read(member.file_size)  # without a number it would unpack more than it claims
-                arrays[name] = _array(content, lambda reason, shown=shown: fail(f"{shown} {reason}"))
+                try:
+                    arrays[name] = array_of(content)
+                except ValueError as error:
+                    fail(f"{shown} {error}")
     except InputError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, RuntimeError, ValueError,
@@ -65,28 +62,21 @@ def read(path, data):
     return arrays
 
 
-def _array(content, fail):
-    """The array in a member's bytes."""
-    version = content[6:8]
-    width = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}.get(version)
-    if content[:6] != b"\x93NUMPY" or width is None or len(content) < 8 + width:
-        fail("does not start as an array of NumPy")
-    start = 8 + width + int.from_bytes(content[8:8 + width], "little")
-    found = HEADER.fullmatch(content[8 + width:start]) if start <= min(len(content), LONGEST) else None
-    if found is None:
-        fail("has a description that NumPy does not write for an array of numbers")
-    kind = found.group(1).decode("ascii", "replace")
-    if not TYPE.fullmatch(kind):
-        fail(f"holds {ascii(kind)[1:-1]}, not numbers" if kind != "|O" else
-             "holds Python objects, which are never unpickled, not numbers")
-    shape = tuple(int(length) for length in found.group(3).split(b",") if length.strip())
-    dtype, count = np.dtype(kind), 1
-    for length in shape:  # Python's integers do not overflow
-        count *= length
-    if len(shape) > 32 or count * dtype.itemsize != len(content) - start:
-        fail(f"claims the shape {shape[:32]} of {dtype} and has {len(content) - start:,} bytes of numbers")
+def array_of(content):
+    """The array in a .npy file's bytes, read-only. Raises ValueError unless it holds as many numbers as it says."""
+    stream = io.BytesIO(content)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
-        numbers = np.frombuffer(content, dtype, offset=start)
-        return numbers.reshape(shape, order="F" if found.group(2) == b"True" else "C")
+        shape, fortran, dtype = readers[np.lib.format.read_magic(stream)](stream)
+    except Exception as error:  # a crafted header breaks NumPy's reader in many ways, and NumPy quotes it
+        raise ValueError(f"does not start as an array of NumPy ({ascii(str(error))[1:-1][:100]})") from None
+    if dtype.kind not in "fiub":
+        raise ValueError(f"holds {dtype}, not numbers" if dtype.kind != "O" else
+                         "holds Python objects, which are never unpickled, not numbers")
+    size = len(content) - stream.tell()
+    if min(shape, default=0) < 0 or len(shape) > 32 or math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"claims the shape {shape[:32]} of {dtype} and has {size:,} bytes of numbers")
+    try:
+        return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")
     except ValueError:  # no numbers, but lengths beyond any array's
-        fail(f"claims the shape {shape}")
+        raise ValueError(f"claims the shape {shape}") from None

@@ -153,7 +153,8 @@ def compiled(net, fused):
     """(forward, sentence): net with static memory, and fused operators as --fused says; "units" fuses units alone."""
     if fused == "units":
         loader.load()
-        forward, sentence = Fused(net, with_units, own_statistics=False), "fused C++ operators for the units alone"
+        forward = Fused(net, with_units(net, training=True), with_units(net, training=False))
+        sentence = "fused C++ operators for the units alone"
     else:
         forward, sentence = fuse(net, fused)
     placement.set_mode(forward, "hybrid")

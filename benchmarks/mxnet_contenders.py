@@ -392,5 +392,5 @@ class FoldedInference(OurInference):
     """BatchNorm folded into convolutions, and oneDNN's fused operators."""
 
     def form(self, net, example):
-        graph = inference.partitioned(SymbolGraph.of(net).fold(), SymbolGraph.misread_sums, example)
+        graph = inference.partitioned(SymbolGraph.of(net).fold(), example)
         return inference.InferenceNet(graph), "BatchNorms folded, oneDNN's fused operators"

@@ -153,7 +153,8 @@ def compiled(net, fused):
     """(forward, sentence): net with static memory, and fused operators as --fused says; "units" fuses units alone."""
     if fused == "units":
         loader.load()
-        forward, sentence = Fused(net, with_units, own_statistics=False), "fused C++ operators for the units alone"
+        forward = Fused(net, with_units(net, training=True), with_units(net, training=False))
+        sentence = "fused C++ operators for the units alone"
     else:
         forward, sentence = fuse(net, fused)
     placement.set_mode(forward, "hybrid")
@@ -391,5 +392,5 @@ class FoldedInference(OurInference):
     """BatchNorm folded into convolutions, and oneDNN's fused operators."""
 
     def form(self, net, example):
-        graph = inference.partitioned(SymbolGraph.of(net).fold(), SymbolGraph.misread_sums, example)
+        graph = inference.partitioned(SymbolGraph.of(net).fold(), example)
         return inference.InferenceNet(graph), "BatchNorms folded, oneDNN's fused operators"

@@ -1,5 +1,4 @@
 """Loading weights into networks: parameter files in all forms, and the files in params/manifest.json."""
-import re
 from pathlib import Path
 
 import numpy as np
@@ -63,17 +62,16 @@ def load_pretrained(net, name, arguments, pretrained, root=SHIPPED, ctx=None):
     if not same:
         raise InputError(f"{called} for {name}; there are some for "
                          f"{', '.join(sorted({each['model'] for each in entries})) or 'no net'}")
-    differences = [[key for key in {**asked, **has} if asked.get(key) != has.get(key)] for has in theirs]
-    differ = min(differences, key=len)
-    offers = dict.fromkeys(_text(differ, has) for has, keys in zip(theirs, differences) if keys == differ)
-    hint = "; load_params(net, FILE, ignore_output=True) loads all but the output" * (differ == ["classes"])
-    raise InputError(f"{called} for {name} with {_text(differ, asked)}; there are some with "
-                     f"{' or '.join(list(offers)[:3])}{hint}")
+    hint = "; load_params(net, FILE, ignore_output=True) loads all but the output" \
+        if {**asked, "classes": 0} in [{**has, "classes": 0} for has in theirs] else ""
+    raise InputError(f"{called} for {_text(name, asked)}; there are some for "
+                     f"{' or '.join(_text(name, has) for has in theirs[:3])}{hint}")
 
 
-def _text(names, arguments):
-    """Some of a net's arguments, for a sentence."""
-    return ", ".join(f"{name}={str(arguments.get(name))[:40]}" for name in names[:5])
+def _text(name, arguments):
+    """A net, for a sentence: its name and the arguments that have a value."""
+    values = [f"{key}={str(value)[:40]}" for key, value in arguments.items() if value is not None]
+    return f"{name} with {', '.join(values)}"
 
 
 def _structure(arguments):
@@ -181,7 +179,8 @@ def _fitting(parameters, arrays, source):
                         f"{parameters[wrong[0]].shape} in the net)")
     if problems:
         hint = "; ignore_output=True (--ignore-output when training) loads all but the output" \
-            if not extra and {*missing, *wrong} <= set(head_of(parameters)) else _description(arrays)
+            if not extra and {*missing, *wrong} <= set(head_of(parameters)) \
+            else "; check the net's name and arguments"
         raise InputError(f"{source} does not fit this net: {'; '.join(problems)}{hint}")
     cast = {}
     for name, parameter in parameters.items():
@@ -205,23 +204,3 @@ def _set(net, arrays, ctx):
             parameter.reset_ctx(ctx)
         if name in arrays:
             parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))
-
-
-def _description(arrays):
-    """A description of one of our nets from its arrays, as a clause for an error message; empty for other nets."""
-    if {"conv3.weight", "fc.bias"} <= {name[len("layer1.0."):] if name.startswith("layer1.0.") else name
-                                       for name in arrays}:
-        stages = [str(stage) for stage in range(1, 5) if f"layer{stage}.0.act1.gate.0.weight" in arrays]
-        units = f"ATAC in act_layers=[{', '.join(stages)}]" if stages else "no ATAC"
-        return f"; the file looks like a ResNet-50, classes={arrays['fc.bias'].shape[0]}, {units}"
-    blocks = {int(match.group(1)) for match in (re.match(r"features\.2\.(\d+)\.", name) for name in arrays) if match}
-    if not blocks or "output.bias" not in arrays:
-        return ""
-    gates = [int(match.group(1)) for match in
-             (re.match(r"features\.6\.gate\.(\d+)\.weight", name) for name in arrays) if match]
-    head = "a unit without arrays"
-    if gates:
-        weight = arrays[f"features.6.gate.{min(gates)}.weight"]
-        head = {0: "ATAC", 1: "SEActivation"}.get(min(gates), "a gated unit")
-        head += f" with r={weight.shape[1] // max(weight.shape[0], 1)}" if weight.ndim == 4 else ""
-    return f"; the file looks like blocks={max(blocks) + 1}, classes={arrays['output.bias'].shape[0]}, head {head}"

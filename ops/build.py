@@ -14,10 +14,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from support.errors import InputError
-from support.files import replacing
 from support.runtime import Parser
 from support.system import cpuinfo
 
@@ -25,7 +25,6 @@ HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "src"
 BUILT = HERE / "built"
 CHECKSUM = 64  # hexadecimal digits at the end of a library
-PART = ".part.so"  # ending of a library on trial; MXNet requires .so
 FLAGS = ("-std=c++17", "-O3", "-funroll-loops", "-fno-math-errno", "-fno-trapping-math", "-march=native", "-fopenmp",
          "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-psabi")
 SANITIZED = ("-std=c++17", "-O1", "-g", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi",
@@ -91,40 +90,37 @@ def build(again=False, sanitized=False):
     folder = mxnet_folder()
     try:
         BUILT.mkdir(exist_ok=True)
-        with replacing(target) as temporary:
+        with tempfile.TemporaryDirectory(dir=BUILT) as temporary:
+            made = Path(temporary) / target.name
             done = subprocess.run([*command, *(SANITIZED if sanitized else FLAGS), "-isystem", folder / "include",
-                                   "-o", temporary, SOURCES / "operators.cc", folder / "src/lib_api.cc"],
+                                   "-o", made, SOURCES / "operators.cc", folder / "src/lib_api.cc"],
                                   stdin=subprocess.DEVNULL, capture_output=True, text=True)
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
                 reason = lines[0] if lines else f"it ended with status {done.returncode} and no message"
                 raise InputError(f"{shlex.join(command)} could not compile the operators: {reason}")
             if not sanitized:  # the sanitizer's runtime must be a process's first library, as only the tests arrange
-                _try(temporary)
-            with open(temporary, "r+b") as file:  # the loader ignores bytes after the last section
+                _try(made)
+            with open(made, "r+b") as file:  # the loader ignores bytes after the last section
                 file.write(_checksum(file.read()))
+            os.replace(made, target)
     except OSError as error:
         raise InputError(f"the operators cannot be built in {BUILT}: {error.strerror}") from error
     with contextlib.suppress(OSError):  # another build may also be removing them
         for old in BUILT.glob(f"{target.name.rpartition('-')[0]}-*.so"):  # older ones of the same machine
-            if old != target and not old.name.endswith(PART):
+            if old != target:
                 old.unlink()
     return target, True
 
 
 def _try(path):
     """Load a new library and compute with it in another process, which may crash. Raises InputError if it fails."""
-    trial = Path(f"{path}{PART}")
-    os.replace(path, trial)
     code = ("import sys\nfrom support import runtime\nruntime.prepare()\nimport mxnet as mx\n"
             "mx.library.load(sys.argv[1], verbose=False)\n"
             "y = mx.nd.atac_unit(mx.nd.array([-1.0, 2.0]).reshape((1, 2, 1, 1)), unit='relu')\n"
             "sys.exit(y.asnumpy().ravel().tolist() != [0.0, 2.0])")
-    try:
-        done = subprocess.run([sys.executable, "-c", code, os.path.abspath(trial)], cwd=HERE.parent,
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    finally:
-        os.replace(trial, path)
+    done = subprocess.run([sys.executable, "-c", code, os.path.abspath(path)], cwd=HERE.parent,
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise InputError(f"the compiled operators do not work here: {lines[-1] if lines else done.returncode}")

@@ -1,11 +1,9 @@
-"""What fuse returns, used as any Gluon Block: gradients, modes, attributes of norms, files, wrong inputs."""
-import os
-
+"""What fuse returns: gradients, modes, attributes of norms, wrong inputs."""
 import fused_nets
 import mxnet as mx
 import numpy as np
 import pytest
-from mxnet import autograd, gluon
+from mxnet import autograd
 from mxnet.gluon import nn
 from test_fused import OtherEpsilon, TwoReaders, UnitFirst, inputs, operators_in, started
 
@@ -81,62 +79,7 @@ def test_a_norm_inside_a_unit_or_a_net_with_another_attribute():
         assert fused_nets.distance(forward(x).asnumpy(), net(x).asnumpy()) < 1e-5
 
 
-# The calls of a Block.
-
-@pytest.mark.parametrize("make", [whole, TwoReaders])
-def test_its_parameters_and_files_are_the_nets(make, tmp_path, recwarn):
-    net = started(make)
-    x = mx.nd.array(inputs(4, 16, 7)[0])
-    forward, _ = fused.fuse(net, "on")
-    forward.hybridize(**fused_nets.STATIC)
-    expected = forward(x).asnumpy()
-    assert list(forward.collect_params()) == list(net.collect_params())
-    assert list(forward.collect_params(".*weight")) == list(net.collect_params(".*weight"))
-    assert forward.params is net.params and forward.output is net.output
-    forward.save_parameters(str(tmp_path / "own.params"))
-    other = make()
-    other.load_parameters(str(tmp_path / "own.params"))
-    assert fused_nets.distance(other(x).asnumpy(), expected) < 1e-5
-    forward.initialize(mx.init.Zero(), force_reinit=True)
-    assert not forward(x).asnumpy().any() and not net(x).asnumpy().any()
-    forward.load_parameters(str(tmp_path / "own.params"))
-    assert forward(x).asnumpy().tobytes() == expected.tobytes()
-    seen = []
-    assert forward.apply(lambda block: seen.append(type(block))) is forward and seen[-1] is type(net)
-    assert not [str(warning.message) for warning in recwarn if "gluon" in warning.filename]
-
-
-def test_it_exports_mxnets_own_graph(tmp_path):
-    net = started(whole)
-    forward, _ = fused.fuse(net, "on")
-    forward.hybridize()
-    forward.export(str(tmp_path / "net"))
-    assert sorted(os.listdir(tmp_path)) == ["net-0000.params", "net-symbol.json"]
-    x = mx.nd.array(inputs(4, 16, 7)[0])
-    read = gluon.SymbolBlock.imports(str(tmp_path / "net-symbol.json"), ["data"], str(tmp_path / "net-0000.params"))
-    assert fused_nets.distance(read(x).asnumpy(), net(x).asnumpy()) < 1e-6
-    assert "atac_" not in (tmp_path / "net-symbol.json").read_text()
-
-
-def test_its_summary_is_the_nets(capsys):
-    net = started(whole)
-    x = mx.nd.array(inputs(1, 16, 7)[0])
-    forward, _ = fused.fuse(net, "on")
-    forward.hybridize()
-    forward.summary(x)
-    assert "CIFARResNetV2" in capsys.readouterr().out
-
-
-def test_what_it_cannot_is_refused_in_a_sentence():
-    forward, _ = fused.fuse(started(whole), "on")
-    forward.cast("float32")
-    with pytest.raises(InputError, match="compute in float32, not float16: cast the net itself and call fuse again"):
-        forward.cast("float16")
-    with pytest.raises(InputError, match="optimize_for is for the net itself"):
-        forward.optimize_for(mx.nd.zeros((1, 3, 32, 32)), backend="MKLDNN")
-    with pytest.raises(AttributeError, match="'CIFARResNetV2' object has no attribute 'nonsense'"):
-        _ = forward.nonsense
-
+# Nets that do not fit.
 
 def test_a_net_without_weights_or_with_another_head():
     net = whole()

@@ -247,8 +247,8 @@ def test_the_stride_makes_the_difference_between_v1_and_v1b(gluoncv_file):
     assert np.abs(logits - expected).mean() > 0.1 * np.abs(expected).mean()
 
 
-def test_a_file_of_another_net_says_what_it_looks_like(gluoncv_file):
-    with pytest.raises(InputError, match="it lacks 180 arrays .* looks like a ResNet-50, classes=1000, no ATAC"):
+def test_a_file_of_another_net_does_not_fit(gluoncv_file):
+    with pytest.raises(InputError, match="it lacks 180 arrays "):
         load_params(get_model("atac_resnet50_v1b"), gluoncv_file[0])
 
 
@@ -265,7 +265,7 @@ def test_a_half_precision_file_under_the_authors_names_loads(tmp_path):
     for name, parameter in net._collect_params_with_prefix().items():
         assert parameter.data().dtype == np.float32
         np.testing.assert_array_equal(parameter.data().asnumpy(), whole[name])
-    with pytest.raises(InputError, match=r"looks like a ResNet-50, classes=1000, ATAC in act_layers=\[3, 4\]"):
+    with pytest.raises(InputError, match="it has 180 that the net does not"):
         load_params(get_model("resnet50_v1b"), path)
 
 

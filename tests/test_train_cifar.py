@@ -351,7 +351,7 @@ def test_weights_of_another_net_are_refused(tmp_path, cifar10):
     net = tiny.ready(model.get_model("resnet20_v2", blocks=2))
     net.save_parameters(str(tmp_path / "start.params"))
     result = train(tmp_path, cifar10, "--resume-params", "start.params")
-    tiny.one_sentence(result, 1, "start.params does not fit this net", "the file looks like blocks=2, classes=10")
+    tiny.one_sentence(result, 1, "start.params does not fit this net", "features.2.1")
 
 
 # Going on.

@@ -105,8 +105,3 @@ def layers_attribute(steps):
     """The steps as the attribute of the operator for a whole net."""
     return ";".join(f"{operator}:{','.join(f'{name}={value}' for name, value in attributes.items())}"
                     for operator, _, attributes in steps)
-
-
-def twin(net, training):
-    """The graph of a CIFARResNetV2 on its own parameters, for training or for inference."""
-    return TrainingTwin(net) if training else InferenceTwin(net)

@@ -4,7 +4,6 @@ import ctypes
 import mxnet as mx
 import numpy as np
 from mxnet import autograd
-from mxnet.gluon import Block
 
 from model.checked import check
 from ops import loader
@@ -12,7 +11,7 @@ from support import garbage
 from support.errors import InputError
 from support.words import counted
 
-from .chain import FrozenTwin, TrainingTwin, twin
+from .chain import FrozenTwin, InferenceTwin, TrainingTwin
 from .fusable import Unfit
 from .inside import WIDEST, layered_units, with_units
 
@@ -62,12 +61,13 @@ def _check(net):
 
 def _fused(net):
     try:
-        return Fused(net, twin, own_statistics=True), "fused C++ operators for the whole net"
+        return (Fused(net, TrainingTwin(net), InferenceTwin(net), TrainingTwin(net, input_gradient=True)),
+                "fused C++ operators for the whole net")
     except Unfit as reason:
         units = layered_units(net)
         if not units:
             raise Unfit(f"{reason}, and no unit of layers with {WIDEST} channels or fewer") from reason
-        return (Fused(net, with_units, own_statistics=False),
+        return (Fused(net, with_units(net, training=True), with_units(net, training=False)),
                 f"fused C++ operators for {counted(len(units), 'unit')} ({reason})")
 
 
@@ -80,96 +80,37 @@ def recorded(x):
     return True
 
 
-class Fused(Block):
-    """net's forward pass by fused operators: one graph for training, one for inference, made by build(net, training).
+class Fused:
+    """net's forward pass by fused operators: forward(x) for images (N, 3, S, S); InputError for others.
 
-    Takes images (N, 3, S, S); raises InputError for others. If gradients are recorded in inference mode
-    (record(train_mode=False)), net itself computes. Parameters, their names and files are net's, and so is every
-    attribute that this class lacks. own_statistics: the graph moves all running statistics in the forward pass, as GPUs
-    do, and computes the gradient of the images only if autograd may ask for it.
+    training, inference : graphs on net's own parameters. differentiable : a graph for training that also computes the
+    gradient of the images, which `training` then does not; such graphs move all running statistics in the forward pass,
+    as GPUs do (own_statistics). If gradients are recorded in inference mode (record(train_mode=False)), net itself
+    computes.
     """
 
-    def __init__(self, net, build, own_statistics):
-        super().__init__(prefix="fused_")
+    def __init__(self, net, training, inference, differentiable=None):
         garbage.collect()
-        self._net = [net]  # in a list, so that Gluon does not register it as a child
-        self.own_statistics = own_statistics
-        self.training, self.inference = build(net, True), build(net, False)
-        self.differentiable = None  # the training graph with a gradient of the images
-        self._settings = None
+        self.net, self.training, self.inference, self.differentiable = net, training, inference, differentiable
+        self.own_statistics = differentiable is not None
 
-    def forward(self, x):
-        net, = self._net
-        check(net, x)
+    def __call__(self, x):
+        check(self.net, x)
         if not autograd.is_training():
-            return net(x) if autograd.is_recording() else self.inference(x)
+            return self.net(x) if autograd.is_recording() else self.inference(x)
         # MXNet does not tell external operators to add to a gradient: they would overwrite it.
-        added = [parameter.name for parameter in net.collect_params().values() if parameter.grad_req == "add"]
+        added = [parameter.name for parameter in self.net.collect_params().values() if parameter.grad_req == "add"]
         if added:
             raise InputError(f"{added[0]} adds up its gradients (grad_req='add'), which the fused operators cannot do: "
                              "use --fused off")
-        if not self.own_statistics or not recorded(x):
-            return self.training(x)
-        if self.differentiable is None:
-            self.differentiable = TrainingTwin(net, input_gradient=True)
-            if self._settings is not None:
-                self.differentiable.hybridize(**self._settings)
-        return self.differentiable(x)
+        return self.differentiable(x) if self.own_statistics and recorded(x) else self.training(x)
 
     def frozen(self):
         """A graph for inference; later changes of the weights may not reach it."""
-        return FrozenTwin(self._net[0]) if self.own_statistics else self.inference
+        return FrozenTwin(self.net) if self.own_statistics else self.inference
 
     def hybridize(self, active=True, **settings):
         """Compile the graphs, as HybridBlock.hybridize does."""
-        self._settings = {"active": active, **settings}
-        super().hybridize(**self._settings)
-
-    # The interface of Block, passed on to net.
-
-    def __getattr__(self, name):
-        if name == "_net":  # not set yet
-            raise AttributeError(name)
-        return getattr(self._net[0], name)
-
-    @property
-    def params(self):
-        return self._net[0].params
-
-    def collect_params(self, select=None):
-        return self._net[0].collect_params(select)
-
-    def _collect_params_with_prefix(self, prefix=""):
-        return self._net[0]._collect_params_with_prefix(prefix)
-
-    def save_parameters(self, *args, **kwargs):
-        self._net[0].save_parameters(*args, **kwargs)
-
-    def load_parameters(self, *args, **kwargs):
-        self._net[0].load_parameters(*args, **kwargs)
-
-    def initialize(self, *args, **kwargs):
-        self._net[0].initialize(*args, **kwargs)
-
-    def apply(self, fn):
-        self._net[0].apply(fn)
-        return self
-
-    def summary(self, *inputs):
-        self._net[0].summary(*inputs)
-
-    def export(self, path, *args, **kwargs):
-        """Write net's parameters and its graph in MXNet's own operators, which every MXNet reads."""
-        net, = self._net
-        if not net._cached_graph:
-            net._build_cache(mx.sym.var("data"))  # HybridBlock does this only in the first call after hybridize
-        return net.export(path, *args, **kwargs)
-
-    def cast(self, dtype):
-        if np.dtype(dtype) != np.float32:
-            raise InputError(f"the fused operators compute in float32, not {np.dtype(dtype).name}: cast the net itself "
-                             "and call fuse again")
-
-    def optimize_for(self, *args, **kwargs):
-        raise InputError("a fused net has no graph for another backend: optimize_for is for the net itself, "
-                         "backend.gluon.inference.optimize finds the fastest form for inference")
+        for graph in (self.training, self.inference, self.differentiable):
+            if graph is not None:
+                graph.hybridize(active, **settings)

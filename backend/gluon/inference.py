@@ -4,9 +4,9 @@
     faster, sentence = inference.optimize(net, images)   # images (N, C, H, W): the batch to be answered later
     logits = faster(images)
 
-`fold` and `optimize` work on the net's symbolic graph, so they take every HybridBlock of one input. They copy the
-weights: later changes of the net do not reach the copy, and inference with the copy leaves the net's own weights in
-MXNet's layout, on which further training depends.
+`fold` and `optimize` work on the net's symbolic graph, so they take every HybridBlock of one input and one output.
+They copy the weights: later changes of the net do not reach the copy, and inference with the copy leaves the net's own
+weights in MXNet's layout, on which further training depends.
 """
 import mxnet as mx
 import numpy as np
@@ -20,7 +20,7 @@ from support.words import counted
 
 from . import agreement, inside
 from .fused import fuse
-from .symbol_graph import SymbolGraph
+from .symbol_graph import DATA, SymbolGraph
 
 BACKEND = "MKLDNN"  # MXNet 1.9.1's name of its oneDNN subgraphs
 
@@ -33,7 +33,7 @@ class InferenceNet(gluon.SymbolBlock):
 
     def __init__(self, graph):
         garbage.collect()
-        super().__init__(graph.symbol(), [mx.sym.var(graph.data, dtype=graph.dtype)])
+        super().__init__(graph.symbol(), [mx.sym.var(DATA, dtype=graph.dtype)])
         self.takes = graph.takes
         self.batch_norms, self.folded = graph.batch_norms, graph.folded
         for name, parameter in self.collect_params().items():
@@ -53,13 +53,13 @@ class InferenceNet(gluon.SymbolBlock):
 
 
 def fold(net):
-    """A copy of net for inference with every BatchNorm that follows a linear layer folded into that layer.
+    """A copy of net for inference with every BatchNorm that follows a convolution folded into it.
 
-    net: an initialized HybridBlock of one input; it does not change. A BatchNorm is folded if it alone reads the output
-    of a Convolution or FullyConnected and runs over its output channels: y = gamma (w x + b - mean) / sqrt(var + eps) +
+    net: an initialized HybridBlock of one input and one output; it does not change. A BatchNorm is folded if it alone
+    reads the output of a 2D Convolution in NCHW and runs over axis 1: y = gamma (w x + b - mean) / sqrt(var + eps) +
     beta is again linear in x. Weights and biases are computed in float64 from the running statistics of each device and
     rounded once to the net's type. Other BatchNorms stay. Returns an InferenceNet. Raises InputError for a block that
-    cannot be traced or is not initialized.
+    cannot be traced, has several outputs or is not initialized.
     """
     return InferenceNet(SymbolGraph.of(net).fold())
 
@@ -69,8 +69,7 @@ def optimize(net, example, fused="auto"):
 
     net: as in `fold`. example: NDArray (N, ...) as net will get it; its shape, type, mean and spread matter. The forms
     tried are, in this order: our own fused operators inside bottlenecks, and oneDNN's around them (float32 nets on
-    CPUs); our own for the whole net (model.fuse); folded BatchNorm with oneDNN's; the same without fused additions;
-    folded BatchNorm alone; net itself.
+    CPUs); our own for the whole net (model.fuse); folded BatchNorm with oneDNN's; folded BatchNorm alone; net itself.
     Each must agree with the plain net, on each of net's devices (agreement.py). The sentence says which form it is, and
     why.
     fused: "auto" tries all forms; "on" tries also fused units, and raises InputError if our operators do not fit; "off"
@@ -95,7 +94,7 @@ def optimize(net, example, fused="auto"):
     forms, reasons = _forms(net, example, fused, plain, folded)
     for name, build in forms:
         try:
-            candidate = build()
+            candidate = InferenceNet(build())
             distance = check.distance(candidate)
         except mx.MXNetError as error:
             reasons.append(f"{name} (MXNet fails: {str(error).strip().splitlines()[-1]})")
@@ -108,28 +107,22 @@ def optimize(net, example, fused="auto"):
 
 
 def _forms(net, example, fused, plain, folded):
-    """The forms to try, [(name, function that builds it)], and why others are not tried."""
+    """The forms to try, [(name, function that builds its SymbolGraph)], and why others are not tried."""
     middles = inside.middles(net) if loader.available()[0] else []
     forward, sentence = fuse(net, "auto" if middles else fused)
-    forms, reasons = [], []
-
-    def with_onednn(name, graph, apart):
-        forms.append((name, lambda: InferenceNet(partitioned(graph(), apart, example))))
-
-    obstacle = _no_subgraph(folded, str(np.dtype(example.dtype)))
-    if middles and not obstacle:
-        with_onednn(f"fused C++ operators inside {counted(len(middles), 'bottleneck')}, oneDNN's around them",
-                    lambda: SymbolGraph.of(inside.with_middles(net, middles), plain.takes).fold(),
-                    SymbolGraph.misread_sums)
-    if forward is not net and (forward.own_statistics or fused == "on"):
-        forms.append((sentence, lambda: InferenceNet(SymbolGraph.of(forward.frozen(), plain.takes))))
     folding = f"{folded.folded} of {folded.batch_norms} BatchNorms folded"
-    if obstacle:
-        reasons.append(f"oneDNN's fused operators ({obstacle})")
-    else:
-        with_onednn(f"{folding}, oneDNN's fused operators", lambda: folded, SymbolGraph.misread_sums)
-        with_onednn(f"{folding}, oneDNN's fused operators except additions", lambda: folded, SymbolGraph.sums)
-    return [*forms, (folding, lambda: InferenceNet(folded))], reasons
+    obstacle = _no_subgraph(folded, str(np.dtype(example.dtype)))
+    forms = []
+    if middles and not obstacle:
+        forms.append((f"fused C++ operators inside {counted(len(middles), 'bottleneck')}, oneDNN's around them",
+                      lambda: partitioned(SymbolGraph.of(inside.with_middles(net, middles), plain.takes).fold(),
+                                          example)))
+    if forward is not net and (forward.own_statistics or fused == "on"):
+        forms.append((sentence, lambda: SymbolGraph.of(forward.frozen(), plain.takes)))
+    if not obstacle:
+        forms.append((f"{folding}, oneDNN's fused operators", lambda: partitioned(folded, example)))
+    return ([*forms, (folding, lambda: folded)],
+            [f"oneDNN's fused operators ({obstacle})"] if obstacle else [])
 
 
 def predict(forward, images):
@@ -158,20 +151,15 @@ def _no_subgraph(graph, dtype):
     return None
 
 
-def partitioned(graph, apart, example):
-    """The graph after MXNet's partitioning; the additions that `apart` returns are not fused.
-
-    The parameters keep their names and numbers.
-    """
+def partitioned(graph, example):
+    """The graph after MXNet's partitioning into oneDNN's fused operators; parameters keep their names and numbers."""
     graph = graph.like(graph.symbol())
-    graph.name_activations()
-    graph.keep_apart(apart(graph))
+    graph.prepare_for_onednn()
     symbol = graph.symbol()
     context = graph.contexts[0]
 
     def arrays(names):
-        return {name: mx.nd.array(graph.values[name][0], context) for name in names if name != graph.data}
+        return {name: mx.nd.array(graph.values[name][0], context) for name in names if name != DATA}
 
-    arguments = {**arrays(symbol.list_arguments()), graph.data: mx.nd.zeros(example.shape, context, example.dtype)}
-    partitioned = symbol.optimize_for(BACKEND, arguments, arrays(symbol.list_auxiliary_states()), context)
-    return graph.like(partitioned)
+    arguments = {**arrays(symbol.list_arguments()), DATA: mx.nd.zeros(example.shape, context, example.dtype)}
+    return graph.like(symbol.optimize_for(BACKEND, arguments, arrays(symbol.list_auxiliary_states()), context))

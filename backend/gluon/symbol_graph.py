@@ -10,7 +10,8 @@ from support.errors import InputError
 
 from .fused import weights_missing
 
-FLAGS = {"True": True, "1": True, "False": False, "0": False}
+DATA = "data"  # name of the input
+TRUE = ("True", "1")  # as MXNet writes it in an attribute
 
 
 class SymbolGraph:
@@ -20,8 +21,8 @@ class SymbolGraph:
     parameter: its NumPy arrays, one for each context}. takes : which arrays the net takes, or None.
     """
 
-    def __init__(self, symbol, data, values, contexts, takes, batch_norms=0, folded=0):
-        self.data, self.values, self.contexts, self.takes = data, values, contexts, takes
+    def __init__(self, symbol, values, contexts, takes, batch_norms=0, folded=0):
+        self.values, self.contexts, self.takes = values, contexts, takes
         self.batch_norms, self.folded = batch_norms, folded
         content = json.loads(json_of(symbol))
         self.attrs = content["attrs"]
@@ -33,32 +34,31 @@ class SymbolGraph:
     @classmethod
     def of(cls, net, takes=None):
         """Trace net, and copy the numbers that it uses. takes: for a net without an attribute `takes`."""
-        parameters = dict(net.collect_params().items())
-        data = "data"
-        while data in parameters:
-            data += "_"
         if not isinstance(net, gluon.HybridBlock):
             raise InputError(f"{type(net).__name__} is not a HybridBlock and has no graph; run it as it is")
         try:
-            output = net(mx.sym.var(data))
+            symbol = net(mx.sym.var(DATA))
         except Exception as error:  # a user's block may raise anything when it is called with a symbol
             raise InputError(f"{type(net).__name__} cannot be traced with one symbolic input ({error}); run it as it "
                              "is") from error
+        if not isinstance(symbol, mx.sym.Symbol) or len(symbol.list_outputs()) != 1:
+            raise InputError(f"{type(net).__name__} has several outputs, and faster forms exist for nets with one; run "
+                             "it as it is")
+        parameters = net.collect_params()
         mx.nd.waitall()  # inference under way converts weights in place; a copy of such an array is wrong
-        symbol = mx.sym.Group(list(output)) if isinstance(output, (list, tuple)) else output
-        used = [name for name in symbol.list_inputs() if name != data]
+        used = [name for name in symbol.list_inputs() if name != DATA]
         try:
             contexts = parameters[used[0]].list_ctx() if used else [mx.current_context()]
             values = {name: [parameters[name].data(context).asnumpy() for context in contexts] for name in used}
         except (KeyError, RuntimeError) as error:  # DeferredInitializationError is a RuntimeError
             raise weights_missing(net, error) from error
-        graph = cls(symbol, data, values, contexts, getattr(net, "takes", takes))
+        graph = cls(symbol, values, contexts, getattr(net, "takes", takes))
         graph.batch_norms = sum(node["op"] == "BatchNorm" for node in graph.nodes)
         return graph
 
     def like(self, symbol):
         """Another graph with the same numbers."""
-        return SymbolGraph(symbol, self.data, self.values, self.contexts, self.takes, self.batch_norms, self.folded)
+        return SymbolGraph(symbol, self.values, self.contexts, self.takes, self.batch_norms, self.folded)
 
     @property
     def dtype(self):
@@ -93,56 +93,49 @@ class SymbolGraph:
                 count[id(source)] = count.get(id(source), 0) + 1
         return count
 
-    def redirect(self, entry_of):
-        """Replace the source of every input and head by entry_of(input), if that is not None."""
-        for node in self.nodes:
-            node["inputs"] = [entry_of(entry) or entry for entry in node["inputs"]]
-        self.heads = [entry_of(entry) or entry for entry in self.heads]
-
     def fold(self):
         """Fold every BatchNorm that can be folded, in place; returns the graph."""
         readers = self.readers()
-        replaced, added = {}, {}
+        replaced = {}  # id of a folded BatchNorm: the convolution that computes it
+        variables = []
         for norm in self.nodes:
             if norm["op"] != "BatchNorm" or not self._folds(norm, readers):
                 continue
-            layer = norm["inputs"][0][0]
-            weight, bias = self._new_variables(layer, norm)
-            layer["inputs"] = [layer["inputs"][0], (weight, 0, 0), (bias, 0, 0)]
-            layer["attrs"]["no_bias"] = "False"
-            added[id(layer)] = [weight, bias]
-            replaced[id(norm)] = layer
+            convolution = norm["inputs"][0][0]
+            new = self._new_variables(convolution, norm)
+            convolution["inputs"][1:] = [(variable, 0, 0) for variable in new]
+            convolution["attrs"]["no_bias"] = "False"
+            replaced[id(norm)] = convolution
+            variables += new
             self.folded += 1
-        self.nodes = [new for node in self.nodes if id(node) not in replaced
-                      for new in [*added.get(id(node), []), node]]
-        self.redirect(lambda entry: (replaced[id(entry[0])], 0, 0) if id(entry[0]) in replaced else None)
+
+        def source(entry):
+            return (replaced[id(entry[0])], 0, 0) if id(entry[0]) in replaced else entry
+
+        self.nodes = variables + [node for node in self.nodes if id(node) not in replaced]
+        for node in self.nodes:
+            node["inputs"] = [source(entry) for entry in node["inputs"]]
+        self.heads = [source(entry) for entry in self.heads]
         return self
 
     def _folds(self, norm, readers):
-        """Whether a BatchNorm scales the output channels of a linear layer that nothing else reads."""
-        (layer, output, _), *numbers = norm["inputs"]
-        if layer["op"] not in ("Convolution", "FullyConnected") or output or readers[id(layer)] > 1:
-            return False
-        attrs = layer["attrs"]
-        axis = int(norm.get("attrs", {}).get("axis", 1))
-        if layer["op"] == "FullyConnected":
-            # Axis 1 is the last one only if the layer flattens its input to (N, C).
-            channels = (-1, 1) if flag(attrs, "flatten", True) else (-1,)
-        else:
-            layout = attrs.get("layout", "None")
-            channels = (1,) if layout == "None" else (layout.index("C"), layout.index("C") - len(layout))
-        # A folded BatchNorm has no mean and variance as outputs.
+        """Whether a BatchNorm scales the channels of a convolution in NCHW that nothing else reads."""
+        (layer, *_), *numbers = norm["inputs"]
+        attrs = norm.get("attrs", {})
         own = [source for source, _, _ in layer["inputs"][1:] + numbers]
-        return (axis in channels and not flag(norm.get("attrs", {}), "output_mean_var", False)
-                and all(source["op"] == "null" and source["name"] in self.values for source in own))
+        return (layer["op"] == "Convolution" and layer["attrs"].get("layout", "NCHW") == "NCHW"
+                and readers[id(layer)] == 1 and attrs.get("axis", "1") == "1"
+                and attrs.get("output_mean_var") not in TRUE
+                and all(source["name"] in self.values for source in own))
 
     def _new_variables(self, layer, norm):
         """Variable nodes of the folded weight and bias; their numbers go into values."""
         names = [source["name"] for source, _, _ in layer["inputs"][1:]]
         gamma, beta, mean, variance = (source["name"] for source, _, _ in norm["inputs"][1:])
-        if flag(norm.get("attrs", {}), "fix_gamma", True):
+        attrs = norm.get("attrs", {})
+        if attrs.get("fix_gamma", "True") in TRUE:
             gamma = None
-        epsilon = float(norm.get("attrs", {}).get("eps", np.float32(1e-3)))  # MXNet's default, rounded as there
+        epsilon = float(attrs.get("eps", np.float32(1e-3)))  # MXNet's default, rounded as there
         folded = []
         for place in range(len(self.contexts)):
             def number(name, place=place):
@@ -157,18 +150,23 @@ class SymbolGraph:
                 folded.append((weight.astype(dtype), bias.astype(dtype)))
         new = []
         for kind, copies in zip(("weight", "bias"), zip(*folded)):
-            name = f"{norm['name']}_folded_{kind}"  # names of operators are unique, those of weights may be shared
-            while name in self.values:
-                name += "_"
+            name = f"{norm['name']}_folded{self.folded}_{kind}"  # numbered: a BatchNorm may be used twice
             self.values[name] = list(copies)
             new.append({"op": "null", "name": name, "inputs": []})
         return new
 
-    def name_activations(self):
-        """Write F.relu(x) as F.Activation(x, act_type="relu"), and so on: MXNet fuses only the latter."""
+    def prepare_for_onednn(self):
+        """Rewrite what MXNet's partitioning would not fuse, or fuse wrongly, in place."""
         for node in self.nodes:
-            if node["op"] in ("relu", "sigmoid", "tanh"):
+            if node["op"] in ("relu", "sigmoid", "tanh"):  # it fuses only F.Activation(x, act_type="relu"), and so on
                 node.update(op="Activation", attrs={"act_type": node["op"]})
+        # MXNet does not fuse add_n into a convolution. (MXNET_DISABLE_MKLDNN_FUSE_CONV_SUM works for the whole process
+        # and is read only as MXNet loads.)
+        for node in self.misread_sums():
+            node.update(op="add_n", attrs={"num_args": "2"})
+        # MXNet mixes up the inputs of some additions in which the convolution is the second term.
+        for node in self._sums():
+            node["inputs"].sort(key=lambda entry: entry[0]["op"] != "Convolution")
 
     def misread_sums(self):
         """The additions that MXNet must not fuse with the convolution before them.
@@ -180,26 +178,10 @@ class SymbolGraph:
         readers = self.readers()
         fusing = {id(source) for node in self.nodes if node["op"] in ("Activation", "LeakyReLU", "clip")
                   for source, _, _ in node["inputs"]}
-        return [node for node in self.sums() if any(
+        return [node for node in self._sums() if any(
             readers[id(term)] > 1 and (term["op"] in ("Convolution", "FullyConnected", "BatchNorm")
                                        or term["op"] == "elemwise_add" and id(term) in fusing)
             for term, _, _ in node["inputs"])]
 
-    def sums(self):
-        """All additions."""
+    def _sums(self):
         return [node for node in self.nodes if node["op"] == "elemwise_add"]
-
-    def keep_apart(self, sums):
-        """Turn these additions into add_n, which MXNet does not fuse into a convolution.
-
-        (MXNET_DISABLE_MKLDNN_FUSE_CONV_SUM works for the whole process and is read only as MXNet loads.) In the other
-        additions the convolution becomes the first term: MXNet mixes up the inputs of some in which it is the second.
-        """
-        for node in sums:
-            node.update(op="add_n", attrs={"num_args": "2"})
-        for node in self.sums():
-            node["inputs"].sort(key=lambda entry: entry[0]["op"] != "Convolution")
-
-
-def flag(attrs, name, default):
-    return FLAGS[attrs[name]] if name in attrs else default

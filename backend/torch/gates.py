@@ -11,34 +11,25 @@ def captured(net, devices, images):
     if not isinstance(net, torch.nn.Module):
         from .convert import to_torch
         net = to_torch(net)
-    net.eval().to(devices[0])
-    gates = {}
-    for node in net.graph.nodes:
-        if node.op == "call_function" and node.target is torch.mul and len(node.args) == 2:
-            for factor in node.args:
-                name = _unit(factor)
-                if name is not None:
-                    gates[factor] = name
-    if not gates:
-        return {}
-    catcher = _Catcher(net, gates)
+    catcher = _Catcher(net.eval().to(devices[0]))
     with torch.no_grad():
         catcher.run(torch.from_numpy(np.array(images, np.float32)).to(devices[0]))
     return catcher.found
 
 
 class _Catcher(fx.Interpreter):
-    """Runs a graph and keeps the results of some nodes. gates: {node: name}."""
+    """Runs a graph. found : the factors that are gates, {structural name of the unit: NumPy array}."""
 
-    def __init__(self, module, gates):
+    def __init__(self, module):
         super().__init__(module)
-        self.gates, self.found = gates, {}
+        self.found = {}
 
     def run_node(self, n):
-        result = super().run_node(n)
-        if n in self.gates:
-            self.found[self.gates[n]] = result.cpu().numpy()
-        return result
+        for factor in n.args if n.target is torch.mul else ():
+            name = _unit(factor)
+            if name is not None:
+                self.found[name] = self.env[factor].cpu().numpy()
+        return super().run_node(n)
 
 
 def _unit(node):

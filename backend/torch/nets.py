@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import torch
-from torch.fx import Interpreter
+from torch.fx.passes.shape_prop import ShapeProp
 
 from model import array_names, complexity, graph_file, weights
 from model.graph import Graph
@@ -38,17 +38,11 @@ def get_model(name, pretrained=False, classes=None, root=weights.SHIPPED, **kwar
 
 def shapes_of(graph, images):
     """{name of a node: shape of its output} for images of a shape, as PyTorch finds them without computing."""
-    found = {node["name"]: graph.parameters[path].shape for path, node in graph.parameter_nodes.items()}
     arrays = {path: np.empty(parameter.shape, np.float32) for path, parameter in graph.parameters.items()}
-
-    class Shapes(Interpreter):
-        def run_node(self, node):
-            value = super().run_node(node)
-            found.setdefault(node.name, tuple(value.shape))
-            return value
-
-    Shapes(translate(graph.text, arrays).eval().to("meta")).run(torch.empty(images, device="meta"))
-    return found
+    module = translate(graph.text, arrays).eval().to("meta")
+    ShapeProp(module).propagate(torch.empty(images, device="meta"))
+    found = {node.name: tuple(node.meta["tensor_meta"].shape) for node in module.graph.nodes if node.op != "output"}
+    return {**found, **{node["name"]: graph.parameters[path].shape for path, node in graph.parameter_nodes.items()}}
 
 
 def _graph_of(name, arguments):

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from support.errors import InputError
+
 FUNCTIONS = {
     "BlockGrad": torch.detach, "broadcast_add": torch.add, "broadcast_mul": torch.mul, "elemwise_add": torch.add,
     "elemwise_mul": torch.mul, "elemwise_sub": torch.sub, "exp": torch.exp, "log": torch.log,
@@ -72,21 +74,14 @@ def dense_module(weight, bias=None, *, num_hidden, flatten=True, **ignored):
     return module
 
 
-class GlobalBatchNorm(nn.BatchNorm2d):
-    """A BatchNorm that uses its running statistics in training, too, and does not move them."""
-
-    def forward(self, x):
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0., self.eps)
-
-
-@layer("BatchNorm", axis=(1,), output_mean_var=(False,))
+@layer("BatchNorm", axis=(1,), output_mean_var=(False,), use_global_stats=(False,))
 def batch_norm_module(gamma, beta, mean, variance, *, eps=1e-3, momentum=0.9, fix_gamma=True, use_global_stats=False,
                       axis=1, output_mean_var=False, cudnn_off=None, min_calib_range=None, max_calib_range=None):
     """MXNet's momentum is the share that stays, PyTorch's the share that is new. A fixed gamma is 1, whatever it holds.
 
     PyTorch moves the running variance by the unbiased variance of a batch, as cuDNN does; MXNet on a CPU by the biased.
     """
-    module = (GlobalBatchNorm if use_global_stats else nn.BatchNorm2d)(len(gamma), eps, 1 - momentum)
+    module = nn.BatchNorm2d(len(gamma), eps, 1 - momentum)
     module.weight, module.bias = gamma, beta
     module.running_mean, module.running_var = mean.data, variance.data
     if fix_gamma:
@@ -133,9 +128,9 @@ def add_n(*inputs, num_args=None):
     return total
 
 
-@operator("softmax", use_length=(False,), dtype=(None,))
+@operator("softmax", temperature=(None,), use_length=(False,), dtype=(None,))
 def softmax(x, *, axis=-1, temperature=None, dtype=None, use_length=False):
-    return torch.softmax(x if temperature is None else x / temperature, axis)
+    return torch.softmax(x, axis)
 
 
 # ---- Shapes
@@ -152,22 +147,10 @@ def concat(*inputs, num_args=None, dim=1):
 
 @operator("Reshape", reverse=(False,))
 def reshape(x, *, shape, reverse=False):
-    """MXNet's codes: 0 keeps a length, -1 is what is left over, -2 all lengths that are left, -3 the product of two,
-    -4 splits one into the two that follow."""
-    lengths, old, codes = [], list(x.shape), list(shape)
-    while codes:
-        code = codes.pop(0)
-        if code == -2:
-            lengths, old = lengths + old, []
-        elif code == -3:
-            lengths.append(old.pop(0) * old.pop(0))
-        elif code == -4:
-            whole, first, second = old.pop(0), codes.pop(0), codes.pop(0)
-            lengths += [whole // second if first == -1 else first, whole // first if second == -1 else second]
-        else:
-            length = old.pop(0) if old else None
-            lengths.append(length if code == 0 else code)
-    return x.reshape(lengths)
+    """MXNet's codes: 0 keeps a length, -1 is what is left over; the others have no translation."""
+    if min(shape) < -1:
+        raise InputError(f"the operator Reshape has shape={shape}; there is a translation for lengths, 0 and -1")
+    return x.reshape([x.shape[place] if length == 0 else length for place, length in enumerate(shape)])
 
 
 @operator("reshape_like")
@@ -223,12 +206,9 @@ def bilinear_resize(x, *, height=1, width=1, scale_height=None, scale_width=None
 
 # ---- Sums and products
 
-@operator("sum")
+@operator("sum", exclude=(False,))
 def total(x, *, axis=None, keepdims=False, exclude=False):
-    axes = sorted(each % x.dim() for each in _several(axis)) if axis not in (None, ()) else list(range(x.dim()))
-    if exclude:
-        axes = [each for each in range(x.dim()) if each not in axes]
-    return x.sum(axes, keepdim=keepdims)
+    return x.sum(axis, keepdim=keepdims)
 
 
 @operator("batch_dot")

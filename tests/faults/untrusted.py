@@ -47,7 +47,7 @@ OPENED = {
     "engine/cli/program.py": {"number": "a standard stream"},
     "engine/data/pack_records.py": {"settings": MADE},
     "engine/data/imagenet.py": {'Path(__file__).parent / "imagenet_names.txt"': OWN},
-    "ops/build.py": {"Path(path)": OWN, "path": OWN, "temporary": MADE},
+    "ops/build.py": {"Path(path)": OWN, "path": OWN, "made": MADE},
     "reproduce/grid.py": {'ROOT / "results" / "paper.json"': OWN},
     "reproduce/ledger.py": {'RESULTS / "data.json"': OWN},
     "reproduce/rehearsal.py": {"RECORD": OWN, 'self.work / "score.json"': MADE},

@@ -326,7 +326,7 @@ def test_the_numbers_of_figures_are_those_of_the_records():
 
 def test_figures_are_drawn_once_and_alike(tmp_path):
     wanted = {name: numbers for name, numbers in report.figures_of(everything()).items() if not name.startswith("fig8")}
-    assert {numbers["drawn"] for numbers in wanted.values()} == {"over_cost", "differences_by_depth", "replacement"}
+    assert {numbers["drawn"] for numbers in wanted.values()} == {"over_cost", "differences", "replacement"}
     wanted.update(report.figures_of([record(cell(unit), last) for unit, last in (
         ("relu", .9), ("atac", .91), ("nin", .89), ("seactivation", .5))]))  # of one depth
     with warnings.catch_warnings():

@@ -311,7 +311,7 @@ class _Run:
                 record["train_images_per_second"] for record in records),
             operators=job.saved.operators, command=job.saved.command,
             environment=runlog.environment(self.program.environment()))
-        curves.plot_history(records, job.directory / HISTORY, job.directory.name, f"{job.scored_on} images")
+        curves.draw({f"{job.scored_on} images": records}, job.directory / HISTORY, job.directory.name)
         json_files.write(job.directory / "result.json", result.as_json())
         return result
 

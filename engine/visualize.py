@@ -119,4 +119,4 @@ def training_curves(runs, labels, path):
         if label in found:
             raise InputError(f"two runs are called {label}; give each a name with --labels")
         found[label] = records
-    curves.overlay(found, path)
+    curves.draw(found, path)

@@ -7,7 +7,7 @@ from support.tables import table
 from support.words import counted, duration
 
 from . import grid, ledger
-from .plan import Data, Speeds, costs_of
+from .plan import costs_of, epoch_seconds
 from .scores import Protocol, by_protocol
 
 BASE = "relu"  # the unit that others are compared with in figures
@@ -133,11 +133,10 @@ def effort(block):
             machines.setdefault(hardware_text(record.result.environment), []).append(record)
             resumed += record.result.resumed > 0
     cells = {entry.cell for entry in block.exhibit.entries if not entry.extra}
-    data = Data(None, grid.WHOLE, block.data["test_images"])
+    data = {**block.data, "train_images": grid.WHOLE}
     parts = []
     for name, records in sorted(machines.items()):
-        speeds = Speeds(records)
-        whole = sum(speeds.epoch(cell, data) for cell in cells) * CIFAR_PAPER.epochs
+        whole = sum(epoch_seconds(records, cell, data) for cell in cells) * CIFAR_PAPER.epochs
         parts.append(f"{duration(sum(record.result.seconds for record in records))} for {len(records)} "
                      f"run{'s' * (len(records) > 1)} on {name} (at that speed all {len(cells)} cells with the paper's "
                      f"{CIFAR_PAPER.epochs} epochs, one after the other, would take about {duration(whole)})")

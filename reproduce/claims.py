@@ -108,39 +108,20 @@ def _cell(task, unit, blocks):
     return grid.Cell(task, CIFAR.model(unit), blocks)
 
 
-def _above(question, claim, scores, pairs):
-    """The claim that one net is above another, for each (label, cell, cell) that has runs."""
-    found = [compare(label, scores[first], scores[second]) for label, first, second in pairs
-             if first in scores and second in scores]
-    missing = tuple(label for label, first, second in pairs if first not in scores or second not in scores)
-    verdicts = {comparison.verdict for comparison in found}
+def _answer(question, claim, scores, pairs, whole=False):
+    """The Answer by the pairs that have runs; with `whole`, only if all of them have.
+
+    pairs: [(label, cell, cell, may_tie)]. The first is to be above the second; if they may tie, not below it.
+    """
+    missing = tuple(label for label, first, second, _ in pairs if first not in scores or second not in scores)
+    found, verdicts = [], set()
+    for label, first, second, may_tie in () if whole and missing else pairs:
+        if label not in missing:
+            comparison = compare(label, scores[first], scores[second])
+            found.append(comparison)
+            verdicts.add(HOLDS if may_tie and comparison.difference >= 0 else comparison.verdict)
     verdict = FAILS if FAILS in verdicts else HOLDS if verdicts == {HOLDS} else OPEN
     return Answer(question, claim, verdict, tuple(found), missing)
-
-
-def _reaches(question, claim, scores, label, first, second):
-    """The claim that one net is as good as another: undecided if it is below, but within the margin."""
-    if first not in scores or second not in scores:
-        return Answer(question, claim, OPEN, (), (label,))
-    comparison = compare(label, scores[first], scores[second])
-    verdict = HOLDS if comparison.difference >= 0 else comparison.verdict
-    return Answer(question, claim, verdict, (comparison,), ())
-
-
-def _grows(question, claim, scores, task, blocks):
-    """Figure 6 by stages: all sites replaced is above none replaced, and no stage is below the one before it."""
-    counts = grid.stage_counts(blocks)
-    cells = [grid.replaced(task, blocks, count) for count in counts]
-    missing = tuple(f"{count} sites" for count, cell in zip(counts, cells) if cell not in scores)
-    if missing:
-        return Answer(question, claim, OPEN, (), missing)
-    steps = [compare(f"{count} over {before} sites", scores[cell], scores[previous])
-             for before, previous, count, cell in zip(counts, cells, counts[1:], cells[1:])]
-    whole = compare("all sites over none", scores[cells[-1]], scores[cells[0]])
-    verdict = FAILS if any(step.verdict == FAILS for step in steps) else whole.verdict
-    if verdict == HOLDS and any(step.difference < 0 for step in steps):
-        verdict = OPEN
-    return Answer(question, claim, verdict, (whole, *steps), ())
 
 
 def answers(protocol, scores):
@@ -148,26 +129,37 @@ def answers(protocol, scores):
     task = protocol.task
 
     def above(question, unit, exhibits, depths):
-        pairs = [(f"b = {b}", _cell(task, "atac", b), _cell(task, unit, b)) for b in depths]
-        return _above(question, f"ATAC is above {CIFAR.parts[unit].label} ({exhibits})", scores, pairs)
+        pairs = [(f"b = {b}", _cell(task, "atac", b), _cell(task, unit, b), False) for b in depths]
+        return _answer(question, f"ATAC is above {CIFAR.parts[unit].label} ({exhibits})", scores, pairs)
+
+    def reaches(question, claim, label, first, second):
+        return _answer(question, claim, scores, [(label, _cell(task, *first), _cell(task, *second), True)])
+
+    def grows(question, b):
+        sites = grid.stage_counts(b)
+        cells = [grid.replaced(task, b, count) for count in sites]
+        pairs = [("all sites over none", cells[-1], cells[0], False),
+                 *((f"{count} over {before} sites", cell, previous, True)
+                   for before, previous, count, cell in zip(sites, cells, sites[1:], cells[1:]))]
+        return _answer(question, f"accuracy grows with every stage of ATAC, b = {b} (Figure 6)", scores, pairs, True)
 
     deep = (1, 2, 3, 4, 5)
     return [
         above("Q1", "seactivation", "Table III", (1, 2, 3, 4)),
         above("Q2", "nin", "Table III", (1, 2, 3, 4)),
         above("Q2", "localsenet", "Table III", (1, 2, 3, 4)),
-        *(_grows("Q3", f"accuracy grows with every stage of ATAC, b = {b} (Figure 6)", scores, task, b)
-          for b in (1, 3)),
+        grows("Q3", 1),
+        grows("Q3", 3),
         above("Q4", "relu", "Table III, Figure 7", deep),
         above("Q4", "selu", "Figure 7", deep),
         above("Q4", "swish", "Figure 7", deep),
         above("Q4", "xunit", "Figure 7", deep),
         above("Q4", "senet", "Figure 8", deep),
         above("Q4", "genet", "Figure 8", deep),
-        _reaches("Q4", "ATAC with b = 3 reaches ReLU with b = 5, at 65% of its parameters (Figure 7)", scores,
-                 "ATAC b = 3 over ReLU b = 5", _cell(task, "atac", 3), _cell(task, "relu", 5)),
-        _reaches("Q5", "depth does no harm: ATAC with b = 5 reaches ATAC with b = 4 (Section IV-C2)", scores,
-                 "b = 5 over b = 4", _cell(task, "atac", 5), _cell(task, "atac", 4)),
+        reaches("Q4", "ATAC with b = 3 reaches ReLU with b = 5, at 65% of its parameters (Figure 7)",
+                "ATAC b = 3 over ReLU b = 5", ("atac", 3), ("relu", 5)),
+        reaches("Q5", "depth does no harm: ATAC with b = 5 reaches ATAC with b = 4 (Section IV-C2)",
+                "b = 5 over b = 4", ("atac", 5), ("atac", 4)),
     ]
 
 

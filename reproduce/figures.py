@@ -72,17 +72,13 @@ def _difference(block):
             points.append([point["increase"], compared.difference, compared.margin if point["sites"] else None,
                            point["sites"]])
         return _replacement(f"accuracy minus {CIFAR.parts[BASE].label}'s", points)
-    rows = {row: [(cell, compare("", score, base[cell.blocks])) for cell, score in runs if cell.blocks in base]
-            for row, runs in _rows(block).items() if runs[0][0].unit != BASE}
-    looks = {row: _look(compared[0][0].unit, row) for row, compared in rows.items() if compared}
-    common = {"base": CIFAR.parts[BASE].label}
-    if len({cell.blocks for cell in block.scores}) == 1:
-        return {**common, "drawn": "differences", "series": [
-            {**look, "difference": rows[row][0][1].difference, "margin": rows[row][0][1].margin}
-            for row, look in looks.items()]}
-    return {**common, "drawn": "differences_by_depth", "series": [
-        {**look, "points": [[cell.blocks, each.difference, each.margin] for cell, each in rows[row]]}
-        for row, look in looks.items()]}
+    series = []
+    for row, runs in _rows(block).items():
+        compared = {cell.blocks: compare("", score, base[cell.blocks]) for cell, score in runs if cell.blocks in base}
+        points = [[depth, each.difference, each.margin] for depth, each in compared.items()]
+        if points and runs[0][0].unit != BASE:
+            series.append({**_look(runs[0][0].unit, row), "points": points})
+    return {"drawn": "differences", "base": CIFAR.parts[BASE].label, "series": series}
 
 
 def _share(block):

@@ -40,16 +40,17 @@ def params_table():
 
 def _own_cells(entry, net):
     """The rows of our weights: one for each set of test images that they were evaluated on."""
-    publish.record_of(entry)
-    found = evaluations.read(publish.folder_of(entry))
+    record = publish.record_of(entry)
+    best = record.result.best
     labels = f" ({entry['label_mode']} labels)" if entry["label_mode"] else ""
     first = [f"[{entry['name']}]({entry['record']})", net,
-             f"{entry['dataset']}{labels}, {ledger.data_label(entry['data'])}", str(entry["recipe"]["epochs"])]
-    for place, evaluation in enumerate(found):
-        best = "" if place else f"{entry['best']['accuracy']:.4f} (epoch {entry['best']['epoch']})"
+             f"{entry['dataset']}{labels}, {ledger.data_label(record.result.data)}", str(record.epochs)]
+    for place, evaluation in enumerate(evaluations.read(publish.folder_of(entry))):
+        chosen = "" if place else f"{best.accuracy:.4f} (epoch {best.epoch})"
         label = ledger.data_label({"sha256": evaluation["data_sha256"], "variant": evaluation["data"],
                                    "official": evaluation["data"] == "official"})
-        yield [*([""] * 4 if place else first), f"{evaluation['images']:,}, {label}", f"{evaluation['top1']:.4f}", best]
+        yield [*([""] * 4 if place else first), f"{evaluation['images']:,}, {label}", f"{evaluation['top1']:.4f}",
+               chosen]
 
 
 def _published_cells(entry, net):

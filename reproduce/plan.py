@@ -31,16 +31,7 @@ class Options:
     work: Path = grid.WORK
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The facts about a task's data that the runner needs."""
-
-    sha256: str
-    train_images: int
-    test_images: int
-
-
-OFFICIAL = Data("", grid.WHOLE, 10_000)  # for estimates if there is no data
+OFFICIAL = {"train_images": grid.WHOLE, "test_images": 10_000}  # for estimates if there is no data
 
 
 def default_jobs(gpus, runs):
@@ -50,21 +41,32 @@ def default_jobs(gpus, runs):
 
 
 def data_of(task, options, download=True):
-    """The Data of a task. Raises NotFound if there is none and, with download, it cannot be fetched."""
+    """The facts about a task's data (Origin.provenance). NotFound if there is none and, with download, it cannot be
+    fetched."""
     load, mirror = (cifar.load_or_download, [options.mirror]) if download else (cifar.load, [])
     try:
-        data = load(task.dataset, options.data_dir, task.label_mode, *mirror)
+        return load(task.dataset, options.data_dir, task.label_mode, *mirror).provenance
     except cifar.NotFound as error:
         if error.holds is None:
             raise
         raise cifar.NotFound(error.what, f"use --only {error.holds} to train on that, or give a folder with both as "
                              "--data-dir", error.holds) from error
-    return Data(data.provenance["sha256"], len(data.train), len(data.test))
+
+
+def find_data(runs, options, download=True):
+    """({task: the facts about its data}, {reason: the tasks without data}) of the runs' tasks."""
+    found, missing = {}, {}
+    for task in dict.fromkeys(run.cell.task for run in runs):
+        try:
+            found[task] = data_of(task, options, download)
+        except InputError as error:
+            missing.setdefault(str(error), []).append(task)
+    return found, missing
 
 
 def finished(run, data, results):
     """Whether the ledger has the run."""
-    return (ledger.folder_of(run.name(data.sha256), results) / ledger.RECORD).exists()
+    return (ledger.folder_of(run.name(data["sha256"]), results) / ledger.RECORD).exists()
 
 
 def progress_of(folder):
@@ -82,67 +84,53 @@ def costs_of(run):
     return count(networks().get_model(run.model, **run.net))
 
 
-class Speeds:
-    """Seconds per epoch, estimated from records of runs; source says in words which runs."""
+def records_for_speed(records, on_gpu):
+    """(records, their hardware in words): those of runs on this kind of hardware; if there are none, all."""
+    here = {"gpus": runlog.gpu_names()} if on_gpu else {"gpus": [], "processor": system.processor()}
+    same = [record for record in records
+            if all(record.result.environment[name] == value for name, value in here.items())]
+    if same:
+        return same, "this kind of hardware"
+    machines = [record.result.environment for record in records]
+    others = sorted({", ".join(machine["gpus"]) or machine["processor"] for machine in machines})
+    return records, f"OTHER hardware ({'; '.join(others)})"
 
-    @classmethod
-    def here(cls, records, on_gpu):
-        """From the ledger's runs on this kind of hardware; if there are none, from all."""
-        here = {"gpus": runlog.gpu_names()} if on_gpu else {"gpus": [], "processor": system.processor()}
-        same = [record for record in records
-                if all(record.result.environment[name] == value for name, value in here.items())]
-        if same:
-            return cls(same, "the ledger's runs on this kind of hardware")
-        machines = [record.result.environment for record in records]
-        others = sorted({", ".join(machine["gpus"]) or machine["processor"] for machine in machines})
-        return cls(records, f"the ledger's runs on OTHER hardware ({'; '.join(others)})")
 
-    def __init__(self, records, source=""):
-        self.source = source
-        self.rates, self.by_net = [], {}
-        # An epoch of a smoke run is mostly start-up, so smoke runs only count if there are no others.
-        whole = [record for record in records if record.result.data["train_images"] >= grid.WHOLE]
-        for record in whole or records:
-            run, data = record.experiment, record.result.data
-            images = data["train_images"] + data["test_images"] / 3  # forward takes about a third of a training step
-            rate = record.result.seconds / record.epochs / images
-            self.by_net.setdefault((run.model, run.arguments), []).append(rate)
-            self.rates.append(rate / costs_of(run).macs)
+def epoch_seconds(records, cell, data):
+    """The estimated seconds of a cell's epoch on data with these "train_images" and "test_images".
 
-    def epoch(self, cell, data):
-        """Seconds for an epoch of a cell, or None without any record.
+    From the records' runs of the same net if there are any, else from all, in proportion to the multiply-adds. None
+    without any record.
+    """
+    # An epoch of a smoke run is mostly start-up, so smoke runs only count if there are no others.
+    records = [record for record in records if not record.smoke] or records
+    net = cell.model, cell.experiment.arguments
+    same = [record for record in records if (record.experiment.model, record.experiment.arguments) == net]
+    rates = [record.result.seconds / record.epochs / _work(record.experiment, record.result.data)
+             for record in same or records]
+    return statistics.median_high(rates) * _work(cell, data) if rates else None
 
-        From runs of the same net if there are any, else from all runs, in proportion to the multiply-adds.
-        """
-        images = data.train_images + data.test_images / 3
-        own = self.by_net.get((cell.model, cell.experiment.arguments))
-        if own:
-            return images * statistics.median_high(own)
-        if self.rates:
-            return images * statistics.median_high(self.rates) * costs_of(cell).macs
-        return None
+
+def _work(net, data):
+    """How much a net's epoch computes: its multiply-adds; scoring an image takes a third of training on it."""
+    return costs_of(net).macs * (data["train_images"] + data["test_images"] / 3)
 
 
 def text(runs, options):
     """The text of --dry-run: every run with its state and an estimated time. Trains and downloads nothing."""
-    speeds = Speeds.here(ledger.read(options.results), bool(options.gpus))
-    known, missing = {}, []
-    for task in dict.fromkeys(run.cell.task for run in runs):
-        try:
-            known[task] = data_of(task, options, download=False)
-        except InputError as error:
-            missing.append(str(error))
-    lines, left, total = list(dict.fromkeys(missing)), 0, 0.0  # both kinds of labels lack the same data
+    records, hardware = records_for_speed(ledger.read(options.results), bool(options.gpus))
+    known, missing = find_data(runs, options, download=False)
+    lines, left, total = list(missing), 0, 0.0
     for run in runs:
         data, done, state = known.get(run.cell.task), 0, "to run as soon as its data is there"
         if data is not None:
             if finished(run, data, options.results):
                 lines.append(f"{run.title}: finished, in the ledger")
                 continue
-            done = progress_of(options.work / run.name(data.sha256))
+            done = progress_of(options.work / run.name(data["sha256"]))
             state = f"to resume after {counted(done, 'epoch')}" if done else "to run"
         left += 1
-        seconds = speeds.epoch(run.cell, data or OFFICIAL)
+        seconds = epoch_seconds(records, run.cell, data or OFFICIAL)
         if seconds is not None:
             total += seconds * (run.epochs - done)
             state += f", about {duration(seconds * (run.epochs - done))}"
@@ -151,7 +139,7 @@ def text(runs, options):
     lines.append(f"{counted(len(runs), 'run')}: {len(runs) - left} finished, {left} to do, {options.jobs} at a time on "
                  f"{where}")
     if total:
-        lines.append(f"about {duration(total / options.jobs)} by {speeds.source}"
+        lines.append(f"about {duration(total / options.jobs)} by the ledger's runs on {hardware}"
                      + (" (if the jobs do not slow each other down)" if options.jobs > 1 else ""))
     elif left:
         lines.append("no estimate: the ledger has no run yet")

@@ -15,7 +15,7 @@ from model import weights
 from support import ROOT, json_files
 from support.errors import InputError
 from support.files import expanded
-from support.json_files import COUNT, FLAG, NOTHING, SHARE, SOME, TEXT, Kind
+from support.json_files import COUNT, NOTHING, SHARE, TEXT, Kind
 from support.lock import locked
 
 from . import evaluations, grid, ledger
@@ -23,14 +23,10 @@ from . import evaluations, grid, ledger
 MANIFEST = ROOT / "params" / "manifest.json"
 
 
-def shared(record):
-    """The facts that the manifest repeats from a record, so that the manifest alone describes a file."""
-    run, result = record.experiment, record.result
-    return {"model": run.model, "arguments": run.net, "dataset": run.dataset, "label_mode": run.label_mode,
-            "recipe": run.as_json()["recipe"], "seed": run.seed, "chosen_on": result.chosen_on,
-            "last": vars(result.last), "best": vars(result.best), "git_revision": result.environment["git_revision"],
-            "data": {name: result.data[name] for name in ("variant", "sha256", "official")},
-            "log_sha256": record.files["train.log"]}
+def described(record):
+    """What the manifest says about a record's weights; all else is in the record."""
+    run = record.experiment
+    return {"model": run.model, "arguments": run.net, "dataset": run.dataset, "label_mode": run.label_mode}
 
 
 def _in_results(value):
@@ -38,12 +34,10 @@ def _in_results(value):
     return path.parts[:1] == ("results",) and len(path.parts) > 1 and ".." not in path.parts
 
 
-# The shapes of a manifest's entries, as this module needs them.
+# The shapes of a manifest's entries, as this module needs them. Earlier ones of ours repeat more of the record.
 _ANY = {**weights.ENTRY, "name": TEXT, "urls": [TEXT], "size": (NOTHING, COUNT), "dataset": TEXT,
         "label_mode": (NOTHING, TEXT)}
-OURS = {**_ANY, "record": Kind("a folder below results/", _in_results), "recipe": {"epochs": SOME},
-        "last": {"accuracy": SHARE}, "best": {"accuracy": SHARE, "epoch": COUNT},
-        "data": {"sha256": TEXT, "variant": TEXT, "official": FLAG}}
+OURS = {**_ANY, "record": Kind("a folder below results/", _in_results)}
 THEIRS = {**_ANY, "author": TEXT, "published": {
     "top1_error": SHARE, "top5_error": SHARE, "epoch": COUNT, "epochs": COUNT, "images": COUNT, "log": TEXT,
     "last": {"top1_error": SHARE, "top5_error": SHARE}}}
@@ -84,7 +78,7 @@ def publish(run, name=None, data_dir=None, replace=False):
             scores = scores_of(candidate, record, data_dir)
             entry = {
                 "name": name, "file": file.name, "sha256": scores[0]["sha256"], "size": candidate.stat().st_size,
-                "urls": [], **shared(record), "record": _place(place), "log": _place(place / "train.log"),
+                "urls": [], **described(record), "record": str(place.relative_to(ROOT)),
             }
             manifest, evaluated = scratch / MANIFEST.name, scratch / evaluations.FILE
             json_files.write(manifest, {"models": sorted([*others, entry], key=lambda entry: entry["name"])})
@@ -144,11 +138,6 @@ def scores_of(file, record, data_dir):
     return scores
 
 
-def _place(path):
-    """A path as the manifest writes it, from the repository's root."""
-    return str(path.relative_to(ROOT) if ROOT in path.parents else path)
-
-
 def default_name(record):
     """The name of a net, its b and what it was trained on: atac_resnet20_v2_b1_cifar10."""
     run, net = record.experiment, record.experiment.net
@@ -175,7 +164,7 @@ def folder_of(entry):
 def record_of(entry):
     """The ledger's record of one of our entries. InputError if the entry, or its score on the run's data, differs."""
     record = ledger.read_record(folder_of(entry))
-    wrong = ledger.difference(entry, shared(record))
+    wrong = ledger.difference(entry, described(record))
     for evaluation in evaluations.read(folder_of(entry)):
         if evaluation["data_sha256"] == record.result.data["sha256"]:
             wrong = wrong or ledger.difference(evaluation, {

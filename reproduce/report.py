@@ -135,10 +135,10 @@ def exhibit_text(name, records):
 def own_text(exhibit, runs, data, results):
     """The output of a command that trained runs of an exhibit: its own cells, then the place of all others.
 
-    data: {task: Data} of the tasks that it trained on.
+    data: {task: the facts about its data} of the tasks that it trained on.
     """
     cells = frozenset(run.cell for run in runs)
-    trained = {(run.cell.task, run.epochs, data[run.cell.task].sha256) for run in runs if run.cell.task in data}
+    trained = {(run.cell.task, run.epochs, data[run.cell.task]["sha256"]) for run in runs if run.cell.task in data}
     parts = [block_text(dataclasses.replace(block, only=cells), f"{results}/")
              for block in blocks_of(exhibit, ledger.read(results))
              if (block.protocol.task, block.protocol.epochs, block.protocol.data_sha256) in trained

@@ -22,7 +22,7 @@ from support.processes import handling
 from support.words import counted, duration
 
 from . import grid, ledger
-from .plan import data_of, finished, progress_of
+from .plan import find_data, finished, progress_of
 
 log = logging.getLogger("engine.reproduce")  # the level that engine.runlog sets for the engine's own lines
 
@@ -92,12 +92,7 @@ class Grid:
 
     def find_data(self):
         """Find the data of every task. Runs without data fail, with one message."""
-        missing = {}
-        for task in dict.fromkeys(run.cell.task for run in self.waiting):
-            try:
-                self.data[task] = data_of(task, self.options)
-            except InputError as error:
-                missing.setdefault(str(error), []).append(task)
+        self.data, missing = find_data(self.waiting, self.options)
         for reason, tasks in missing.items():
             if not self.data:
                 raise InputError(reason)
@@ -116,7 +111,7 @@ class Grid:
             if finished(run, data, self.options.results):
                 self.finish(run, "was finished before")
                 continue
-            folder = self.options.work / run.name(data.sha256)
+            folder = self.options.work / run.name(data["sha256"])
             with writing(folder, "free space, or give another --runs"):
                 folder.mkdir(parents=True, exist_ok=True)
             lock = take(folder / "lock")

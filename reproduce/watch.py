@@ -4,7 +4,6 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple, Optional
 
 from engine import runlog
 from engine.folders import LOCK, METRICS
@@ -19,45 +18,25 @@ ORDER = ("running", "paused", "stopped", "finished", "damaged")
 HEAD = ("state", "epoch", "accuracy", "best", "images/s", "left", "run")
 
 
-class Seen(NamedTuple):
-    """What a run's folder says. accuracy, best : on the images scored after each epoch, in the last one and at best."""
-
-    name: str
-    state: str
-    done: int = 0
-    epochs: Optional[int] = None
-    accuracy: Optional[float] = None
-    best: Optional[float] = None
-    images_per_second: Optional[float] = None
-    left: Optional[float] = None  # seconds
-
-    def cells(self):
-        """The texts of a line, as HEAD names them."""
-        def text(value, form):
-            return "-" if value is None else form(value)
-
-        return (self.state, f"{self.done}/{self.epochs or '?'}", text(self.accuracy, "{:.4f}".format),
-                text(self.best, "{:.4f}".format), text(self.images_per_second, "{:,.0f}".format),
-                text(self.left, duration), self.name)
-
-
-def seen(folder):
-    """The Seen of a run's folder."""
+def row_of(folder):
+    """The line of a run, texts as HEAD names them; the accuracies are on the images scored after each epoch."""
     try:
         records = runlog.read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
         epochs = _epochs(folder / "args.json")
     except InputError:
-        return Seen(folder.name, "damaged")
+        return ("damaged", "0/?", *"----", folder.name)
     done = records[-1]["epoch"] + 1 if records else 0
     owner = lock.holder(folder / LOCK)
     state = "finished" if done and done == epochs else "stopped" if owner is None else \
         "paused" if _paused(owner) else "running"
-    if not records:
-        return Seen(folder.name, state, done, epochs)
-    return Seen(folder.name, state, done, epochs, records[-1]["val_accuracy"],
-                max(record["val_accuracy"] for record in records), records[-1]["train_images_per_second"],
-                (epochs - done) * statistics.median_high(record["seconds"] for record in records[-RECENT:])
-                if epochs and state != "finished" else None)
+    accuracy = best = speed = left = "-"
+    if records:
+        accuracy, best = (f"{record['val_accuracy']:.4f}" for record in (
+            records[-1], max(records, key=lambda record: record["val_accuracy"])))
+        speed = f"{records[-1]['train_images_per_second']:,.0f}"
+        if epochs and state != "finished":
+            left = duration((epochs - done) * statistics.median_high(record["seconds"] for record in records[-RECENT:]))
+    return state, f"{done}/{epochs or '?'}", accuracy, best, speed, left, folder.name
 
 
 def _epochs(path):
@@ -84,12 +63,12 @@ def lines_of(folder):
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror}; name the folder of the runs with --runs") \
             from error
-    runs = sorted(map(seen, places), key=lambda run: (ORDER.index(run.state), run.name))
-    rows = [HEAD, *(run.cells() for run in runs)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    runs = sorted(map(row_of, places), key=lambda row: (ORDER.index(row[0]), row[-1]))
+    widths = [max(map(len, column)) for column in zip(HEAD, *runs)]
     lines = ["  ".join([row[0].ljust(widths[0]), *(word.rjust(width) for word, width in zip(row[1:-1], widths[1:])),
-                        row[-1]]) for row in rows]
-    counts = [f"{count} {state}" for state in ORDER for count in [sum(run.state == state for run in runs)] if count]
+                        row[-1]]) for row in (HEAD, *runs)]
+    states = [row[0] for row in runs]
+    counts = [f"{states.count(state)} {state}" for state in ORDER if state in states]
     if not runs:
         return [f"no run in {folder} yet"]
     return [*lines, f"{counted(len(runs), 'run')} in {folder}: {', '.join(counts)}"]

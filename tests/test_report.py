@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from engine import runlog
-from reproduce import blocks, figures, grid, ledger, plan, report, scores
+from reproduce import blocks, figures, grid, ledger, report, scores
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -326,7 +326,7 @@ def test_the_numbers_of_figures_are_those_of_the_records():
 
 def test_figures_are_drawn_once_and_alike(tmp_path):
     wanted = {name: numbers for name, numbers in report.figures_of(everything()).items() if not name.startswith("fig8")}
-    assert {numbers["drawn"] for numbers in wanted.values()} == {"over_cost", "differences_by_depth", "replacement"}
+    assert {numbers["drawn"] for numbers in wanted.values()} == {"over_cost", "differences", "replacement"}
     wanted.update(report.figures_of([record(cell(unit), last) for unit, last in (
         ("relu", .9), ("atac", .91), ("nin", .89), ("seactivation", .5))]))  # of one depth
     with warnings.catch_warnings():
@@ -360,7 +360,7 @@ def test_a_call_shows_its_own_cells_and_where_the_rest_is(monkeypatch, tmp_path)
             record(cell("atac"), .5, epochs=20), record(cell("atac"), .4, data="jpeg"),
             *(record(grid.replaced(TASK, 1, sites), .9) for sites in (1, 3))]
     monkeypatch.setattr(ledger, "read", lambda results: runs)
-    data = {TASK: plan.Data("0f" * 32, 50_000, 10_000)}
+    data = {TASK: {"sha256": "0f" * 32}}
     ours = [grid.Run(cell("atac"), 400, 0), grid.Run(cell("relu"), 400, 0), grid.Run(cell("xunit"), 400, 0)]
     text = report.own_text(grid.TABLE3, ours, data, tmp_path)
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]

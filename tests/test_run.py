@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True)
 def no_plot(monkeypatch):
     """Drawing is tested in test_runlog.py and takes a second."""
-    monkeypatch.setattr(curves, "plot_history", lambda records, path, *_: path.touch())
+    monkeypatch.setattr(curves, "draw", lambda runs, path, *_: path.touch())
 
 
 def stopped_at(place, number=signal.SIGTERM, devices=1):

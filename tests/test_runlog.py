@@ -208,7 +208,7 @@ def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
 def test_the_history_is_a_png(tmp_path, epochs):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of a sign that a font lacks, say
-        curves.plot_history(records(epochs), tmp_path / "history.png", "実験 $\\frac$", "test images")
+        curves.draw({"test images": records(epochs)}, tmp_path / "history.png", "実験 $\\frac$")
     content = (tmp_path / "history.png").read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     picture = matplotlib.image.imread(tmp_path / "history.png")[..., :3]
@@ -219,4 +219,4 @@ def test_the_history_is_a_png(tmp_path, epochs):
 
 def test_a_plot_that_cannot_be_written_is_one_sentence(tmp_path):
     with pytest.raises(InputError, match="cannot be written: No such file or directory"):
-        curves.plot_history(records(2), tmp_path / "none" / "history.png", "run", "test images")
+        curves.draw({"test images": records(2)}, tmp_path / "none" / "history.png", "run")

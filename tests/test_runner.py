@@ -40,7 +40,7 @@ def options(place, **changes):
 
 
 def folder_of(run, made):
-    return made.work / run.name(plan.data_of(run.cell.task, made).sha256)
+    return made.work / run.name(plan.data_of(run.cell.task, made)["sha256"])
 
 
 def until(condition, seconds=60):
@@ -312,29 +312,31 @@ def a_record(processor="A", seconds=100., gpus=(), model="atac_resnet20_v2", ima
     run = tiny.experiment(model, CIFAR_PAPER.scaled(10))
     result = SimpleNamespace(seconds=seconds, environment={"processor": processor, "gpus": list(gpus)},
                              data={"train_images": images[0], "test_images": images[1]})
-    return SimpleNamespace(experiment=run, epochs=10, result=result)
+    return SimpleNamespace(experiment=run, epochs=10, result=result, smoke=images[0] < grid.WHOLE)
 
 
 def test_speeds(monkeypatch):
+    def estimate(cell, records, on_gpu=False):
+        chosen, hardware = plan.records_for_speed(records, on_gpu)
+        return plan.epoch_seconds(chosen, cell, {"train_images": 1800, "test_images": 600}), hardware
+
     monkeypatch.setattr(plan.system, "processor", lambda: "A")
-    data = plan.Data("", 1800, 600)
-    speeds = plan.Speeds.here([a_record(), a_record("B", 700.)], on_gpu=False)
-    assert speeds.epoch(ATAC, data) == pytest.approx(20)  # twice the images, of the same net on this processor
-    relu = speeds.epoch(RELU, data)
-    assert 10 < relu < 20 and "this kind" in speeds.source  # by its multiply-adds
-    others = plan.Speeds.here([a_record("B", 700.)], on_gpu=False)
-    assert others.epoch(ATAC, data) == pytest.approx(140) and "OTHER hardware (B)" in others.source
+    seconds, hardware = estimate(ATAC, [a_record(), a_record("B", 700.)])
+    assert seconds == pytest.approx(20)  # twice the images, of the same net on this processor
+    relu, _ = estimate(RELU, [a_record(), a_record("B", 700.)])
+    assert 10 < relu < 20 and "this kind" in hardware  # by its multiply-adds
+    seconds, hardware = estimate(ATAC, [a_record("B", 700.)])
+    assert seconds == pytest.approx(140) and "OTHER hardware (B)" in hardware
     monkeypatch.setattr(plan.runlog, "gpu_names", lambda: ["G"])
-    on_gpu = plan.Speeds.here([a_record(), a_record(gpus=["G"], seconds=1.)], True)
-    assert on_gpu.epoch(ATAC, data) == pytest.approx(.2)
-    assert plan.Speeds.here([], False).epoch(ATAC, data) is None
+    seconds, _ = estimate(ATAC, [a_record(), a_record(gpus=["G"], seconds=1.)], on_gpu=True)
+    assert seconds == pytest.approx(.2)
+    assert estimate(ATAC, []) == (None, "OTHER hardware ()")
 
 
 def test_the_speed_of_a_smoke_run_counts_only_where_there_is_no_other():
     whole = a_record(seconds=6000., images=(50_000, 10_000))
-    data = plan.Data("", 50_000, 10_000)
-    assert plan.Speeds([a_record(seconds=900.), whole]).epoch(ATAC, data) == pytest.approx(600)
-    assert plan.Speeds([a_record()]).epoch(ATAC, data) > 500
+    assert plan.epoch_seconds([a_record(seconds=900.), whole], ATAC, plan.OFFICIAL) == pytest.approx(600)
+    assert plan.epoch_seconds([a_record()], ATAC, plan.OFFICIAL) > 500
 
 
 def test_jobs_on_the_cpu_share_its_cores(place, monkeypatch, tmp_path):

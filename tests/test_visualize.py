@@ -29,7 +29,7 @@ IMAGES = np.random.RandomState(0).randn(3, 3, 32, 32).astype("float32")
 
 
 def run(*arguments, folder):
-    return tiny.call(visualize.main, *arguments, folder=folder)
+    return tiny.call(visualize.main, *arguments, folder=folder, plot=True)
 
 
 def drawn(path):
@@ -82,7 +82,7 @@ def test_curves_of_runs(tmp_path):
 
 def test_many_curves_leave_room_for_the_axes(tmp_path):
     records = runlog.read_metrics(RUNS / "cifar10-b1-atac_e15_s0_2ec32175" / "metrics.jsonl")
-    curves.overlay({f"a run with a long name, number {number}": records for number in range(25)}, tmp_path / "x.png")
+    curves.draw({f"a run with a long name, number {number}": records for number in range(25)}, tmp_path / "x.png")
     assert drawn(tmp_path / "x.png").shape[0] > 1000
 
 

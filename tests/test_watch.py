@@ -52,13 +52,12 @@ def holder():
 
 
 def test_a_line_says_how_far_a_run_is_and_when_it_will_end(tmp_path):
-    found = watch.seen(run_folder(tmp_path / "net"))
-    assert found == watch.Seen("net", "stopped", 4, 10, .27, .27, 100, 6 * 9.5)
-    assert found.cells() == ("stopped", "4/10", "0.2700", "0.2700", "100", "57 s", "net")
-    assert watch.seen(run_folder(tmp_path / "old", old=True)).epochs == 10
-    ended = watch.seen(run_folder(tmp_path / "ended", done=10))
-    assert (ended.state, ended.left) == ("finished", None)
-    assert watch.seen(run_folder(tmp_path / "new", done=0)).cells() == ("stopped", "0/10", *"----", "new")
+    assert watch.row_of(run_folder(tmp_path / "net")) == (
+        "stopped", "4/10", "0.2700", "0.2700", "100", "57 s", "net")
+    assert watch.row_of(run_folder(tmp_path / "old", old=True))[1] == "4/10"
+    state, *_, left, _ = watch.row_of(run_folder(tmp_path / "ended", done=10))
+    assert (state, left) == ("finished", "-")
+    assert watch.row_of(run_folder(tmp_path / "new", done=0)) == ("stopped", "0/10", *"----", "new")
 
 
 def test_the_time_left_is_by_the_newest_epochs(tmp_path):
@@ -67,19 +66,19 @@ def test_the_time_left_is_by_the_newest_epochs(tmp_path):
     for record, seconds in zip(records, (1, 1, 1, 50, 2, 3, 2, 2)):
         record["seconds"] = seconds
     (place / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert watch.seen(place).left == 2 * 2
+    assert watch.row_of(place)[-2] == "4 s"
 
 
 def test_the_state_is_that_of_the_process_that_holds_the_lock(tmp_path, holder):
     place = run_folder(tmp_path / "net")
     process = holder(place / LOCK)
-    assert watch.seen(place).state == "running" and lock.holder(place / LOCK) == process.pid
+    assert watch.row_of(place)[0] == "running" and lock.holder(place / LOCK) == process.pid
     os.kill(process.pid, signal.SIGSTOP)
     os.waitpid(process.pid, os.WUNTRACED)
-    assert watch.seen(place).state == "paused"
+    assert watch.row_of(place)[0] == "paused"
     process.kill()
     process.wait()
-    assert (place / LOCK).exists() and watch.seen(place).state == "stopped"
+    assert (place / LOCK).exists() and watch.row_of(place)[0] == "stopped"
     (place / LOCK).write_text(f"{os.getpid()}\n")  # its number went to a process that never opened the file
     assert lock.holder(place / LOCK) is None
     for text in ("", "x", "-1", "9" * 30):

@@ -192,15 +192,15 @@ class Hooked:
 def call(main, *arguments, folder=".", plot=False):
     """Run a script's main() in this process as its file does it; returns status, out and err.
 
-    plot=False leaves an empty history.png, for the second that drawing takes.
+    plot=False leaves curves empty, history.png among them, for the second that drawing takes.
     """
-    kept = sys.argv, os.getcwd(), curves.plot_history
+    kept = sys.argv, os.getcwd(), curves.draw
     handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
     out, err = io.StringIO(), io.StringIO()
     os.chdir(folder)
     sys.argv = [f"{main.__module__}.py", *map(str, arguments)]
     if not plot:
-        curves.plot_history = lambda records, path, *_: path.touch()
+        curves.draw = lambda runs, path, *_: path.touch()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
@@ -210,7 +210,7 @@ def call(main, *arguments, folder=".", plot=False):
                 if isinstance(status, str):  # as the interpreter would do it
                     status = print(status, file=sys.stderr) or 1
     finally:
-        sys.argv, curves.plot_history = kept[0], kept[2]
+        sys.argv, curves.draw = kept[0], kept[2]
         os.chdir(kept[1])
         for handler in list(logging.getLogger().handlers):
             if handler not in handlers:

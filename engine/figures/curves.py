@@ -1,4 +1,4 @@
-"""The curves of trainings over their epochs: of one run, and of several runs in the same axes."""
+"""The curves of trainings over their epochs."""
 import math
 
 from support import palette
@@ -6,69 +6,42 @@ from support import palette
 from . import COLUMN, save, styled, words
 
 FEW = 40  # epochs; with fewer, each has a mark
+TRAINING = {"linestyle": ":", "alpha": .6}  # beside the curves of the scored images
 
 
-def plot_history(records, path, title, scored_on):
-    """Draw error (percent), loss and learning rate over the epochs of one run.
+def draw(runs, path, title=""):
+    """Draw error (percent) and loss of runs in the same axes, and the learning rate of a single run.
 
-    records : as in metrics.jsonl. scored_on : the images of val_accuracy, such as 'test images'.
+    runs : {label: records of metrics.jsonl}; a label names the curves of the images that were scored after each epoch.
     """
-    with styled() as pyplot, words(title, longest=100) as (title,):
-        epochs = [record["epoch"] + 1 for record in records]
-        figure, (error_axes, loss_axes) = pyplot.subplots(1, 2, figsize=(2 * COLUMN, 2.5), layout="constrained")
-        for key, label, color in (("train", "training (augmented)", palette.GRAY), ("val", scored_on, palette.BLUE)):
-            style = {"color": color, "marker": "." if len(epochs) < FEW else None}
-            error_axes.plot(epochs, [100 * (1 - record[f"{key}_accuracy"]) for record in records], **style)
-            loss_axes.plot(epochs, [record[f"{key}_loss"] for record in records], **style, label=label)
-        last = 100 * (1 - records[-1]["val_accuracy"])
-        error_axes.annotate(f"{last:.2f}%", (epochs[-1], last), textcoords="offset points", xytext=(0, 7), ha="right",
-                            color=palette.BLUE)
-        error_axes.set(xlabel="epoch", ylabel="top-1 error (%)", ylim=(0, None))
-        loss_axes.set(xlabel="epoch", ylabel="cross entropy (nats)", ylim=(0, None))
-        rate_axes = loss_axes.twinx()
-        rate_axes.step(epochs, [record["lr"] for record in records], where="mid", color=palette.ORANGE, linewidth=1,
-                       linestyle="--", label="learning rate")
-        rate_axes.spines["right"].set_visible(True)
-        rate_axes.set(ylabel="learning rate", ylim=(0, None))
-        for axes in (error_axes, loss_axes):
-            _over_epochs(axes)
-        _legend_below(figure, loss_axes, rate_axes)
-        figure.suptitle(title, fontsize=8)
-        save(figure, path)
-
-
-def overlay(runs, path):
-    """Draw the error on the scored images, and both losses, of several runs in the same axes.
-
-    runs : {label: records of metrics.jsonl}.
-    """
-    with styled() as pyplot, words(*runs, longest=48) as labels:
+    with styled() as pyplot, words(title, *runs, longest=80) as (title, *labels):
         columns = 1 if max(map(len, labels)) > 24 else 3
-        height = 2.3 + .15 * math.ceil((len(labels) + 1) / columns)
+        height = 2.35 + .15 * math.ceil((len(labels) + 1) / columns)
         figure, (error_axes, loss_axes) = pyplot.subplots(1, 2, figsize=(2 * COLUMN, height), layout="constrained")
-        for index, (label, records) in enumerate(zip(labels, runs.values())):
-            color, epochs = palette.LINES[index % len(palette.LINES)], [record["epoch"] + 1 for record in records]
-            # A second round through the colours has another dash.
-            style = {"color": color, "linestyle": ("-", "--", "-.")[index // len(palette.LINES) % 3]}
-            error_axes.plot(epochs, [100 * (1 - record["val_accuracy"]) for record in records], **style,
-                            label=f"{label}: {100 * (1 - records[-1]['val_accuracy']):.2f}%")
-            loss_axes.plot(epochs, [record["val_loss"] for record in records], **style)
-            loss_axes.plot(epochs, [record["train_loss"] for record in records], color=color, linestyle=":", alpha=.6)
-        loss_axes.plot([], [], color=palette.BLACK, linestyle=":", alpha=.6, label="training loss (augmented)")
         error_axes.set(xlabel="epoch", ylabel="top-1 error (%)")
         loss_axes.set(xlabel="epoch", ylabel="cross entropy (nats)")
         for axes in (error_axes, loss_axes):
-            _over_epochs(axes)
-        _legend_below(figure, error_axes, loss_axes, columns=columns)
+            axes.grid(True)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        for index, (label, records) in enumerate(zip(labels, runs.values())):
+            epochs = [record["epoch"] + 1 for record in records]
+            style = {"color": palette.LINES[index % len(palette.LINES)], "marker": "." if len(epochs) < FEW else None}
+            # A second round through the colours has another dash.
+            scored = {"linestyle": ("-", "--", "-.")[index // len(palette.LINES) % 3],
+                      "label": f"{label}: {100 * (1 - records[-1]['val_accuracy']):.2f}%"}
+            for part, look in (("train", TRAINING), ("val", scored)):
+                errors = [100 * (1 - record[f"{part}_accuracy"]) for record in records]
+                error_axes.plot(epochs, errors, **style, **look)
+                loss_axes.plot(epochs, [record[f"{part}_loss"] for record in records], **style, **look)
+        error_axes.plot([], [], color=palette.BLACK, **TRAINING, label="training (augmented)")
+        handles, names = error_axes.get_legend_handles_labels()
+        if len(runs) == 1:
+            rate_axes = loss_axes.twinx()
+            handles += rate_axes.step(epochs, [record["lr"] for record in records], where="mid", color=palette.GRAY,
+                                      linewidth=1, linestyle="--")
+            names.append("learning rate")
+            rate_axes.spines["right"].set_visible(True)
+            rate_axes.set(ylabel="learning rate", ylim=(0, None))
+        figure.legend(handles, names, loc="outside lower center", ncols=columns)  # out of the way of every line
+        figure.suptitle(title, fontsize=8)
         save(figure, path)
-
-
-def _over_epochs(axes):
-    axes.grid(True)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-
-
-def _legend_below(figure, *all_axes, columns=3):
-    """One legend for some axes below all of them, out of the way of every line."""
-    handles = [axes.get_legend_handles_labels() for axes in all_axes]
-    figure.legend(*(sum(parts, []) for parts in zip(*handles)), loc="outside lower center", ncols=columns)

@@ -26,9 +26,11 @@ def by_net(pyplot, numbers):
             axes.plot([series["ours"], series["published"]], [row, row], color=series["color"], linewidth=.6, alpha=.35)
         axes.errorbar(series["ours"], row, xerr=series["spread"], color=series["color"], marker=series["marker"],
                       **BAR)
-    _rows(axes, numbers["series"])
+    axes.set_yticks(range(len(numbers["series"])), [series["label"] for series in numbers["series"]])
+    axes.tick_params(axis="y", length=0)
     axes.margins(x=.08)
-    axes.set_xlabel("test accuracy")
+    axes.set(xlabel="test accuracy", ylim=(len(numbers["series"]) - .5, -.5))  # the first at the top
+    axes.grid(True)
     _legend(figure, axes, [("ours, last epoch", {"fillstyle": "full"}),
                            ("published, best epoch", {"fillstyle": "none", "alpha": .55})])
     return figure
@@ -56,32 +58,9 @@ def over_cost(pyplot, numbers):
 
 
 def differences(pyplot, numbers):
-    """One row for each net: its accuracy less the base's, numbers["base"], with the margin of the comparison.
+    """The accuracy less the base's, numbers["base"], at each depth, one curve for each net.
 
-    Series: "difference", "margin". A difference out of scale is an arrow at the edge.
-    """
-    figure, axes = _axes(pyplot, numbers, 1.05 + .2 * len(numbers["series"]))
-    reach = _reach([(series["difference"], series["margin"]) for series in numbers["series"]])
-    for row, series in enumerate(numbers["series"]):
-        value = series["difference"]
-        if abs(value) > reach:
-            side = 1 if value > 0 else -1
-            axes.plot(side * reach, row, marker=">" if value > 0 else "<", color=series["color"], clip_on=False)
-            axes.annotate(f"{value:+.4f}", (side * reach, row), textcoords="offset points", xytext=(-side * 6, 0),
-                          ha="right" if value > 0 else "left", va="center", fontsize=7, color=series["color"])
-        else:
-            axes.errorbar(value, row, xerr=series["margin"], color=series["color"], marker=series["marker"], **BAR)
-    axes.axvline(0, color=palette.GRAY, linewidth=.8)
-    axes.set_xlim(-reach, reach)
-    _rows(axes, numbers["series"])
-    axes.set_xlabel(f"accuracy minus {numbers['base']}'s (bar: margin)")
-    return figure
-
-
-def differences_by_depth(pyplot, numbers):
-    """The difference from the base at each depth, one curve for each net.
-
-    Series: "points", [[b, difference, margin], ...].
+    Series: "points", [[b, difference, margin], ...]. A difference out of scale is an arrow at the edge.
     """
     figure, axes = _axes(pyplot, numbers, 2.5)
     reach = _reach([point[1:] for series in numbers["series"] for point in series["points"]])
@@ -131,8 +110,7 @@ def replacement(pyplot, numbers):
     return figure
 
 
-DRAWN = {function.__name__: function for function in (by_net, over_cost, differences, differences_by_depth,
-                                                      replacement)}
+DRAWN = {function.__name__: function for function in (by_net, over_cost, differences, replacement)}
 
 
 def _axes(pyplot, numbers, height):
@@ -141,14 +119,6 @@ def _axes(pyplot, numbers, height):
     title = "\n".join(line for part in numbers["title"].splitlines() for line in textwrap.wrap(part, 62))
     figure.suptitle(title, fontsize=7, x=.01, ha="left")
     return figure, axes
-
-
-def _rows(axes, series):
-    """The labels of rows, the first at the top."""
-    axes.set_yticks(range(len(series)), [each["label"] for each in series])
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(series) - .5, -.5)
-    axes.grid(True)
 
 
 def _legend(figure, axes, more=()):

@@ -751,7 +751,7 @@ class Metrics(FinishedRun):
         assert [record["epoch"] for record in records] == sorted({record["epoch"] for record in records})
         self.turn = getattr(self, "turn", -1) + 1
         if records and self.turn % 10 == 0:  # for the third of a second that drawing takes
-            curves.plot_history(records, folder / "history.png", "x", "test images")
+            curves.draw({"test images": records}, folder / "history.png", "x")
             for record in records:
                 assert record["seconds"] + record["train_images_per_second"] + record["val_loss"] < float("inf")
         return records

@@ -127,8 +127,8 @@ MAKERS = dict(zip(CASES, (rates, poison, sizes, workers, labels)))
 
 
 def one(case, rng, folder):
-    kept = curves.plot_history
-    curves.plot_history = lambda records, path, *_: path.touch()  # for the second that drawing takes
+    kept = curves.draw
+    curves.draw = lambda runs, path, *_: path.touch()  # for the second that drawing takes
     try:
         return MAKERS[case](rng, folder)
     except InputError as error:
@@ -136,7 +136,7 @@ def one(case, rng, folder):
     except (Exception, Diverged) as error:
         return FAULT, f"{type(error).__name__}: {str(error)[:200]}"
     finally:
-        curves.plot_history = kept
+        curves.draw = kept
 
 
 def run_rounds(rounds, seed, folder):

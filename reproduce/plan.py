@@ -52,13 +52,7 @@ def default_jobs(gpus, runs):
 def data_of(task, options, download=True):
     """The Data of a task. Raises NotFound if there is none and, with download, it cannot be fetched."""
     load, mirror = (cifar.load_or_download, [options.mirror]) if download else (cifar.load, [])
-    try:
-        data = load(task.dataset, options.data_dir, task.label_mode, *mirror)
-    except cifar.NotFound as error:
-        if error.holds is None:
-            raise
-        raise cifar.NotFound(error.what, f"use --only {error.holds} to train on that, or give a folder with both as "
-                             "--data-dir", error.holds) from error
+    data = load(task.dataset, options.data_dir, task.label_mode, *mirror)
     return Data(data.provenance["sha256"], len(data.train), len(data.test))
 
 

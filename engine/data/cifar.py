@@ -193,8 +193,8 @@ def download(name: str, root=None, base_url: Optional[str] = None, form: str = "
     path = root_of(name, root) / wanted.archive
     url = f"{(base_url or BASE_URL).rstrip('/')}/{wanted.archive}"
     # A mirror named by the user may be http; the site's own https address must not redirect to http.
-    return network.fetch(url, path, md5=wanted.archive_md5, most=wanted.unpacked, allow_http=base_url is not None,
-                         **how)
+    return network.fetch(url, path, md5=wanted.archive_md5, size=wanted.archive_size,
+                         allow_http=base_url is not None, **how)
 
 
 def sample_pictures(count: int):

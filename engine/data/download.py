@@ -4,6 +4,7 @@ import http.client
 import os
 import re
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -141,7 +142,7 @@ class _Source:
                 raise _Retry(f"the connection was lost after {have:,} bytes ({_words(error)})") from None
 
         for chunk in watched(iter(received, b""), total, self.part.name[:-len(".part")], have, self.progress, len,
-                             unit="B", unit_scale=True, unit_divisor=1024):
+                             sys.stderr, unit="B", unit_scale=True, unit_divisor=1024):
             out.write(chunk)
             have += len(chunk)
             if self.has_too_many(have):

@@ -14,11 +14,11 @@ def check_space(folder, needed, what):
                          "or choose another --data-dir")
 
 
-def watched(items, total, description, done=0, shown=True, size=lambda item: 1, **options):
+def watched(items, total, description, done=0, shown=True, size=lambda item: 1, file=None, **options):
     """The items, with their progress shown: a bar on a terminal; elsewhere a line after each tenth.
 
     total : None if it is not known. done : of the total, before the first item. size(item) : its share of the total.
-    options : of the bar.
+    file : for the lines (default: standard output). options : of the bar.
     """
     began = time.monotonic()
     with progress_bar(total, description, done, shown, **options) as bar:
@@ -27,5 +27,4 @@ def watched(items, total, description, done=0, shown=True, size=lambda item: 1, 
             before, done = done, done + size(item)
             bar.update(done - before)
             if shown and total and not sys.stderr.isatty() and done * 10 // total > before * 10 // total:
-                print(f"{description}: {done:,} of {total:,}, {time.monotonic() - began:,.0f} s", file=sys.stderr,
-                      flush=True)
+                print(f"{description}: {done:,} of {total:,}, {time.monotonic() - began:,.0f} s", file=file, flush=True)

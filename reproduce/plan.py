@@ -44,13 +44,7 @@ def data_of(task, options, download=True):
     """The facts about a task's data (Origin.provenance). NotFound if there is none and, with download, it cannot be
     fetched."""
     load, mirror = (cifar.load_or_download, [options.mirror]) if download else (cifar.load, [])
-    try:
-        return load(task.dataset, options.data_dir, task.label_mode, *mirror).provenance
-    except cifar.NotFound as error:
-        if error.holds is None:
-            raise
-        raise cifar.NotFound(error.what, f"use --only {error.holds} to train on that, or give a folder with both as "
-                             "--data-dir", error.holds) from error
+    return load(task.dataset, options.data_dir, task.label_mode, *mirror).provenance
 
 
 def find_data(runs, options, download=True):

@@ -99,7 +99,7 @@ def test_the_list_of_images_has_a_checksum(place, source):
 def test_folders_that_are_none_are_refused_with_what_is_there(tmp_path):
     assert "no class folders" in refusal(image_sources.Folders, tmp_path)
     (tmp_path / "ILSVRC2012_val_00000001.JPEG").write_bytes(files.jpeg(0))
-    assert "side by side" in refusal(image_sources.Folders, tmp_path)
+    assert "--val-labels FILE sorts validation images" in refusal(image_sources.Folders, tmp_path)
     assert "cannot read" in refusal(image_sources.Folders, tmp_path / "absent")
     (tmp_path / "b" / "n01440764").mkdir(parents=True)
     assert "no .jpeg" in refusal(image_sources.Folders, tmp_path / "b")
@@ -113,8 +113,8 @@ def test_what_is_named_like_an_image_and_cannot_be_read_is_a_damaged_image(sourc
     os.mkfifo(inside / "b.jpg")
     made = image_sources.Folders(source.directory)
     assert len(made) == 14
-    message = refusal(evaluate, made)
-    assert f"{inside / 'a.JPEG'}: it is a broken link to " in message and "(1 more like it)" in message
+    message = refusal(list, evaluate(made))
+    assert f"{inside / 'a.JPEG'}: it cannot be read: No such file or directory" in message
     batches = evaluate(made, damaged="skip")
     assert sum(count for _, _, count in batches) == 12
     assert batches.skipped == [str(inside / "a.JPEG"), str(inside / "b.jpg")] and "left out" in caplog.text
@@ -127,7 +127,7 @@ def test_images_beside_class_folders_are_refused(tmp_path):
     (tmp_path / "my data" / "val" / "x.JPEG").write_bytes(files.jpeg(0))
     message = refusal(imagenet.load, tmp_path / "my data", need=("val",))
     assert "1 image(s) beside its class folders, x.JPEG first" in message
-    assert message.endswith(f"scripts/prepare_imagenet.sh --data-dir '{tmp_path}/my data' --val-labels FILE")
+    assert "scripts/prepare_imagenet.sh --data-dir DIR" in message and "with --val-labels FILE" in message
 
 
 def test_class_folders_at_another_depth_are_found_and_said(tmp_path):

@@ -559,7 +559,8 @@ def test_table4_says_what_it_cannot_do():
 def test_missing_data_are_one_sentence_and_no_table(tmp_path):
     result = call("run", "table3", "--gpus", "", "--data-dir", tmp_path / "none", "--mirror", "file:///none", "--runs",
                   tmp_path / "runs", "--results", tmp_path / "results")
-    tiny.one_sentence(result, 1, f"--data-dir {tmp_path / 'none'}: that folder does not exist, and CIFAR-10 could not")
+    tiny.one_sentence(result, 1, f"--data-dir {tmp_path / 'none'}: that folder does not exist; name the folder")
+    assert "CIFAR-10 could not be downloaded" in result.err
     assert result.out == "" and result.err.count("\n") == 1
 
 

@@ -251,7 +251,7 @@ def test_data_that_are_missing_are_said_once_and_before_anything_else(place, mon
         trainings.train()
     said, = (line for line in caplog.messages if "FAILED" in line)
     assert said.startswith("4 runs, the first is cifar100-coarse-b1-relu, 1 epoch, seed 0: FAILED: ")
-    assert "holds CIFAR-10, not CIFAR-100" in said and "use --only cifar10 to train on that" in said
+    assert "holds CIFAR-10, not CIFAR-100" in said and "name the folder of CIFAR-100 with --data-dir" in said
 
 
 @pytest.mark.parametrize("status, said", [

@@ -119,7 +119,7 @@ def test_the_name_of_a_run():
     (["--kvstore", "nccl"], "--kvstore nccl is for GPUs"),
     (["--classes", "9"], "--classes 9 is too few for the 10 labels of cifar10"),
     (["--dataset", "cifar100", "--label-mode", "fine", "--classes", "20"], "too few for the 100 labels of cifar100"),
-    (["--label-mode", "fine"], "CIFAR-10 has one kind of label"),
+    (["--label-mode", "fine"], "CIFAR-10 has no labels of the kind 'fine'"),
     (["--gpus", "0,0"], "--gpus takes different numbers"), (["--gpus", "-1"], "--gpus takes different numbers"),
     (["--lr-decay-epoch", "5,5"], "lr_decay_epochs must rise"), (["--lr-decay-epoch", "0"], "at least 1"),
     (["--momentum", "1"], "momentum is not"), (["--warmup-epochs", "400"], "leaves nothing of 400 epochs"),

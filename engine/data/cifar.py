@@ -3,7 +3,6 @@
 Images stay in the files' layout: uint8 (N, 3, 32, 32), red, green, blue planes.
 """
 import hashlib
-import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +40,7 @@ class Cifar(Origin):
 
 
 class NotFound(InputError):
-    """The data set was not found. what: that, in short. holds: the name of the data set that is there instead."""
-
-    def __init__(self, what, advice, holds=None, message=None):
-        super().__init__(message or f"{what}; {advice}")
-        self.what, self.advice, self.holds = what, advice, holds
+    """The data set was not found."""
 
 
 def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
@@ -102,11 +97,12 @@ def load(name: str, root=None, label_mode: Optional[str] = None) -> Cifar:
     if archive is not None and not all(record["official"] for record in records.values()) \
             and digests(archive, ["md5"])["md5"] == form.archive_md5:
         records = {file: {**record, "official": True} for file, record in records.items()}
-    variant = _variant(form, records)
+    listed = [records[file] for file in form.files if file in records]
+    variant = _variant(form, listed)
     if variant != "official":
         log.warning("%s: %s", dataset.title, variant)
     provenance = {
-        "files": [records[file] for file in form.files if file in records],
+        "files": listed,
         "official": variant == "official",
         "sha256": digest(splits["train"], splits["test"]),
         **{f"{split}_images": len(part) for split, part in splits.items()},
@@ -124,8 +120,8 @@ def load_or_download(name: str, root=None, label_mode: Optional[str] = None, bas
             download(name, root, base_url)
         except InputError as error:
             sample = " (--data-dir data/cifar10-sample is the sample that ships)" if name == "cifar10" else ""
-            raise NotFound(f"{missing.what}, and {_dataset(name).title} could not be downloaded ({error})",
-                           f"{missing.advice}, or give another source with --mirror{sample}", missing.holds) from error
+            raise NotFound(f"{missing}; {_dataset(name).title} could not be downloaded ({error}): give another source "
+                           f"with --mirror{sample}") from error
         return load(name, root, label_mode)
 
 
@@ -139,9 +135,7 @@ def _label_column(dataset, label_mode) -> int:
     if label_mode is None:
         return 0
     if label_mode not in dataset.label_modes:
-        allowed = " or ".join(dataset.label_modes)
-        raise InputError(f"unknown label mode {label_mode!r} for {dataset.title}: choose {allowed}" if allowed else
-                         f"{dataset.title} has one kind of label: leave the label mode {label_mode!r} out")
+        raise InputError(f"{dataset.title} has no labels of the kind {label_mode!r}: leave the label mode out")
     return dataset.label_modes.index(label_mode)
 
 
@@ -166,37 +160,26 @@ def _not_found(dataset, root, given):
     """The NotFound for a folder. given: whether the user named it."""
     for other in SETS.values():
         if given and find(other, root) is not None:
-            return NotFound(f"{root} holds {other.title}, not {dataset.title}",
-                            f"give --dataset {other.name}, or with --data-dir the folder of {dataset.title}",
-                            other.name)
+            return NotFound(f"{root} holds {other.title}, not {dataset.title}: name the folder of {dataset.title} with "
+                            f"--data-dir, or choose {other.name}")
     if given and not root.is_dir():
         place = "" if root.is_absolute() else f" ({root.absolute()})"
-        return NotFound(f"--data-dir {root}: that folder does not exist{place}",
-                        f"name the folder that has {dataset.title}")
+        return NotFound(f"--data-dir {root}: that folder does not exist{place}; name the folder that has "
+                        f"{dataset.title}")
     wanted = [form.archive for form in dataset.forms.values()]
     wanted += [f"{form.folder}/{form.files[0].name}" for form in dataset.forms.values()]
-    what = f"there is no {dataset.title} in {root}"
-    advice = f"name {'another' if given else 'its'} folder with --data-dir"
-    return NotFound(what, advice, message=f"{what}: none of {', '.join(wanted)} is there, nor in its folder "
-                    f"{dataset.name}; {advice}, or {_advice(dataset)}")
+    return NotFound(f"there is no {dataset.title} in {root}: none of {', '.join(wanted)} is there, nor in its folder "
+                    f"{dataset.name}; name {'another' if given else 'its'} folder with --data-dir, or "
+                    f"{_advice(dataset)}")
 
 
 def _variant(form, records) -> str:
-    """What is not official, in words, or 'official'; neighbours in the list of files are named together."""
-    def state(file):
-        if file not in records:
-            return file.split, "absent"
-        return file.split, "official" if records[file]["official"] else "not the official files"
-
-    found = {"not the official files": [], "absent": [], "official": []}
-    for (_, words), run in itertools.groupby(form.files, state):
-        run = list(run)
-        text = run[0].name if len(run) == 1 else f"{run[0].name} ... {run[-1].name}"
-        if words != "absent":
-            text += f" ({sum(records[file]['images'] for file in run):,} images)"
-        found[words].append(text)
-    del found["official"]
-    return "; ".join(f"{words}: {', '.join(texts)}" for words, texts in found.items() if texts) or "official"
+    """What is not official, in words, or 'official'."""
+    strange = [f"{record['name']} ({record['images']:,} images)" for record in records if not record["official"]]
+    names = {record["name"] for record in records}
+    absent = [file.name for file in form.files if file.name not in names]
+    return "; ".join(f"{words}: {', '.join(files)}" for words, files in (
+        ("not the official files", strange), ("absent", absent)) if files) or "official"
 
 
 def download(name: str, root=None, base_url: Optional[str] = None, form: str = "binary", **how) -> Path:
@@ -210,8 +193,8 @@ def download(name: str, root=None, base_url: Optional[str] = None, form: str = "
     path = root_of(name, root) / wanted.archive
     url = f"{(base_url or BASE_URL).rstrip('/')}/{wanted.archive}"
     # A mirror named by the user may be http; the site's own https address must not redirect to http.
-    return network.fetch(url, path, md5=wanted.archive_md5, most=wanted.unpacked, allow_http=base_url is not None,
-                         **how)
+    return network.fetch(url, path, md5=wanted.archive_md5, size=wanted.archive_size,
+                         allow_http=base_url is not None, **how)
 
 
 def sample_pictures(count: int):

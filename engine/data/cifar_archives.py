@@ -51,14 +51,12 @@ def _unxz(packed, path, limit) -> bytes:
     stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 28)
     try:
         content = stream.decompress(packed, max_length=limit + 1)
-    except lzma.LZMAError as error:
-        raise InputError(f"{path} is no readable xz file ({error}); fetch the file again or remove it") from None
-    if len(content) > limit:
-        refuse(path, limit, f"it unpacks to more than the official {limit:,} bytes")
-    if not stream.eof:
-        refuse(path, len(packed), f"the xz stream ends too early, after {len(content):,} unpacked bytes")
-    if stream.unused_data:
-        refuse(path, len(packed) - len(stream.unused_data), "there are bytes after the end of the xz stream")
+        whole = stream.eof and not stream.unused_data and len(content) <= limit
+    except lzma.LZMAError:
+        whole = False
+    if not whole:
+        raise InputError(f"{path} is no whole xz file of at most {limit:,} bytes, unpacked; fetch the file again or "
+                         "remove it")
     return content
 
 

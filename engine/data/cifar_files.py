@@ -24,6 +24,7 @@ class Form:
 
     archive: str
     archive_md5: str  # as published beside the archives
+    archive_size: int  # bytes
     folder: str  # inside the archive
     digest: str  # algorithm of the files' digests
     files: Tuple[File, ...]
@@ -31,7 +32,7 @@ class Form:
 
     @property
     def unpacked(self) -> int:
-        """Most bytes of the archive, packed or unpacked."""
+        """Most bytes of the archive, unpacked."""
         # 16 MiB is ample: its other members (class names, a readme) and tar headers take some 30 kB.
         return sum(file.images for file in self.files) * self.max_bytes + (16 << 20)
 
@@ -94,6 +95,7 @@ SETS = {
             "binary": _form(
                 archive="cifar-10-binary.tar.gz",
                 archive_md5="c32a1d4ab5d03f1284b67883e8d87530",
+                archive_size=170_052_171,
                 folder="cifar-10-batches-bin",
                 digest="sha1",
                 max_bytes=3073,
@@ -109,6 +111,7 @@ SETS = {
             "python": _form(
                 archive="cifar-10-python.tar.gz",
                 archive_md5="c58f30108f718f92721af3b95e74349a",
+                archive_size=170_498_071,
                 folder="cifar-10-batches-py",
                 digest="md5",
                 max_bytes=_PICKLED_BYTES,
@@ -132,6 +135,7 @@ SETS = {
             "binary": _form(
                 archive="cifar-100-binary.tar.gz",
                 archive_md5="03b5dce01913d631647c71ecec9e9cb8",
+                archive_size=168_513_733,
                 folder="cifar-100-binary",
                 digest="sha1",
                 max_bytes=3074,
@@ -143,6 +147,7 @@ SETS = {
             "python": _form(
                 archive="cifar-100-python.tar.gz",
                 archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
+                archive_size=169_001_437,
                 folder="cifar-100-python",
                 digest="md5",
                 max_bytes=_PICKLED_BYTES,

@@ -1,6 +1,5 @@
 """A folder with a folder of images for each class: its content, and advice if it is arranged in another way."""
 import os
-import shlex
 from pathlib import Path
 from typing import List, NamedTuple, Tuple
 
@@ -10,36 +9,35 @@ from support.errors import InputError
 SPLITS = ("train", "val")
 EXTENSIONS = (".jpeg", ".jpg", ".png")  # of images in a class folder, in upper or lower case
 PREPARE = "bash scripts/prepare_imagenet.sh --data-dir"
+ARRANGE = (f"{PREPARE} DIR unpacks ImageNet's official archives into class folders, and with --val-labels FILE sorts "
+           "validation images into theirs")
 
 # Ignored, like every hidden file: folders that macOS's archives, a NAS and a file system's root contain.
 _NOBODYS = ("__MACOSX", "@eaDir", "lost+found")
 
 
 class Listing(NamedTuple):
-    """Names in a folder, sorted. images includes `unreadable`, which are broken links, pipes and so on."""
+    """Names in a folder, sorted."""
 
     folders: List[str]
-    images: List[str]
-    unreadable: List[str]
+    images: List[str]  # by their names; some may be broken links, pipes and so on
     dead: List[str]  # other broken links
 
 
 def listing(directory) -> Listing:
     """The content of a folder, without hidden names and folders of an unfinished extraction. Raises InputError."""
-    found = Listing([], [], [], [])
+    found = Listing([], [], [])
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
                 name = entry.name
                 if name.startswith(".") or name in _NOBODYS:
                     continue
-                if _is(entry.is_dir):
+                if _is_folder(entry):
                     if not name.endswith(".part") and not _of_records(name, entry.path):
                         found.folders.append(name)
                 elif name.lower().endswith(EXTENSIONS):
                     found.images.append(name)
-                    if not _is(entry.is_file):
-                        found.unreadable.append(name)
                 elif entry.is_symlink() and not os.path.exists(entry.path):
                     found.dead.append(name)
     except OSError as error:
@@ -49,9 +47,9 @@ def listing(directory) -> Listing:
     return found
 
 
-def _is(kind):
+def _is_folder(entry):
     try:
-        return kind()
+        return entry.is_dir()
     except OSError:  # a link to itself, or to a place without permission
         return False
 
@@ -72,7 +70,7 @@ def classes(directory) -> List[str]:
                          "remove it")
     if found.folders and found.images:
         raise InputError(f"{directory} has {len(found.images):,} image(s) beside its class folders, {found.images[0]} "
-                         f"first: move them into their classes{_sorting(directory)}")
+                         f"first: move them into their classes; {ARRANGE}")
     check_names(found.folders, directory)
     return found.folders
 
@@ -86,26 +84,6 @@ def class_order(train, val) -> Tuple[str, ...]:
         return tuple(classes(train))
     present = classes(val)
     return SYNSETS if set(present) <= set(SYNSETS) else tuple(present)
-
-
-def instead(directory) -> str:
-    """Advice for a folder without class folders, from its content; may be empty."""
-    directory = Path(directory)
-    if listing(directory).images:
-        return f" but images side by side{_sorting(directory)}"
-    if any(directory.glob("ILSVRC2012_img_*.tar")):
-        return f" but the official archives; unpack them with: {PREPARE} {shlex.quote(str(directory))}"
-    return ""
-
-
-def _sorting(directory):
-    """How to sort images into classes; empty for training images, which have no list of labels."""
-    directory = Path(directory)
-    if directory.name == "train":
-        return ""
-    folder = shlex.quote(str(directory.parent if directory.name == "val" else directory))
-    where = folder if directory.name == "val" else f"DIR --val {folder}"
-    return f"; sort them into classes with: {PREPARE} {where} --val-labels FILE"
 
 
 def check_depth(directory, name, alone: bool) -> None:

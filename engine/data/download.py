@@ -4,7 +4,6 @@ import http.client
 import os
 import re
 import socket
-import ssl
 import sys
 import time
 import urllib.error
@@ -17,24 +16,27 @@ from support import files
 from support.errors import InputError
 from support.lock import locked
 
-from .stages import advancing
+from .stages import watched
 
 CHUNK = 1 << 18  # bytes; small enough for a progress bar that moves on a slow line
 USER_AGENT = "atac-reproduction"  # some servers refuse urllib's own name
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 MAX_ADDRESS = 2000  # letters
 
+# Another try would end alike: an unknown host; an address, here or of a redirect, that is none; a wrong certificate,
+# whose error is a ValueError too.
+HOPELESS = (socket.gaierror, http.client.InvalidURL, ValueError, OverflowError)
+
 
 def fetch(url: str, path, md5: Optional[str] = None, sha256: Optional[str] = None, size: Optional[int] = None,
-          most: Optional[int] = None, git_blob: Optional[str] = None, progress: bool = True, allow_http: bool = False,
-          timeout: float = 30.0, attempts: int = 4, pause: float = 1.0) -> Path:
+          git_blob: Optional[str] = None, progress: bool = True, allow_http: bool = False, timeout: float = 30.0,
+          attempts: int = 4, pause: float = 1.0) -> Path:
     """Bring `url` to `path` and return the path; a right file that is there already stays.
 
     The bytes arrive in `path`.part, which a later call continues after an interruption. They are compared with size
     (bytes), md5, sha256 and git_blob (hexadecimal; git's name of a file's content), if given, and then replace `path`
-    in one step. If none of the four is given, any existing file counts as right.
+    in one step. If none of the four is given, any existing file counts as right. No more than size is received.
 
-    most: the most bytes of the right file, if its size is not known; more are not received.
     url: https://, file://, or http:// (only this machine, unless allow_http, which also allows redirects to http://).
     timeout: seconds of silence allowed. attempts: number of tries after lost connections and server faults.
     pause: seconds before the second try, doubled before each further one.
@@ -56,7 +58,7 @@ def fetch(url: str, path, md5: Optional[str] = None, sha256: Optional[str] = Non
         with locked(path.with_name(path.name + ".lock"),
                     waiting=f"process {{owner}} is fetching {path.name} already; waiting for it"):
             if not is_right():  # another process may have fetched it
-                _Source(url, part, size, most, progress, allow_http, timeout).bring(wanted, attempts, pause)
+                _Source(url, part, size, progress, allow_http, timeout).bring(wanted, attempts, pause)
                 os.replace(part, path)
     except OSError as error:
         raise InputError(f"cannot write {part}: {error.strerror or error}; make room or choose another folder"
@@ -75,9 +77,8 @@ class _Retry(Exception):
 class _Source:
     """One address, received into one partial file."""
 
-    def __init__(self, url, part, size, most, progress, allow_http, timeout):
+    def __init__(self, url, part, size, progress, allow_http, timeout):
         self.url, self.part, self.size = url, part, size
-        self.most = size if size is not None else most
         self.progress, self.timeout = progress, timeout
         self.opener = urllib.request.build_opener(_CheckedRedirects(allow_http))
 
@@ -85,7 +86,7 @@ class _Source:
         """Bring the right bytes into the partial file. Raises InputError if the source has others."""
         for resumed in (_size(self.part) > 0, False):
             self.receive_patiently(attempts, pause)
-            problem = self.mismatch(wanted)
+            problem = _mismatch(self.part, self.size, wanted)
             if problem is None:
                 return
             self.part.unlink()
@@ -108,7 +109,7 @@ class _Source:
         have = _size(self.part)
         if self.size is not None and have == self.size:
             return
-        if self.most is not None and have > self.most:
+        if self.has_too_many(have):
             self.part.unlink()
             have = 0
         response = self.open(have)
@@ -126,37 +127,26 @@ class _Source:
             total = have + int(length) if re.fullmatch("[0-9]{1,18}", length) else self.size
             with open(self.part, "ab" if have else "wb") as out:
                 have = self.copy(response, out, have, total)
-        if total is not None and have < total and not self.has_too_many(have):  # `mismatch` reports too many
+        if total is not None and have < total and not self.has_too_many(have):  # `_mismatch` reports too many
             raise _Retry(f"the connection ended after {have:,} of {total:,} bytes")
 
     def has_too_many(self, have):
-        return self.most is not None and have > self.most
-
-    def mismatch(self, wanted):
-        """What is wrong with the partial file, or None."""
-        if self.size is None and self.has_too_many(_size(self.part)):
-            return f"more than the {self.most:,} bytes that it can have"
-        return _mismatch(self.part, self.size, wanted)
+        return self.size is not None and have > self.size
 
     def copy(self, response, out, have, total):
         """Append a response to a file of `have` bytes; returns the bytes that it has then."""
-        name = self.part.name[:-len(".part")]
+        def received():
+            try:
+                return response.read(CHUNK)
+            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a chunk below 0
+                raise _Retry(f"the connection was lost after {have:,} bytes ({_words(error)})") from None
 
-        def tell(done):
-            print(f"{name}: {100 * done // total}% of {total / 2**20:.1f} MiB", file=sys.stderr, flush=True)
-
-        with advancing(total, name, tell, have, self.progress, unit="B", unit_scale=True, unit_divisor=1024) as advance:
-            while not self.has_too_many(have):
-                try:
-                    chunk = response.read(CHUNK)
-                except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a chunk below 0
-                    out.flush()
-                    raise _Retry(f"the connection was lost after {have:,} bytes ({_words(error)})") from None
-                if not chunk:
-                    break
-                out.write(chunk)
-                have += len(chunk)
-                advance(len(chunk))
+        for chunk in watched(iter(received, b""), total, self.part.name[:-len(".part")], have, self.progress, len,
+                             sys.stderr, unit="B", unit_scale=True, unit_divisor=1024):
+            out.write(chunk)
+            have += len(chunk)
+            if self.has_too_many(have):
+                break
         return have
 
     def open(self, have):
@@ -178,18 +168,12 @@ class _Source:
                     raise _Retry(f"the server answers {answer}") from None
                 raise InputError(f"{self.url}: the server answers {answer}; check the address or use a mirror"
                                  ) from None
-        except urllib.error.URLError as error:
-            reason = error.reason
-            if isinstance(reason, socket.gaierror):
-                raise InputError(f"{self.url}: the host {urlsplit(self.url).hostname} cannot be found; check the "
-                                 "network or use a mirror") from None
-            if isinstance(reason, ssl.SSLCertVerificationError) or self.url.startswith("file:"):
-                raise InputError(f"{self.url}: {_words(reason)}; check the address or use a mirror") from None
+        except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            if self.url.startswith("file:") or isinstance(reason, HOPELESS):
+                raise InputError(f"{self.url!r}: {_words(reason)}; check the address and the network, or use a mirror"
+                                 ) from None
             raise _Retry(_words(reason)) from None
-        except (http.client.InvalidURL, ValueError, OverflowError) as error:  # of this address or of a redirect
-            raise InputError(f"{self.url!r} is no usable address, or leads to one: {_words(error)}") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise _Retry(_words(error)) from None
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):

@@ -47,16 +47,8 @@ class Source:
                              "--damaged skip")
         return self.name(index)
 
-    def damage(self) -> Optional[str]:
-        """Damage that shows without reading the images, in words; None if there is none."""
-
     def check(self, damaged: str = "refuse") -> None:
-        """Raise InputError for such damage; damaged='skip' logs it instead."""
-        damage = self.damage()
-        if damage and damaged == "refuse":
-            raise InputError(f"{damage}; replace what is damaged, or leave it out with --damaged skip")
-        if damage:
-            log.warning("left out: %s", damage)
+        """Raise InputError for damage that shows without reading the images; damaged='skip' logs it instead."""
 
     def shared(self, other: "Source") -> Optional[str]:
         """A file that another source of the same kind also has; None if there is none."""
@@ -73,9 +65,8 @@ class Folders(Source):
         self.description = str(self.directory)
         present = class_folders.classes(self.directory)
         if not present:
-            raise InputError(f"{self.directory} has no class folders" + (
-                class_folders.instead(self.directory) or
-                f": it must hold a folder of images for each class, such as {SYNSETS[0]}"))
+            raise InputError(f"{self.directory} has no class folders: it must hold a folder of images for each class, "
+                             f"such as {SYNSETS[0]}; {class_folders.ARRANGE}")
         self.class_names = tuple(class_names or present)
         numbers = {name: label for label, name in enumerate(self.class_names)}
         strange = [name for name in present if name not in numbers]
@@ -83,11 +74,9 @@ class Folders(Source):
             raise InputError(f"{self.directory} has {len(strange)} class folder(s) that are none of the "
                              f"{len(numbers)} classes, {strange[0]} first: take them away or give the right folder")
         self.files: List[str] = []
-        self._unreadable: List[str] = []  # broken links, pipes and so on
         labels, empty = [], []
         for name in present:
             found = class_folders.listing(self.directory / name)
-            self._unreadable += [f"{name}/{file}" for file in found.unreadable]
             self.files += [f"{name}/{file}" for file in found.images]
             labels += [numbers[name]] * len(found.images)
             if not found.images:
@@ -104,26 +93,10 @@ class Folders(Source):
         self.sha256 = digest.hexdigest()
 
     def read(self, index):
-        path = self.directory / self.files[index]
-        try:
-            return images.read(path)
-        except Damaged:
-            if path.is_symlink() and not os.path.exists(path):
-                raise Damaged(f"it is a broken link to {os.readlink(path)}") from None
-            raise
+        return images.read(self.directory / self.files[index])
 
     def name(self, index):
         return str(self.directory / self.files[index])
-
-    def damage(self):
-        if not self._unreadable:
-            return None
-        first, more = self.files.index(self._unreadable[0]), len(self._unreadable) - 1
-        try:
-            self.read(first)
-        except Damaged as reason:
-            return f"{self.name(first)}: {reason}" + (f" ({more:,} more like it)" if more else "")
-        return None  # it has been mended
 
     def shared(self, other):
         theirs, first = set(other.files), {}
@@ -196,8 +169,12 @@ class Records(Source):
     def name(self, index):
         return f"{self._records.path}, record {self._records.keys[index]}"
 
-    def damage(self):
-        return self._records.damage()
+    def check(self, damaged="refuse"):
+        damage = self._records.damage()
+        if damage and damaged == "refuse":
+            raise InputError(f"{damage}; replace what is damaged, or leave it out with --damaged skip")
+        if damage:
+            log.warning("left out: %s", damage)
 
     def shared(self, other):
         ours, theirs = self._records, other._records

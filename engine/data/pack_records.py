@@ -49,7 +49,6 @@ def pack(source, folder, split, resize=0, quality=95, threads=1, damaged="refuse
     Returns the names of the damaged images that were left out; damaged='refuse' raises InputError for the first.
     """
     # A header and two words for each record, the index and the list take some 200 bytes an image.
-    source.check(damaged)
     if resize:
         images.require()
     else:

@@ -1,5 +1,4 @@
 """Long work on a disk: whether there is room for it, and its progress."""
-import contextlib
 import shutil
 import sys
 import time
@@ -15,31 +14,17 @@ def check_space(folder, needed, what):
                          "or choose another --data-dir")
 
 
-@contextlib.contextmanager
-def advancing(total, description, tell, done=0, shown=True, **options):
-    """Yields advance(count), for a bar on a terminal; elsewhere tell(done) is called after each tenth.
+def watched(items, total, description, done=0, shown=True, size=lambda item: 1, file=None, **options):
+    """The items, with their progress shown: a bar on a terminal; elsewhere a line after each tenth.
 
-    total : None if it is not known. done : of the total, before the block. options : of the bar.
+    total : None if it is not known. done : of the total, before the first item. size(item) : its share of the total.
+    file : for the lines (default: standard output). options : of the bar.
     """
-    with progress_bar(total, description, done, shown, **options) as bar:
-        def advance(count):
-            nonlocal done
-            before, done = done, done + count
-            bar.update(count)
-            if shown and total and not sys.stderr.isatty() and done * 10 // total > before * 10 // total:
-                tell(done)
-
-        yield advance
-
-
-def watched(items, total, description):
-    """The items, with their progress shown."""
     began = time.monotonic()
-
-    def tell(done):
-        print(f"{description}: {done:,} of {total:,}, {time.monotonic() - began:,.0f} s", flush=True)
-
-    with advancing(total, description, tell) as advance:
+    with progress_bar(total, description, done, shown, **options) as bar:
         for item in items:
             yield item
-            advance(1)
+            before, done = done, done + size(item)
+            bar.update(done - before)
+            if shown and total and not sys.stderr.isatty() and done * 10 // total > before * 10 // total:
+                print(f"{description}: {done:,} of {total:,}, {time.monotonic() - began:,.0f} s", file=file, flush=True)

@@ -1,16 +1,16 @@
 """NumPy's `.npz` archives of arrays, read strictly: nothing is unpickled, and every size is checked before it is used.
 
-An archive is a ZIP file with a member NAME.npy for each array [numpy.lib.format]: the bytes 93 NUMPY, two bytes of
-version, the length of a text (2 bytes; 4 from version 2), the text, the numbers. The text is a dict in Python's
-notation. NumPy writes it in one form only; it is compared with that form and never evaluated.
+An archive is a ZIP file with a member NAME.npy for each array [numpy.lib.format]: a header, which NumPy reads, and the
+numbers.
 """
 import io
-import re
 import struct
+import tokenize
 import zipfile
 import zlib
 
 import numpy as np
+from numpy.lib import format as npy
 
 from .errors import InputError
 from .files import regular
@@ -18,10 +18,11 @@ from .files import regular
 START = b"PK"  # of every ZIP archive
 # The largest size that an archive may unpack to. Compression hardly shrinks weights, but shrinks zeros 1000 times.
 TIMES, AND_BYTES = 16, 16 << 20
-HEADER = re.compile(rb"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), 'shape': "
-                    rb"\(((?:\d{1,19}, ?)*(?:\d{1,19})?)\),? ?\} *\n?")
-LONGEST = 10_000  # bytes of the text; NumPy does not write more
-TYPE = re.compile(r"[<>|=](?:f[248]|[iu][1248]|b1)")
+LONGEST = 1000  # letters of a header; NumPy writes fewer for 32 lengths, and a longer one may exhaust its parser
+# Of unsound archives, and of headers that NumPy cannot read.
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, RuntimeError, ValueError, OverflowError,
+          LookupError, TypeError, SyntaxError, tokenize.TokenError)
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def is_one(path):
@@ -32,61 +33,44 @@ def is_one(path):
 
 def read(path, data):
     """The arrays of an archive's bytes, by name, read-only. InputError, naming path, for anything unsound."""
-    def fail(reason):
-        raise InputError(f"{path} is not a usable parameter file: {reason} (a ZIP archive of {len(data):,} bytes); "
-                         "fetch or save it again")
-
-    arrays = {}
+    arrays, where = {}, "it"
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             size = sum(member.file_size for member in members)
             if size > TIMES * len(data) + AND_BYTES:
-                fail(f"it claims to unpack to {size:,} bytes")
+                raise ValueError(f"it claims to unpack to {size:,} bytes")
             for member in members:
-                shown = ascii(member.filename[:60])
+                where = f"its member {ascii(member.filename[:60])}"
                 if not member.filename.endswith(".npy"):
-                    fail(f"its member {shown} is no array of numpy.savez (PyTorch's files are pickles, which are "
-                         "never read)" if member.filename.endswith(".pkl") else
-                         f"its member {shown} is no array of numpy.savez")
+                    raise ValueError("it is no array of numpy.savez" + (
+                        " (PyTorch's files are pickles, which are never read)" if member.filename.endswith(".pkl")
+                        else ""))
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
-                    fail(f"its member {shown} is compressed or encrypted in a way that numpy.savez does not use")
+                    raise ValueError("it is compressed or encrypted in a way that numpy.savez does not use")
                 name = member.filename[:-len(".npy")]
                 if name in arrays:
-                    fail(f"its member {shown} occurs twice")
+                    raise ValueError("it occurs twice")
                 with archive.open(member) as file:
                     content = file.read(member.file_size)  # without a number it would unpack more than it claims
-                arrays[name] = _array(content, lambda reason, shown=shown: fail(f"{shown} {reason}"))
-    except InputError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, RuntimeError, ValueError,
-            OverflowError) as error:
-        fail(f"it is not sound ({ascii(str(error))[1:-1][:100]})")
+                arrays[name] = _array(content)
+    except BROKEN as error:
+        reason = " ".join(str(error)[:100].split()).encode("ascii", "backslashreplace").decode()
+        raise InputError(f"{path} is not a usable parameter file: {where} is not sound ({reason}; a ZIP archive of "
+                         f"{len(data):,} bytes); fetch or save it again") from None
     return arrays
 
 
-def _array(content, fail):
-    """The array in a member's bytes."""
-    version = content[6:8]
-    width = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}.get(version)
-    if content[:6] != b"\x93NUMPY" or width is None or len(content) < 8 + width:
-        fail("does not start as an array of NumPy")
-    start = 8 + width + int.from_bytes(content[8:8 + width], "little")
-    found = HEADER.fullmatch(content[8 + width:start]) if start <= min(len(content), LONGEST) else None
-    if found is None:
-        fail("has a description that NumPy does not write for an array of numbers")
-    kind = found.group(1).decode("ascii", "replace")
-    if not TYPE.fullmatch(kind):
-        fail(f"holds {ascii(kind)[1:-1]}, not numbers" if kind != "|O" else
-             "holds Python objects, which are never unpickled, not numbers")
-    shape = tuple(int(length) for length in found.group(3).split(b",") if length.strip())
-    dtype, count = np.dtype(kind), 1
-    for length in shape:  # Python's integers do not overflow
-        count *= length
-    if len(shape) > 32 or count * dtype.itemsize != len(content) - start:
-        fail(f"claims the shape {shape[:32]} of {dtype} and has {len(content) - start:,} bytes of numbers")
-    try:
-        numbers = np.frombuffer(content, dtype, offset=start)
-        return numbers.reshape(shape, order="F" if found.group(2) == b"True" else "C")
-    except ValueError:  # no numbers, but lengths beyond any array's
-        fail(f"claims the shape {shape}")
+def _array(content):
+    """The array in a member's bytes. Raises one of BROKEN for anything else."""
+    file = io.BytesIO(content)
+    version = npy.read_magic(file)
+    if version not in HEADERS:
+        raise ValueError(f"an array of numbers has no version {version}")
+    shape, by_columns, dtype = HEADERS[version](file, max_header_size=LONGEST)
+    if dtype.kind not in "fiub" or dtype.itemsize > 8:
+        raise ValueError("it holds Python objects, which are never unpickled" if dtype.hasobject else
+                         f"it holds {dtype}, not numbers")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"it claims the shape {shape}")
+    return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if by_columns else "C")

@@ -300,26 +300,28 @@ def test_an_archive_without_arrays_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("content, said", [
-    (archive([("a.npy", member(shape=f"({2**62},)"))]), f"'a.npy' claims the shape .{2**62},. of float32 and has 8"),
-    (archive([("a.npy", member(shape=f"({2**32}, {2**32})"))]), "claims the shape"),
-    (archive([("a.npy", member(shape=f"(0, {2**62})", data=b""))]), "claims the shape"),
-    (archive([("a.npy", member(shape="(" + "1, " * 40 + ")"))]), "claims the shape"),
-    (archive([("a.npy", member(shape="(-2,)"))]), "description that NumPy does not write"),
-    (archive([("a.npy", member(shape="(__import__('os').getpid(),)"))]), "description that NumPy does not write"),
-    (archive([("a.npy", member(shape="(" + "1, " * 5000 + ")"))]), "description that NumPy does not write"),
+    (archive([("a.npy", member(shape=f"({2**62},)"))]), "'a.npy' is not sound .cannot reshape array of size 2"),
+    (archive([("a.npy", member(shape=f"({2**32}, {2**32})"))]), "cannot reshape array"),
+    (archive([("a.npy", member(shape=f"(0, {2**62})", data=b""))]), "'a.npy' is not sound"),
+    (archive([("a.npy", member(shape="(" + "1, " * 40 + ")"))]), "'a.npy' is not sound"),
+    (archive([("a.npy", member(shape="(-2,)"))]), "it claims the shape .-2,."),
+    (archive([("a.npy", member(shape="(__import__('os').getpid(),)"))]), "malformed node or string"),
+    (archive([("a.npy", member(shape="(" + "1, " * 5000 + ")"))]), "is large and may not be safe"),
     (archive([("a.npy", member("'|O'", data=b"\x80\x02cposix\nsystem\n"))]), "Python objects, which are never unpick"),
-    (archive([("a.npy", member("'<U9'", data=bytes(72)))]), "'a.npy' holds <U9, not numbers"),
-    (archive([("a.npy", member("'<c8'", data=bytes(16)))]), "'a.npy' holds <c8, not numbers"),
-    (archive([("a.npy", member("[('x', '<f4')]"))]), "description that NumPy does not write"),
-    (archive([("a.npy", member(version=b"\4\0"))]), "does not start as an array"),
-    (archive([("a.npy", b"\x93NUMPY\1")]), "does not start as an array"),
-    (archive([("a.npy", b"")]), "does not start as an array"),
-    (archive([("data.pkl", b"x")]), "'data.pkl' is no array of numpy.savez .PyTorch's files are pickles"),
-    (archive([("a.txt", b"x")]), "'a.txt' is no array of numpy.savez .a ZIP"),
+    (archive([("a.npy", member("'<U9'", data=bytes(72)))]), "it holds <U9, not numbers"),
+    (archive([("a.npy", member("'<c8'", data=bytes(16)))]), "it holds complex64, not numbers"),
+    (archive([("a.npy", member("[('x', '<f4')]"))]), "it holds .*, not numbers"),
+    (archive([("a.npy", member(version=b"\4\0"))]), "has no version .4, 0."),
+    (archive([("a.npy", b"\x93NUMPY\1")]), "expected 8 bytes got 7"),
+    (archive([("a.npy", b"")]), "expected 8 bytes got 0"),
+    (archive([("a.npy", member("-" * 9000))]), "is large and may not be safe"),
+    (archive([("a.npy", member("-" * 900))]), "'a.npy' is not sound"),
+    (archive([("data.pkl", b"x")]), "'data.pkl' is not sound .it is no array of numpy.savez .PyTorch's"),
+    (archive([("a.txt", b"x")]), "'a.txt' is not sound .it is no array of numpy.savez."),
     (archive([("a.npy", member())], zipfile.ZIP_BZIP2), "compressed or encrypted in a way"),
-    (archive([("a.npy", member()), ("b.npy", member())]).replace(b"b.npy", b"a.npy"), "'a.npy' occurs twice"),
-    (archive([("a.npy", member())])[:-30], "it is not sound"),
-    (archive([("a.npy", member())]).replace(bytes(8), bytes(7) + b"\1", 1), "it is not sound"),
+    (archive([("a.npy", member()), ("b.npy", member())]).replace(b"b.npy", b"a.npy"), "'a.npy' is not sound .it occ"),
+    (archive([("a.npy", member())])[:-30], "it is not sound .File is not a zip"),
+    (archive([("a.npy", member())]).replace(bytes(8), bytes(7) + b"\1", 1), "'a.npy' is not sound .Bad CRC-32"),
 ])
 def test_hostile_archives_are_refused(tmp_path, content, said):
     (tmp_path / "x.npz").write_bytes(content)
@@ -330,7 +332,7 @@ def test_hostile_archives_are_refused(tmp_path, content, said):
 
 
 @pytest.mark.parametrize("claimed, said", [(None, r"it claims to unpack to 41,943,\d{3} bytes"),
-                                           (200, "it is not sound")])
+                                           (200, "'a.npy' is not sound")])
 def test_a_bomb_is_refused_without_its_memory(tmp_path, claimed, said):
     bomb = member(data=bytes(40 << 20))
     content = archive([("a.npy", bomb)], zipfile.ZIP_DEFLATED)

@@ -20,7 +20,7 @@ class Npz(Params):
     """numpy.savez_compressed of the arrays under Gluon's names, loaded into another copy of the net."""
 
     name = ".npz of numpy.savez_compressed"
-    promised = ("the file is never unpickled or evaluated; every array has a CRC; types, shapes and sizes are checked "
+    promised = ("the file is never unpickled or run; every array has a CRC; types, shapes and sizes are checked "
                 "before anything is unpacked; if one is wrong, the file is refused and the net does not change; memory "
                 "is at most 16 times the file's size and 16 MiB")
     not_promised = "a stranger who recomputes the checksums over other numbers"

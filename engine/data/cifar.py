@@ -240,7 +240,7 @@ class CifarSet(Dataset):
     def images(self, classes, kind, batch_size=None):
         data = self.load()
         return Images(data.origin, EvalBatches(data.test, min(batch_size or CPU_BATCH, len(data.test))),
-                      len(data.test), f"{self.title}: {len(data.test):,} test images, data {data.in_short}")
+                      f"{self.title}: {len(data.test):,} test images, data {data.in_short}")
 
     @property
     def preprocessing(self):

@@ -108,14 +108,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Images:
-    """Test images as batches of (images, labels, count).
-
-    expected : how many an evaluation must count, damaged ones included. text : their description in a report.
-    """
+    """Test images as batches of (images, labels, count). text : their description in a report."""
 
     origin: Origin
     batches: Iterable
-    expected: int
     text: str
     counting: str = EVERY_IMAGE
 
@@ -123,11 +119,6 @@ class Images:
     def skipped(self):
         """Names of the damaged images that were left out so far."""
         return list(self.batches.skipped)
-
-    def check(self, counted):
-        """Raise InputError unless all images were counted."""
-        if counted + len(self.skipped) != self.expected:  # never with sound data
-            raise InputError(f"evaluated {counted:,} of {self.expected:,} images, {len(self.skipped):,} left out")
 
 
 class Dataset(abc.ABC):

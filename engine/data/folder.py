@@ -75,7 +75,7 @@ class FolderSet(ImageNetSet):
         if translation is not None:
             split = Split(split.images, translation[split.labels])
         batches = EvalBatches(split, min(batch_size or CPU_BATCH, len(split)))
-        return Images(data.origin, batches, len(split), f"{self.title}: {len(split):,} validation images of "
+        return Images(data.origin, batches, f"{self.title}: {len(split):,} validation images of "
                       f"{data.val.description}; their middle square, {SIDE} x {SIDE}")
 
     def read(self, source):

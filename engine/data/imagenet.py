@@ -245,10 +245,9 @@ class ImageNetSet(Dataset):
         text = (f"{self.title}: {len(data.val):,} validation images of {data.val.description}, data "
                 f"{data.in_short}; the middle {self.size} x {self.size} after the shorter side was made "
                 f"{batches.shorter}")
-        expected = len(batches) * batch_size if padding else len(data.val)
         if labels is not None:
             text += "; its classes are in another order than the net's and matched by name"
-        return Images(data.origin, batches, expected, text, PADDING if padding else EVERY_IMAGE)
+        return Images(data.origin, batches, text, PADDING if padding else EVERY_IMAGE)
 
     @property
     def preprocessing(self):

@@ -8,8 +8,6 @@ become the upper 8, and transparent parts become white.
 OpenCV runs single-threaded: callers have their own threads, and decoding and resizing release Python's lock.
 """
 import contextlib
-import ctypes
-import functools
 import io
 import itertools
 import logging
@@ -196,19 +194,6 @@ def _opencv(data, factor):
     return pixels
 
 
-@functools.lru_cache(maxsize=None)
-def _silence_libtiff():
-    """Pillow's libtiff writes a line to standard error for each broken row of an image; stop that."""
-    from PIL import Image
-
-    with contextlib.suppress(AttributeError, OSError):  # a Pillow without it
-        library = ctypes.CDLL(Image.core.__file__)
-        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
-            function = getattr(library, name)
-            function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
-            function(None)
-
-
 def _pillow(data):
     """An image decoded by Pillow, which refuses a file with missing pixels."""
     from PIL import Image, ImageFile, ImageOps
@@ -217,7 +202,6 @@ def _pillow(data):
     # matters if a plugin decodes an image before its size is known.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
-    _silence_libtiff()
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

@@ -93,7 +93,7 @@ class Program(Scorer, base.Program):
         return sums
 
     def _differentiate(self, shares, share):
-        """Compute the gradients of [(images, labels)]; returns what `step` does."""
+        """Compute the gradients of [(images, labels)], one pair for each device; returns what `step` does."""
         if share != 1:
             shares = [(share * x + (1 - share) * reverse(x), y) for x, y in shares]
         for x, _ in shares:
@@ -104,8 +104,8 @@ class Program(Scorer, base.Program):
             outputs = [self.forward(x).astype("float32", copy=False) for x, _ in shares]
             losses = [cross_entropy(output, y, self.recipe.label_smoothing, share)
                       for output, (_, y) in zip(outputs, shares)]
-            heads = losses if self.scale is None or self.scale.value == 1 else [loss * self.scale.value
-                                                                                for loss in losses]
+            factor = 1 if self.scale is None else self.scale.value
+            heads = losses if factor == 1 else [loss * factor for loss in losses]
         autograd.backward(heads)
         answers = [y if share >= .5 else reverse(y) for _, y in shares]
         # The host reads only two numbers for each device and step.

@@ -12,7 +12,6 @@ The first three choose the weights and the data by the flags of evaluate.py. The
 extension of --output.
 """
 import copy
-import importlib
 import os
 import sys
 
@@ -100,6 +99,11 @@ def beside(parser, args, first):
     return second
 
 
+def scorer_of(args, subject, example=None):
+    """The Scorer of a Subject's net. example : images like those to come, to choose the fastest form of the net by."""
+    return subject.backend.scorer(subject.net, subject.devices, example, args.mode, args.fused)[0]
+
+
 def draw(parser, args):
     """Draw one of the kinds that need a net."""
     from backend.exported import is_one
@@ -111,20 +115,19 @@ def draw(parser, args):
     subject = subject_of(parser, args)
     images = subject.images(args.batch_size)
     if args.task in ("gates", "statistics"):
-        captured = importlib.import_module(f"{subject.backend.__name__}.gates").captured
         if args.task == "statistics":
-            visualize.statistics(subject, captured, images, args.count, args.output)
+            visualize.statistics(subject, scorer_of(args, subject), images, args.count, args.output)
             return
         subjects = [subject, *([beside(parser, args, subject)] if args.beside else [])]
         if args.picture:
             pixels, name = picture(args.picture, subject.data.pixels), os.path.basename(args.picture)
         else:
             pixels, name = visualize.test_image(subject, images, args.image)
-        visualize.gates(subjects, captured, pixels, name, args.channel, args.output)
+        shown = [(each, scorer_of(args, each)) for each in subjects]
+        visualize.gates(shown, pixels, name, args.channel, args.output)
         return
     example = next(iter(images.batches))[0]
-    scorer, _ = subject.backend.scorer(subject.net, subject.devices, example, args.mode, args.fused)
-    visualize.predictions(subject, scorer, images, args.count, args.wrong, args.output)
+    visualize.predictions(subject, scorer_of(args, subject, example), images, args.count, args.wrong, args.output)
 
 
 def main():

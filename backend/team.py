@@ -14,6 +14,11 @@ class Team:
 
     rank, size, local_rank = 0, 1, 0
 
+    @property
+    def writes(self):
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
     def __enter__(self):
         return self
 

@@ -8,10 +8,12 @@ import sys
 import time
 from itertools import cycle, islice
 
-from backend.gluon import inference, loop, optimizer, placement
+from backend.gluon import inference, placement
+from backend.gluon.distributed import Team
 from backend.gluon.fusable import blocks_in
 from backend.gluon.fused import Fused
 from backend.gluon.inside import with_units
+from backend.gluon.program import Program
 from backend.gluon.symbol_graph import SymbolGraph
 from engine.data import cifar, cifar_files, in_memory
 from engine.experiment import Experiment
@@ -38,11 +40,11 @@ CPU = [mx.cpu()]
 CHECK_IMAGES = 16
 
 
-def trainer_of(net, batch, fused="off", dtype="float32"):
-    """The engine's trainer with a benchmark's recipe; fused is the flag --fused, for the update."""
+def program_of(net, batch, forward=None, fused="off", dtype="float32", contexts=CPU):
+    """The engine's Program with a benchmark's recipe; fused is the flag --fused, for the update."""
     recipe = Recipe(epochs=1, batch_size=batch, lr=contender.LEARNING_RATE, momentum=contender.MOMENTUM,
                     wd=contender.WEIGHT_DECAY)
-    return optimizer.make_trainer(net, recipe, dtype=dtype, update_all=update_operator(fused))
+    return Program(net, contexts, recipe, Team("device"), dtype, forward, update_all=update_operator(fused))
 
 
 class PlainNet(Contender):
@@ -64,7 +66,7 @@ class PlainNet(Contender):
                  "macs": count(net, (3, size, size)).macs}
         losses = []
         if training:
-            losses = training_losses(net, net, trainer_of(net, batch), images[:batch], labels[:batch])
+            losses = training_losses(program_of(net, batch), images[:batch], labels[:batch])
         Reference.write(folder, about, arrays, graph_of(net).text, images=images, labels=labels, logits=logits,
                         losses=losses)
         if onnx:
@@ -132,20 +134,20 @@ def load(reference):
     return net
 
 
-def training_losses(net, forward, trainer, images, labels):
+def training_losses(program, images, labels):
     """Mean losses of CHECK_STEPS steps on one batch."""
     losses = []
     for _ in range(CHECK_STEPS):
         meter = Meter()
-        train(net, forward, trainer, [(images, labels)], meter)
+        train(program, [(images, labels)], meter)
         losses.append(meter.loss)
     return losses
 
 
-def train(net, forward, trainer, batches, meter):
+def train(program, batches, meter):
     """The engine's own loop over batches of (images, labels)."""
-    fed = ((contender.LEARNING_RATE, images, labels) for images, labels in batches)
-    for _ in loop.train_steps(net, trainer, fed, CPU, meter, forward):
+    fed = ((contender.LEARNING_RATE, images, labels, 1.0) for images, labels in batches)
+    for _ in program.steps(fed, meter):
         pass
 
 
@@ -168,14 +170,14 @@ class TrainStep(OnBatch):
 
     def __init__(self, folder, fused):
         super().__init__(folder, TRAINING_MACS)
-        self.net = load(self.reference)
-        self.forward, sentence = compiled(self.net, fused)
-        self.trainer = trainer_of(self.net, self.images, fused)
-        losses = training_losses(self.net, self.forward, self.trainer, *self.batch)
+        net = load(self.reference)
+        forward, sentence = compiled(net, fused)
+        self.program = program_of(net, self.images, forward, fused)
+        losses = training_losses(self.program, *self.batch)
         self.about = {"path": sentence, "losses_differ_by": self.reference.compare_losses(losses)}
 
     def work(self, count):
-        train(self.net, self.forward, self.trainer, islice(cycle([self.batch]), count), Meter())
+        train(self.program, islice(cycle([self.batch]), count), Meter())
 
 
 class Runs(TrainStep):
@@ -305,13 +307,13 @@ class OurEpoch(OnEpochs):
     def __init__(self, folder, data_dir, steps, evaluated):
         super().__init__(folder, data_dir, steps, evaluated)
         self.score_batches = in_memory.EvalBatches(self.scored, in_memory.CPU_BATCH)
-        self.net = load(self.reference)
-        self.forward, self.about["path"] = compiled(self.net, "auto")
-        self.trainer = trainer_of(self.net, self.batch, "auto")
+        net = load(self.reference)
+        forward, self.about["path"] = compiled(net, "auto")
+        self.program = program_of(net, self.batch, forward, "auto")
 
     def unit(self):
-        train(self.net, self.forward, self.trainer, self.take(), Meter())
-        loop.evaluate(self.net, self.score_batches, CPU, 10, self.forward)
+        train(self.program, self.take(), Meter())
+        self.program.score(self.score_batches, 10)
 
 
 class AuthorsEpoch(OnEpochs):

@@ -9,6 +9,7 @@ process lists the primitives that oneDNN runs inside the operators; their times 
 """
 import argparse
 import ctypes
+import functools
 import json
 import os
 import subprocess
@@ -47,31 +48,28 @@ class Step:
     """A net in training on noise, as train_cifar.py runs it. gpus: numbers, none for the CPU."""
 
     def __init__(self, model, arguments, batch, size, gpus=(), fused="auto", dtype="float32", mode="hybrid"):
-        from backend.gluon import loop, placement
+        from backend.gluon import placement
         from model import get_model
 
         from . import mxnet_contenders as ours
 
-        self.loop = loop
-        self.contexts, self.device = placement.devices(gpus)
-        dtype, self.remark = placement.training_type(dtype, self.contexts)
-        self.net = get_model(model, **arguments)
-        placement.initialize(self.net, 0, self.contexts)
-        if self.contexts[0].device_type != "cpu":
+        contexts, self.device = placement.devices(gpus)
+        dtype, self.remark = placement.training_type(dtype, contexts)
+        net = get_model(model, **arguments)
+        placement.initialize(net, 0, contexts)
+        if placement.kind(contexts) != "cpu":
             fused = "off"
-        self.forward, self.path = self.net, "run operator by operator"
+        forward, self.path = net, "run operator by operator"
         if mode == "hybrid":
-            self.forward, self.path = ours.compiled(self.net, fused)
-        images = batch * len(self.contexts)
-        self.trainer = ours.trainer_of(self.net, images, fused, dtype)
+            forward, self.path = ours.compiled(net, fused)
+        images = batch * len(contexts)
+        self.train = functools.partial(ours.train, ours.program_of(net, images, forward, fused, dtype, contexts))
         self.batch = ours.noise(images, size, arguments.get("classes", 10))
 
     def run(self, steps):
         """Seconds per step, the mean of `steps`."""
         began = time.perf_counter()
-        batches = ((0.01, *batch) for batch in repeat(self.batch, steps))
-        for _ in self.loop.train_steps(self.net, self.trainer, batches, self.contexts, Meter(), self.forward):
-            pass
+        self.train(repeat(self.batch, steps), Meter())
         return (time.perf_counter() - began) / steps
 
 

@@ -110,7 +110,7 @@ class _Run:
     """A Job under way."""
 
     def __init__(self, job):
-        self.job, self.program = job, job.program
+        self.job, self.program, self.team = job, job.program, job.program.team
         self.images_per_step = job.recipe.batch_size * job.experiment.devices
         self.state = _State(job.experiment.first_epoch)
         self.metrics = None
@@ -134,14 +134,14 @@ class _Run:
             if self.program.scale is not None and saved.state["loss_scale"]:
                 self.program.scale = LossScale(*(saved.state["loss_scale"][name]
                                                  for name in ("value", "sound", "left_out")))
-            if not self.program.writes:
+            if not self.team.writes:
                 self.state.meter = Meter()  # worker 0 keeps the sums of all
             log.info("resuming from %s: epoch %d, step %d", path, *place)
-        sums, squares = self.program.total(np.array([place, np.square(place)], np.float64))
-        if (self.program.size * squares != sums ** 2).any():
+        sums, squares = self.team.total(np.array([place, np.square(place)], np.float64))
+        if (self.team.size * squares != sums ** 2).any():
             raise InputError("--resume: the workers do not find the same checkpoint; the run's folder must lie on a "
                              "disk that all of them reach by the same path")
-        if self.program.writes:
+        if self.team.writes:
             self.metrics = runlog.Metrics(self.job.directory / METRICS,
                                           None if path is None else self.state.epoch, self.job.experiment.first_epoch)
 
@@ -181,7 +181,7 @@ class _Run:
 
         todo = Steps(job.batches, recipe, job.experiment.seed, state.epoch, first, job.workers)
         with EpochShown(todo, state.meter, self.images_per_step, self.seconds_left, job.board,
-                        self.program.writes) as shown, \
+                        self.team.writes) as shown, \
                 contextlib.closing(self.program.steps(todo, state.meter, settled_after)) as progress:
             for done in progress:
                 state.step = first + done
@@ -193,7 +193,7 @@ class _Run:
 
     def score(self, batches, description):
         """The Scores on batches, with a bar."""
-        with scoring_bar(batches, description, self.program.writes) as bar:
+        with scoring_bar(batches, description, self.team.writes) as bar:
             return self.program.score(batches, self.job.labels, bar.update)
 
     def finish_epoch(self, score, first_step, started, trained):
@@ -214,7 +214,7 @@ class _Run:
         if scale is not None and scale.left_out:
             log.info("[Epoch %d] float16: %s of the run left out, the gradients overflowed; loss scale now %g",
                      epoch, counted(scale.left_out, "step"), scale.value)
-        if self.program.writes:
+        if self.team.writes:
             self.metrics.append(record)
         improved = state.best is None or score.top1 > state.best["accuracy"]
         if improved:
@@ -248,18 +248,18 @@ class _Run:
             score = {"images": score.images, "accuracy": score.top1, "top5": score.top5, "loss": score.loss}
         saved = dataclasses.replace(job.saved, state=state, scored_on=job.scored_on, score=score)
         arrays = self.program.arrays()
-        if self.program.writes:
+        if self.team.writes:
             checkpoint.save(job.directory / name, arrays, saved)
 
     def meter(self):
         """The sums of the epoch so far, over all workers."""
         own = self.state.meter
-        images, loss_sum, correct = self.program.total(np.array([own.images, own.loss_sum, own.correct], np.float64))
+        images, loss_sum, correct = self.team.total(np.array([own.images, own.loss_sum, own.correct], np.float64))
         return Meter(int(images), float(loss_sum), int(correct))
 
     def asked_to(self, stop):
         """Whether any process of the team was told to stop."""
-        return self.program.any(stop.received is not None)
+        return self.team.any(stop.received is not None)
 
     def stopped(self, stop):
         """The Stopped of a run whose state is saved."""
@@ -272,7 +272,7 @@ class _Run:
 
     def fault_sentence(self, error):
         """The sentence for a batch that cannot be read. Saves the steps before it, if this is the only worker."""
-        if self.program.size == 1 and self.state.step:
+        if self.team.size == 1 and self.state.step:
             self.save(LAST)
         return f"epoch {self.state.epoch}, step {self.state.step}: {error}; {self.kept()}"
 
@@ -291,7 +291,7 @@ class _Run:
         if job.test_batches is not None:
             tested = {"last": self.test_score("last", self.state.epoch - 1),
                       "best": self.test_score("best", self.state.best["epoch"])}
-        if not self.program.writes:
+        if not self.team.writes:
             return None
         records = self.metrics.records
         if not records:
@@ -318,7 +318,7 @@ class _Run:
     def test_score(self, which, epoch):
         """The Score on the test images of the 'last' or 'best' weights, of an epoch; all workers call it at once."""
         job = self.job
-        self.program.any(False)  # worker 0 has written them when it comes here
+        self.team.any(False)  # worker 0 has written them when it comes here
         self.program.restore(checkpoint.weights(job.directory / f"{which}.params"))
         test = self.score(job.test_batches, f"scoring the test images, {which} epoch")
         log.info("test images with the weights of the %s epoch: err-top1=%f err-top5=%f", which, 1 - test.top1,

@@ -1,6 +1,6 @@
 """What visualize.py draws about a Subject (engine.cli.subject) and about runs: from images and files to figures.
 
-captured : the function of a backend's module `gates`.
+scorer : the Scorer (backend.base) of a Subject's net.
 """
 from pathlib import Path
 
@@ -34,25 +34,25 @@ def test_image(subject, images, number):
     raise InputError(f"--image {number}: there are {counted(passed, 'test image')}, numbered from 0")
 
 
-def gates(subjects, captured, pixels, name, channel, path):
-    """Draw the gates of one or several nets for one input.
+def gates(subjects, pixels, name, channel, path):
+    """Draw the gates of one or several nets, [(subject, scorer)], for one input.
 
     channel : the one to show at every site; None for the first net's liveliest at each site.
     """
     nets, shown = [], {}
-    for subject in subjects:
+    for subject, scorer in subjects:
         layers = []
-        for unit, values in _gates_of(subject, captured, pixels).items():
+        for unit, values in _gates_of(subject, scorer, pixels).items():
             own = values[0]
             if channel is not None and channel >= len(own):
                 raise InputError(f"--channel {channel}: {site(unit)} has {len(own)} channels, numbered from 0")
             first = shown.setdefault((unit, len(own)), liveliest(own) if channel is None else channel)
             layers.append((site(unit), own, first))
         nets.append((f"{title_of(subject)}: {name}", layers))
-    draw_gates(subjects[0].data.visible(pixels[0]), nets, path)
+    draw_gates(subjects[0][0].data.visible(pixels[0]), nets, path)
 
 
-def statistics(subject, captured, images, count, path):
+def statistics(subject, scorer, images, count, path):
     """Draw the statistics of a net's gates over the first `count` test images, or over all for None."""
     seen = 0
 
@@ -61,7 +61,7 @@ def statistics(subject, captured, images, count, path):
         for pixels, _, real in images.batches:
             real = real if count is None else min(real, count - seen)
             seen += real
-            yield _gates_of(subject, captured, pixels[:real])
+            yield _gates_of(subject, scorer, pixels[:real])
             if seen == count:
                 return
     found = summaries(parts())
@@ -69,8 +69,8 @@ def statistics(subject, captured, images, count, path):
     return found
 
 
-def _gates_of(subject, captured, pixels):
-    found = captured(subject.net, subject.devices, pixels)
+def _gates_of(subject, scorer, pixels):
+    found = scorer.gates(pixels)
     if not found:
         raise InputError(f"{title_of(subject)} has no unit with gates: name a net with ATAC, SEActivation, LocalSENet, "
                          "SENet, GENet or xUnit")

@@ -6,10 +6,9 @@ import mxnet as mx
 import numpy as np
 import tiny
 
-from backend.gluon import distributed, loop, optimizer
+from backend.gluon import distributed
 from engine.cli import flags
 from engine.cli.program import run_script
-from engine.steps import Meter
 
 BATCH, STEPS = 12, 5  # of all workers together
 
@@ -21,16 +20,13 @@ def batch(step):
 
 def train(team, seed, contexts=tiny.CPU):
     """A few steps on this worker's share of every batch; returns the net and the meter."""
-    net, meter = tiny.ready(tiny.net(False, units=16), seed, contexts), Meter()
+    net = tiny.ready(tiny.net(False, units=16), seed, contexts)
     for context in contexts:  # inference leaves weights in oneDNN's layout, which broadcast undoes
         net(mx.nd.zeros((1, 3, 32, 32), context)).wait_to_read()
-    team.broadcast(net)
-    trainer = optimizer.make_trainer(net, tiny.recipe(), team=team)
+    program = tiny.program(net, contexts, team=team)
     share = slice(team.rank * BATCH // team.size, (team.rank + 1) * BATCH // team.size)
     batches = ((.1, *(part[share] for part in batch(step))) for step in range(STEPS))
-    for _ in loop.train_steps(net, trainer, batches, contexts, meter):
-        pass
-    return net, meter
+    return net, tiny.train(program, batches)
 
 
 def task_train(team, folder):

@@ -11,41 +11,34 @@ import pytest
 import tiny
 
 import model
-from backend.gluon import loop, optimizer, state
+from backend.gluon import optimizer
 from engine import checkpoint
-from engine.steps import Diverged, Meter
+from engine.steps import Diverged
 from support import params_file
 from support.errors import InputError
 
 
 def trained(contexts=tiny.CPU, steps=3, net=None, **recipe):
-    """A net with a trainer after some steps on noise."""
-    net = tiny.ready(net or tiny.net(), contexts=contexts)
-    trainer = optimizer.make_trainer(net, tiny.recipe(**recipe))
-    go_on(net, trainer, contexts, range(steps))
-    return net, trainer
+    """A Program after some steps on noise."""
+    program = tiny.program(tiny.ready(net or tiny.net(), contexts=contexts), contexts, **recipe)
+    go_on(program, range(steps))
+    return program
 
 
-def go_on(net, trainer, contexts, seeds):
+def go_on(program, seeds):
     def batches():
         for seed in seeds:
             generator = np.random.RandomState(seed)
             yield .1, generator.normal(0, 1, (8, 3, 32, 32)).astype("float32"), generator.randint(0, 10, 8)
 
-    for _ in loop.train_steps(net, trainer, batches(), contexts, Meter()):
-        pass
+    tiny.train(program, batches())
 
 
-def everything(net, trainer, devices=1):
-    """The bits of all weights, statistics and optimizer states on every device."""
-    found = {}
-    for device in range(devices):
-        for name, value in tiny.numbers_of(net, device).items():
-            found[device, name] = value.tobytes()
-        for name, states in state._states(net, trainer, device).items():
-            for index, array in enumerate(states):
-                found[device, name, index] = array.asnumpy().tobytes()
-    return found
+def everything(program):
+    """The bits of all weights, master weights, statistics and momenta on every device."""
+    return {(name, index): program.read(place).tobytes()
+            for name, places in {**program.weights(), **program.momenta()}.items()
+            for index, place in enumerate(places)}
 
 
 def rewritten(path, change):
@@ -58,24 +51,20 @@ def rewritten(path, change):
 
 
 def assert_refused(path, sentence, contexts=tiny.CPU, net=None, **recipe):
-    """restore() raises one sentence and leaves net and trainer as they were, to the bit."""
-    net, trainer = trained(contexts, 2, net, **recipe)
-    before = everything(net, trainer, len(contexts))
+    """restore() raises one sentence and leaves the program as it was, to the bit."""
+    program = trained(contexts, 2, net, **recipe)
+    before = everything(program)
     with pytest.raises(InputError, match=sentence) as caught:
-        tiny.restore(path, net, trainer)
+        tiny.restore(path, program)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-    assert everything(net, trainer, len(contexts)) == before
+    assert everything(program) == before
 
 
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "last.params"
-    tiny.save(path, *_first(trained(), tiny.saved(seed=7, class_names=["ünï"])))
+    tiny.save(path, trained(), tiny.saved(seed=7, class_names=["ünï"]))
     return path
-
-
-def _first(pair, settings):
-    return pair[0], settings, pair[1]
 
 
 # What comes back.
@@ -83,42 +72,40 @@ def _first(pair, settings):
 @pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
 @pytest.mark.parametrize("momentum", [.9, 0.])
 def test_a_restored_run_goes_on_to_the_bit(tmp_path, contexts, momentum):
-    net, trainer = trained(contexts, momentum=momentum)
-    tiny.save(tmp_path / "x.params", net, tiny.saved(seed=7), trainer)
-    kept = everything(net, trainer, len(contexts))
-    go_on(net, trainer, contexts, range(10, 13))
+    program = trained(contexts, momentum=momentum)
+    tiny.save(tmp_path / "x.params", program, tiny.saved(seed=7))
+    kept = everything(program)
+    go_on(program, range(10, 13))
 
-    other = tiny.ready(tiny.net(), 5, contexts)
-    again = optimizer.make_trainer(other, tiny.recipe(momentum=momentum))
-    assert tiny.restore(tmp_path / "x.params", other, again) == tiny.saved(seed=7)
-    assert everything(other, again, len(contexts)) == kept
-    go_on(other, again, contexts, range(10, 13))
-    assert everything(other, again, len(contexts)) == everything(net, trainer, len(contexts))
+    again = tiny.program(tiny.ready(tiny.net(), 5, contexts), contexts, momentum=momentum)
+    assert tiny.restore(tmp_path / "x.params", again) == tiny.saved(seed=7)
+    assert everything(again) == kept
+    go_on(again, range(10, 13))
+    assert everything(again) == everything(program)
 
 
 def test_a_net_that_has_been_trained_already_is_brought_back_too(tmp_path):
-    net, trainer = trained(tiny.TWO)
-    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
-    kept = everything(net, trainer, 2)
-    go_on(net, trainer, tiny.TWO, range(20, 22))
-    tiny.restore(tmp_path / "x.params", net, trainer)
-    assert everything(net, trainer, 2) == kept
+    program = trained(tiny.TWO)
+    tiny.save(tmp_path / "x.params", program, tiny.saved())
+    kept = everything(program)
+    go_on(program, range(20, 22))
+    tiny.restore(tmp_path / "x.params", program)
+    assert everything(program) == kept
 
 
 def test_a_run_that_has_made_no_step_can_be_saved(tmp_path):
-    net = tiny.ready(tiny.net())
-    trainer = optimizer.make_trainer(net, tiny.recipe())
-    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
+    program = tiny.program(tiny.ready(tiny.net()))
+    tiny.save(tmp_path / "x.params", program, tiny.saved())
     again = trained(steps=2)
-    tiny.restore(tmp_path / "x.params", *again)
-    assert everything(*again) == everything(net, trainer)
+    tiny.restore(tmp_path / "x.params", again)
+    assert everything(again) == everything(program)
 
 
 def test_devices_keep_their_own_statistics_and_the_file_holds_their_mean(tmp_path):
-    net, trainer = trained(tiny.TWO)
-    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
+    program = trained(tiny.TWO)
+    tiny.save(tmp_path / "x.params", program, tiny.saved())
     arrays, attachments = params_file.read(tmp_path / "x.params")
-    first, second = tiny.numbers_of(net, 0), tiny.numbers_of(net, 1)
+    first, second = tiny.numbers_of(program.net, 0), tiny.numbers_of(program.net, 1)
     assert (first["1.running_mean"] != second["1.running_mean"]).all()
     np.testing.assert_allclose(arrays["1.running_mean"], (first["1.running_mean"] + second["1.running_mean"]) / 2)
     assert {name for name in attachments if name.startswith("running/")} == {
@@ -126,15 +113,15 @@ def test_devices_keep_their_own_statistics_and_the_file_holds_their_mean(tmp_pat
 
 
 def test_saving_changes_nothing(tmp_path):
-    net, trainer = trained(tiny.TWO)
-    before = everything(net, trainer, 2)
-    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
-    assert everything(net, trainer, 2) == before
+    program = trained(tiny.TWO)
+    before = everything(program)
+    tiny.save(tmp_path / "x.params", program, tiny.saved())
+    assert everything(program) == before
 
 
 def test_equal_runs_make_equal_files(tmp_path):
     for name in ("a", "b"):
-        tiny.save(tmp_path / name, *_first(trained(), tiny.saved()))
+        tiny.save(tmp_path / name, trained(), tiny.saved())
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -143,13 +130,13 @@ def test_settings_come_back_as_they_were_written(saved):
 
 
 def test_load_weights_gives_all_devices_the_files_weights(tmp_path):
-    net, trainer = trained(tiny.TWO)
-    state.average_running_statistics(net)
-    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
+    program = trained(tiny.TWO)
+    program.average()
+    tiny.save(tmp_path / "x.params", program, tiny.saved())
     other = tiny.ready(tiny.net(), 5, tiny.TWO)
     tiny.load_weights(tmp_path / "x.params", other)
     for device in (0, 1):
-        for name, value in tiny.numbers_of(net, device).items():
+        for name, value in tiny.numbers_of(program.net, device).items():
             assert (tiny.numbers_of(other, device)[name] == value).all(), name
 
 
@@ -187,47 +174,47 @@ def test_settings_that_are_nested_without_end_are_refused():
 # Of several workers.
 
 def test_one_file_of_two_workers_holds_the_statistics_of_both_and_each_gets_back_its_own(tmp_path):
-    pairs = [trained(steps=3), trained(steps=3)]
+    programs = [trained(steps=3), trained(steps=3)]
     names = ["1.running_mean", "1.running_var"]
-    go_on(*pairs[1], tiny.CPU, range(5, 6))
-    for name, value in tiny.numbers_of(pairs[0][0]).items():  # workers have equal weights
+    go_on(programs[1], range(5, 6))
+    for name, value in tiny.numbers_of(programs[0].net).items():  # workers have equal weights
         if name not in names:
-            pairs[1][0]._collect_params_with_prefix()[name].set_data(mx.nd.array(value))
-    own = [np.concatenate([tiny.numbers_of(net)[name] for name in names]) for net, _ in pairs]
+            programs[1].net._collect_params_with_prefix()[name].set_data(mx.nd.array(value))
+    own = [np.concatenate([tiny.numbers_of(program.net)[name] for name in names]) for program in programs]
     assert (own[0] != own[1]).all()
-    others = np.zeros((2, 2, 1, 8))
-    others[0, 1, 0], others[1, 0, 0] = own[1], own[0]
-    teams = [tiny.OneOfTwo(rank, others[rank]) for rank in (0, 1)]
-    tiny.save(tmp_path / "x.params", *pairs[1][:1], tiny.saved(), pairs[1][1], teams[1])
+    for rank, program in enumerate(programs):
+        program.team = tiny.OneOfTwo(rank, own[1 - rank])
+    tiny.save(tmp_path / "x.params", programs[1], tiny.saved())
     assert not (tmp_path / "x.params").exists()  # the first one writes
-    tiny.save(tmp_path / "x.params", *pairs[0][:1], tiny.saved(), pairs[0][1], teams[0])
+    tiny.save(tmp_path / "x.params", programs[0], tiny.saved())
     arrays, attachments = params_file.read(tmp_path / "x.params")
     np.testing.assert_allclose(np.concatenate([arrays[name] for name in names]), (own[0] + own[1]) / 2, rtol=1e-6)
     assert {name for name in attachments if name.startswith("running")} == {
         f"running/{worker}/{name}.npy" for worker in (0, 1) for name in names}
     for rank in (0, 1):
-        net, trainer = trained(steps=1)
-        tiny.restore(tmp_path / "x.params", net, trainer, teams[rank])
-        assert (np.concatenate([tiny.numbers_of(net)[name] for name in names]) == own[rank]).all()
+        program = trained(steps=1)
+        program.team = tiny.OneOfTwo(rank, own[1 - rank])
+        tiny.restore(tmp_path / "x.params", program)
+        assert (np.concatenate([tiny.numbers_of(program.net)[name] for name in names]) == own[rank]).all()
     with pytest.raises(InputError, match="was written by a run on 2 device.s., this one has 1; resume with 2"):
-        tiny.restore(tmp_path / "x.params", *trained(steps=1))
+        tiny.restore(tmp_path / "x.params", trained(steps=1))
 
 
 # Who else can read them.
 
 def test_gluon_loads_the_file_as_it_stands(saved):
-    net, _ = trained()
+    program = trained()
     plain = tiny.net()
     plain.load_parameters(str(saved))
     assert all((plain._collect_params_with_prefix()[name].data().asnumpy() == value).all()
-               for name, value in tiny.numbers_of(net).items())
+               for name, value in tiny.numbers_of(program.net).items())
 
 
 def test_model_load_params_reads_it(tmp_path):
-    net, trainer = trained(net=model.get_model("atac_resnet20_v2", blocks=1), steps=1)
-    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
+    program = trained(net=model.get_model("atac_resnet20_v2", blocks=1), steps=1)
+    tiny.save(tmp_path / "x.params", program, tiny.saved())
     other = model.load_params(model.get_model("atac_resnet20_v2", blocks=1), tmp_path / "x.params")
-    assert all((tiny.numbers_of(other)[name] == value).all() for name, value in tiny.numbers_of(net).items())
+    assert all((tiny.numbers_of(other)[name] == value).all() for name, value in tiny.numbers_of(program.net).items())
 
 
 def test_the_archive_is_a_plain_zip_without_a_pickle(saved):
@@ -244,22 +231,21 @@ def test_the_archive_is_a_plain_zip_without_a_pickle(saved):
 # Runs in float16. A CPU has no dense layer in float16, so the gradients are made up.
 
 def mixed(dtype, contexts=tiny.CPU, steps=3, seed=0, momentum=.9):
-    net = tiny.ready(tiny.net(), seed, contexts)
-    trainer = optimizer.make_trainer(net, tiny.recipe(momentum=momentum), dtype=dtype)
-    step_in(net, trainer, range(steps))
-    return net, trainer
+    program = tiny.program(tiny.ready(tiny.net(), seed, contexts), contexts, dtype=dtype, momentum=momentum)
+    step_in(program, range(steps))
+    return program
 
 
-def step_in(net, trainer, seeds):
+def step_in(program, seeds):
     for seed in seeds:
         generator = np.random.RandomState(seed)
-        for parameter in net._collect_params_with_prefix().values():
+        for parameter in program.net._collect_params_with_prefix().values():
             if parameter.grad_req != "null":
                 gradient = mx.nd.array(generator.normal(0, 1, parameter.shape), dtype=parameter.dtype)
                 for own in parameter.list_grad():
                     own[:] = gradient
-        trainer.allreduce_grads()
-        trainer.update(8, ignore_stale_grad=True)
+        program.trainer.allreduce_grads()
+        program.trainer.update(8, ignore_stale_grad=True)
 
 
 @pytest.fixture
@@ -271,30 +257,32 @@ def fresh(monkeypatch):
 @pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
 @pytest.mark.parametrize("momentum", [.9, 0.])
 def test_a_float16_run_goes_on_to_the_bit(tmp_path, fresh, contexts, momentum):
-    def bits(net, trainer):
-        masters = [value.asnumpy().tobytes() for device in range(len(contexts))
-                   for value in state._masters(net, trainer, device).values()]
-        return everything(net, trainer, len(contexts)), masters
-
-    net, trainer = mixed("float16", contexts, momentum=momentum)
-    tiny.save(tmp_path / "x.params", net, tiny.saved(), trainer)
-    kept = bits(net, trainer)
-    step_in(net, trainer, range(10, 12))
-    assert bits(net, trainer) != kept
+    program = mixed("float16", contexts, momentum=momentum)
+    tiny.save(tmp_path / "x.params", program, tiny.saved())
+    kept = everything(program)
+    step_in(program, range(10, 12))
+    assert everything(program) != kept
     again = mixed("float16", contexts, 1, 5, momentum)
-    tiny.restore(tmp_path / "x.params", *again)
-    assert bits(*again) == kept
-    step_in(*again, range(10, 12))
-    assert bits(*again) == bits(net, trainer)
+    tiny.restore(tmp_path / "x.params", again)
+    assert everything(again) == kept
+    step_in(again, range(10, 12))
+    assert everything(again) == everything(program)
+
+
+def masters_of(program):
+    """The float32 master weights of the float16 parameters, by name."""
+    return {name: master.asnumpy() for name, parameter in program.net._collect_params_with_prefix().items()
+            if parameter.grad_req != "null"
+            for master in optimizer.optimizer_state(program.trainer, parameter)[1:] if master is not None}
 
 
 def test_a_float16_runs_file_is_float32_with_its_master_weights_and_goes_both_ways(tmp_path, fresh):
     half, whole = mixed("float16"), mixed("float32")
-    for name, pair in (("half", half), ("whole", whole)):
-        tiny.save(tmp_path / name, pair[0], tiny.saved(), pair[1])
+    for name, program in (("half", half), ("whole", whole)):
+        tiny.save(tmp_path / name, program, tiny.saved())
     files = {name: params_file.read(tmp_path / name) for name in ("half", "whole")}
     assert set(files["half"][1]) == set(files["whole"][1])  # the same members
-    masters = {name: value.asnumpy() for name, value in state._masters(*half).items()}
+    masters = masters_of(half)
     assert set(masters) == {"0.weight", "0.bias", "5.weight", "5.bias"}
     for name, array in files["half"][0].items():
         assert array.dtype == np.float32
@@ -304,23 +292,15 @@ def test_a_float16_runs_file_is_float32_with_its_master_weights_and_goes_both_wa
     assert (masters["0.weight"] != masters["0.weight"].astype("float16")).any()
 
     other = mixed("float32", steps=0, seed=3)
-    tiny.restore(tmp_path / "half", *other)
-    assert (tiny.numbers_of(other[0])["0.weight"] == masters["0.weight"]).all()
+    tiny.restore(tmp_path / "half", other)
+    assert (tiny.numbers_of(other.net)["0.weight"] == masters["0.weight"]).all()
     other = mixed("float16", steps=0, seed=3)
-    tiny.restore(tmp_path / "whole", *other)
-    whole_weight = tiny.numbers_of(whole[0])["0.weight"]
-    assert (state._masters(*other)["0.weight"].asnumpy() == whole_weight).all()
-    assert (tiny.numbers_of(other[0])["0.weight"] == whole_weight.astype("float16")).all()
-    tiny.load_weights(tmp_path / "half", other[0])
-    assert (tiny.numbers_of(other[0])["0.weight"] == masters["0.weight"].astype("float16")).all()
-
-
-def test_float16_weights_without_a_trainer_are_saved_as_float32(tmp_path):
-    net = mixed("float16", steps=0)[0]
-    tiny.save(tmp_path / "x.params", net, tiny.saved())
-    arrays = params_file.read(tmp_path / "x.params")[0]
-    assert {array.dtype for array in arrays.values()} == {np.dtype("float32")}
-    assert (arrays["0.weight"] == tiny.numbers_of(net)["0.weight"]).all()
+    tiny.restore(tmp_path / "whole", other)
+    whole_weight = tiny.numbers_of(whole.net)["0.weight"]
+    assert (masters_of(other)["0.weight"] == whole_weight).all()
+    assert (tiny.numbers_of(other.net)["0.weight"] == whole_weight.astype("float16")).all()
+    tiny.load_weights(tmp_path / "half", other.net)
+    assert (tiny.numbers_of(other.net)["0.weight"] == masters["0.weight"].astype("float16")).all()
 
 
 # What is refused.
@@ -328,34 +308,34 @@ def test_float16_weights_without_a_trainer_are_saved_as_float32(tmp_path):
 def test_every_truncation_is_refused(saved, tmp_path):
     content = saved.read_bytes()
     damaged = tmp_path / "cut.params"
-    net, trainer = trained()
-    before = everything(net, trainer)
+    program = trained()
+    before = everything(program)
     for end in [0, 1, *range(0, len(content), 97), len(content) - 1]:
         damaged.write_bytes(content[:end])
         try:
-            tiny.restore(damaged, net, trainer)
+            tiny.restore(damaged, program)
             pytest.fail(f"cut to {end} of {len(content)} bytes, it was taken")
         except InputError as error:
             assert str(damaged) in str(error)
-    assert everything(net, trainer) == before
+    assert everything(program) == before
 
 
 def test_a_flipped_bit_anywhere_is_refused(saved, tmp_path):
     content = saved.read_bytes()
     damaged = tmp_path / "flipped.params"
-    net, trainer = trained()
-    before = everything(net, trainer)
+    program = trained()
+    before = everything(program)
     for place in range(5, len(content), 61):
         damaged.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1:])
         try:
-            tiny.restore(damaged, net, trainer)
+            tiny.restore(damaged, program)
         except InputError as error:
             assert str(damaged) in str(error)
         else:  # a bit that says nothing: a ZIP header's attributes
             arrays, attachments = params_file.read(damaged)
             whole, members = params_file.read(saved)
             assert attachments == members and all((arrays[name] == whole[name]).all() for name in whole), place
-    assert everything(net, trainer) == before
+    assert everything(program) == before
 
 
 def test_another_net_is_refused(saved):
@@ -366,18 +346,17 @@ def test_another_net_is_refused(saved):
 
 def test_another_number_of_devices_is_refused(saved, tmp_path):
     assert_refused(saved, r"was written by a run on 1 device\(s\), this one has 2; resume with 1$", tiny.TWO)
-    tiny.save(tmp_path / "two.params", *_first(trained(tiny.TWO), tiny.saved()))
+    tiny.save(tmp_path / "two.params", trained(tiny.TWO), tiny.saved())
     assert_refused(tmp_path / "two.params", r"was written by a run on 2 device\(s\), this one has 1")
 
 
 def test_another_optimizer_is_refused(tmp_path):
-    tiny.save(tmp_path / "x.params", *_first(trained(momentum=0.), tiny.saved()))
+    tiny.save(tmp_path / "x.params", trained(momentum=0.), tiny.saved())
     assert_refused(tmp_path / "x.params", r"holds no optimizer/0.weight.0.npy: it is not a checkpoint of a run")
 
 
 def test_weights_without_settings_are_refused_where_settings_are_needed(tmp_path):
-    net, _ = trained()
-    net.save_parameters(str(tmp_path / "x.params"))
+    trained().net.save_parameters(str(tmp_path / "x.params"))
     assert_refused(tmp_path / "x.params", "holds weights only, not a run to resume; start a new run from them with ")
     with pytest.raises(InputError, match="holds weights only"):
         checkpoint.read(tmp_path / "x.params")
@@ -385,8 +364,7 @@ def test_weights_without_settings_are_refused_where_settings_are_needed(tmp_path
 
 
 def test_a_file_saved_without_an_optimizer_has_settings_but_is_not_gone_on_from(tmp_path):
-    net, _ = trained()
-    tiny.save(tmp_path / "x.params", net, tiny.saved(seed=1))
+    tiny.save(tmp_path / "x.params", trained().net, tiny.saved(seed=1))
     assert checkpoint.read(tmp_path / "x.params").experiment.seed == 1
     assert_refused(tmp_path / "x.params", "holds no optimizer/")
 
@@ -429,7 +407,7 @@ def huge():
 def test_a_crafted_member_is_refused_and_runs_nothing(tmp_path, member):
     path = tmp_path / "x.params"
     for contexts, name in ((tiny.CPU, "optimizer/1.gamma.0.npy"), (tiny.TWO, "running/1/1.running_var.npy")):
-        tiny.save(path, *_first(trained(contexts), tiny.saved()))
+        tiny.save(path, trained(contexts), tiny.saved())
         rewritten(path, lambda attachments: attachments.update({name: member}))  # noqa: B023
         assert_refused(path, "use another checkpoint", contexts)
 
@@ -446,15 +424,15 @@ def test_weights_and_variances_that_cannot_be_are_refused(saved, tmp_path):
 # Writing.
 
 def test_weights_that_are_no_numbers_are_not_written(saved):
-    net, trainer = trained()
+    program = trained()
     before = saved.read_bytes()
     for name in ("0.weight", "1.running_var"):
-        parameter = net._collect_params_with_prefix()[name]
+        parameter = program.net._collect_params_with_prefix()[name]
         kept = parameter.data().asnumpy()
         for value in (np.nan, np.inf):
             parameter.set_data(mx.nd.array(np.where(np.arange(kept.size).reshape(kept.shape) == 1, value, kept)))
             with pytest.raises(Diverged, match=f"^{name} is no longer finite$"):
-                tiny.save(saved, net, tiny.saved(), trainer)
+                tiny.save(saved, program, tiny.saved())
         parameter.set_data(mx.nd.array(kept))
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]
@@ -467,8 +445,8 @@ def test_a_write_that_breaks_off_leaves_the_old_file(saved, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    net, trainer = trained()
+    program = trained()
     with pytest.raises(InputError, match="cannot be written: .*No space left on device"):
-        tiny.save(saved, net, tiny.saved(), trainer)
+        tiny.save(saved, program, tiny.saved())
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]

@@ -12,8 +12,7 @@ import team_program
 import tiny
 from mxnet import gluon
 
-from backend.gluon import distributed, loop
-from engine.steps import Meter
+from backend.gluon import distributed
 from support.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,11 +40,11 @@ def test_a_team_of_one_does_everything_without_anybody(name):
 def test_its_trainer_is_gluons():
     nets = [tiny.ready(tiny.net(False), contexts=tiny.TWO) for _ in range(2)]
     images, labels = team_program.batch(0)
+    programs = [tiny.program(net, tiny.TWO) for net in nets]
     trainers = [distributed.Team("local").trainer(nets[0].collect_params(), mx.optimizer.NAG(momentum=.9)),
                 gluon.Trainer(nets[1].collect_params(), "nag", {"momentum": .9}, kvstore="local")]
-    for net, trainer in zip(nets, trainers):
-        for _ in loop.train_steps(net, trainer, [(.1, images, labels)] * 2, tiny.TWO, Meter()):
-            pass
+    for program, program.trainer in zip(programs, trainers):
+        tiny.train(program, [(.1, images, labels)] * 2)
     expected = tiny.numbers_of(nets[1])
     assert all((value == expected[name]).all() for name, value in tiny.numbers_of(nets[0]).items())
 

@@ -21,7 +21,6 @@ from PIL import Image, ImageFile
 
 import evaluate
 import model
-from backend.gluon import loop
 from engine import evaluation, figures
 from engine.data import cifar, cifar_files, images, in_memory
 from engine.figures import confusion
@@ -113,7 +112,7 @@ def test_one_net_has_one_score_however_its_file_was_written(files, data, argumen
     answers = logits.argmax(1)
     assert found["images"] == 40 and found["top1"] == (answers == test.labels).mean()
     assert (bits.unpacked(found["right"], 40) == (answers == test.labels)).all()
-    expected = loop.evaluate(net, in_memory.EvalBatches(test, 40), tiny.CPU, 10)
+    expected = tiny.score(net, in_memory.EvalBatches(test, 40), 10)
     assert found["top5"] == expected.top5 and found["loss"] == pytest.approx(expected.loss, rel=1e-5)
     assert found["classes"] == [
         {"class": name, "images": 4, "right": int(((answers == label) & (test.labels == label)).sum())}

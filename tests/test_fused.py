@@ -12,7 +12,7 @@ from fused_nets import STATIC
 from mxnet import autograd
 from mxnet.gluon import HybridBlock, nn
 
-from backend.gluon import fusable, fused, inside, loop, optimizer, placement
+from backend.gluon import fusable, fused, inside, placement
 from engine.data import cifar, in_memory
 from engine.steps import Meter
 from model import activation, get_model, refine
@@ -450,13 +450,11 @@ def train(path, wanted):
     forward, _ = fused.fuse(net, wanted)
     placement.set_mode(forward, "hybrid")
     batches = ((.05, *batch) for batch in in_memory.TrainBatches(data.train, 16, seed=0).epoch(0))
-    trainer = optimizer.make_trainer(net, tiny.recipe(wd=1e-4), update_all=nag.update_operator(wanted))
-    losses = Losses()
-    for _ in loop.train_steps(net, trainer, itertools.islice(batches, 200), tiny.CPU, losses, forward):
-        pass
-    tiny.save(path, net, tiny.saved(), trainer)
+    program = tiny.program(net, forward=forward, update_all=nag.update_operator(wanted), wd=1e-4)
+    losses = tiny.train(program, itertools.islice(batches, 200), Losses())
+    tiny.save(path, program, tiny.saved())
     test = in_memory.EvalBatches(data.test, 250)
-    return net, losses.steps, loop.evaluate(net, test, tiny.CPU, 10, forward), trainer
+    return net, losses.steps, tiny.score(net, test, 10, forward=forward), program
 
 
 def test_200_steps_make_the_same_curve_and_both_answer_alike(trained):
@@ -477,7 +475,7 @@ def test_200_steps_make_the_same_curve_and_both_answer_alike(trained):
 def test_trained_nets_evaluate_the_same_both_ways(trained, wanted):
     net = trained[wanted][0]
     test = in_memory.EvalBatches(cifar.load("cifar10", fused_nets.ROOT / "data" / "cifar10-sample").test, 250)
-    ours, plain = (loop.evaluate(net, test, tiny.CPU, 10, fused.fuse(net, way)[0]) for way in ("on", "off"))
+    ours, plain = (tiny.score(net, test, 10, forward=fused.fuse(net, way)[0]) for way in ("on", "off"))
     assert (ours.confusion == plain.confusion).all() and ours.top5 == plain.top5
     assert ours.loss == pytest.approx(plain.loss, rel=1e-5)
 
@@ -486,23 +484,19 @@ def test_trained_nets_evaluate_the_same_both_ways(trained, wanted):
 def test_a_checkpoint_of_one_way_goes_on_in_the_other(trained, wanted, tmp_path):
     net, path = trained[wanted][0], tmp_path / "copy.params"
     other = get_model("atac_resnet20_v2", blocks=1)
-    trainer_of = lambda net: optimizer.make_trainer(net, tiny.recipe(wd=1e-4))  # noqa: E731
-    tiny.save(path, net, tiny.saved(), trained[wanted][3])
+    tiny.save(path, trained[wanted][3], tiny.saved())
     other.initialize()
-    trainer = trainer_of(other)
-    tiny.restore(path, other, trainer)
+    program = tiny.program(other, wd=1e-4)
+    tiny.restore(path, program)
     expected, found = net._collect_params_with_prefix(), other._collect_params_with_prefix()
     assert list(expected) == list(found)
     assert all(found[name].data().asnumpy().tobytes() == expected[name].data().asnumpy().tobytes() for name in found)
     plain = get_model("atac_resnet20_v2", blocks=1)
     plain.load_parameters(str(path))  # MXNet reads the file as it stands
-    forward, _ = fused.fuse(other, "off" if wanted == "on" else "on")
+    program.forward, _ = fused.fuse(other, "off" if wanted == "on" else "on")
     x = mx.nd.array(inputs(4, 32, 10)[0])
-    assert fused_nets.distance(forward(x).asnumpy(), plain(x).asnumpy()) < 1e-5
-    meter = Meter()
-    for _ in loop.train_steps(other, trainer, [(.01, inputs(8, 32, 10)[0], np.arange(8))], tiny.CPU, meter, forward):
-        pass
-    assert np.isfinite(meter.loss)
+    assert fused_nets.distance(program.forward(x).asnumpy(), plain(x).asnumpy()) < 1e-5
+    assert np.isfinite(tiny.train(program, [(.01, inputs(8, 32, 10)[0], np.arange(8))]).loss)
 
 
 def test_wide_units_stay_gluons():

@@ -7,8 +7,7 @@ import tiny
 from fused_nets import STATIC
 from test_fused import WHOLE, assert_parity, inputs, started
 
-from backend.gluon import fusable, fused, inference, loop, optimizer, placement
-from engine.steps import Meter
+from backend.gluon import fusable, fused, inference, placement
 from model import activation, get_model, refine
 from model.cifar_resnet import CIFARResNetV2
 from ops import nag
@@ -72,12 +71,9 @@ def test_inference_is_one_operator(name, settings, images):
     assert fused_nets.distance(made(x).asnumpy(), net(x).asnumpy()) < 1e-5
 
 
-def trained(net, trainer, forward, steps):
+def trained(program, steps):
     batches = [(.05, inputs(8, 32, 10, seed)[0], np.random.RandomState(seed).randint(0, 10, 8)) for seed in steps]
-    meter = Meter()
-    for _ in loop.train_steps(net, trainer, batches, tiny.CPU, meter, forward):
-        pass
-    return meter.loss
+    return tiny.train(program, batches).loss
 
 
 def ready(name, settings, wanted):
@@ -86,21 +82,21 @@ def ready(name, settings, wanted):
     forward, sentence = fused.fuse(net, wanted)
     assert wanted == "off" or sentence == WHOLE
     placement.set_mode(forward, "hybrid")
-    return net, optimizer.make_trainer(net, tiny.recipe(wd=1e-4), update_all=nag.update_operator(wanted)), forward
+    return tiny.program(net, forward=forward, update_all=nag.update_operator(wanted), wd=1e-4)
 
 
 @pytest.mark.parametrize("name, settings", NETS)
 def test_a_run_that_stops_goes_on_to_the_same_bits_and_in_plain_gluon_alike(name, settings, tmp_path):
-    net, trainer, forward = ready(name, settings, "on")
-    trained(net, trainer, forward, range(2))
-    tiny.save(tmp_path / "two.params", net, tiny.saved(), trainer)
-    loss = trained(net, trainer, forward, range(2, 4))
+    program = ready(name, settings, "on")
+    trained(program, range(2))
+    tiny.save(tmp_path / "two.params", program, tiny.saved())
+    loss = trained(program, range(2, 4))
     found = {}
     for wanted in ("on", "off"):
-        other, again, through = ready(name, settings, wanted)
-        tiny.restore(tmp_path / "two.params", other, again)
-        found[wanted] = trained(other, again, through, range(2, 4)), tiny.numbers_of(other)
-    expected = tiny.numbers_of(net)
+        again = ready(name, settings, wanted)
+        tiny.restore(tmp_path / "two.params", again)
+        found[wanted] = trained(again, range(2, 4)), tiny.numbers_of(again.net)
+    expected = tiny.numbers_of(program.net)
     assert found["on"][0] == loss
     assert all(value.tobytes() == expected[key].tobytes() for key, value in found["on"][1].items())
     assert found["off"][0] == pytest.approx(loss, rel=1e-3)

@@ -427,7 +427,7 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
 def test_importing_the_library_starts_nothing_anew():
     code = "import os, sys, support.runtime, engine.cli.flags; print(os.getpid())"
     environment = {key: value for key, value in os.environ.items() if key not in allocator.NAMES}
-    code += "; import backend.gluon.loop; print(os.environ.get('MALLOC_TOP_PAD_'), os.environ.get('ATAC_TUNED'))"
+    code += "; import backend.gluon.program; print(os.environ.get('MALLOC_TOP_PAD_'), os.environ.get('ATAC_TUNED'))"
     environment.pop(runtime.MARK, None)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[1:] == ["None None"], done.stderr

@@ -11,7 +11,9 @@ from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
 import model
-from backend.gluon import loop, optimizer, placement, state
+from backend import base
+from backend.gluon import distributed, loss, optimizer, placement
+from backend.gluon.program import Program, Scorer
 from engine.data import in_memory
 from engine.steps import DataFault, Diverged, LossScale, Meter
 from support.errors import InputError
@@ -24,13 +26,9 @@ def batch(count=16, seed=1):
     return generator.normal(0, 1, (count, 3, 32, 32)).astype("float32"), generator.randint(0, 10, count)
 
 
-def trained(net, batches, contexts=tiny.CPU, trainer=None, lr=.1, **recipe):
+def trained(net, batches, contexts=tiny.CPU, lr=.1, **recipe):
     """Train on a list of batches; returns the meter."""
-    meter = Meter()
-    trainer = trainer or optimizer.make_trainer(net, tiny.recipe(**recipe))
-    for _ in loop.train_steps(net, trainer, ((lr, *pair) for pair in batches), contexts, meter):
-        pass
-    return meter
+    return tiny.train(tiny.program(net, contexts, **recipe), ((lr, *pair) for pair in batches))
 
 
 def gradients_of(net, images, labels, context=None):
@@ -141,9 +139,8 @@ def test_steps_are_nag_with_weight_decay_on_everything_or_on_weights_alone(momen
         momenta = momenta or dict.fromkeys(gradients, 0)
         nag(weights, gradients, momenta, lr, momentum, decays)
 
-    trainer = optimizer.make_trainer(net, tiny.recipe(wd=wd, no_wd=no_wd, momentum=momentum))
-    for _ in loop.train_steps(net, trainer, ((lr, *pair) for lr, pair in zip(rates, batches)), tiny.CPU, Meter()):
-        pass
+    tiny.train(tiny.program(net, wd=wd, no_wd=no_wd, momentum=momentum),
+               ((lr, *pair) for lr, pair in zip(rates, batches)))
     found = tiny.numbers_of(net)
     assert_close({name: found[name] for name in momenta}, {name: weights[name] for name in momenta}, 2e-6)
 
@@ -161,8 +158,7 @@ def test_two_devices_are_one_on_the_joined_batch(kvstore):
     batches = [batch(12, seed) for seed in range(3)]
     one, two = tiny.ready(tiny.net(False)), tiny.ready(tiny.net(False), contexts=tiny.TWO)
     meter = trained(one, batches)
-    trainer = optimizer.make_trainer(two, tiny.recipe(), kvstore)
-    again = trained(two, batches, tiny.TWO, trainer)
+    again = trained(two, batches, tiny.TWO, team=distributed.Team(kvstore))
     assert_close(tiny.numbers_of(two), tiny.numbers_of(one))
     assert (again.images, again.correct) == (meter.images, meter.correct) == (36, meter.correct)
     assert again.loss == pytest.approx(meter.loss, rel=1e-6)
@@ -199,7 +195,7 @@ def test_the_meters_sums_are_an_offline_count(mode, monkeypatch):
     batches = [batch(8, seed) for seed in range(5)]
     sums = []
     for lag in (0, 2, 10):
-        monkeypatch.setattr(loop, "LAG", lag)
+        monkeypatch.setattr(base, "LAG", lag)
         net = tiny.ready(tiny.net(), mode=mode)
         meter = trained(net, batches, lr=0.)
         sums.append((meter.images, meter.loss_sum, meter.correct))
@@ -222,22 +218,21 @@ def test_the_host_reads_two_numbers_a_step_and_device_and_waits_for_nothing_else
     monkeypatch.setattr(mx.nd.NDArray, "wait_to_read", lambda array: waited.append(array))
     monkeypatch.setattr(mx.nd, "waitall", lambda: waited.append("the end") or waitall())
     net = tiny.ready(tiny.net(), contexts=contexts)
-    trainer = optimizer.make_trainer(net, tiny.recipe())
+    program = tiny.program(net, contexts)
     read.clear()
     batches = ((.1, *batch(12, seed)) for seed in range(6))
-    reads = [len(read) for _ in loop.train_steps(net, trainer, batches, contexts, Meter())]
-    assert reads == [len(contexts) * max(0, step - loop.LAG) for step in range(1, 7)]
+    reads = [len(read) for _ in program.steps(tiny.fed(batches), Meter())]
+    assert reads == [len(contexts) * max(0, step - base.LAG) for step in range(1, 7)]
     assert read == [2] * 6 * len(contexts) and waited == ["the end"]
 
 
 def test_the_meter_is_complete_when_the_steps_end_early():
     net = tiny.ready(tiny.net())
     meter = Meter()
-    steps = loop.train_steps(net, optimizer.make_trainer(net, tiny.recipe()),
-                             ((.1, *batch(8, seed)) for seed in range(9)), tiny.CPU, meter)
+    steps = tiny.program(net).steps(tiny.fed((.1, *batch(8, seed)) for seed in range(9)), meter)
     for done in steps:
         if done == 4:
-            assert meter.images == 8 * (4 - loop.LAG)
+            assert meter.images == 8 * (4 - base.LAG)
             break
     steps.close()
     assert meter.images == 32
@@ -251,13 +246,13 @@ def test_an_error_of_the_data_passes_through():
     net = tiny.ready(tiny.net())
     meter = Meter()
     with pytest.raises(InputError, match="no more"):
-        list(loop.train_steps(net, optimizer.make_trainer(net, tiny.recipe()), broken(), tiny.CPU, meter))
+        tiny.train(tiny.program(net), broken(), meter)
     assert meter.images == 8
 
 
 @pytest.mark.parametrize("lag", [0, 2])
 def test_a_loss_that_is_no_number_stops_within_the_lag(lag, monkeypatch):
-    monkeypatch.setattr(loop, "LAG", lag)
+    monkeypatch.setattr(base, "LAG", lag)
     images, labels = batch(8)
     fed = []
 
@@ -269,7 +264,7 @@ def test_a_loss_that_is_no_number_stops_within_the_lag(lag, monkeypatch):
     net = tiny.ready(tiny.net())
     meter = Meter()
     with pytest.raises(Diverged, match="^the loss is no longer a finite number$"):
-        list(loop.train_steps(net, optimizer.make_trainer(net, tiny.recipe()), batches(), tiny.CPU, meter))
+        tiny.train(tiny.program(net), batches(), meter)
     assert meter.images == 24 and fed[-1] == 3 + lag
 
 
@@ -291,7 +286,8 @@ def test_every_batchnorm_moves_its_statistics_the_one_at_the_input_too(mode):
 
 @pytest.mark.parametrize("contexts", [tiny.CPU, tiny.TWO])
 def test_statistics_are_final_when_the_steps_end(contexts, monkeypatch):
-    monkeypatch.setattr(loop, "_read", lambda results, meter: None)  # which would wait for most of the work by chance
+    step = Program.step  # without the sums, whose reading would wait for most of the work by chance
+    monkeypatch.setattr(Program, "step", lambda program, *batch: step(program, *batch)[:0])
     batches = [batch(256, seed) for seed in range(2)]
     for _ in range(3):
         net = tiny.ready(tiny.net(), contexts=contexts)
@@ -328,27 +324,29 @@ def test_the_inputs_gradient_changes_no_weight(monkeypatch):
 
 def test_evaluation_within_training_is_that_of_the_saved_file(tmp_path):
     net = tiny.ready(tiny.net(), contexts=tiny.TWO)
-    trained(net, [batch(12, seed) for seed in range(3)], tiny.TWO)
+    program = tiny.program(net, tiny.TWO)
+    tiny.train(program, [(.1, *batch(12, seed)) for seed in range(3)])
     apart = [tiny.numbers_of(net, device)["1.running_mean"] for device in (0, 1)]
     assert (apart[0] != apart[1]).all()
-    state.average_running_statistics(net)
+    program.average()
     for device in (0, 1):
         np.testing.assert_allclose(tiny.numbers_of(net, device)["1.running_mean"], (apart[0] + apart[1]) / 2,
                                    rtol=1e-6)
     test = in_memory.EvalBatches(tiny.split(30), 7)
-    within = loop.evaluate(net, test, tiny.TWO, 10)
+    within = tiny.score(net, test, 10, tiny.TWO)
     tiny.save(tmp_path / "x.params", net, tiny.saved())
     reloaded = tiny.ready(tiny.net(), seed=1)
     reloaded.load_parameters(str(tmp_path / "x.params"))
-    again = loop.evaluate(reloaded, test, tiny.CPU, 10)
+    again = tiny.score(reloaded, test, 10)
     assert within.loss == again.loss and (within.confusion == again.confusion).all()
 
 
 def test_one_devices_statistics_stay_as_they_are():
     net = tiny.ready(tiny.net())
-    trained(net, [batch()])
+    program = tiny.program(net)
+    tiny.train(program, [(.1, *batch())])
     before = tiny.numbers_of(net)
-    state.average_running_statistics(net)
+    program.average()
     assert all((before[name] == value).all() for name, value in tiny.numbers_of(net).items())
 
 
@@ -370,15 +368,12 @@ def test_another_forward_pass_computes_and_the_net_is_trained():
     net, other = tiny.ready(tiny.net()), tiny.ready(tiny.net())
     trained(other, batches)
     twin = Twin(net)
-    meter = Meter()
-    trainer = optimizer.make_trainer(net, tiny.recipe())
-    for _ in loop.train_steps(net, trainer, ((.1, *pair) for pair in batches), tiny.CPU, meter, twin):
-        pass
+    tiny.train(tiny.program(net, forward=twin), ((.1, *pair) for pair in batches))
     assert twin.calls == 3
     expected = tiny.numbers_of(other)
     assert all((value == expected[name]).all() for name, value in tiny.numbers_of(net).items())
     test = in_memory.EvalBatches(tiny.split(30), 10)
-    assert loop.evaluate(net, test, tiny.CPU, 10, twin).loss == loop.evaluate(other, test, tiny.CPU, 10).loss
+    assert tiny.score(net, test, 10, forward=twin).loss == tiny.score(other, test, 10).loss
     assert twin.calls == 6
 
 
@@ -393,11 +388,9 @@ def test_the_inputs_gradient_is_asked_for_unless_the_forward_pass_moves_statisti
             return super().__call__(x)
 
     twin = Watching(net, own)
-    for _ in loop.train_steps(net, optimizer.make_trainer(net, tiny.recipe()), [(.1, *batch(8))], tiny.CPU, Meter(),
-                              twin):
-        pass
+    tiny.train(tiny.program(net, forward=twin), [(.1, *batch(8))])
     assert asked == [not own]
-    assert loop.wants_input_gradient(net, mx.cpu()) and not loop.wants_input_gradient(net, mx.gpu(0))
+    assert loss.wants_input_gradient(net, mx.cpu()) and not loss.wants_input_gradient(net, mx.gpu(0))
 
 
 # GPUs, as far as a machine without one can show it.
@@ -447,20 +440,18 @@ def test_steps_in_float16_follow_those_in_float32(mode):
     for dtype in ("float32", "float16"):
         net = tiny.ready(Scaled(), mode=mode)
         net.weight.set_data(mx.nd.array([[.3, .4, .5]]))
-        trainer = optimizer.make_trainer(net, tiny.recipe(), dtype=dtype)
+        program = tiny.program(net, dtype=dtype)
         seen = []
         net.norm.register_forward_pre_hook(lambda block, inputs, seen=seen: seen.append(inputs[0].dtype)
                                            if isinstance(inputs[0], mx.nd.NDArray) else None)
-        meter = Meter()
-        for _ in loop.train_steps(net, trainer, [(.1, images, labels)] * 20, tiny.CPU, meter):
-            pass
+        meter = tiny.train(program, [(.1, images, labels)] * 20)
         if mode == "imperative":
             assert set(seen) == {np.dtype(dtype).type}
-        evaluation = loop.evaluate(net, [(images, labels, 64)], tiny.CPU, 3)
+        evaluation = tiny.score(net, [(images, labels, 64)], 3)
         losses.append((meter.loss, evaluation.loss))
         nets.append(tiny.numbers_of(net))
-        state = optimizer.optimizer_state(trainer, net.weight)
-        master = state[1] if dtype == "float16" else net.weight.data()
+        _, master = optimizer.optimizer_state(program.trainer, net.weight)
+        master = net.weight.data() if master is None else master
         nets[-1]["master"] = master.asnumpy()
     assert losses[1] == pytest.approx(losses[0], rel=2e-3) and losses[0][1] < losses[0][0]
     assert nets[1]["weight"].dtype == np.float16 and nets[1]["master"].dtype == np.float32
@@ -476,9 +467,8 @@ def gpu_stand_ins(monkeypatch):
         threads.append(threading.current_thread().name)
         return array(values, context, dtype)
 
-    for module in (placement, loop):
-        monkeypatch.setattr(module, "array", filled)
-    monkeypatch.setattr(placement, "on_gpus", lambda contexts: True)
+    monkeypatch.setattr(placement, "array", filled)
+    monkeypatch.setattr(placement, "kind", lambda contexts: "gpu")
     monkeypatch.setattr(mx, "cpu_pinned", lambda number: mx.cpu(number))
     return threads
 
@@ -494,7 +484,7 @@ def test_a_thread_stages_batches_for_gpus_and_changes_no_bit(contexts, monkeypat
         net = tiny.ready(tiny.net(), contexts=contexts)
         meter = trained(net, batches, contexts)
         found.append((vars(meter), {name: value.tobytes() for name, value in tiny.numbers_of(net).items()},
-                      loop.evaluate(net, test, contexts, 10).loss))
+                      tiny.score(net, test, 10, contexts).loss))
     assert found[0] == found[1]
     assert len(threads) == 4 * 2 * len(contexts) + 5 and all(name.startswith("prefetch") for name in threads)
 
@@ -513,14 +503,14 @@ def test_staging_ends_with_the_steps_and_passes_errors_on(monkeypatch):
             closed.append(True)
 
     net = tiny.ready(tiny.net())
-    trainer, meter = optimizer.make_trainer(net, tiny.recipe()), Meter()
-    steps = loop.train_steps(net, trainer, batches(), tiny.CPU, meter)
+    program, meter = tiny.program(net), Meter()
+    steps = program.steps(tiny.fed(batches()), meter)
     assert [next(steps), next(steps)] == [1, 2]
     steps.close()
     assert closed and meter.images == 16
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
     with pytest.raises(InputError, match="no more"):
-        list(loop.train_steps(net, trainer, batches(), tiny.CPU, meter))
+        tiny.train(program, batches(), meter)
     assert meter.images == 16 + 8 * 50
 
 
@@ -585,7 +575,7 @@ def test_evaluation_is_the_plain_count(contexts):
         logits = RANDOM.randint(-3, 4, (23, outputs)).astype("float32")  # few values: many ties
         net = Given(outputs)
         net.hybridize(static_alloc=True, static_shape=True)
-        found = loop.evaluate(net, batches_of(logits, truth, size), contexts, labels)
+        found = tiny.score(net, batches_of(logits, truth, size), labels, contexts)
         loss, top1, top5, confusion = statement(logits, truth, labels)
         assert found.images == 23 and found.confusion.sum() == 23
         assert (found.loss, found.top1, found.top5) == (pytest.approx(loss, rel=1e-12), pytest.approx(top1),
@@ -595,8 +585,8 @@ def test_evaluation_is_the_plain_count(contexts):
 
 def test_logits_beyond_the_reach_of_exp_are_scored():
     logits = np.array([[1e4, 0, -1e4]], np.float32)
-    assert loop.evaluate(Given(3), batches_of(logits, np.array([2]), 1), tiny.CPU, 3).loss == 2e4
-    assert loop.evaluate(Given(3), batches_of(logits, np.array([0]), 1), tiny.CPU, 3).loss == 0
+    assert tiny.score(Given(3), batches_of(logits, np.array([2]), 1), 3).loss == 2e4
+    assert tiny.score(Given(3), batches_of(logits, np.array([0]), 1), 3).loss == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -604,23 +594,23 @@ def test_answers_that_are_no_numbers_are_divergence(value):
     logits = np.zeros((4, 3), np.float32)
     logits[3, 1] = value
     with pytest.raises(Diverged, match="not finite"):
-        loop.evaluate(Given(3), batches_of(logits, np.zeros(4, int), 3), tiny.CPU, 3)
+        tiny.score(Given(3), batches_of(logits, np.zeros(4, int), 3), 3)
 
 
 def test_nothing_to_evaluate_is_refused():
     with pytest.raises(InputError, match="^there are no images to evaluate$"):
-        loop.evaluate(Given(3), [], tiny.CPU, 3)
+        tiny.score(Given(3), [], 3)
 
 
 def test_training_is_repeatable_to_the_bit_after_an_evaluation():
     def run():
         net = tiny.ready(model.get_model("atac_resnet20_v2", blocks=1))
-        trainer = optimizer.make_trainer(net, tiny.recipe())
+        program = tiny.program(net)
         test = in_memory.EvalBatches(tiny.split(20), 20)
         scores = []
         for epoch in range(2):
-            trained(net, [batch(8, 10 * epoch + seed) for seed in range(3)], trainer=trainer)
-            scores.append(loop.evaluate(net, test, tiny.CPU, 10).loss)
+            tiny.train(program, [(.1, *batch(8, 10 * epoch + seed)) for seed in range(3)])
+            scores.append(tiny.score(net, test, 10).loss)
         return scores, {name: value.tobytes() for name, value in tiny.numbers_of(net).items()}
 
     assert run() == run()
@@ -643,7 +633,7 @@ def test_the_loss_is_the_cross_entropy_against_smoothed_and_mixed_targets(smooth
     x = mx.nd.array(logits)
     x.attach_grad()
     with autograd.record():
-        losses = loop.Loss(smoothing)(x, mx.nd.array(labels), share)
+        losses = loss.cross_entropy(x, mx.nd.array(labels), smoothing, share)
     losses.backward()
     np.testing.assert_allclose(losses.asnumpy(), soft_cross_entropy(logits, targets), rtol=1e-5, atol=1e-5)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -652,8 +642,15 @@ def test_the_loss_is_the_cross_entropy_against_smoothed_and_mixed_targets(smooth
 
 def test_without_smoothing_and_mixing_the_loss_is_gluons_to_the_bit():
     logits, labels = mx.nd.array(RANDOM.normal(0, 3, (6, 10))), mx.nd.array([0, 3, 9, 3, 1, 7])
-    assert (loop.Loss()(logits, labels).asnumpy() == gluon.loss.SoftmaxCrossEntropyLoss()(logits, labels).asnumpy()
-            ).all()
+    found, gradients = [], []
+    for function in (loss.cross_entropy, gluon.loss.SoftmaxCrossEntropyLoss()):
+        logits.attach_grad()
+        with autograd.record():
+            losses = function(logits, labels)
+        losses.backward()
+        found.append(losses.asnumpy())
+        gradients.append(logits.grad.asnumpy())
+    assert (found[0] == found[1]).all() and (gradients[0] == gradients[1]).all()
 
 
 @pytest.mark.parametrize("share", [.3, .7])
@@ -663,9 +660,7 @@ def test_mixed_images_train_on_mixtures_and_count_the_label_with_the_larger_shar
     net = tiny.ready(tiny.net(batch_norm=False))
     logits = net(mx.nd.array(mixed)).asnumpy()
     targets = .9 * (share * np.eye(10)[labels] + (1 - share) * np.eye(10)[labels[::-1]]) + .01
-    meter = Meter()
-    trainer = optimizer.make_trainer(net, tiny.recipe())
-    list(loop.train_steps(net, trainer, [(.1, images, labels, share)], tiny.CPU, meter, None, loop.Method(.1)))
+    meter = tiny.train(tiny.program(net, label_smoothing=.1), [(.1, images, labels, share)])
     assert meter.loss == pytest.approx(soft_cross_entropy(logits, targets).mean(), rel=1e-5)
     assert meter.correct == (logits.argmax(axis=1) == (labels if share > .5 else labels[::-1])).sum()
 
@@ -678,12 +673,9 @@ def test_a_batch_in_parts_is_the_whole_batch_where_there_is_no_batchnorm(context
     batches = [batch(16, seed) for seed in range(4)]
     nets, meters = [], []
     for accumulate in (1, 4):
-        net, meter = tiny.ready(tiny.net(batch_norm=False), contexts=contexts, mode=mode), Meter()
-        trainer = optimizer.make_trainer(net, tiny.recipe(accumulate=accumulate))
-        list(loop.train_steps(net, trainer, ((.1, *pair) for pair in batches), contexts, meter, None,
-                              loop.Method(accumulate=accumulate)))
+        net = tiny.ready(tiny.net(batch_norm=False), contexts=contexts, mode=mode)
+        meters.append(trained(net, batches, contexts, accumulate=accumulate))
         nets.append(tiny.numbers_of(net))
-        meters.append(meter)
     assert_close(nets[1], nets[0])
     assert (meters[0].images, meters[0].correct) == (meters[1].images, meters[1].correct) == (64, meters[0].correct)
     assert meters[1].loss == pytest.approx(meters[0].loss, rel=1e-6)
@@ -694,9 +686,7 @@ def test_each_part_of_a_batch_has_its_own_batchnorm_statistics():
     net, reference = tiny.ready(tiny.net()), tiny.ready(tiny.net())
     parts = [gradients_of(reference, images[start:start + 4], labels[start:start + 4]) for start in range(0, 16, 4)]
     before = tiny.numbers_of(net)
-    trainer = optimizer.make_trainer(net, tiny.recipe(momentum=0, wd=0, accumulate=4))
-    list(loop.train_steps(net, trainer, [(.1, images, labels)], tiny.CPU, Meter(), None,
-                          loop.Method(accumulate=4)))
+    trained(net, [(images, labels)], momentum=0, wd=0, accumulate=4)
     after = tiny.numbers_of(net)
     for name in parts[0]:
         expected = before[name] - .1 * sum(part[name] for part in parts) / 4
@@ -740,29 +730,27 @@ def test_the_loss_scale_has_bounds():
 def test_a_scaled_loss_makes_the_same_steps(contexts, accumulate):
     nets, meters = [], []
     for scale in (None, LossScale(2.0 ** 10)):
-        net, meter = tiny.ready(tiny.net(), contexts=contexts), Meter()
-        trainer = optimizer.make_trainer(net, tiny.recipe(accumulate=accumulate))
-        list(loop.train_steps(net, trainer, ((.1, *batch(16, seed)) for seed in range(3)), contexts, meter, None,
-                              loop.Method(accumulate=accumulate, scale=scale)))
+        net = tiny.ready(tiny.net(), contexts=contexts)
+        program = tiny.program(net, contexts, accumulate=accumulate)
+        program.scale = scale
+        meters.append(tiny.train(program, ((.1, *batch(16, seed)) for seed in range(3))))
         nets.append(tiny.numbers_of(net))
-        meters.append(meter)
     assert_close(nets[1], nets[0], 1e-7)
     assert meters[0] == meters[1]  # of the unscaled loss
 
 
 def test_a_step_whose_gradients_overflow_is_left_out_and_the_next_is_not():
     net = tiny.ready(tiny.net(batch_norm=False))
-    trainer = optimizer.make_trainer(net, tiny.recipe())
-    scale = LossScale(2.0 ** 110)
+    program = tiny.program(net)
+    program.scale = scale = LossScale(2.0 ** 110)
     before, seen = tiny.numbers_of(net), []
     images, labels = batch(16)
-    for _ in loop.train_steps(net, trainer, 40 * [(1e-12, 1e8 * images, labels)], tiny.CPU, Meter(), None,
-                              loop.Method(scale=scale)):
+    for _ in program.steps(tiny.fed(40 * [(1e-12, 1e8 * images, labels)]), Meter()):
         seen.append((scale.left_out, all((tiny.numbers_of(net)[name] == value).all() for name, value in
                                          before.items())))
     assert seen[0] == (1, True) and scale.left_out < 40
     assert [left_out == step + 1 for step, (left_out, _) in enumerate(seen)] == [same for _, same in seen]
-    state.check_weights(net)
+    program.check()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -774,15 +762,15 @@ def test_gradients_of_both_types_are_looked_through(dtype):
         for parameter in net.collect_params().values():
             if parameter.grad_req != "null":
                 parameter.grad()[:] = 1
-    assert loop.finite_gradients(net, mx.cpu())
+    assert loss.finite_gradients(net, mx.cpu())
     for name, parameter in net._collect_params_with_prefix().items():
         if parameter.grad_req != "null":
             kept = parameter.grad().copy()
             for value in (np.nan, np.inf):
                 parameter.grad()[-1:] = value
-                assert not loop.finite_gradients(net, mx.cpu()), name
+                assert not loss.finite_gradients(net, mx.cpu()), name
             parameter.grad()[:] = kept
-    assert loop.finite_gradients(net, mx.cpu())
+    assert loss.finite_gradients(net, mx.cpu())
 
 
 # Saving in between.
@@ -791,9 +779,7 @@ def test_steps_that_settle_are_complete_and_change_no_bit():
     nets, images = [], []
     for settle in (None, lambda done: done % 3 == 0):
         net, meter, seen = tiny.ready(tiny.net()), Meter(), []
-        trainer = optimizer.make_trainer(net, tiny.recipe())
-        for _ in loop.train_steps(net, trainer, ((.1, *batch(8, seed)) for seed in range(7)), tiny.CPU, meter, None,
-                                  None, settle):
+        for _ in tiny.program(net).steps(tiny.fed((.1, *batch(8, seed)) for seed in range(7)), meter, settle):
             seen.append(meter.images)
         nets.append({name: value.tobytes() for name, value in tiny.numbers_of(net).items()})
         images.append(seen)
@@ -809,13 +795,13 @@ def test_any_error_of_a_data_thread_becomes_one_sentence():
         raise error
 
     net = tiny.ready(tiny.net())
-    trainer = optimizer.make_trainer(net, tiny.recipe())
+    program = tiny.program(net)
     for error, said in ((OSError(5, "Input/output error"), "^a batch cannot be read .OSError: .* Input/output error.$"),
                         (KeyError("x"), "^a batch cannot be read .KeyError: 'x'.$"),
                         (InputError("x.JPEG is damaged"), "^x.JPEG is damaged$")):
         meter = Meter()
         with pytest.raises(DataFault, match=said):
-            list(loop.train_steps(net, trainer, broken(error), tiny.CPU, meter))
+            tiny.train(program, broken(error), meter)
         assert meter.images == 8
 
     def unreadable():
@@ -823,30 +809,29 @@ def test_any_error_of_a_data_thread_becomes_one_sentence():
         raise OSError("gone")
 
     with pytest.raises(DataFault, match="^a batch cannot be read .OSError: gone.$"):
-        loop.evaluate(net, unreadable(), tiny.CPU, 10)
+        tiny.score(net, unreadable(), 10)
 
 
 # Several workers, as far as one process can play them.
 
 def test_running_statistics_are_those_of_every_device_of_every_worker():
     nets = [tiny.ready(tiny.net(), contexts=tiny.TWO) for _ in range(2)]
-    for seed, net in enumerate(nets):
-        trained(net, [batch(8, seed)], tiny.TWO)
+    programs = [tiny.program(net, tiny.TWO) for net in nets]
+    for seed, program in enumerate(programs):
+        tiny.train(program, [(.1, *batch(8, seed))])
     names = ["1.running_mean", "1.running_var"]
     own = [[np.concatenate([tiny.numbers_of(net, device)[name] for name in names]) for device in (0, 1)]
            for net in nets]
     expected = {name: [tiny.numbers_of(net, device)[name] for net in nets for device in (0, 1)] for name in names}
-    for rank in (0, 1):
-        other = np.zeros((2, 2, 8))
-        other[1 - rank] = own[1 - rank]
-        team = tiny.OneOfTwo(rank, other)
-        found = state.running_statistics(nets[rank], team)
+    for rank, program in enumerate(programs):
+        program.team = tiny.OneOfTwo(rank, own[1 - rank])
+        found = program.running()
         assert sorted(found) == names
         for name in names:
-            assert [array.asnumpy().tobytes() for array in found[name]] == [value.tobytes() for value in expected[name]]
+            assert [array.tobytes() for array in found[name]] == [value.tobytes() for value in expected[name]]
         if rank == 0:
             kept = tiny.numbers_of(nets[0])
-        state.average_running_statistics(nets[rank], tiny.OneOfTwo(rank, other))
+        program.average()
         for name in names:
             mean = np.mean([values[:4] if "mean" in name else values[4:] for pair in own for values in pair], axis=0)
             for device in (0, 1):
@@ -856,8 +841,8 @@ def test_running_statistics_are_those_of_every_device_of_every_worker():
 
 def test_an_evaluation_by_two_workers_is_that_of_all_images():
     logits, labels = RANDOM.normal(0, 1, (20, 7)).astype("float32"), RANDOM.randint(0, 6, 20)
-    whole = loop.evaluate(Given(7), batches_of(logits, labels, 4), tiny.CPU, 6)
-    halves = [loop.evaluate(Given(7), batches_of(logits[part], labels[part], 4), tiny.CPU, 6)
+    whole = tiny.score(Given(7), batches_of(logits, labels, 4), 6)
+    halves = [tiny.score(Given(7), batches_of(logits[part], labels[part], 4), 6)
               for part in (slice(0, 12), slice(12, 20))]
 
     def sums(half):
@@ -865,7 +850,8 @@ def test_an_evaluation_by_two_workers_is_that_of_all_images():
                                half.confusion.ravel()])
 
     for rank, part in enumerate((slice(0, 12), slice(12, 20))):
-        team = tiny.OneOfTwo(rank, sums(halves[1 - rank]))
-        found = loop.evaluate(Given(7), batches_of(logits[part], labels[part], 4), tiny.CPU, 6, None, team)
+        scorer = Scorer(Given(7), tiny.CPU)
+        scorer.team = tiny.OneOfTwo(rank, sums(halves[1 - rank]))
+        found = scorer.score(batches_of(logits[part], labels[part], 4), 6)
         assert (found.images, found.top1, found.top5) == (20, whole.top1, whole.top5)
         assert found.loss == pytest.approx(whole.loss) and (found.confusion == whole.confusion).all()

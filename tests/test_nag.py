@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from backend.gluon import loop, optimizer
 from backend.gluon.optimizer import NAG
-from engine.steps import Meter
 
 SHAPES = [(16, 3, 3, 3), (16,), (16,), (10, 16), (10,)]
 
@@ -88,12 +86,10 @@ def test_a_trainer_hands_everything_over_at_once_on_each_device(contexts):
     operator, found = Counted(), []
     for update_all in (operator, None):
         net = tiny.ready(tiny.net(), contexts=contexts)
-        trainer = optimizer.make_trainer(net, tiny.recipe(), update_all=update_all)
         generator = np.random.RandomState(0)
         batches = [(.1, generator.normal(0, 1, (8, 3, 32, 32)).astype("float32"), generator.randint(0, 10, 8))
                    for _ in range(3)]
-        for _ in loop.train_steps(net, trainer, batches, contexts, Meter()):
-            pass
+        tiny.train(tiny.program(net, contexts, update_all=update_all), batches)
         found.append([value.tobytes() for device in range(len(contexts))
                       for value in tiny.numbers_of(net, device).values()])
     assert found[0] == found[1]

@@ -15,8 +15,7 @@ import tiny
 from mxnet import autograd
 from mxnet.gluon import nn
 
-from backend.gluon import fusable, fused, inside, loop, optimizer
-from engine.steps import Meter
+from backend.gluon import fusable, fused, inside
 from model import activation, refine
 from model.cifar_resnet import CIFARResNetV2
 from model.imagenet_resnet import Bottleneck
@@ -503,12 +502,10 @@ def test_a_training_with_the_update_has_the_bits_of_one_without():
     found = []
     for update_all in (nag.update_all, None):
         net = tiny.ready(tiny.net())
-        trainer = optimizer.make_trainer(net, tiny.recipe(), update_all=update_all)
         generator = np.random.RandomState(0)
         batches = [(lr, generator.normal(0, 1, (8, 3, 32, 32)).astype("float32"), generator.randint(0, 10, 8))
                    for lr in (.1, .1, .01)]
-        for _ in loop.train_steps(net, trainer, batches, tiny.CPU, Meter()):
-            pass
+        tiny.train(tiny.program(net, update_all=update_all), batches)
         found.append([value.tobytes() for value in tiny.numbers_of(net).values()])
     assert found[0] == found[1]
 

@@ -11,12 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import http_files
-import mxnet as mx
 import pytest
 import tiny
 
 import evaluate
-from backend.gluon import loop
 from engine import checkpoint
 from engine.data import cifar, in_memory
 from model import complete_arguments, get_model
@@ -69,7 +67,7 @@ def test_shipped_weights_score_on_the_sample_what_is_recorded(entry):
                 if evaluation["data_sha256"] == sample.provenance["sha256"]]
     assert recorded, "no evaluation on the sample is recorded"
     net = get_model(entry["model"], pretrained=entry["name"], **entry["arguments"])
-    score = loop.evaluate(net, in_memory.EvalBatches(sample.test, 250), [mx.cpu()], 10)
+    score = tiny.score(net, in_memory.EvalBatches(sample.test, 250), 10)
     assert score.images == 1017 == recorded[0]["images"]
     # Another processor may round an undecided image the other way.
     assert score.top1 == pytest.approx(recorded[0]["top1"], abs=2.5 / 1017)

@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 import tiny
 
-from backend.gluon import loop, program
+from backend.gluon import program
 from backend.gluon.distributed import Team
+from backend.gluon.program import Program
 from engine import checkpoint, folders, run, runlog, steps
 from engine.data import in_memory
 from engine.experiment import Result
@@ -112,40 +113,40 @@ def test_a_checkpoints_score_is_that_of_its_weights(tmp_path):
     for name in (folders.LAST, folders.BEST):
         net = tiny.ready(tiny.net(), 5)
         tiny.load_weights(tmp_path / name, net)
-        found = loop.evaluate(net, job.score_batches, tiny.CPU, 10)
+        found = tiny.score(net, job.score_batches, 10)
         assert checkpoint.read(tmp_path / name).score == {
             "images": 25, "accuracy": found.top1, "top5": found.top5, "loss": found.loss}
 
 
 def test_the_rates_of_the_schedule_reach_the_optimizer(tmp_path, monkeypatch):
     rates = []
-    train_steps = loop.train_steps
+    step = Program.step
 
-    def spied(net, trainer, batches, *others):
-        for done in train_steps(net, trainer, batches, *others):
-            rates.append(trainer.learning_rate)
-            yield done
+    def spied(program, *batch):
+        sums = step(program, *batch)
+        rates.append(program.trainer.learning_rate)
+        return sums
 
-    monkeypatch.setattr(loop, "train_steps", spied)
+    monkeypatch.setattr(Program, "step", spied)
     run.train(tiny.job(tmp_path, images=64, epochs=3, warmup_epochs=1, lr_decay_epochs=(2,)))
     assert rates == pytest.approx([0, .1 / 3, .2 / 3, .1] + 4 * [.1] + 4 * [.01])
 
 
 def test_a_held_out_split_chooses_and_the_test_images_are_scored_once(tmp_path, monkeypatch):
     scored = []
-    evaluate = loop.evaluate
-    monkeypatch.setattr(loop, "evaluate", lambda net, batches, *others:
-                        scored.append(batches) or evaluate(net, batches, *others))
+    score = Program.score
+    monkeypatch.setattr(Program, "score", lambda program, batches, *others:
+                        scored.append(batches) or score(program, batches, *others))
     held_out = in_memory.EvalBatches(tiny.split(30, 4), 10)
     job = tiny.job(tmp_path, held_out=held_out, epochs=3)
     result = run.train(job)
     assert scored == [held_out] * 3 + [job.test_batches] * 2
     assert result.chosen_on == "held-out" and result.held_out["last"].images == 30
-    for name, score in ((folders.LAST, result.last), (folders.BEST, result.best)):
+    for name, told in ((folders.LAST, result.last), (folders.BEST, result.best)):
         net = tiny.ready(tiny.net())
         tiny.load_weights(tmp_path / name, net)
-        found = evaluate(net, job.test_batches, tiny.CPU, 10)
-        assert (score.accuracy, score.top5, score.loss, score.images) == (found.top1, found.top5, found.loss, 25)
+        found = tiny.score(net, job.test_batches, 10)
+        assert (told.accuracy, told.top5, told.loss, told.images) == (found.top1, found.top5, found.loss, 25)
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -368,7 +369,7 @@ def test_the_loss_scale_of_a_float16_run_goes_on(tmp_path, monkeypatch):
     follow = LossScale.follow
     monkeypatch.setattr(LossScale, "follow", lambda scale, finite: built.append(scale) or follow(scale, finite))
     job = tiny.job(tmp_path, epochs=1, dtype="float16")
-    monkeypatch.setattr(loop, "finite_gradients", lambda *_: len(built) != 2)  # the third step overflows
+    monkeypatch.setattr(program, "finite_gradients", lambda *_: len(built) != 2)  # the third step overflows
     run.train(job)
     state = checkpoint.read(tmp_path / folders.LAST).state
     assert state["loss_scale"] == {"value": .5, "sound": 5, "left_out": 1}
@@ -580,7 +581,8 @@ def test_weights_that_break_are_neither_scored_nor_saved(tmp_path, monkeypatch, 
     rates = steps.learning_rate
     monkeypatch.setattr(steps, "learning_rate", lambda recipe, *place:
                         math.inf if place == (1, step, 8) else rates(recipe, *place))
-    monkeypatch.setattr(loop, "_read", lambda results, meter: meter.add(16, 16., 1))  # no loss shows it
+    add = steps.Meter.add
+    monkeypatch.setattr(steps.Meter, "add", lambda meter, *_: add(meter, 16, 16., 1))  # no loss shows it
     with pytest.raises(InputError, match="^the training diverged in epoch 1: .* is no longer finite; the last good "):
         run.train(tiny.job(tmp_path))
     assert checkpoint.read(tmp_path / folders.LAST).state["epoch"] == 1

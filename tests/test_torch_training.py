@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed (requireme
 import model  # noqa: E402
 from backend import gluon  # noqa: E402
 from backend import torch as backend  # noqa: E402
-from backend.gluon import loop as gluon_loop  # noqa: E402
+from backend.gluon import loss as gluon_loss  # noqa: E402
 from backend.gluon.optimizer import make_trainer  # noqa: E402
-from backend.torch import loop, optimizer, resident, start, state  # noqa: E402
+from backend.torch import loss, optimizer, resident, start  # noqa: E402
 from backend.torch.convert import arrays_of  # noqa: E402
 from backend.torch.graph import torch_name  # noqa: E402
 from engine import run  # noqa: E402
@@ -146,8 +146,8 @@ def test_batches_that_are_not_in_memory_give_the_same_numbers():
 def test_loss_is_the_other_backends(smoothing, share):
     generator = np.random.RandomState(0)
     logits, labels = generator.normal(0, 3, (6, 5)).astype("float32"), generator.randint(0, 5, 6)
-    expected = gluon_loop.Loss(smoothing)(mx.nd.array(logits), mx.nd.array(labels), share).asnumpy()
-    found = loop.cross_entropy(torch.tensor(logits), torch.tensor(labels), smoothing, share)
+    expected = gluon_loss.cross_entropy(mx.nd.array(logits), mx.nd.array(labels), smoothing, share).asnumpy()
+    found = loss.cross_entropy(torch.tensor(logits), torch.tensor(labels), smoothing, share)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -172,23 +172,29 @@ def test_a_weight_that_is_not_finite_ends_the_run():
 
 def test_a_step_whose_gradients_overflow_is_left_out():
     program = program_of(backend, tiny.recipe())
-    trainer = program.trainer
-    trainer.scale = LossScale(float("inf"))
-    trainer.casting = loop.contextlib.nullcontext
+    program.scale = LossScale(float("inf"))
     before = program.arrays()
-    trainer.step(.1, torch.randn(4, 3, 32, 32), torch.arange(4), 1.)
+    program.step(.1, torch.randn(4, 3, 32, 32), torch.arange(4), 1.)
     after = program.arrays()
-    assert trainer.scale.left_out == 1
+    assert program.scale.left_out == 1
     assert all((before[name] == after[name]).all() for name in before if "running" not in name)
 
 
 def test_a_compiled_net_computes_the_steps_if_it_is_asked_for(monkeypatch):
     passes = []
 
-    def compiled(net, **_):
-        return lambda images: passes.append(len(images)) or net(images)
+    class Compiled:
+        def __init__(self, net, **_):
+            self.net = net
 
-    monkeypatch.setattr(torch, "compile", compiled)
+        def __call__(self, images):
+            passes.append(len(images))
+            return self.net(images)
+
+        def __len__(self):  # as that of PyTorch's own, for a net without a length
+            raise TypeError("Net does not support len()")
+
+    monkeypatch.setattr(torch, "compile", Compiled)
     recipe = tiny.recipe()
     net = model.get_model("resnet20_v2", blocks=1)
     program = backend.prepare(net, tiny.experiment("resnet20_v2", recipe), [CPU], backend.join("device"), fused="on")
@@ -313,4 +319,4 @@ def test_a_scorer_scores_as_the_other_backends():
     assert "PyTorch" in sentence
     images = np.random.RandomState(0).normal(0, 1, (2, 3, 32, 32)).astype("float32")
     np.testing.assert_allclose(scorer.logits(images), net(mx.nd.array(images)).asnumpy(), rtol=1e-4, atol=1e-5)
-    assert set(state.tensors_of(scorer.net)) == set(arrays_of(net))
+    assert set(program_of(backend, tiny.recipe()).weights()) == set(arrays_of(net))

@@ -19,7 +19,6 @@ from authors_names import to_authors
 
 import model
 import train_imagenet
-from backend.gluon import loop
 from engine import checkpoint, presets
 from engine.data import image_batches, imagenet
 from engine.experiment import Experiment
@@ -384,7 +383,7 @@ def test_evaluation_scores_exactly_what_is_saved(tmp_path, data, narrow, monkeyp
     folder = trained(tmp_path, data, "--gpus", "0,1,2", "--batch-size", "2", "--lr", ".1")
     net = model.load_params(model.get_model("atac_resnet50_v1b", classes=5), folder / "last.params")
     source = imagenet.load(data).val
-    found = loop.evaluate(net, image_batches.EvalBatches(source, 6, 32), tiny.CPU, 3)
+    found = tiny.score(net, image_batches.EvalBatches(source, 6, 32), 3)
     last = tiny.metrics_of(folder)[-1]
     assert found.top1 == last["val_accuracy"] and found.loss == pytest.approx(last["val_loss"], rel=1e-5)
 

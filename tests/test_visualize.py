@@ -12,7 +12,7 @@ from PIL import Image
 
 import model
 import visualize
-from backend.gluon import gates as gluon_gates
+from backend.gluon.program import Scorer
 from engine import gates, runlog
 from engine import visualize as engine_visualize
 from engine.data import sets
@@ -104,7 +104,7 @@ def a_net(name, **arguments):
 
 def test_the_gates_are_what_multiplies_the_input_of_a_unit():
     net = a_net("atac_resnet20_v2", blocks=1)
-    found = gluon_gates.captured(net, tiny.CPU, IMAGES)
+    found = Scorer(net, tiny.CPU).gates(IMAGES)
     assert [gates.site(path) for path in found] == ["s1b1.act1", "s1b1.act2", "s2b1.act1", "s2b1.act2", "s3b1.act1",
                                                     "s3b1.act2", "head"]
     assert [values.shape for values in found.values()] == [
@@ -120,11 +120,11 @@ def test_the_gates_are_what_multiplies_the_input_of_a_unit():
     ("genet_resnet20_v2", (3, 16, 1, 1), 3)])
 def test_both_backends_catch_the_same_gates(name, shape, sites):
     net = a_net(name, blocks=1)
-    found = gluon_gates.captured(net, tiny.CPU, IMAGES)
+    found = Scorer(net, tiny.CPU).gates(IMAGES)
     assert len(found) == sites and (not sites or next(iter(found.values())).shape == shape)
     torch = pytest.importorskip("torch")
-    from backend.torch import gates as torch_gates
-    other = torch_gates.captured(net, [torch.device("cpu")], IMAGES)
+    from backend import torch as other_backend
+    other = other_backend.scorer(net, [torch.device("cpu")], None)[0].gates(IMAGES)
     assert list(other) == list(found)
     for path, values in found.items():
         np.testing.assert_allclose(other[path], values, rtol=1e-4, atol=1e-5)
@@ -217,11 +217,10 @@ def test_numbers_that_are_not_finite_are_one_sentence(tmp_path):
     net.save_parameters(str(tmp_path / "own.params"))
     own = ["--params", "own.params", "--model", "atac_resnet20_v2", "--blocks", "1", "--dataset", "cifar10", *SAMPLE]
     tiny.one_sentence(run("predictions", *own, folder=tmp_path), 1, "own.params: the net answers with numbers that")
-    subject = SimpleNamespace(file="own.params", model="atac_resnet20_v2", arguments={"blocks": 1}, net=None,
-                              devices=None)
+    subject = SimpleNamespace(file="own.params", model="atac_resnet20_v2", arguments={"blocks": 1})
+    scorer = SimpleNamespace(gates=lambda images: {"features.6": np.full((1, 4, 2, 2), np.nan)})
     with pytest.raises(InputError, match="own.params: the gates of head are not finite; use another checkpoint"):
-        engine_visualize.gates([subject], lambda *_: {"features.6": np.full((1, 4, 2, 2), np.nan)}, None, "x", None,
-                               tmp_path / "x.png")
+        engine_visualize.gates([(subject, scorer)], None, "x", None, tmp_path / "x.png")
 
 
 def test_a_net_that_is_never_wrong_has_no_wrong_pictures(tmp_path, monkeypatch):

@@ -13,14 +13,15 @@ import pytest
 from cifar_files import binary, random_images
 from mxnet.gluon import nn
 
-from backend.gluon import distributed, placement, state
-from backend.gluon.program import Program
+from backend.gluon import distributed, placement
+from backend.gluon.program import Program, Scorer
 from engine import checkpoint, run, runlog
 from engine.cli.program import run_script
 from engine.data import in_memory
 from engine.experiment import Experiment
 from engine.figures import curves
 from engine.recipe import CIFAR_PAPER, Recipe
+from engine.steps import Meter
 from model import zoo
 from support import params_file
 
@@ -123,17 +124,46 @@ def saved(class_names=tuple("abcdefghij"), **changes):
                                                     "class_names": class_names and list(class_names)})
 
 
-def save(path, net, saved, trainer=None, team=None):
-    """Write a checkpoint of a net and, with a trainer, of its training; all workers of a team call it."""
-    arrays = state.arrays_of(net, trainer, team)
-    if team is None or not team.rank:
+def program(net, contexts=CPU, forward=None, team=None, dtype="float32", update_all=None, **changes):
+    """The Program of a net that is initialized; changes are the recipe's."""
+    return Program(net, contexts, recipe(**changes), team or distributed.Team("device"), dtype, forward,
+                   update_all=update_all)
+
+
+def fed(batches):
+    """(rate, images, labels) or (rate, images, labels, share) as a Program's steps take them."""
+    for rate, images, labels, *share in batches:
+        yield rate, images, labels, share[0] if share else 1.
+
+
+def train(program, batches, meter=None):
+    """Train a Program on batches as in `fed`; returns the meter."""
+    meter = meter or Meter()
+    for _ in program.steps(fed(batches), meter):
+        pass
+    return meter
+
+
+def score(net, batches, labels, contexts=CPU, forward=None):
+    """The Scores of a Gluon net."""
+    return Scorer(net, contexts, forward).score(batches, labels)
+
+
+def save(path, trained, saved):
+    """Write a checkpoint of a Program, all workers of a team at once, or of the weights of a Gluon net alone."""
+    if not isinstance(trained, Program):
+        arrays = {name: array.astype(np.float32) for name, array in numbers_of(trained).items()}
+        checkpoint.save(path, arrays, saved)
+        return
+    arrays = trained.arrays()
+    if trained.team.writes:
         checkpoint.save(path, arrays, saved)
 
 
-def restore(path, net, trainer, team=None):
-    """Bring a net and its trainer back to a checkpoint; returns its Saved."""
-    arrays, stored = checkpoint.load(path, state.forms_of(net, trainer, team))
-    state.restore(arrays, net, trainer, team)
+def restore(path, program):
+    """Bring a Program back to a checkpoint; returns its Saved."""
+    arrays, stored = checkpoint.load(path, program.forms())
+    program.restore(arrays)
     return stored
 
 
@@ -155,8 +185,8 @@ def job(folder, contexts=CPU, images=128, seed=0, batches=None, held_out=None, b
     stored = saved(recipe=chosen, seed=seed, devices=len(contexts) * team.size, **decides)
     test = in_memory.EvalBatches(split(25, 9), 10)
     return run.Job(
-        Program(made or ready(net(batch_norm), seed, contexts), contexts, stored.experiment, team, forward,
-                update_all=update_all),
+        Program(made or ready(net(batch_norm), seed, contexts), contexts, chosen, team, stored.experiment.dtype,
+                forward, update_all=update_all),
         saved=stored, provenance={"sha256": "0" * 64, "official": True, "train_images": images, "test_images": 25},
         batches=batches or in_memory.TrainBatches(split(images), chosen.batch_size * len(contexts), seed),
         score_batches=held_out or test, labels=10, scored_on="held-out" if held_out else "test",
@@ -172,8 +202,10 @@ class OneOfTwo(distributed.Team):
         super().__init__("device")
         self.rank, self.other = rank, other
 
-    def total(self, values):
-        return super().total(values) + self.other
+    def each(self, values):
+        values = np.array(values)
+        other = np.reshape(self.other, values.shape).astype(values.dtype)
+        return np.stack([values, other] if self.rank == 0 else [other, values])
 
 
 class Hooked:

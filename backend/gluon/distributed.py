@@ -11,7 +11,7 @@ from mxnet import gluon
 from backend import team
 from support.errors import InputError
 
-from .state import restore_layout
+from .placement import restore_layout
 
 
 class Team(team.Team):

@@ -9,10 +9,9 @@ from .placement import input_type
 
 
 def captured(net, contexts, images):
-    """{structural name of a unit: its gates} of a net with weights, in the order of the data flow.
+    """The gates of a net with weights, as backend.base.Scorer.gates gives them.
 
-    images: float32 (N, 3, S, S). Gates: float32 (N, C, H, W), or (N, C, 1, 1) for one value per channel. {} if the net
-    has no gated unit. Afterwards the net runs operator by operator (hooks see nothing in a compiled net).
+    Afterwards the net runs operator by operator (hooks see nothing in a compiled net).
     """
     found, hooks, units = {}, [], list(_units(net))
     if not units:

@@ -5,7 +5,6 @@ import mxnet as mx
 import numpy as np
 
 from .distributed import Team
-from .state import optimizer_state
 
 
 class NAG(mx.optimizer.NAG):
@@ -70,3 +69,17 @@ def make_trainer(net, recipe, kvstore="device", dtype="float32", update_all=None
                 # The optimizer would copy the rounded weight.
                 optimizer_state(trainer, parameters[name], device)[1][:] = master
     return trainer
+
+
+def optimizer_state(trainer, parameter, device=0):
+    """(momentum, float32 master weight) of a parameter on one device; momentum is zeros before the first step.
+
+    The momentum is None if there is none, the master weight None for a float32 parameter. Trainer offers its states
+    only as a pickle, and reading a crafted pickle runs code.
+    """
+    updater, index = trainer._updaters[device], trainer._param2idx[parameter.name]
+    if index not in updater.states:
+        updater.states[index] = trainer._optimizer.create_state_multi_precision(index, parameter.list_data()[device])
+        updater.states_synced[index] = True
+    state = updater.states[index]
+    return state if np.dtype(parameter.dtype) == np.float16 else (state, None)

@@ -1,9 +1,9 @@
 """The devices that a net runs on: choosing them, setting them up, and giving each its share of a batch."""
+import ctypes
+
 import mxnet as mx
 import numpy as np
 
-from engine.data.prefetch import prefetch
-from engine.steps import read_from
 from support.errors import InputError
 
 
@@ -49,7 +49,7 @@ def training_type(wanted, contexts):
     """The type to train in on these contexts, and a sentence about it if float16 was asked for, else None."""
     if wanted in ("bfloat16", "tf32"):
         raise InputError(f"--dtype {wanted} is for --backend torch: MXNet has float32 and float16")
-    if wanted == "float16" and not on_gpus(contexts):
+    if wanted == "float16" and kind(contexts) == "cpu":
         return "float32", "float16 is for GPUs (MXNet's dense layers do not run in it on a CPU): float32 is used"
     return wanted, "float16 with float32 master weights; checkpoints are float32" if wanted == "float16" else None
 
@@ -65,17 +65,6 @@ def kind(contexts):
     return contexts[0].device_type
 
 
-def on_gpus(contexts):
-    """Whether these contexts are GPUs."""
-    return kind(contexts) == "gpu"
-
-
-def staged(items, stage, contexts):
-    """stage(item) of each item; for GPUs a thread works one item ahead, so that no GPU waits."""
-    results = (stage(item) for item in read_from(items))
-    return prefetch(results, depth=1) if on_gpus(contexts) else results
-
-
 def array(values, context, dtype="float32"):
     """A NumPy array in the context's memory; for a GPU in page-locked memory, which the GPU copies by itself."""
     return mx.nd.array(values, mx.cpu_pinned(context.device_id) if context.device_type == "gpu" else context, dtype)
@@ -88,3 +77,17 @@ def shares(images, labels, contexts, dtype):
     edges = [size * index for index in range(count)] + [len(images)]
     return [(context, array(images[start:end], context, dtype), array(labels[start:end], context))
             for context, start, end in zip(contexts, edges, edges[1:])]
+
+
+def restore_layout(net):
+    """Bring the weights back to MXNet's plain layout after inference.
+
+    On a CPU, inference converts each convolution's weights in place to oneDNN's blocked layout. A training step that
+    meets such a weight may pick another kernel, depending on the threads' timing, and the run would no longer be
+    repeatable to the bit. Asking for an array's address converts it back.
+    """
+    mx.nd.waitall()
+    for parameter in net.collect_params().values():
+        for array in parameter.list_data():
+            if array.context.device_type == "cpu":
+                mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(ctypes.c_void_p())))

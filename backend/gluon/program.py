@@ -1,19 +1,21 @@
 """A Gluon net as a Scorer and as a Program of backend.base."""
+import contextlib
 import logging
 
 import mxnet as mx
 import numpy as np
+from mxnet import autograd
 
 from backend import base
 from engine import runlog
-from engine.steps import LossScale
 from model.weights import load_params
 from ops.nag import update_operator
 
-from . import gates, loop, placement, state
+from . import gates, placement
 from .fused import fuse
 from .inference import optimize
-from .optimizer import make_trainer
+from .loss import cross_entropy, finite_gradients, reverse, wants_input_gradient
+from .optimizer import make_trainer, optimizer_state
 
 log = logging.getLogger(__name__)
 
@@ -28,61 +30,134 @@ class Scorer(base.Scorer):
     def kind(self):
         return placement.kind(self.contexts)
 
-    def score(self, batches, labels, told=lambda: None):
-        return loop.evaluate(self.net, batches, self.contexts, labels, self.forward, told=told)
+    def answers(self, batches):
+        """As base.Scorer.answers; batches go to the contexts in turn."""
+        dtype = placement.input_type(self.net)
+
+        def stage(item):
+            index, (images, truth, count) = item
+            context = self.contexts[index % len(self.contexts)]
+            return context, placement.array(images, context, dtype), np.asarray(truth[:count], np.int64)
+
+        with contextlib.closing(self.staging(enumerate(batches), stage)) as staged:
+            for context, x, truth in staged:
+                yield self.forward(x.as_in_context(context)).asnumpy, truth
+        placement.restore_layout(self.net)
 
     def logits(self, images):
         return self.forward(mx.nd.array(images, self.contexts[0])).asnumpy().astype(np.float64)
-
-
-class Program(Scorer, base.Program):
-    """An initialized net in training by the recipe of an Experiment, with the workers of a Team.
-
-    operators : what computes the net, in words. update_all : see optimizer.NAG.
-    """
-
-    def __init__(self, net, contexts, experiment, team, forward=None, operators="", update_all=None):
-        super().__init__(net, contexts, forward)
-        self.team, self.operators = team, operators
-        team.broadcast(net)
-        self.trainer = make_trainer(net, experiment.recipe, team.kvstore, experiment.dtype, update_all, team)
-        self.method = loop.Method(experiment.recipe.label_smoothing, experiment.recipe.accumulate,
-                                  LossScale() if experiment.dtype == "float16" else None)
-
-    @property
-    def scale(self):
-        return self.method.scale
-
-    @scale.setter
-    def scale(self, value):
-        self.method.scale = value
-
-    def steps(self, steps, meter, settle=None):
-        return loop.train_steps(self.net, self.trainer, steps, self.contexts, meter, self.forward, self.method, settle)
-
-    def check(self):
-        state.check_weights(self.net)
-
-    def score(self, batches, labels, told=lambda: None):
-        """As Scorer.score, with the mean of all devices' BatchNorm statistics; each worker brings its own batches."""
-        state.average_running_statistics(self.net, self.team)
-        return loop.evaluate(self.net, batches, self.contexts, labels, self.forward, self.team, told)
 
     def gates(self, images):
         mode = "hybrid" if self.net._active else "imperative"
         found = gates.captured(self.net, self.contexts, images)
         placement.set_mode(self.net, mode)
-        state.restore_layout(self.net)
+        placement.restore_layout(self.net)
         return found
 
-    def arrays(self):
-        return state.arrays_of(self.net, self.trainer, self.team)
 
-    def forms(self):
-        return state.forms_of(self.net, self.trainer, self.team)
+class Program(Scorer, base.Program):
+    """An initialized net in training by a Recipe, with the workers of a Team.
 
-    def restore(self, arrays):
-        state.restore(arrays, self.net, self.trainer, self.team)
+    operators : what computes the net, in words. update_all : see optimizer.NAG.
+    """
+
+    def __init__(self, net, contexts, recipe, team, dtype="float32", forward=None, operators="", update_all=None):
+        Scorer.__init__(self, net, contexts, forward)
+        base.Program.__init__(self, recipe, dtype, team)
+        self.operators = operators
+        team.broadcast(net)
+        self.trainer = make_trainer(net, recipe, team.kvstore, dtype, update_all, team)
+
+    def staged(self, steps):
+        dtype = placement.input_type(self.net)
+
+        def stage(batch):
+            rate, images, labels, share = batch
+            return rate, placement.shares(images, labels, self.contexts, dtype), share
+
+        return self.staging(steps, stage)
+
+    def step(self, rate, shares, share):
+        """One update by the shares of a batch [(context, images, labels)].
+
+        share : of each image, if it is mixed with the image at the same place from the end of its device's batch.
+        """
+        shares = [(x.as_in_context(context), y.as_in_context(context)) for context, x, y in shares]
+        parts = self.recipe.accumulate
+        sums = []
+        for index in range(parts):
+            sums += self._differentiate([(base.part(x, index, parts), base.part(y, index, parts)) for x, y in shares],
+                                        share)
+        self.trainer.set_learning_rate(rate)
+        self._update(sum(len(y) for _, y in shares))
+        return sums
+
+    def _differentiate(self, shares, share):
+        """Compute the gradients of [(images, labels)], one pair for each device; returns what `step` does."""
+        if share != 1:
+            shares = [(share * x + (1 - share) * reverse(x), y) for x, y in shares]
+        for x, _ in shares:
+            if wants_input_gradient(self.forward, x.context):
+                x.attach_grad()
+        with autograd.record():
+            # float16 is too coarse for the loss and its sum.
+            outputs = [self.forward(x).astype("float32", copy=False) for x, _ in shares]
+            losses = [cross_entropy(output, y, self.recipe.label_smoothing, share)
+                      for output, (_, y) in zip(outputs, shares)]
+            factor = 1 if self.scale is None else self.scale.value
+            heads = losses if factor == 1 else [loss * factor for loss in losses]
+        autograd.backward(heads)
+        answers = [y if share >= .5 else reverse(y) for _, y in shares]
+        # The host reads only two numbers for each device and step.
+        return [(len(y), mx.nd.stack(loss, output.argmax(axis=1) == y).sum(axis=1).asnumpy)
+                for loss, output, y in zip(losses, outputs, answers)]
+
+    def _update(self, images):
+        """One step of the optimizer with the mean gradient over `images` images of each worker."""
+        if self.scale is None:
+            self.trainer.step(images)
+        else:
+            factor = self.scale.value
+            self.trainer.allreduce_grads()
+            finite = finite_gradients(self.net, self.contexts[0])  # the sum over all devices and workers, equal on each
+            self.scale.follow(finite)
+            if finite:
+                self.trainer.update(images * factor)
+        if self.recipe.accumulate > 1:
+            self.net.collect_params().zero_grad()
+
+    def finished(self):
+        # MXNet's engine does not know that a compiled net's backward pass writes running statistics; it would let
+        # others read them too early.
+        mx.nd.waitall()
+
+    def _parameters(self):
+        return self.net._collect_params_with_prefix()
+
+    def _states(self):
+        """{name: [(momentum, master weight) on each device]} of the optimizer."""
+        return {name: [optimizer_state(self.trainer, parameter, device) for device in range(len(self.contexts))]
+                for name, parameter in self._parameters().items() if parameter.grad_req != "null"}
+
+    def weights(self):
+        places = {name: parameter.list_data() for name, parameter in self._parameters().items()}
+        for name, states in self._states().items():
+            places[name] = [master for _, master in states if master is not None] + places[name]
+        return places
+
+    def statistics(self):
+        return {name: parameter.list_data() for name, parameter in self._parameters().items()
+                if parameter.grad_req == "null"}
+
+    def momenta(self):
+        return {f"optimizer/{name}.0": [momentum for momentum, _ in states]
+                for name, states in self._states().items() if states[0][0] is not None}
+
+    def read(self, place):
+        return place.astype("float32", copy=False).asnumpy()
+
+    def write(self, place, array):
+        place[:] = mx.nd.array(array, dtype=place.dtype)
 
     def environment(self):
         return {"mxnet": mx.__version__, "contexts": str(self.contexts),
@@ -103,7 +178,7 @@ def prepare(net, experiment, contexts, team, fused="auto", mode="hybrid", weight
     else:
         forward, operators = fuse(net, fused)
     placement.set_mode(forward, mode)
-    return Program(net, contexts, experiment, team, forward, operators, update_operator(fused))
+    return Program(net, contexts, experiment.recipe, team, experiment.dtype, forward, operators, update_operator(fused))
 
 
 def scorer(net, contexts, example, mode="hybrid", fused="auto"):

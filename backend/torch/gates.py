@@ -6,14 +6,11 @@ from torch import fx
 GATE = ".gate."  # a gated unit's layers stand below it (model.activation.Gated)
 
 
-def captured(net, devices, images):
-    """As backend.gluon.gates.captured. net: a module, or a Gluon net or Graph with weights."""
-    if not isinstance(net, torch.nn.Module):
-        from .convert import to_torch
-        net = to_torch(net)
-    catcher = _Catcher(net.eval().to(devices[0]))
+def captured(net, device, images):
+    """The gates of a module on its device, as backend.base.Scorer.gates gives them."""
+    catcher = _Catcher(net.eval())
     with torch.no_grad():
-        catcher.run(torch.from_numpy(np.array(images, np.float32)).to(devices[0]))
+        catcher.run(torch.from_numpy(np.array(images, np.float32)).to(device))
     return catcher.found
 
 

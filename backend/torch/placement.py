@@ -2,8 +2,6 @@
 import numpy as np
 import torch
 
-from engine.data.prefetch import prefetch
-from engine.steps import read_from
 from support.errors import InputError
 
 LAYOUT = torch.channels_last  # of the arrays of a net and of its images on the device
@@ -45,12 +43,6 @@ def training_type(wanted, devices):
     if wanted in ("float16", "tf32") and kind(devices) == "cpu":
         return "float32", f"{wanted} is for GPUs: float32 is used"
     return wanted, f"{wanted} products with float32 weights; checkpoints are float32" if wanted != "float32" else None
-
-
-def staged(items, stage, device):
-    """stage(item) of each; for a GPU by a thread that is one item ahead, so that the GPU does not wait for it."""
-    results = (stage(item) for item in read_from(items))
-    return results if device.type == "cpu" else prefetch(results, depth=1)
 
 
 def array(values, device, dtype=None):

@@ -1,4 +1,5 @@
 """A net in PyTorch as a Scorer and as a Program of backend.base."""
+import contextlib
 import logging
 
 import numpy as np
@@ -6,13 +7,14 @@ import torch
 
 from backend import base
 from engine import runlog
-from engine.steps import LossScale
 from model import graph_file
 from model.graph import Graph
 from model.weights import load_params
 
-from . import gates, loop, placement, state
+from . import gates, placement
 from .convert import to_torch
+from .graph import gluon_names
+from .loss import cross_entropy
 from .optimizer import make_optimizer
 from .resident import Residents
 from .start import drawn
@@ -20,10 +22,13 @@ from .start import drawn
 log = logging.getLogger(__name__)
 
 NAME = f"PyTorch {torch.__version__} on the graph of the net"
+HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # products of convolutions and dense layers
 
 
 class Scorer(base.Scorer):
     """net, a module, on its device, with its arrays channels-last, which convolutions are faster on."""
+
+    dtype = "float32"
 
     def __init__(self, net, devices):
         self.net, self.devices, self.device = net.to(devices[0], memory_format=placement.LAYOUT), devices, devices[0]
@@ -35,71 +40,127 @@ class Scorer(base.Scorer):
     def kind(self):
         return placement.kind(self.devices)
 
-    def score(self, batches, labels, told=lambda: None):
-        return loop.evaluate(self.net, batches, self.device, labels, self.residents.of(batches), told=told)
+    def casting(self):
+        """The context of a forward pass: its products are of the half type `dtype`."""
+        if self.dtype not in HALF:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, HALF[self.dtype])
+
+    def answers(self, batches):
+        self.net.eval()
+        with contextlib.closing(self._to_score(batches)) as staged:
+            for images, truth in staged:
+                with torch.no_grad(), self.casting():
+                    logits = self.net(placement.moved(images, self.device))
+                yield placement.Later(logits.float()).numpy, truth
+
+    def _to_score(self, batches):
+        def stage(item):
+            images, truth, count = item
+            return placement.array(images, self.device), np.asarray(truth[:count], np.int64)
+
+        resident = self.residents.of(batches)
+        return resident.in_order(batches.batch_size) if resident else self.staging(batches, stage)
 
     def logits(self, images):
         self.net.eval()
         with torch.no_grad():
             return self.net(torch.from_numpy(np.array(images)).to(self.device)).cpu().numpy().astype(np.float64)
 
+    def gates(self, images):
+        return gates.captured(self.net, self.device, images)
+
 
 class Program(Scorer, base.Program):
-    """A module in training by the recipe of an Experiment, with the workers of a Team.
+    """A module in training by a Recipe, with the workers of a Team, one device a worker.
 
-    compiled : by torch.compile. source : where the net comes from, for the record.
+    dtype : of an Experiment. compiled : by torch.compile. source : where the net comes from, for the record.
     """
 
-    def __init__(self, net, devices, experiment, team, compiled=False, source=""):
-        super().__init__(net, devices)
+    def __init__(self, net, devices, recipe, team, dtype="float32", compiled=False, source=""):
+        Scorer.__init__(self, net, devices)
+        base.Program.__init__(self, recipe, dtype, team)
         self.source = source
         self.operators = NAME + ", compiled" * compiled
-        self.team = team
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.num_batches_tracked = None  # one operation less a layer and step
         team.broadcast(self.net)
-        recipe = experiment.recipe
         self.optimizer = make_optimizer(self.net, recipe)
-        self.trainer = loop.Trainer(self.net, self.optimizer, self.device, team, recipe.label_smoothing,
-                                    recipe.accumulate, LossScale() if experiment.dtype == "float16" else None,
-                                    self._compiled() if compiled else self.net, experiment.dtype)
+        self.forward = self._compiled() if compiled else self.net
 
     def _compiled(self):
         # On a GPU with CUDA graphs, which launch a whole pass at once.
         return torch.compile(self.net, dynamic=False, mode="default" if self.kind == "cpu" else "reduce-overhead")
 
-    @property
-    def scale(self):
-        return self.trainer.scale
+    def staged(self, steps):
+        def stage(batch):
+            rate, images, labels, share = batch
+            return rate, placement.array(images, self.device), placement.array(labels, self.device, np.int64), share
 
-    @scale.setter
-    def scale(self, value):
-        self.trainer.scale = value
+        self.net.train()
+        resident = self.residents.of(steps.batches)
+        if resident:
+            return ((rate, *resident.drawn(draws), share) for rate, draws, share in steps.draws())
+        return self.staging(steps, stage)
 
-    def steps(self, steps, meter, settle=None):
-        return loop.train_steps(self.trainer, steps, meter, self.residents.of(steps.batches), settle)
+    def step(self, rate, images, labels, share):
+        images, labels = placement.moved(images, self.device), labels.to(self.device, non_blocking=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.recipe.accumulate
+        sums = [self._differentiate(base.part(images, index, parts), base.part(labels, index, parts), share)
+                for index in range(parts)]
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        gradients = [weight.grad for group in self.optimizer.param_groups for weight in group["params"]]
+        self.team.add(gradients)
+        count = len(labels) * self.team.size
+        if self.scale is None:
+            self.optimizer.step(1 / count)
+        else:
+            # Waits for the gradients, which are the same on all workers.
+            factor, finite = self.scale.value, bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
+            self.scale.follow(finite)
+            if finite:
+                self.optimizer.step(1 / (count * factor))
+        return sums
 
-    def score(self, batches, labels, told=lambda: None):
-        """As Scorer's, with the mean of all workers' BatchNorm statistics; each worker brings its own batches."""
-        state.average_running_statistics(self.net, self.team)
-        return loop.evaluate(self.net, batches, self.device, labels, self.residents.of(batches), self.trainer.casting,
-                             self.team, told)
+    def _differentiate(self, images, labels, share):
+        answers = labels if share >= .5 else labels.flip(0)
+        if share != 1:
+            images = share * images + (1 - share) * images.flip(0)
+        with self.casting():
+            logits = self.forward(images)
+        losses = cross_entropy(logits, labels, self.recipe.label_smoothing, share)
+        total = losses.sum()
+        (total if self.scale is None else total * self.scale.value).backward()
+        # Two numbers a part and step are all that the host ever reads.
+        correct = (logits.detach().argmax(1) == answers).sum()
+        return len(labels), placement.Later(torch.stack([total.detach(), correct.to(total.dtype)])).numpy
 
-    def gates(self, images):
-        return gates.captured(self.net, self.devices, images)
+    def _tensors(self):
+        """{Gluon's name: Parameter or buffer}."""
+        state = self.net.state_dict(keep_vars=True)
+        return {name: state[key] for key, name in gluon_names(state).items()}
 
-    def check(self):
-        state.check_weights(self.net)
+    def weights(self):
+        return {name: [tensor] for name, tensor in self._tensors().items()}
 
-    def arrays(self):
-        return state.arrays_of(self.net, self.optimizer, self.team)
+    def statistics(self):
+        return {name: [tensor] for name, tensor in self._tensors().items() if not tensor.requires_grad}
 
-    def forms(self):
-        return state.forms_of(self.net, self.optimizer, self.team)
+    def momenta(self):
+        if not self.recipe.momentum:
+            return {}
+        return {f"optimizer/{name}.0": [self.optimizer.momentum(tensor)] for name, tensor in self._tensors().items()
+                if tensor.requires_grad}
 
-    def restore(self, arrays):
-        state.restore(arrays, self.net, self.optimizer, self.team)
+    def read(self, place):
+        return place.detach().to("cpu", torch.float32, copy=True).contiguous().numpy()
+
+    @torch.no_grad()
+    def write(self, place, array):
+        place.copy_(torch.from_numpy(np.array(array)))
 
     def environment(self):
         return {"torch": torch.__version__, "net": self.source, "contexts": f"[{self.device}]",
@@ -128,7 +189,7 @@ def prepare(net, experiment, devices, team, fused="auto", mode="hybrid", weights
         source = "Gluon"
     if weights:
         load_params(net, weights, None, ignore_output, log.info)
-    return Program(to_torch(net), devices, experiment, team, fused == "on", source)
+    return Program(to_torch(net), devices, experiment.recipe, team, experiment.dtype, fused == "on", source)
 
 
 def _initialize(net, seed):

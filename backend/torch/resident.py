@@ -12,7 +12,7 @@ class Images:
     """The images and labels of a Split (engine.data.in_memory) on a device."""
 
     def __init__(self, split, device):
-        self.device = device
+        self.split, self.device = split, device
         self.images = torch.tensor(split.images, device=device)
         self.labels = torch.tensor(split.labels, dtype=torch.int64, device=device)
         self._padded = None  # for crops
@@ -31,9 +31,9 @@ class Images:
         return self._normal(images), self.labels[chosen]
 
     def in_order(self, size):
-        """All images in batches of at most `size`: (float32 images, int64 labels)."""
-        for images, labels in zip(self.images.split(size), self.labels.split(size)):
-            yield self._normal(images), labels
+        """All images in batches of at most `size`: (float32 images, their labels, which stay on the host)."""
+        for start in range(0, len(self.images), size):
+            yield self._normal(self.images[start:start + size]), self.split.labels[start:start + size]
 
     def _moved(self, numbers):
         return array(numbers, self.device).to(self.device, non_blocking=True)
@@ -54,5 +54,5 @@ class Residents:
         if split is None:
             return None
         if id(split) not in self._images:
-            self._images[id(split)] = split, Images(split, self.device)
-        return self._images[id(split)][1]
+            self._images[id(split)] = Images(split, self.device)  # it keeps split, and with it the id
+        return self._images[id(split)]

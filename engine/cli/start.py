@@ -68,7 +68,7 @@ def train(parser, args, experiment_of, backend, model, dtype, report, remarks=la
         program = backend.prepare(start.net, experiment, start.devices, start.team, args.fused, args.mode,
                                   args.resume_params, args.ignore_output)
         tell_operators(start, program)
-        if args.tensorboard and program.writes:
+        if args.tensorboard and program.team.writes:
             args.tensorboard = tensorboard.checked(args.tensorboard)
         with folder(start, args) as directory:
             announce(start, args, training, model)
@@ -287,7 +287,7 @@ def run_in(directory, start, args, training, program):
         start.experiment, {"variant": origin.variant, "sha256": origin.provenance["sha256"],
                            "official": origin.provenance["official"], "class_names": list(origin.class_names)},
         operators=program.operators, command=start.command, workers=start.team.size)
-    if program.writes:
+    if program.team.writes:
         json_files.write(directory / "args.json", {**saved.as_json(), "provenance": origin.provenance,
                                                     "environment": runlog.environment(program.environment())})
     with board_of(directory, start, args, training, program) as board:
@@ -309,7 +309,7 @@ def run_in(directory, start, args, training, program):
 @contextlib.contextmanager
 def board_of(directory, start, args, training, program):
     """The Board that --tensorboard asks for, in its folder of the run's name; else, and in other workers, None."""
-    if not (args.tensorboard and program.writes):
+    if not (args.tensorboard and program.team.writes):
         yield None
         return
     first = 0

@@ -22,11 +22,10 @@ from PIL import Image
 import evaluate
 import model
 import train_cifar
-from backend.gluon import loop, optimizer
+from backend.gluon.program import Program
 from engine import checkpoint, runlog
 from engine.data import cifar, image_batches, image_sources, images
 from engine.figures import curves
-from engine.steps import Meter
 from model.weights import pretrained_file
 from reproduce import blocks, figures, grid, ledger, publish, report, weights
 from support import params_file
@@ -418,19 +417,16 @@ class Checkpoint(Format):
     target = "last.params"
 
     def __init__(self):
-        self.net = tiny.ready(tiny.net())
-        self.trainer, self.content = optimizer.make_trainer(self.net, tiny.recipe()), None
+        self.program, self.content = tiny.program(tiny.ready(tiny.net())), None
         batches = [(.1, np.random.RandomState(0).normal(0, 1, (8, 3, 32, 32)).astype("float32"), np.arange(8))]
-        for _ in loop.train_steps(self.net, self.trainer, batches, tiny.CPU, Meter()):
-            pass
+        tiny.train(self.program, batches)
 
     def sound(self, folder):
         folder.mkdir(exist_ok=True)
         if self.content is None:  # once: what is accepted by mistake changes the net
             state = {"epoch": 1, "step": 0, "meter": {"images": 0, "loss_sum": 0.0, "correct": 0}, "best": None,
                      "resumed": 0, "loss_scale": None}
-            tiny.save(folder / self.target, self.net, dataclasses.replace(tiny.saved(), state=state),
-                            self.trainer)
+            tiny.save(folder / self.target, self.program, dataclasses.replace(tiny.saved(), state=state))
             self.content = (folder / self.target).read_bytes()
         (folder / self.target).write_bytes(self.content)
 
@@ -470,19 +466,15 @@ class Checkpoint(Format):
     def read(self, folder):
         before = self.everything()
         try:
-            tiny.restore(folder / self.target, self.net, self.trainer)
+            tiny.restore(folder / self.target, self.program)
         except InputError:
             assert self.everything() == before, "a refused checkpoint changed the run"
             raise
         return self.everything()
 
     def everything(self):
-        state = {name: value.tobytes() for name, value in tiny.numbers_of(self.net).items()}
-        for parameter in self.net.collect_params().values():
-            if parameter.grad_req != "null":
-                momentum = optimizer.optimizer_state(self.trainer, parameter)
-                state[f"state of {parameter.name}"] = momentum.asnumpy().tobytes()
-        return state
+        return {name: self.program.read(place).tobytes() for name, places
+                in {**self.program.weights(), **self.program.momenta()}.items() for place in places}
 
 
 class CraftedSettings(Format):
@@ -543,14 +535,14 @@ class ResumedRun(CraftedSettings):
         def began(*_, **__):
             raise Began
 
-        kept, loop.train_steps = loop.train_steps, began
+        kept, Program.steps = Program.steps, began
         try:
             return answered(tiny.call(train_cifar.main, "--gpus", "", "--data-dir", "data", "--resume", "last.params",
                                       "-j", "0", folder=folder))
         except Began:
             return "read"
         finally:
-            loop.train_steps = kept
+            Program.steps = kept
 
 
 class EvaluatedFile(CraftedSettings):

@@ -21,7 +21,6 @@ from . import small_runs
 from .suite import FAULT, ROOT, Case, Round, Theme
 
 import tiny  # isort: skip - found by this package
-from backend.gluon import loop  # isort: skip
 from engine import run  # isort: skip
 from engine.data import in_memory
 
@@ -82,10 +81,10 @@ def evaluations(folder, answer, rounds):
     """In a process of its own: `rounds` evaluations."""
     seen = {}
     net, batches = tiny.ready(tiny.net()), in_memory.EvalBatches(tiny.split(600, 9), 50)
-    loop.evaluate(net, batches, tiny.CPU, 10)
+    tiny.score(net, batches, 10)
     before = held()
     for number in range(rounds):
-        loop.evaluate(net, batches, tiny.CPU, 10)
+        tiny.score(net, batches, 10)
         if number + 1 == int(WARM * rounds):
             seen["warm"] = held()
     Path(answer).write_text(json.dumps({"before": before, **seen, "end": held()}))

@@ -288,7 +288,7 @@ print('there' if build.sound(build.library()) else 'compile' if build.compiler()
 # ---- The work
 
 wanted="Python $version, $build build"$'\n'"$hook"$'\n'"$(cat "$requirements")"
-wanted_dev=$(cat requirements-dev.txt requirements-tensorboard.txt)
+wanted_dev=$(cat requirements-dev.txt)
 [ ! -f "$dev_stamp" ] || dev=yes # an earlier --dev is kept
 wanted_torch=$(cat requirements-torch.txt)
 installed_torch=$(cat "$torch_stamp" 2>/dev/null || true)

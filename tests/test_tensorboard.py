@@ -12,6 +12,7 @@ import tiny
 import train_cifar
 from engine import runlog, tensorboard
 from engine.steps import Scores
+from support import ROOT
 
 Event = pytest.importorskip("tensorboardX.proto.event_pb2",
                             reason="tensorboardX is not installed (requirements-tensorboard.txt)").Event
@@ -66,6 +67,11 @@ def curves(folder):
 
 
 # The files.
+
+def test_the_tests_have_the_pin_of_the_users():
+    pin = (ROOT / "requirements-tensorboard.txt").read_text().splitlines()[-1]
+    assert pin.startswith("tensorboardX==") and pin in (ROOT / "requirements-dev.txt").read_text().splitlines()
+
 
 def test_tensorboard_reads_it(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

@@ -468,7 +468,7 @@ def test_download_of_a_file_that_only_its_git_blob_describes(repository, tmp_pat
     with pytest.raises(InputError, match=r"holds other bytes than expected \(git blob \w{40} instead of \w{40}\)"):
         weights.download("all", mirror=str(mirror.parent))
     assert [path.name for path in root.iterdir()] == ["manifest.json"]
-    with pytest.raises(InputError, match="official.params: No such file or directory"):
+    with pytest.raises(InputError, match="official.params': No such file or directory"):
         weights.download("all", mirror=str(tmp_path / "nothing"))
 
 

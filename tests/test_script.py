@@ -177,7 +177,7 @@ def test_the_log_keeps_the_sentence_of_an_end_and_not_the_error_with_all_that_ha
     flags = SimpleNamespace(num_data_workers=0, save_period=0, save_interval=0, log_interval=1, tensorboard=None)
     start = starting.Start(tiny.experiment(), None, tiny.CPU, gluon.distributed.Team("device"), None, None, "")
     training = Training(Origin(("a",), "official", {"sha256": "0" * 64, "official": True}), None, None, "test")
-    program = SimpleNamespace(operators="", writes=True, environment=dict)
+    program = SimpleNamespace(operators="", team=start.team, environment=dict)
     if status == 1:
         with caplog.at_level("DEBUG", "engine"), pytest.raises(InputError, match="^a fault$") as caught:
             starting.run_in(tmp_path, start, flags, training, program)

@@ -16,6 +16,7 @@ from .files import regular
 START = b"PK"  # of every ZIP archive
 # The largest size that an archive may unpack to. Compression hardly shrinks weights, but shrinks zeros 1000 times.
 TIMES, AND_BYTES = 16, 16 << 20
+LONGEST = 1000  # letters of an array's description, which NumPy parses; a longer one could exhaust the parser's stack
 
 
 def is_one(path):
@@ -67,10 +68,10 @@ def array_of(content):
     stream = io.BytesIO(content)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
-        shape, fortran, dtype = readers[np.lib.format.read_magic(stream)](stream)
+        shape, fortran, dtype = readers[np.lib.format.read_magic(stream)](stream, LONGEST)
     except Exception as error:  # a crafted header breaks NumPy's reader in many ways, and NumPy quotes it
         raise ValueError(f"does not start as an array of NumPy ({ascii(str(error))[1:-1][:100]})") from None
-    if dtype.kind not in "fiub":
+    if dtype.kind not in "fiub" or dtype.itemsize > 8:
         raise ValueError(f"holds {dtype}, not numbers" if dtype.kind != "O" else
                          "holds Python objects, which are never unpickled, not numbers")
     size = len(content) - stream.tell()

@@ -311,6 +311,8 @@ def test_an_archive_without_arrays_is_read(tmp_path):
     (archive([("a.npy", member("'<U9'", data=bytes(72)))]), "'a.npy' holds <U9, not numbers"),
     (archive([("a.npy", member("'<c8'", data=bytes(16)))]), "'a.npy' holds complex64, not numbers"),
     (archive([("a.npy", member("[('x', '<f4')]"))]), "not numbers"),
+    (archive([("a.npy", member(shape="-" * 5000 + "1"))]), "does not start as an array of NumPy .*"),
+    (archive([("a.npy", member("'<f16'", data=bytes(32)))]), "not numbers"),
     (archive([("a.npy", member(version=b"\4\0"))]), "does not start as an array"),
     (archive([("a.npy", b"\x93NUMPY\1")]), "does not start as an array"),
     (archive([("a.npy", b"")]), "does not start as an array"),

@@ -27,6 +27,8 @@ class _Several(Team):
     """
 
     def __init__(self):
+        import torch._dynamo  # an optimizer's first step does; after the next line it would hold on to the group, whose
+        #                       threads end the process by SIGABRT if they drop a tensor while Python ends
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
         self.local_rank = int(os.environ["LOCAL_RANK"])

@@ -73,13 +73,14 @@ def parse(argv=None):
     tasks.add_parser("graphs", help="write params/graphs.xz, the nets' graphs for machines without MXNet, again")
     tasks.add_parser("report", help="render results/README.md, its figures and the tables of README.md and docs/ again")
 
-    publish = tasks.add_parser("publish", help="put a finished run's weights into params/")
-    publish.add_argument("run", type=flags.words, help="folder of the run, or its name in runs/grid/")
+    publish = tasks.add_parser("publish", help="put a finished run into the ledger and its weights into params/")
+    record = tasks.add_parser("record", help="put a finished run into the ledger, without its weights")
+    for task in (publish, record):
+        task.add_argument("run", type=flags.words, help="folder of the run, or its name in runs/grid/")
+        task.add_argument("--data-dir", type=flags.words, help="the run's data (default: the folder that the run used)")
     publish.add_argument("--name", type=flags.words, help="name of the entry in params/manifest.json (default: from "
                          "net, b and data)")
     publish.add_argument("--replace", action="store_true", help="replace the weights that have this name")
-    publish.add_argument("--data-dir", type=flags.words, help="the run's training data (default: the folder that the "
-                         "run used)")
 
     download = tasks.add_parser("download", help="fetch the weights that do not ship, with resume and checks")
     download.add_argument("name", nargs="?", default="all", help="a name of --list, or all (default)")
@@ -183,6 +184,10 @@ def main():
     elif args.task == "publish":
         from .publish import publish
         print(publish(args.run, args.name, args.data_dir, args.replace))
+        render()
+    elif args.task == "record":
+        from .publish import record
+        print(record(args.run, args.data_dir))
         render()
     elif args.task == "download":
         from . import weights

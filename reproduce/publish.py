@@ -1,4 +1,4 @@
-"""Put a finished run's weights into the repository: a file in params/ and an entry in params/manifest.json."""
+"""Put a finished run into the repository: its record in the ledger; its weights in params/ with an entry in the manifest."""
 import contextlib
 import dataclasses
 import re
@@ -43,6 +43,32 @@ THEIRS = {**_ANY, "author": TEXT, "published": {
     "last": {"top1_error": SHARE, "top5_error": SHARE}}}
 
 
+def _found(run, data_dir):
+    """The folder of a finished run, its Record and the folder of its data (None: the usual place)."""
+    folder = expanded(run) if expanded(run).is_dir() else grid.WORK / run
+    if data_dir is None and (folder / "data").is_dir():
+        data_dir = folder / "data"
+    return folder, ledger.make(folder), data_dir
+
+
+def _evaluated(scores, scratch, folder):
+    """The files that stand beside a record: the evaluations, written into `scratch`, and the run's picture."""
+    json_files.write(scratch / evaluations.FILE, scores)
+    return [path for path in (scratch / evaluations.FILE, folder / HISTORY) if path.exists()]
+
+
+def record(run, data_dir=None):
+    """Put a finished run into the ledger, without its weights. Returns a sentence.
+
+    Arguments and errors as in `publish`; the file that is evaluated is the run's own last.params.
+    """
+    folder, made, data_dir = _found(run, data_dir)
+    scores = scores_of(folder / "last.params", made, data_dir)
+    with tempfile.TemporaryDirectory() as scratch:
+        ledger.add(folder, ledger.RESULTS, _evaluated(scores, Path(scratch), folder))
+    return f"{made.id}: accuracy {scores[0]['top1']:.4f} as in the run's log"
+
+
 def publish(run, name=None, data_dir=None, replace=False):
     """Publish the last epoch of a finished run. Returns a sentence.
 
@@ -52,15 +78,11 @@ def publish(run, name=None, data_dir=None, replace=False):
     this repository. Only then the run goes into the ledger, if it is not there yet, and the file into params/. Raises
     InputError, and changes nothing, if the run has not ended, its score differs or the name is taken.
     """
-    folder = expanded(run) if expanded(run).is_dir() else grid.WORK / run
-    record = ledger.make(folder)
+    folder, record, data_dir = _found(run, data_dir)
     name = name or default_name(record)
     if not re.fullmatch(r"[a-z0-9_-][a-z0-9_.-]*", name):
         raise InputError(f"--name {name!r}: use small letters, digits, '_', '-' and '.'; '.' cannot be the first")
     last = folder / "last.params"
-    if data_dir is None and (folder / "data").is_dir():
-        data_dir = folder / "data"
-
     file = MANIFEST.parent / f"{name}.params"
     ledger.require_writable(ledger.RESULTS)
     try:
@@ -80,11 +102,9 @@ def publish(run, name=None, data_dir=None, replace=False):
                 "name": name, "file": file.name, "sha256": scores[0]["sha256"], "size": candidate.stat().st_size,
                 "urls": [], **described(record), "record": str(place.relative_to(ROOT)),
             }
-            manifest, evaluated = scratch / MANIFEST.name, scratch / evaluations.FILE
+            manifest = scratch / MANIFEST.name
             json_files.write(manifest, {"models": sorted([*others, entry], key=lambda entry: entry["name"])})
-            json_files.write(evaluated, scores)
-            pictures = [picture for picture in (folder / HISTORY,) if picture.exists()]
-            ledger.add(folder, ledger.RESULTS, [evaluated, *pictures])
+            ledger.add(folder, ledger.RESULTS, _evaluated(scores, scratch, folder))
             _put(candidate, file, manifest)
     except OSError as error:
         raise InputError(f"{MANIFEST.parent} cannot be written: {error.strerror}; free space there") from error

@@ -112,7 +112,7 @@ def stopped_at(text, line, checkout, environment):
 def test_the_commands_of_the_readme_run(tmp_path):
     """As written, on the sample; the quickstart prints what the page shows.
 
-    DIR is a folder of records, and its training has small batches: one of 256 needs more memory than CI has.
+    DIR is a folder of records. N is 2: two batches of 128 images need more memory than CI has.
     """
     if importlib.util.find_spec("onnxscript") is None:
         pytest.skip("onnxscript is not installed (requirements-export.txt)")
@@ -122,7 +122,7 @@ def test_the_commands_of_the_readme_run(tmp_path):
         imagenet_files.record_file(tmp_path / name, [imagenet_files.jpeg(seed) for seed in range(64)])
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown, = (text for _, text in re.findall("^```(\\w*)\n(.*?)^```$", readme, re.M | re.S) if "== Done" in text)
-    lines = [line.partition("#")[0].strip().replace("DIR", f"{tmp_path} --batch-size 2")
+    lines = [re.sub(r"\bN\b", "2", line.partition("#")[0].strip().replace("DIR", str(tmp_path)))
              for block in re.findall("^```bash\n(.*?)^```$", readme, re.M | re.S) for line in block.splitlines()]
     assert len(lines) == 9
     for line in lines:

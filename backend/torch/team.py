@@ -54,9 +54,9 @@ class _Several(Team):
         parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(tensors, [part.view(tensor.shape) for part, tensor in zip(parts, tensors)])
 
-    def leave(self):
-        super().leave()
-        distributed.destroy_process_group()
+    def __exit__(self, kind, error, traceback):
+        if kind is None or not torch.cuda.is_available():  # after an error NCCL might wait for ever
+            distributed.destroy_process_group()
 
 
 def _exchange(operation, *arguments):

@@ -1,4 +1,4 @@
-"""Put a finished run into the repository: its record in the ledger; its weights in params/ with an entry in the manifest."""
+"""Put a finished run into the repository: its record into the ledger, its weights into params/ and the manifest."""
 import contextlib
 import dataclasses
 import re

@@ -94,6 +94,11 @@ class Experiment:
         return self.net["classes"]
 
     @property
+    def blocks(self):
+        """The b of a CIFAR net; None for other nets."""
+        return self.net.get("blocks")
+
+    @property
     def data_name(self):
         """The data set with its labels: ``cifar10``, ``cifar100-coarse``."""
         return self.dataset + (f"-{self.label_mode}" if self.label_mode else "")
@@ -102,7 +107,7 @@ class Experiment:
     def name(self):
         """The name of a run's folder: ``cifar10_atac_resnet20_v2_b3_seed0``."""
         size = "" if self.input_size in (32, 224) else str(self.input_size)
-        blocks = f"_b{self.net['blocks']}" if "blocks" in self.net else ""
+        blocks = f"_b{self.blocks}" if self.blocks else ""
         return f"{self.data_name}{size}_{self.model}{blocks}_seed{self.seed}"
 
     def numbers(self):

@@ -110,7 +110,7 @@ def run(args):
     exhibit = grid.EXHIBITS[args.exhibit]
     entries = grid.select(exhibit, [text for texts in args.only for text in texts], args.extras)
     cells = dict.fromkeys(entry.cell for entry in entries)
-    runs = [grid.Run(cell, args.epochs, seed) for seed in range(args.seeds) for cell in cells]
+    runs = [grid.run(cell, args.epochs, seed) for seed in range(args.seeds) for cell in cells]
     backend = choose(on_gpu=args.gpus != ())
     gpus = range(backend.present()) if args.gpus is None else [
         number for number in args.gpus if backend.kind(backend.devices([number])[0]) == "gpu"]
@@ -140,7 +140,7 @@ def run(args):
     for reason in dict.fromkeys(reason for _, reason in trainings.failures):
         failed = [run for run, why in trainings.failures if why == reason]
         others = f" and {counted(len(failed) - 1, 'other')}" if len(failed) > 1 else ""
-        print(f"{name()}: {failed[0].cell.key}, seed {failed[0].seed}{others} failed: {reason}", file=sys.stderr)
+        print(f"{name()}: {grid.key(failed[0])}, seed {failed[0].seed}{others} failed: {reason}", file=sys.stderr)
     return 1 if trainings.failures else 0
 
 

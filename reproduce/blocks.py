@@ -32,10 +32,10 @@ class Block:
 
     @property
     def entries(self):
-        """The exhibit's rows of this task and b; extras only if they were run."""
-        return [entry for entry in self.exhibit.entries if entry.cell.task == self.protocol.task
+        """The exhibit's rows of these data and b; extras only if they were run."""
+        return [entry for entry in self.exhibit.entries if entry.cell.data_name == self.protocol.data_name
                 and self.blocks in (None, entry.cell.blocks)
-                and (not entry.extra or self.protocol.task is grid.FINE or entry.cell in self.scores)]
+                and (not entry.extra or self.protocol.data_name == grid.FINE or entry.cell in self.scores)]
 
     @property
     def data(self):
@@ -57,7 +57,7 @@ class Block:
         """The letters of LEGEND that every number here carries."""
         return "".join(mark for mark, holds in (
             ("S", self.protocol.short), ("D", not self.data["official"]), ("T", self.smoke),
-            ("F", self.protocol.task is grid.FINE), ("H", self.protocol.val_split > 0)) if holds)
+            ("F", self.protocol.data_name == grid.FINE), ("H", self.protocol.val_split > 0)) if holds)
 
     @property
     def kinds(self):
@@ -65,8 +65,8 @@ class Block:
         if self.smoke or self.alone:
             return ()
         one = len({cell.blocks for cell in self.scores}) == 1
-        bases = {cell.blocks for cell in self.scores if cell.unit == BASE}
-        difference = ("difference",) * any(cell.blocks in bases for cell in self.scores if cell.unit != BASE)
+        bases = {cell.blocks for cell in self.scores if grid.unit(cell) == BASE}
+        difference = ("difference",) * any(cell.blocks in bases for cell in self.scores if grid.unit(cell) != BASE)
         if self.exhibit is grid.FIG6:
             return (*(difference or ("accuracy",)), *("share",) * all(
                 point["share"] is not None for point in gains(self)))
@@ -79,7 +79,7 @@ class Block:
         """{kind: file name} of its figures."""
         depth = f"-b{self.blocks}" if self.blocks else ""
         held = f"-v{self.protocol.val_split}" if self.protocol.val_split else ""
-        name = (f"{self.exhibit.name}-{self.protocol.task.name}{depth}-e{self.protocol.epochs}-"
+        name = (f"{self.exhibit.name}-{self.protocol.data_name}{depth}-e{self.protocol.epochs}-"
                 f"{self.protocol.data_sha256[:8]}{held}")
         return {kind: f"{name}-{kind}.png" for kind in self.kinds}
 
@@ -93,7 +93,7 @@ def blocks_of(exhibit, records):
         depths = [None]
         if exhibit is grid.FIG6:
             # The two ends are cells of other exhibits too; a figure needs at least one step between them.
-            depths = sorted({cell.blocks for cell in own if cell.arguments})
+            depths = sorted({cell.blocks for cell in own if cell.net.get("replaced_sites")})
         for depth in depths:
             part = {cell: score for cell, score in own.items() if depth in (None, cell.blocks)}
             if part:
@@ -121,8 +121,8 @@ def caption(block):
     held = f"; **the best epoch was chosen on {protocol.val_split:,} held-out training images**" \
         if protocol.val_split else ""
     depth = f", b = {block.blocks}" if block.blocks else ""
-    return (f"**{protocol.task.title}{depth}**: {schedule}; {images}; scored on {data['test_images']:,} test images"
-            f"{held}.")
+    return (f"**{grid.TITLES[protocol.data_name]}{depth}**: {schedule}; {images}; scored on "
+            f"{data['test_images']:,} test images{held}.")
 
 
 def effort(block):
@@ -193,21 +193,22 @@ def alone_text(block, prefix):
     row = next(entry.row for entry in block.entries if entry.cell == cell)
     published = grid.PUBLISHED.get(cell)
     beside = f", published (best epoch) {published:.3f}" if published is not None else ""
-    return (f"**{block.protocol.task.title}**, {schedule_text(block.protocol)}, data: {ledger.data_label(block.data)}; "
-            f"only {row} with b = {cell.blocks}: last epoch {accuracy(score, 'last', block.marks)}, best epoch "
-            f"{accuracy(score, 'best', block.marks)}{beside} ({runs_text(score, prefix)}).")
+    return (f"**{grid.TITLES[block.protocol.data_name]}**, {schedule_text(block.protocol)}, data: "
+            f"{ledger.data_label(block.data)}; only {row} with b = {cell.blocks}: last epoch "
+            f"{accuracy(score, 'last', block.marks)}, best epoch {accuracy(score, 'best', block.marks)}{beside} "
+            f"({runs_text(score, prefix)}).")
 
 
 def gains(block):
     """Figure 6's points of a block as dicts. share: of the gain from end to end, None if there is none."""
-    task, depth = block.protocol.task, block.blocks
+    data, depth = block.protocol.data_name, block.blocks
     full = 6 * depth + 1
-    ends = [block.scores.get(grid.replaced(task, depth, end)) for end in (0, full)]
-    base = costs_of(grid.replaced(task, depth, 0)).trainable
+    ends = [block.scores.get(grid.cell(data, "atac", depth, end)) for end in (0, full)]
+    base = costs_of(grid.cell(data, "atac", depth, 0)).trainable
     gain = ends[1].mean() - ends[0].mean() if all(ends) else 0
     points = []
     for sites in range(full + 1):
-        cell = grid.replaced(task, depth, sites)
+        cell = grid.cell(data, "atac", depth, sites)
         if cell in block.scores:
             score = block.scores[cell]
             points.append({

@@ -104,10 +104,6 @@ class Answer:
         return f"**{self.verdict}** between {about}" if self.comparisons else "not run"
 
 
-def _cell(task, unit, blocks):
-    return grid.Cell(task, CIFAR.model(unit), blocks)
-
-
 def _answer(question, claim, scores, pairs, whole=False):
     """The Answer by the pairs that have runs; with `whole`, only if all of them have.
 
@@ -126,18 +122,18 @@ def _answer(question, claim, scores, pairs, whole=False):
 
 def answers(protocol, scores):
     """The paper's questions Q1 to Q5, answered from the runs of one protocol. scores: {cell: Scores}."""
-    task = protocol.task
+    data = protocol.data_name
 
     def above(question, unit, exhibits, depths):
-        pairs = [(f"b = {b}", _cell(task, "atac", b), _cell(task, unit, b), False) for b in depths]
+        pairs = [(f"b = {b}", grid.cell(data, "atac", b), grid.cell(data, unit, b), False) for b in depths]
         return _answer(question, f"ATAC is above {CIFAR.parts[unit].label} ({exhibits})", scores, pairs)
 
     def reaches(question, claim, label, first, second):
-        return _answer(question, claim, scores, [(label, _cell(task, *first), _cell(task, *second), True)])
+        return _answer(question, claim, scores, [(label, grid.cell(data, *first), grid.cell(data, *second), True)])
 
     def grows(question, b):
         sites = grid.stage_counts(b)
-        cells = [grid.replaced(task, b, count) for count in sites]
+        cells = [grid.cell(data, "atac", b, count) for count in sites]
         pairs = [("all sites over none", cells[-1], cells[0], False),
                  *((f"{count} over {before} sites", cell, previous, True)
                    for before, previous, count, cell in zip(sites, cells, sites[1:], cells[1:]))]
@@ -164,13 +160,13 @@ def answers(protocol, scores):
 
 
 def conclusions(protocols):
-    """{task: [(Answer, protocol)]}: each claim answered by the first protocol that has runs for it, else protocol None.
+    """{data name: [(Answer, protocol)]}: each claim by the first protocol that has runs for it, else protocol None.
 
     protocols: {protocol: {cell: Scores}} with the best evidence first (scores.by_protocol).
     """
     found = {}
     for protocol, scores in protocols.items():
         own = [(answer, protocol if answer.comparisons else None) for answer in answers(protocol, scores)]
-        kept = found.setdefault(protocol.task, own)
-        found[protocol.task] = [new if before[1] is None else before for before, new in zip(kept, own)]
+        kept = found.setdefault(protocol.data_name, own)
+        found[protocol.data_name] = [new if before[1] is None else before for before, new in zip(kept, own)]
     return found

@@ -22,7 +22,7 @@ def _title(block):
     depths = {cell.blocks for cell in block.scores}
     depth = f", b = {depths.pop()}" if len(depths) == 1 else ""
     schedule, _, _ = schedule_text(block.protocol).partition(",")
-    return (f"{block.exhibit.title.partition(':')[0]}, {block.protocol.task.title}{depth}\n"
+    return (f"{block.exhibit.title.partition(':')[0]}, {grid.TITLES[block.protocol.data_name]}{depth}\n"
             f"{schedule}; data: {ledger.data_label(block.data)}")
 
 
@@ -45,7 +45,8 @@ def _accuracy(block):
         return _replacement("test accuracy, last epoch", [
             [point["increase"], point["last"], point["spread"], point["sites"]] for point in gains(block)])
     return {"drawn": "by_net", "series": [
-        {**_look(cell.unit, row), "ours": score.mean(), "spread": score.spread(), "published": grid.PUBLISHED.get(cell)}
+        {**_look(grid.unit(cell), row), "ours": score.mean(), "spread": score.spread(),
+         "published": grid.PUBLISHED.get(cell)}
         for row, ((cell, score),) in _rows(block).items()]}
 
 
@@ -57,14 +58,14 @@ def _over(block, cost, label):
     series = []
     for row, runs in _rows(block).items():
         own = {entry.cell for entry in block.entries if entry.row == row}
-        series.append({**_look(runs[0][0].unit, row),
+        series.append({**_look(grid.unit(runs[0][0]), row),
                        "ours": [[cost(cell), score.mean(), score.spread()] for cell, score in runs],
                        "published": sorted([cost(cell), grid.PUBLISHED[cell]] for cell in own & set(grid.PUBLISHED))})
     return {"drawn": "over_cost", "cost": label, "series": series}
 
 
 def _difference(block):
-    base = {cell.blocks: score for cell, score in block.scores.items() if cell.unit == BASE}
+    base = {cell.blocks: score for cell, score in block.scores.items() if grid.unit(cell) == BASE}
     if block.exhibit is grid.FIG6:
         points = []
         for point in gains(block):
@@ -76,8 +77,8 @@ def _difference(block):
     for row, runs in _rows(block).items():
         compared = {cell.blocks: compare("", score, base[cell.blocks]) for cell, score in runs if cell.blocks in base}
         points = [[depth, each.difference, each.margin] for depth, each in compared.items()]
-        if points and runs[0][0].unit != BASE:
-            series.append({**_look(runs[0][0].unit, row), "points": points})
+        if points and grid.unit(runs[0][0]) != BASE:
+            series.append({**_look(grid.unit(runs[0][0]), row), "points": points})
     return {"drawn": "differences", "base": CIFAR.parts[BASE].label, "series": series}
 
 

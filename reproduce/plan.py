@@ -40,27 +40,24 @@ def default_jobs(gpus, runs):
     return len(gpus) or max(1, min(usable_cores(), len(runs)))
 
 
-def data_of(task, options, download=True):
-    """The facts about a task's data (Origin.provenance). NotFound if there is none and, with download, it cannot be
-    fetched."""
-    load, mirror = (cifar.load_or_download, [options.mirror]) if download else (cifar.load, [])
-    return load(task.dataset, options.data_dir, task.label_mode, *mirror).provenance
-
-
 def find_data(runs, options, download=True):
-    """({task: the facts about its data}, {reason: the tasks without data}) of the runs' tasks."""
+    """({data name: the facts about the data}, {reason: the data names without data}) of the runs' data.
+
+    The facts are the Origin's provenance. With download, what is missing is fetched.
+    """
+    load, mirror = (cifar.load_or_download, [options.mirror]) if download else (cifar.load, [])
     found, missing = {}, {}
-    for task in dict.fromkeys(run.cell.task for run in runs):
+    for name, run in {run.data_name: run for run in runs}.items():
         try:
-            found[task] = data_of(task, options, download)
+            found[name] = load(run.dataset, options.data_dir, run.label_mode, *mirror).provenance
         except InputError as error:
-            missing.setdefault(str(error), []).append(task)
+            missing.setdefault(str(error), []).append(name)
     return found, missing
 
 
 def finished(run, data, results):
     """Whether the ledger has the run."""
-    return (ledger.folder_of(run.name(data["sha256"]), results) / ledger.RECORD).exists()
+    return (ledger.folder_of(grid.name(run, data["sha256"]), results) / ledger.RECORD).exists()
 
 
 def progress_of(folder):
@@ -74,7 +71,7 @@ def progress_of(folder):
 
 @functools.lru_cache(maxsize=None)
 def costs_of(run):
-    """The counts of the net of a Cell or an Experiment: total and trainable parameters, and multiply-adds."""
+    """The counts of the net of an Experiment: total and trainable parameters, and multiply-adds."""
     return count(networks().get_model(run.model, **run.net))
 
 
@@ -98,7 +95,7 @@ def epoch_seconds(records, cell, data):
     """
     # An epoch of a smoke run is mostly start-up, so smoke runs only count if there are no others.
     records = [record for record in records if not record.smoke] or records
-    net = cell.model, cell.experiment.arguments
+    net = cell.model, cell.arguments
     same = [record for record in records if (record.experiment.model, record.experiment.arguments) == net]
     rates = [record.result.seconds / record.epochs / _work(record.experiment, record.result.data)
              for record in same or records]
@@ -116,19 +113,19 @@ def text(runs, options):
     known, missing = find_data(runs, options, download=False)
     lines, left, total = list(missing), 0, 0.0
     for run in runs:
-        data, done, state = known.get(run.cell.task), 0, "to run as soon as its data is there"
+        data, done, state = known.get(run.data_name), 0, "to run as soon as its data is there"
         if data is not None:
             if finished(run, data, options.results):
-                lines.append(f"{run.title}: finished, in the ledger")
+                lines.append(f"{grid.title(run)}: finished, in the ledger")
                 continue
-            done = progress_of(options.work / run.name(data["sha256"]))
+            done = progress_of(options.work / grid.name(run, data["sha256"]))
             state = f"to resume after {counted(done, 'epoch')}" if done else "to run"
         left += 1
-        seconds = epoch_seconds(records, run.cell, data or OFFICIAL)
+        seconds = epoch_seconds(records, grid.cell_of(run), data or OFFICIAL)
         if seconds is not None:
-            total += seconds * (run.epochs - done)
-            state += f", about {duration(seconds * (run.epochs - done))}"
-        lines.append(f"{run.title}: {state}")
+            total += seconds * (run.recipe.epochs - done)
+            state += f", about {duration(seconds * (run.recipe.epochs - done))}"
+        lines.append(f"{grid.title(run)}: {state}")
     where = f"GPU {', '.join(map(str, options.gpus))}" if options.gpus else "the CPU"
     lines.append(f"{counted(len(runs), 'run')}: {len(runs) - left} finished, {left} to do, {options.jobs} at a time on "
                  f"{where}")

@@ -1,4 +1,4 @@
-"""Put a finished run into the repository: its record in the ledger; its weights in params/ with an entry in the manifest."""
+"""Put a finished run into the repository: its record into the ledger, its weights into params/ and the manifest."""
 import contextlib
 import dataclasses
 import re
@@ -160,10 +160,10 @@ def scores_of(file, record, data_dir):
 
 def default_name(record):
     """The name of a net, its b and what it was trained on: atac_resnet20_v2_b1_cifar10."""
-    run, net = record.experiment, record.experiment.net
-    replaced = net.get("replaced_sites")
+    run = record.experiment
+    replaced = run.net.get("replaced_sites")
     sites = "" if replaced is None else f"_k{replaced}"
-    return f"{run.model}_b{net['blocks']}{sites}_{run.data_name.replace('-', '_')}"
+    return f"{run.model}_b{run.blocks}{sites}_{run.data_name.replace('-', '_')}"
 
 
 def read_manifest():

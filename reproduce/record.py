@@ -53,7 +53,7 @@ class Record:
         run, data = self.experiment, self.result.data["sha256"]
         held = f"-v{run.val_split}" if run.val_split else ""
         if self.cell is not None:
-            return grid.Run(self.cell, self.epochs, run.seed).name(data) + held
+            return grid.name(run, data) + held
         decides = {"arguments": run.net, "recipe": run.as_json()["recipe"], "devices": run.devices,
                    "started_from": run.start}
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]

@@ -39,9 +39,9 @@ def conclusions_text(records):
     """The paper's questions: claim, answer and evidence, from the best runs for each; without smoke runs."""
     parts = []
     protocols = by_protocol([record for record in records if not record.smoke])
-    for task, found in conclusions(protocols).items():
+    for name, found in conclusions(protocols).items():
         answered = [(answer, conditions(protocol, protocols[protocol])) for answer, protocol in found if protocol]
-        summary = f"**{task.title}**: {tally(found)}."
+        summary = f"**{grid.TITLES[name]}**: {tally(found)}."
         if not any(each.of_methods for answer, _ in answered for each in answer.comparisons):
             summary += " No answer is about the methods yet: that takes at least two seeds of both nets."
         parts.append(summary)
@@ -50,7 +50,8 @@ def conclusions_text(records):
         without = [f"{answer.question}, {answer.claim}" for answer, protocol in found if protocol is None]
         if without:
             parts.append(f"Without runs so far: {'; '.join(without)}.")
-    without = [task.title for task in grid.TASKS[:2] if task not in {protocol.task for protocol in protocols}]
+    without = [grid.TITLES[name] for name in (grid.CIFAR10, grid.COARSE)
+               if name not in {protocol.data_name for protocol in protocols}]
     if without:
         parts.append(f"No runs on a whole training set so far: {', '.join(without)}.")
     return "\n\n".join([*parts, METHOD] if protocols else parts)
@@ -97,7 +98,7 @@ def runs_table(records):
         revision = result.environment["git_revision"] or "unknown"
         best = f"{result.best.accuracy:.4f} ({result.best.epoch}, {result.chosen_on})"
         rows.append([
-            f"[{record.id}](runs/{record.id})", f"{run.model}, b = {run.net['blocks']}",
+            f"[{record.id}](runs/{record.id})", f"{run.model}, b = {run.blocks}",
             f"{run.dataset}{labels}, {ledger.data_label(result.data)}", str(record.epochs),
             str(run.seed), f"{result.last.accuracy:.4f}", best, duration(result.seconds),
             f"{result.train_images_per_second:,.0f}", hardware_text(result.environment),
@@ -114,11 +115,11 @@ def runs_table(records):
 
 def published_table3():
     """Table III as published."""
-    paper, tasks = grid.PAPER["table3"], (grid.CIFAR10, grid.COARSE)
-    heads = [f"{task.dataset}, b = {b}" for task in tasks for b in paper["blocks"]]
+    paper, datasets = grid.PAPER["table3"], ("cifar10", "cifar100")
+    heads = [f"{dataset}, b = {b}" for dataset in datasets for b in paper["blocks"]]
     return "The published accuracies, of the best epoch on the test images (CIFAR-100: the 20 superclasses):\n\n" \
         + table(f"| | {' | '.join(heads)} |", [
-            [name, *(f"{number:.3f}" for task in tasks for number in paper[task.dataset][name])]
+            [name, *(f"{number:.3f}" for dataset in datasets for number in paper[dataset][name])]
             for name in paper["cifar10"]])
 
 
@@ -135,13 +136,14 @@ def exhibit_text(name, records):
 def own_text(exhibit, runs, data, results):
     """The output of a command that trained runs of an exhibit: its own cells, then the place of all others.
 
-    data: {task: the facts about its data} of the tasks that it trained on.
+    data: {data name: the facts about the data} that it trained on.
     """
-    cells = frozenset(run.cell for run in runs)
-    trained = {(run.cell.task, run.epochs, data[run.cell.task]["sha256"]) for run in runs if run.cell.task in data}
+    cells = frozenset(map(grid.cell_of, runs))
+    trained = {(run.data_name, run.recipe.epochs, data[run.data_name]["sha256"])
+               for run in runs if run.data_name in data}
     parts = [block_text(dataclasses.replace(block, only=cells), f"{results}/")
              for block in blocks_of(exhibit, ledger.read(results))
-             if (block.protocol.task, block.protocol.epochs, block.protocol.data_sha256) in trained
+             if (block.protocol.data_name, block.protocol.epochs, block.protocol.data_sha256) in trained
              and not block.protocol.val_split and cells & set(block.scores)]
     return "\n\n".join([*parts, f"All runs of {exhibit.title}, beside the published numbers, are in {results / PAGE}"])
 
@@ -208,7 +210,7 @@ def best_evidence(records):
     """{cell of CIFAR-10: (protocol, its scores)} by the longest schedule and the most seeds."""
     best = {}
     for protocol, scores in by_protocol([record for record in records if not record.smoke]).items():
-        if protocol.task is grid.CIFAR10 and not protocol.val_split:
+        if protocol.data_name == grid.CIFAR10 and not protocol.val_split:
             for cell, found in scores.items():
                 best.setdefault(cell, (protocol, found))
     return best
@@ -220,20 +222,21 @@ def headline(records, count=3):
     if not best:
         return "- **Best accuracies here**: the ledger has no run."
     shown = sorted(best, key=lambda cell: -best[cell][1].mean("best"))[:count]
-    numbers = [f"{CIFAR.parts[cell.unit].label} {best[cell][1].mean('best'):.4f} after {best[cell][0].epochs} epochs "
-               f"({grid.PUBLISHED[cell]})" for cell in shown]
+    numbers = [f"{CIFAR.parts[grid.unit(cell)].label} {best[cell][1].mean('best'):.4f} after "
+               f"{best[cell][0].epochs} epochs ({grid.PUBLISHED[cell]})" for cell in shown]
     return f"- **Best accuracies here** (published, after {CIFAR_PAPER.epochs} epochs): {', '.join(numbers)}."
 
 
 def results_table(records):
     """CIFAR-10, nets by b: the published accuracy and ours by the best evidence, both of best epochs."""
     best = best_evidence(records)
-    cells = dict.fromkeys(entry.cell for exhibit in (grid.TABLE3, grid.FIG7, grid.FIG8) for entry in exhibit.entries
-                          if entry.cell.task is grid.CIFAR10 and (entry.cell in best or entry.cell in grid.PUBLISHED))
+    cells = dict.fromkeys(
+        entry.cell for exhibit in (grid.TABLE3, grid.FIG7, grid.FIG8) for entry in exhibit.entries
+        if entry.cell.data_name == grid.CIFAR10 and (entry.cell in best or entry.cell in grid.PUBLISHED))
     depths = sorted({cell.blocks for cell in cells})
     rows = []
-    for unit in dict.fromkeys(cell.unit for cell in cells):
-        own = {cell.blocks: cell for cell in cells if cell.unit == unit}
+    for unit in dict.fromkeys(grid.unit(cell) for cell in cells):
+        own = {cell.blocks: cell for cell in cells if grid.unit(cell) == unit}
         rows.append([CIFAR.parts[unit].label,
                      *(_result(own[blocks], best) if blocks in own else "" for blocks in depths)])
     data = dict.fromkeys(ledger.data_label(found.records[0].result.data) for _, found in best.values())

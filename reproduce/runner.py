@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Optional
 
+from engine.experiment import Experiment
 from engine.run import Stopped
 from support import ROOT, threads
 from support.errors import InputError
@@ -33,7 +34,7 @@ POLL = 0.2  # seconds between two looks at the trainings
 class _Training:
     """A running training process."""
 
-    run: grid.Run
+    run: Experiment
     folder: Path
     process: subprocess.Popen
     lock: int
@@ -43,14 +44,15 @@ class _Training:
 
 def command_of(run, folder, gpu, options):
     """The training's command line, for the repository's root; it names no other folder of this machine."""
-    cell, place = run.cell, os.path.relpath(folder, ROOT) if ROOT in folder.parents else str(folder)
-    words = ["train_cifar.py", "--model", cell.model, "--blocks", str(cell.blocks)]
-    for name, value in cell.arguments:
-        words += [f"--{name.replace('_', '-')}", str(value)]
-    words += ["--dataset", cell.task.dataset, "--classes", str(cell.task.classes)]
-    if cell.task.label_mode:
-        words += ["--label-mode", cell.task.label_mode]
-    words += ["--recipe", "scaled", "--num-epochs", str(run.epochs), "--seed", str(run.seed),
+    place = os.path.relpath(folder, ROOT) if ROOT in folder.parents else str(folder)
+    words = ["train_cifar.py", "--model", run.model, "--blocks", str(run.blocks)]
+    sites = run.net.get("replaced_sites")
+    if sites is not None:
+        words += ["--replaced-sites", str(sites)]
+    words += ["--dataset", run.dataset, "--classes", str(run.classes)]
+    if run.label_mode:
+        words += ["--label-mode", run.label_mode]
+    words += ["--recipe", "scaled", "--num-epochs", str(run.recipe.epochs), "--seed", str(run.seed),
               "--gpus", "" if gpu is None else str(gpu), "-j", str(options.workers)]
     if options.data_dir is not None:
         words += ["--data-dir", f"{place}/data"]
@@ -91,13 +93,13 @@ class Grid:
                           "to resume", asked[0])
 
     def find_data(self):
-        """Find the data of every task. Runs without data fail, with one message."""
+        """Find the data of every run. Runs without data fail, with one message."""
         self.data, missing = find_data(self.waiting, self.options)
-        for reason, tasks in missing.items():
+        for reason, names in missing.items():
             if not self.data:
                 raise InputError(reason)
-            left = [run for run in self.waiting if run.cell.task in tasks]
-            log.error("%s, the first is %s: FAILED: %s", counted(len(left), "run"), left[0].title, reason)
+            left = [run for run in self.waiting if run.data_name in names]
+            log.error("%s, the first is %s: FAILED: %s", counted(len(left), "run"), grid.title(left[0]), reason)
             for run in left:
                 self.waiting.remove(run)
                 self.failures.append((run, reason))
@@ -107,11 +109,11 @@ class Grid:
         passed_over = []
         while self.waiting and self.free:
             run = self.waiting.pop(0)
-            data = self.data[run.cell.task]
+            data = self.data[run.data_name]
             if finished(run, data, self.options.results):
                 self.finish(run, "was finished before")
                 continue
-            folder = self.options.work / run.name(data["sha256"])
+            folder = self.options.work / grid.name(run, data["sha256"])
             with writing(folder, "free space, or give another --runs"):
                 folder.mkdir(parents=True, exist_ok=True)
             lock = take(folder / "lock")
@@ -129,7 +131,7 @@ class Grid:
         self.waiting += passed_over
         if passed_over and not self.running and not self.told_waiting:
             self.told_waiting = True
-            log.info("waiting for %s, which another process is training", passed_over[0].cell.key)
+            log.info("waiting for %s, which another process is training", grid.key(passed_over[0]))
 
     def start(self, run, folder, lock):
         done = progress_of(folder)
@@ -153,7 +155,7 @@ class Grid:
                 pass_fds=[lock], start_new_session=True)
         self.free.pop(0)
         self.running.append(_Training(run, folder, process, lock, slot))
-        log.info("%s: started on %s%s", run.title, "the CPU" if slot is None else f"GPU {slot}",
+        log.info("%s: started on %s%s", grid.title(run), "the CPU" if slot is None else f"GPU {slot}",
                  f", resuming after {counted(done, 'epoch')}" if done else "")
 
     def collect(self, training, stopped):
@@ -183,11 +185,11 @@ class Grid:
 
     def finish(self, run, words):
         self.done += 1
-        log.info("%s: %s (%d of %s finished)", run.title, words, self.done, counted(self.total, "run"))
+        log.info("%s: %s (%d of %s finished)", grid.title(run), words, self.done, counted(self.total, "run"))
 
     def fail(self, run, reason):
         self.failures.append((run, reason))
-        log.error("%s: FAILED: %s", run.title, reason)
+        log.error("%s: FAILED: %s", grid.title(run), reason)
 
 
 def ending(status, log_file):

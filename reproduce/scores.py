@@ -15,7 +15,7 @@ from . import grid
 class Protocol:
     """What the runs of one table share: the schedule, the data and the images that chose the best epoch."""
 
-    task: grid.Task
+    data_name: str
     epochs: int
     data_sha256: str
     val_split: int
@@ -63,12 +63,13 @@ class Scores:
 def by_protocol(records):
     """{protocol: {cell: Scores}} of the records that are runs of the grid.
 
-    For each task the best evidence comes first: whole training sets, then the longest schedule, then the most runs.
+    For each data name the best evidence comes first: whole training sets, then the longest schedule, then the most
+    runs.
     """
     groups, facts = {}, {}
     for record in records:
         if record.cell is not None:
-            protocol = Protocol(record.cell.task, record.epochs, record.result.data["sha256"],
+            protocol = Protocol(record.cell.data_name, record.epochs, record.result.data["sha256"],
                                 record.experiment.val_split)
             facts[protocol] = record.result.data
             groups.setdefault(protocol, {}).setdefault(record.cell, []).append(record)
@@ -76,7 +77,7 @@ def by_protocol(records):
     def rank(protocol):
         data = facts[protocol]
         runs = sum(map(len, groups[protocol].values()))
-        return (grid.TASKS.index(protocol.task), -data["train_images"], -protocol.epochs, -runs, not data["official"],
-                protocol.data_sha256, protocol.val_split)
+        return (list(grid.TITLES).index(protocol.data_name), -data["train_images"], -protocol.epochs, -runs,
+                not data["official"], protocol.data_sha256, protocol.val_split)
     return {protocol: {cell: Scores(runs) for cell, runs in groups[protocol].items()}
             for protocol in sorted(groups, key=rank)}

@@ -13,7 +13,7 @@ from reproduce.claims import FAILS, HOLDS, OPEN
 from support import bits
 from support.errors import InputError
 
-SHIPPED = {run.cell.unit: run for run in RECORDS if run.right is not None}
+SHIPPED = {grid.unit(run.cell): run for run in RECORDS if run.right is not None}
 
 
 def known(unit, right, seed=0, **changes):
@@ -51,7 +51,7 @@ def test_one_depth_against_the_claim_is_enough():
     ((.88, .91, .89, .90, .92), FAILS), ((.88, .89, .888, .90, .92), OPEN), ((.90, .90, .90, .90, .90), OPEN),
     ((.88, .89, .90, .91), OPEN)])
 def test_does_accuracy_grow_with_replacement(lasts, verdict):
-    cells = [grid.replaced(TASK, 1, sites) for sites in grid.stage_counts(1)]
+    cells = [grid.cell(TASK, "atac", 1, sites) for sites in grid.stage_counts(1)]
     runs = [record(each, last) for each, last in zip(cells, lasts)]
     assert answered(runs, "Q3", "b = 1").verdict == verdict
 

@@ -43,13 +43,13 @@ def test_the_grid_is_the_papers():
     assert sizes == {"table3": 5 * 4 * 2, "fig6": (8 + 20) * 2, "fig7": 5 * 5 * 2, "fig8": 4 * 5 * 2}
     assert len(grid.TABLE4) == 6
     for exhibit in grid.EXHIBITS.values():
-        assert all(entry.cell.task is grid.FINE or entry.row in ("GELU", "PReLU")
+        assert all(entry.cell.data_name == grid.FINE or entry.row in ("GELU", "PReLU")
                    for entry in exhibit.entries if entry.extra)
         assert len({(entry.row, entry.cell) for entry in exhibit.entries}) == len(exhibit.entries)
 
 
 def test_shared_cells_are_one():
-    assert len({cell.key for cell in grid.CELLS}) == len(grid.CELLS)
+    assert len({grid.key(cell) for cell in grid.CELLS}) == len(grid.CELLS)
     shown = {entry.cell for exhibit in grid.EXHIBITS.values() for entry in of_paper(exhibit)}
     # Table III's 20 nets, then what Figures 7 and 8 add (the ReLU and ATAC nets of b = 5 too), then Figure 6's steps.
     assert len(shown) == 2 * (20 + (2 + 3 * 5) + 2 * 5 + (6 + 18))
@@ -61,45 +61,44 @@ def test_shared_cells_are_one():
 def test_every_cell_has_the_papers_recipe_and_head():
     for cell in grid.CELLS:
         assert cell.recipe == CIFAR_PAPER
-        assert cell.net["classes"] == (10 if cell.task.dataset == "cifar10" else 100)
-    assert grid.Run(grid.CELLS[0], 400, 0).experiment.recipe == CIFAR_PAPER
-    assert grid.Run(grid.CELLS[0], 20, 0).experiment.recipe.lr_decay_epochs == (15, 17)
+        assert cell.net["classes"] == (10 if cell.dataset == "cifar10" else 100)
+        assert grid.run(cell, 400, 0) == cell
+    assert grid.run(cell, 20, 0).recipe.lr_decay_epochs == (15, 17)
 
 
 @functools.lru_cache(maxsize=None)
-def counted(model, blocks, arguments):
-    return count(get_model(model, blocks=blocks, **dict(arguments)))
+def counted(cell):
+    return count(get_model(cell.model, **cell.net))
 
 
-@pytest.mark.parametrize("cell", [cell for cell in grid.CELLS if cell.task is grid.CIFAR10], ids=lambda cell: cell.key)
+@pytest.mark.parametrize("cell", [cell for cell in grid.CELLS if cell.data_name == grid.CIFAR10], ids=grid.key)
 def test_every_net_has_the_specified_parameters(cell):
-    complexity = counted(cell.model, cell.blocks, cell.arguments)
-    if not cell.arguments:
-        assert complexity.total == TOTALS[cell.unit][cell.blocks - 1]
-        if cell.unit in TRAINABLE:
-            assert complexity.trainable == TRAINABLE[cell.unit][cell.blocks - 1][1]
+    complexity, unit, sites = counted(cell), grid.unit(cell), cell.net.get("replaced_sites")
+    if sites is None:
+        assert complexity.total == TOTALS[unit][cell.blocks - 1]
+        if unit in TRAINABLE:
+            assert complexity.trainable == TRAINABLE[unit][cell.blocks - 1][1]
         return
-    sites = dict(cell.arguments)["replaced_sites"]
     if sites in REPLACED[cell.blocks]:
         assert complexity.total == REPLACED[cell.blocks][sites]
     else:  # b = 1 between the stages: one unit more than the step before, of C^2 + 6C numbers
-        before = counted(cell.model, cell.blocks, (("replaced_sites", sites - 1),)).total
+        before = counted(grid.cell(grid.CIFAR10, "atac", cell.blocks, sites - 1)).total
         assert complexity.total - before in (16 ** 2 + 6 * 16, 32 ** 2 + 6 * 32, 64 ** 2 + 6 * 64)
 
 
 def test_a_head_of_100_adds_what_it_should():
-    cell, = (cell for cell in grid.CELLS if cell.key == "cifar100-coarse-b3-relu")
+    cell, = (cell for cell in grid.CELLS if grid.key(cell) == "cifar100-coarse-b3-relu")
     assert count(get_model(cell.model, **cell.net)).total == 273670 + 5850
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_whole_stages_are_the_authors(blocks):
     for layers, sites in enumerate(grid.stage_counts(blocks)):
-        cell = grid.replaced(grid.CIFAR10, blocks, sites)
+        cell = grid.cell(grid.CIFAR10, "atac", blocks, sites)
         stages = get_model("atac_resnet20_v2", blocks=blocks, act_layers=layers)
         assert count(get_model(cell.model, **cell.net)).total == count(stages).total
     assert sum("stagewise" in entry.tags for entry in grid.FIG6.entries
-               if entry.cell.task is grid.CIFAR10 and entry.cell.blocks == blocks) == 5
+               if entry.cell.data_name == grid.CIFAR10 and entry.cell.blocks == blocks) == 5
 
 
 # Table IV: parameters in millions (total, trainable), billions of multiply-adds on the v1b host, the specification's
@@ -128,9 +127,9 @@ def test_the_nets_of_table_iv(row):
 
 def test_published_numbers_stand_with_their_cells():
     assert len(grid.PUBLISHED) == 40
-    assert grid.PUBLISHED[grid.Cell(grid.CIFAR10, "atac_resnet20_v2", 3)] == .936
-    assert grid.PUBLISHED[grid.Cell(grid.COARSE, "resnet20_v2", 4)] == .806
-    assert all(cell.task is not grid.FINE for cell in grid.PUBLISHED)
+    assert grid.PUBLISHED[grid.cell(grid.CIFAR10, "atac", 3)] == .936
+    assert grid.PUBLISHED[grid.cell(grid.COARSE, "relu", 4)] == .806
+    assert all(cell.data_name != grid.FINE for cell in grid.PUBLISHED)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the paper's tables are not beside this checkout")
@@ -141,7 +140,7 @@ def test_published_numbers_are_the_papers():
 
 
 def selected(name, *only, extras=False):
-    return [entry.cell.key for entry in grid.select(grid.EXHIBITS[name], only, extras)]
+    return [grid.key(entry.cell) for entry in grid.select(grid.EXHIBITS[name], only, extras)]
 
 
 def test_select():

@@ -24,7 +24,7 @@ def record(cell, last, seed=0, epochs=400, data="official", images=50_000, **cha
 
     changes: of the Experiment's fields.
     """
-    experiment = dataclasses.replace(grid.Run(cell, epochs, seed).experiment, **changes)
+    experiment = dataclasses.replace(grid.run(cell, epochs, seed), **changes)
     own = RECORDS[0].result
     result = dataclasses.replace(
         own, experiment=experiment, last=dataclasses.replace(own.last, accuracy=last, epoch=epochs - 1),
@@ -36,7 +36,7 @@ def record(cell, last, seed=0, epochs=400, data="official", images=50_000, **cha
 
 
 def cell(unit, blocks=1, task=TASK):
-    return grid.Cell(task, "resnet20_v2" if unit == "relu" else f"{unit}_resnet20_v2", blocks)
+    return grid.cell(task, unit, blocks)
 
 
 OWN = next(run for run in RECORDS if run.cell == cell("atac"))
@@ -200,7 +200,7 @@ def test_what_differs_in_schedule_or_data_is_not_averaged():
     assert len(groups) == 6
     # The paper's own conditions first.
     assert next(iter(groups.values()))[cell("atac")].mean() in (.9, .4)
-    assert [protocol.task for protocol in groups][-2:] == [grid.COARSE, grid.FINE]
+    assert [protocol.data_name for protocol in groups][-2:] == [grid.COARSE, grid.FINE]
 
 
 # Tables and figures.
@@ -269,12 +269,12 @@ def test_table_iii_is_there_as_published():
 
 
 def test_replacement_shows_shares_of_the_gain():
-    runs = [record(grid.replaced(TASK, 1, sites), last) for sites, last in ((0, .88), (1, .89), (7, .92))]
+    runs = [record(grid.cell(TASK, "atac", 1, sites), last) for sites, last in ((0, .88), (1, .89), (7, .92))]
     text = report.exhibit_text("fig6", runs)
     assert "| 1 of 7 (whole stages) | 82,822 | 0.0551 | 0.8900 | 0.8910 | 0.25 |" in text
     assert "| 7 of 7 (whole stages) | 90,790 | 0.1506 | 0.9200 | 0.9210 | 1.00 |" in text
     assert "Not run under these conditions: 2, 3, 4, 5, 6 sites." in text
-    ends = [run for run in runs if run.cell.key != "cifar10-b1-atac-replaced_sites1"]
+    ends = [run for run in runs if grid.key(run.cell) != "cifar10-b1-atac-replaced_sites1"]
     assert "No run on a whole training set yet" in report.exhibit_text("fig6", ends)  # the ends alone are no series
     assert "no shares" in report.exhibit_text("fig6", runs[1:])
 
@@ -297,7 +297,7 @@ def test_the_kinds_of_figures():
     assert kinds(atac, relu, *deep) == {"table3": ("parameters", "difference"), **dict.fromkeys(
         ("fig7", "fig8"), ("parameters", "macs", "difference"))}
     assert kinds(relu, deep[0])["table3"] == ("parameters",)  # no depth has both
-    steps = [record(grid.replaced(TASK, 1, sites), .89 + sites / 1000) for sites in (1, 3)]
+    steps = [record(grid.cell(TASK, "atac", 1, sites), .89 + sites / 1000) for sites in (1, 3)]
     assert kinds(*steps)["fig6"] == ("accuracy",) and kinds(*steps, relu)["fig6"] == ("difference",)
     assert kinds(*steps, relu, record(cell("atac"), .95))["fig6"] == ("difference", "share")
 
@@ -306,7 +306,7 @@ def everything(change=0.):
     """Runs of all nets, two depths and two seeds, and of Figure 6."""
     runs = [record(cell(unit, b), .9 + change * seed + b / 100, seed) for b in (1, 2) for seed in (0, 1) for unit in (
         "relu", "atac", "nin", "selu", "senet")] + [record(cell("seactivation"), .5)]
-    return runs + [record(grid.replaced(TASK, 1, sites), .9 + sites / 1000) for sites in (1, 3)]
+    return runs + [record(grid.cell(TASK, "atac", 1, sites), .9 + sites / 1000) for sites in (1, 3)]
 
 
 def test_the_numbers_of_figures_are_those_of_the_records():
@@ -358,16 +358,16 @@ def test_update_writes_the_page_once(tmp_path):
 def test_a_call_shows_its_own_cells_and_where_the_rest_is(monkeypatch, tmp_path):
     runs = [record(cell("atac"), .91), record(cell("relu"), .89), record(cell("nin"), .90),
             record(cell("atac"), .5, epochs=20), record(cell("atac"), .4, data="jpeg"),
-            *(record(grid.replaced(TASK, 1, sites), .9) for sites in (1, 3))]
+            *(record(grid.cell(TASK, "atac", 1, sites), .9) for sites in (1, 3))]
     monkeypatch.setattr(ledger, "read", lambda results: runs)
     data = {TASK: {"sha256": "0f" * 32}}
-    ours = [grid.Run(cell("atac"), 400, 0), grid.Run(cell("relu"), 400, 0), grid.Run(cell("xunit"), 400, 0)]
+    ours = [grid.run(cell("atac"), 400, 0), grid.run(cell("relu"), 400, 0), grid.run(cell("xunit"), 400, 0)]
     text = report.own_text(grid.TABLE3, ours, data, tmp_path)
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     assert rows == ["| net", "| ReLU", "| ATAC"] and "0.9100" in text and "0.5000" not in text and "0.4000" not in text
     assert text.endswith(f"Table III: activation, micro-modules and locality, beside the published numbers, are in "
                          f"{tmp_path / report.PAGE}")
-    steps = report.own_text(grid.FIG6, [grid.Run(grid.replaced(TASK, 1, 1), 400, 0)], data, tmp_path)
+    steps = report.own_text(grid.FIG6, [grid.run(grid.cell(TASK, "atac", 1, 1), 400, 0)], data, tmp_path)
     row, = (line for line in steps.splitlines() if line.startswith("| 1 of 7"))
     assert "| 0.50 |" in row and "| 3 of 7" not in steps  # its share is of the gain between all that the ledger has
 

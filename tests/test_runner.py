@@ -20,7 +20,7 @@ from reproduce import grid, ledger, plan, runner
 from support.lock import take
 
 ROOT = Path(__file__).resolve().parent.parent
-RELU, ATAC = (grid.Cell(grid.CIFAR10, model, 1) for model in ("resnet20_v2", "atac_resnet20_v2"))
+RELU, ATAC = (grid.cell(grid.CIFAR10, unit, 1) for unit in ("relu", "atac"))
 EPOCHS = 20
 
 
@@ -40,7 +40,8 @@ def options(place, **changes):
 
 
 def folder_of(run, made):
-    return made.work / run.name(plan.data_of(run.cell.task, made)["sha256"])
+    data, _ = plan.find_data([run], made)
+    return made.work / grid.name(run, data[run.data_name]["sha256"])
 
 
 def until(condition, seconds=60):
@@ -71,7 +72,7 @@ def no_training(*_, **__):
 @pytest.fixture(scope="module")
 def interrupted(place):
     """A run stopped by SIGTERM, then killed with its script, then finished; returns what was seen on the way."""
-    made, run = options(place), grid.Run(RELU, EPOCHS, 0)
+    made, run = options(place), grid.run(RELU, EPOCHS, 0)
     folder = folder_of(run, made)
 
     def stop():
@@ -164,7 +165,7 @@ def test_what_was_interrupted_is_gone_on_from_and_recorded(interrupted, place):
     assert [record["epoch"] for record in metrics] == list(range(EPOCHS))
     record, = ledger.read(place / "results")
     result = record.result
-    assert record.id == folder.name and record.cell == run.cell and record.experiment == run.experiment
+    assert record.id == folder.name and record.experiment == run
     assert result.last.accuracy == metrics[-1]["val_accuracy"] and record.epochs == EPOCHS
     assert result.data["train_images"] == 128 and result.data["test_images"] == 40
     assert record.files["last.params"] == ledger.sha256(folder / "last.params")
@@ -218,7 +219,7 @@ def test_a_record_is_never_replaced_by_another_run(interrupted, place, tmp_path)
 
 def test_a_failed_run_stops_no_other(place, monkeypatch, tmp_path, caplog):
     made = options(tmp_path, data_dir=str(place / "data"), jobs=2)
-    bad, good = grid.Run(ATAC, 1, 1), grid.Run(RELU, 1, 1)
+    bad, good = grid.run(ATAC, 1, 1), grid.run(RELU, 1, 1)
     right = runner.command_of
     monkeypatch.setattr(runner, "command_of", lambda run, *rest: right(run, *rest) + (
         ["--lr", "never"] if run == bad else []))
@@ -226,12 +227,12 @@ def test_a_failed_run_stops_no_other(place, monkeypatch, tmp_path, caplog):
     folder.mkdir()
     first, = test_runlog.records(1)
     (folder / "metrics.jsonl").write_text(json.dumps(first) + "\n")  # left by a kill within the first epoch
-    absent = grid.Run(grid.Cell(grid.COARSE, "resnet20_v2", 1), 1, 0)
+    absent = grid.run(grid.cell(grid.COARSE, "relu", 1), 1, 0)
     monkeypatch.setattr(plan.cifar, "download", lambda *_: (_ for _ in ()).throw(runner.InputError("no network")))
     with caplog.at_level("INFO"):
         trainings = runner.Grid([bad, absent, good], made)
         trainings.train()
-    assert trainings.done == 1 and ledger.read(made.results)[0].cell.key == "cifar10-b1-relu"
+    assert trainings.done == 1 and ledger.read(made.results)[0].cell == RELU
     reasons = dict(trainings.failures)
     assert "'never' is not a finite number" in reasons[bad] and "exit status 2" in reasons[bad]
     assert "holds CIFAR-10, not CIFAR-100" in reasons[absent]
@@ -242,11 +243,11 @@ def test_a_failed_run_stops_no_other(place, monkeypatch, tmp_path, caplog):
 def test_data_that_are_missing_are_said_once_and_before_anything_else(place, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(runner.subprocess, "Popen", no_training)
     monkeypatch.setattr(plan.cifar, "download", lambda *_: (_ for _ in ()).throw(runner.InputError("no network")))
-    runs = [grid.Run(grid.Cell(task, "resnet20_v2", b), 1, 0) for task in grid.TASKS for b in (1, 2)]
+    runs = [grid.run(grid.cell(task, "relu", b), 1, 0) for task in grid.TITLES for b in (1, 2)]
     with pytest.raises(runner.InputError, match="that folder does not exist.*CIFAR-10 could not be downloaded"):
         runner.Grid(runs, options(tmp_path, data_dir="no such folder")).train()
     assert not caplog.messages
-    trainings = runner.Grid(runs[2:] + [grid.Run(RELU, 1, 0)], options(tmp_path, data_dir=str(place / "data")))
+    trainings = runner.Grid(runs[2:] + [grid.run(RELU, 1, 0)], options(tmp_path, data_dir=str(place / "data")))
     with pytest.raises(AssertionError, match="a training was started"):
         trainings.train()
     said, = (line for line in caplog.messages if "FAILED" in line)
@@ -267,7 +268,7 @@ def test_why_a_training_failed(tmp_path, status, said):
 def test_a_training_that_is_killed_is_not_reported_with_its_last_line(place, monkeypatch, tmp_path):
     code = "import os, signal; print('[Epoch 3] validation'); os.kill(os.getpid(), signal.SIGKILL)"
     monkeypatch.setattr(runner, "command_of", lambda *_: ["-c", code])
-    trainings = runner.Grid([grid.Run(RELU, 1, 1)], options(tmp_path, data_dir=str(place / "data")))
+    trainings = runner.Grid([grid.run(RELU, 1, 1)], options(tmp_path, data_dir=str(place / "data")))
     trainings.train()
     (_, reason), = trainings.failures
     assert reason.startswith("killed by signal 9 (out of memory?)")
@@ -283,11 +284,11 @@ def test_a_ledger_that_cannot_be_written_is_said_at_the_start(tmp_path):
 
 def test_a_run_that_another_script_trains_is_waited_for(place, monkeypatch):
     monkeypatch.setattr(runner.subprocess, "Popen", no_training)
-    made, run = options(place), grid.Run(ATAC, 2, 0)
+    made, run = options(place), grid.run(ATAC, 2, 0)
     folder_of(run, made).mkdir(parents=True, exist_ok=True)
     lock = take(folder_of(run, made) / "lock")
     trainings = runner.Grid([run], made)
-    trainings.data[run.cell.task] = plan.data_of(run.cell.task, made)
+    trainings.find_data()
     trainings.start_what_fits()
     assert trainings.waiting == [run] and not trainings.running
     os.close(lock)
@@ -296,7 +297,7 @@ def test_a_run_that_another_script_trains_is_waited_for(place, monkeypatch):
 
 
 def test_the_plan_names_every_run_and_its_time(interrupted, place):
-    runs = [interrupted["run"], grid.Run(ATAC, EPOCHS, 0), grid.Run(grid.Cell(grid.COARSE, "resnet20_v2", 1), 3, 0)]
+    runs = [interrupted["run"], grid.run(ATAC, EPOCHS, 0), grid.run(grid.cell(grid.COARSE, "relu", 1), 3, 0)]
     text = plan.text(runs, options(place, jobs=2))
     assert f"cifar10-b1-relu, {EPOCHS} epochs, seed 0: finished, in the ledger" in text
     assert f"cifar10-b1-atac, {EPOCHS} epochs, seed 0: to run, about " in text
@@ -304,7 +305,7 @@ def test_the_plan_names_every_run_and_its_time(interrupted, place):
     assert text.count("holds CIFAR-10, not CIFAR-100") == 1
     assert "3 runs: 1 finished, 2 to do, 2 at a time on the CPU" in text
     assert "the ledger's runs on this kind of hardware" in text
-    empty = plan.text([grid.Run(ATAC, 3, 0)], options(place, results=place / "nothing"))
+    empty = plan.text([grid.run(ATAC, 3, 0)], options(place, results=place / "nothing"))
     assert "no estimate: the ledger has no run yet" in empty
 
 
@@ -351,8 +352,8 @@ def test_jobs_on_the_cpu_share_its_cores(place, monkeypatch, tmp_path):
     for jobs, threads in ((1, "8"), (2, "8"), (4, "8"), (4, "1")):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         made = options(tmp_path, data_dir=str(place / "data"), jobs=jobs)
-        trainings = runner.Grid([grid.Run(RELU, 1, 0)], made)
-        trainings.data[RELU.task] = plan.data_of(RELU.task, made)
+        trainings = runner.Grid([grid.run(RELU, 1, 0)], made)
+        trainings.find_data()
         trainings.start_what_fits()
         (_, reason), = trainings.failures
         assert "cannot be started: [Errno 12] no memory" in reason and len(trainings.free) == jobs
